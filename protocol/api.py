@@ -1,0 +1,269 @@
+"""The agent's control API: requests and replies between ``halbctl`` and ``halb-agent``.
+
+Carried by msgpack over a ZeroMQ ROUTER socket on ``ipc://``. A request is one
+frame, ``Request``; a reply is one frame, ``Reply``; a watch answers with many.
+Frames over :data:`MAX_FRAME` bytes are refused. Field names are promises.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.changes import Change
+from protocol.ids import GroupId, Revision
+
+API_VERSION = 1
+MAX_FRAME = 4 * 1024 * 1024
+"""Largest request or reply, bytes."""
+DEFAULT_CONTROL = "/run/halb/control.sock"
+DEFAULT_PORT = 7480
+WATCH_LEASE_S = 15
+"""A watch ends when the client sent no :class:`KeepWatching` for this long."""
+
+
+class GetVersion(msgspec.Struct, frozen=True, tag_field="op", tag="version"):
+    """Answered by :class:`VersionInfo`, also by an agent without a Site."""
+
+
+class GetStatus(msgspec.Struct, frozen=True, tag_field="op", tag="status"):
+    """Answered by :class:`Status`."""
+
+
+class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
+    """Answered by a stream of :class:`Status`: now, on each change, at least each ``interval``."""
+
+    interval: float = 1.0
+    """Seconds."""
+
+
+class KeepWatching(msgspec.Struct, frozen=True, tag_field="op", tag="keep-watching"):
+    """Extends the client's watch; not answered."""
+
+
+class Init(msgspec.Struct, frozen=True, tag_field="op", tag="init"):
+    """Found a Site with this device as its first. Answered by :class:`Done`."""
+
+    site: str
+
+
+class Join(msgspec.Struct, frozen=True, tag_field="op", tag="join"):
+    """Join the Site that issued the token. Answered by :class:`Done`."""
+
+    token: str
+
+
+class Leave(msgspec.Struct, frozen=True, tag_field="op", tag="leave"):
+    """Hand everything over and leave the Site for good. Answered by :class:`Done`."""
+
+    force: bool = False
+    """Leave although nobody can be told."""
+
+
+class CreateToken(msgspec.Struct, frozen=True, tag_field="op", tag="token-create"):
+    """Answered by :class:`TokenCreated`."""
+
+    ttl: int = 3600
+    """Seconds, 1 to 2,592,000."""
+    uses: int = 1
+    """1 to 1000."""
+
+
+class PutChange(msgspec.Struct, frozen=True, tag_field="op", tag="change"):
+    """Change the configuration. Answered by :class:`Done`."""
+
+    change: Change
+    if_revision: str | None = None
+    """``TERM.N`` of the Site that the change rests on; refused if it moved on."""
+    dry_run: bool = False
+    timeout: float = 5.0
+    """Seconds to wait for the commit."""
+
+
+class Export(msgspec.Struct, frozen=True, tag_field="op", tag="export"):
+    """The Site as a document. Answered by :class:`Exported`."""
+
+
+class PromoteTo(msgspec.Struct, frozen=True, tag_field="op", tag="promote"):
+    """Move a Virtual Server. Answered by :class:`Done` when asked, or moved with ``wait``."""
+
+    virtual_server: str
+    to: str | None = None
+    wait: bool = False
+    timeout: float = 10.0
+
+
+class GetHistory(msgspec.Struct, frozen=True, tag_field="op", tag="history"):
+    """Answered by :class:`History`, oldest first."""
+
+    virtual_server: str | None = None
+    limit: int = 100
+
+
+Op = (
+    GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
+    | PutChange | Export | PromoteTo | GetHistory
+)  # fmt: skip
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One frame from the client."""
+
+    v: int
+    """:data:`API_VERSION` of the client."""
+    id: str
+    """Unique; echoed. A repeated id of a change is answered, not done again."""
+    op: Op
+
+
+class Done(msgspec.Struct, frozen=True, tag_field="re", tag="done"):
+    """The request was carried out."""
+
+    detail: str
+    """One sentence for people."""
+    revision: str = ""
+    changed: bool = True
+
+
+class TokenCreated(msgspec.Struct, frozen=True, tag_field="re", tag="token"):
+    token: str
+    """The only copy of the secret."""
+    id: str
+    expires_at: int
+    """Unix time, seconds."""
+    uses: int
+
+
+class VersionInfo(msgspec.Struct, frozen=True, tag_field="re", tag="version"):
+    agent: str
+    protocol_min: int
+    protocol_max: int
+    device: str
+    """Name of the device."""
+    id: str
+    site: str
+    """Empty while the agent belongs to none."""
+
+
+class ListenerStatus(msgspec.Struct, frozen=True):
+    protocol: str
+    port: int
+    gateway_port: int
+    balance: str
+
+
+class GatewayStatus(msgspec.Struct, frozen=True):
+    name: str
+    address: str
+    state: str
+    """up | down | draining | disabled"""
+    weight: int
+    connections: int
+    """Flows of this device's kernel to this gateway; -1 where unknown."""
+    reason: str = ""
+
+
+class VirtualServerDevice(msgspec.Struct, frozen=True):
+    name: str
+    role: str
+    """primary | secondary | witness"""
+    eligible: bool
+    reason: str
+    """Why not eligible; empty if it is."""
+
+
+class VirtualServerStatus(msgspec.Struct, frozen=True):
+    name: str
+    vips: tuple[str, ...]
+    state: str
+    """ok | degraded | down"""
+    primary: str | None
+    term: int
+    since: str | None
+    """ISO 8601, UTC: when the primary became it."""
+    profile: str
+    devices: tuple[VirtualServerDevice, ...]
+    listeners: tuple[ListenerStatus, ...]
+    gateways: tuple[GatewayStatus, ...]
+    reasons: tuple[str, ...] = ()
+    """Why the state is not ok."""
+
+
+class DeviceStatus(msgspec.Struct, frozen=True):
+    name: str
+    id: str
+    addresses: tuple[str, ...]
+    state: str
+    """alive | suspect | dead | stopped"""
+    version: str
+    drained: bool
+    witness: bool
+    revision: str
+    """Configuration that it has applied."""
+    primary_of: int
+    """Number of Virtual Servers that it is primary of."""
+
+
+class Status(msgspec.Struct, frozen=True, tag_field="re", tag="status"):
+    site: str
+    revision: str
+    """Newest committed configuration known here."""
+    device: str
+    """The device that answered."""
+    coordinator: str | None
+    virtual_servers: tuple[VirtualServerStatus, ...]
+    devices: tuple[DeviceStatus, ...]
+    warnings: tuple[str, ...]
+    took_us: int = 0
+    """Microseconds that the agent spent on the answer."""
+
+
+class Exported(msgspec.Struct, frozen=True, tag_field="re", tag="exported"):
+    document: dict[str, object]
+    """Form of :mod:`protocol.document`."""
+    revision: str
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    at: int
+    """Unix time, milliseconds."""
+    kind: str
+    virtual_server: str
+    uid: GroupId | None
+    device: str
+    """Device that the entry is about."""
+    reporter: str
+    """Device that saw it."""
+    term: int
+    text: str
+    timeline: dict[str, float] = {}
+    """Milliseconds by phase: detection, election, lease, announcement, total."""
+
+
+class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
+    entries: tuple[HistoryEntry, ...]
+
+
+Result = Done | TokenCreated | VersionInfo | Status | Exported | History
+
+
+class Failure(msgspec.Struct, frozen=True):
+    exit_code: int
+    """What halbctl ends with: :class:`protocol.errors.ExitCode`."""
+    message: str
+    remedy: str
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """One frame to the client: a result or a failure, never both."""
+
+    v: int
+    id: str
+    result: Result | None = None
+    failure: Failure | None = None
+    more: bool = False
+    """More replies to the same request follow (watch)."""
+
+
+def parse_revision(text: str | None) -> Revision | None:
+    """``TERM.N`` or None to a value; raise InvalidInput otherwise."""
+    return None if text is None else Revision.parse(text)

@@ -1,0 +1,223 @@
+"""What goes into the core and what comes out of it.
+
+``Node.step(now, inputs)`` takes inputs and returns effects; the shell carries
+the effects out **in order**. Order is a promise of safety: ``PersistBallots``
+must be durable before any later ``Send`` of the same list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from protocol.changes import Change
+from protocol.config import Config
+from protocol.ids import DeviceId, GroupId, Revision
+from protocol.messages import Message
+from protocol.timing import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a voter must not forget: its term and whom it voted for in it."""
+
+    term: int = 0
+    vote: DeviceId | None = None
+
+
+# Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message from a device whose identity the transport has proven."""
+
+    sender: DeviceId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStored:
+    """A configuration handed out by :class:`PersistConfig` is durable."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigApplied:
+    """The kernel of this device is as the committed ``revision`` says."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class PersistFailed:
+    """The disk refused; the device stops voting until :class:`PersistWorks`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PersistWorks:
+    """The disk takes writes again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """Which Virtual Servers this device cannot carry now, and why (whole set)."""
+
+    unfit: tuple[tuple[GroupId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayHealth:
+    """(Virtual Server uid, gateway name) pairs that this device sees down (whole set)."""
+
+    down: tuple[tuple[GroupId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Propose:
+    """A change of the configuration, from an operator of this device."""
+
+    request: str
+    """Unique id; echoed in :class:`Outcome`."""
+    change: Change
+    if_revision: Revision | None
+    unix_s: int
+    """Wall clock, for expiry of tokens only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Planned move of a Virtual Server to ``to`` (None: the best other device)."""
+
+    request: str
+    virtual_server: str
+    to: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Become part of a Site: the first configuration, from ``init`` or ``join``."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Clean stop: hand everything over, resign what nobody takes."""
+
+
+Input = (
+    Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
+    | GatewayHealth | Propose | Promote | Adopt | Stop
+)  # fmt: skip
+
+
+# Effects
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    to: DeviceId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class PersistBallots:
+    """Write all ballots durably before carrying out what follows.
+
+    On failure the shell drops the rest of this step's :class:`Send` effects
+    and hands in :class:`PersistFailed`.
+    """
+
+    ballots: dict[GroupId, Ballot]
+
+
+@dataclass(frozen=True, slots=True)
+class PersistConfig:
+    """Write the configuration durably, then hand in :class:`ConfigStored`. May be slow."""
+
+    config: Config
+    committed: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """This committed configuration is now in force: make the kernel so."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """Open the kernel lease of all VIPs of a group, then announce them.
+
+    Must not be done after ``deadline`` (own clock): the votes behind it are
+    too old then.
+    """
+
+    group: GroupId
+    term: int
+    vips: tuple[str, ...]
+    lease: int
+    """Timeout of the lease elements, nanoseconds."""
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """Renew the kernel lease by the datagram that only renews what still lives."""
+
+    group: GroupId
+    vips: tuple[str, ...]
+    profile: Profile
+    deadline: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Close the kernel lease of these VIPs at once, both sets."""
+
+    group: GroupId
+    vips: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lame:
+    """Stop announcing at once, go on forwarding for ``drain`` nanoseconds."""
+
+    group: GroupId
+    vips: tuple[str, ...]
+    drain: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a :class:`Propose` or :class:`Promote` of this device."""
+
+    request: str
+    revision: Revision | None = None
+    detail: str = ""
+    """What was done, for people."""
+    error: Exception | None = None
+    """A :class:`protocol.errors.HalbError`, or None if done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth remembering: for history and log."""
+
+    kind: str
+    """``primary``, ``released``, ``lame``, ``handover-aborted``, ``leader``, ``member``, ``config``."""
+    group: GroupId | None
+    text: str
+    """One sentence."""
+    term: int = 0
+    device: DeviceId | None = None
+    timeline: dict[str, int] = field(default_factory=dict)
+    """Own clock in nanoseconds by phase: ``silent``, ``asked``, ``voted``, ``won``, ``acquired``."""
+
+
+Effect = (
+    Send | PersistBallots | PersistConfig | Apply | Acquire | Refresh | Release | Lame
+    | Outcome | Event
+)  # fmt: skip

@@ -1,0 +1,181 @@
+"""The objects of a Site's configuration, as stored and replicated.
+
+All are frozen; references between them are ids, never names. They are built
+only by :mod:`protocol.changes`, which validates, so a reader may trust them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from protocol.ids import DeviceId, GroupId, Revision
+from protocol.timing import Profile
+
+MAX_VOTERS = 7
+"""Voters of one Virtual Server or of the Site's coordinator group."""
+MAX_DEVICES = 1000
+MAX_VIRTUAL_SERVERS = 1000
+MAX_GATEWAYS = 100
+"""Gateways of one Virtual Server."""
+MAX_LISTENERS = 64
+MAX_VIPS = 8
+MAX_WEIGHT = 256
+SLOTS = 256
+"""Hash buckets of one listener."""
+
+
+class SiteRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="site"):
+    """The Site itself; exactly one exists. Its key is ``site``."""
+
+    id: str
+    """16 hex digits; part of every message, so that two Sites never mix."""
+    name: str
+    voters: tuple[DeviceId, ...]
+    """Voters of the coordinator group. Changed one at a time."""
+
+
+class Device(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="device"):
+    """A host that runs ``halb-agent``. Its key is its id."""
+
+    id: DeviceId
+    name: str
+    public_key: str
+    """CURVE public key, Z85, 40 characters."""
+    addresses: tuple[str, ...]
+    """``IP:PORT`` (or ``[IPv6]:PORT``) that peers connect to; two addresses are two links."""
+    joined: int
+    """Counter of the revision at which the device joined; orders devices by age."""
+    witness: bool = False
+    """Votes, but never carries a VIP."""
+    drained: bool = False
+    """Hands everything over and takes nothing; still votes."""
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="token"):
+    """A join token; only a digest of its secret is stored. Its key is its id."""
+
+    id: str
+    digest: str
+    """SHA-256 of the secret, 64 hex digits."""
+    expires_at: int
+    """Unix time, seconds."""
+    uses_left: int
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a gateway's health is checked for one listener."""
+
+    type: Literal["tcp"] = "tcp"
+    interval: float = 2.0
+    """Seconds between two checks."""
+    timeout: float = 1.0
+    """Seconds until an unanswered check counts as failed."""
+    fall: int = 3
+    """Failures in a row that take the gateway down."""
+    rise: int = 2
+    """Successes in a row that bring it back."""
+    port: int | None = None
+    """Port to check; the listener's gateway port where None."""
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """One protocol and port of a Virtual Server."""
+
+    protocol: Literal["tcp", "udp"]
+    port: int
+    gateway_port: int
+    """Port on the gateways; equals ``port`` unless configured."""
+    balance: Literal["hash", "source-hash"] = "hash"
+    check: Check | None = None
+
+    @property
+    def key(self) -> str:
+        """``tcp/443``: names the listener within its Virtual Server."""
+        return f"{self.protocol}/{self.port}"
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """A server of the farm behind a Virtual Server."""
+
+    name: str
+    address: str
+    """IPv4 or IPv6 address in canonical form; serves VIPs of its own family."""
+    weight: int = 1
+    """0 to 256; share of new flows. 0 takes none."""
+    state: Literal["enabled", "draining", "disabled"] = "enabled"
+    """``draining`` takes no new flows and keeps its own; ``disabled`` is not checked either."""
+
+
+class VirtualServer(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="virtual-server"):
+    """One service of the Site: VIPs, listeners, gateways and devices. Its key is its uid."""
+
+    uid: GroupId
+    name: str
+    vips: tuple[str, ...]
+    """``ADDRESS/PREFIX``; the prefix names the network that the VIP lies in."""
+    devices: tuple[DeviceId, ...] = ()
+    """In order of rank. Empty: all devices that are not witnesses, in order of joining."""
+    witnesses: tuple[DeviceId, ...] = ()
+    profile: Profile = Profile.NORMAL
+    forwarding: Literal["snat"] = "snat"
+    gateways: tuple[Gateway, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    seed: int
+    """32-bit seed of the flow hash, the same on every device, made at creation."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The VIPs without their prefixes."""
+        return tuple(vip.partition("/")[0] for vip in self.vips)
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="assignment"):
+    """Who votes on a Virtual Server, and which addresses its lease covers.
+
+    Written by the coordinator only. ``VirtualServer`` says what is wanted,
+    this says what is in force; the coordinator moves it towards the wish one
+    voter at a time, so that any two majorities in use overlap, and gives an
+    address to a Virtual Server only after its former one let go of it.
+    Its key is the uid of the Virtual Server.
+    """
+
+    uid: GroupId
+    number: int
+    """Grows by one with each change; older numbers are refused in elections."""
+    voters: tuple[DeviceId, ...]
+    vips: tuple[str, ...]
+    """Addresses without prefix."""
+
+
+Value = SiteRecord | Device | Token | VirtualServer | Assignment
+
+Key = tuple[str, str]
+"""(kind, key), such as ``("device", "0123456789abcdef")``."""
+
+SITE_KEY: Key = ("site", "site")
+
+
+def key_of(value: Value) -> Key:
+    """The key that ``value`` is stored under."""
+    match value:
+        case SiteRecord():
+            return SITE_KEY
+        case Device():
+            return ("device", value.id)
+        case Token():
+            return ("token", value.id)
+        case VirtualServer():
+            return ("virtual-server", value.uid)
+        case Assignment():
+            return ("assignment", value.uid)
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """One object at one revision; ``value`` None is a tombstone."""
+
+    kind: str
+    key: str
+    revision: Revision
+    value: Value | None

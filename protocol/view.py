@@ -1,0 +1,63 @@
+"""What a device knows at one moment, as frozen values for status and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from protocol.ids import DeviceId, GroupId, Revision
+from protocol.messages import Info
+
+
+class Role(StrEnum):
+    """What a device is to one group."""
+
+    WAITING = "waiting"
+    """Just started: answers, but grants nothing until old promises have run out."""
+    SECONDARY = "secondary"
+    CANDIDATE = "candidate"
+    ELECT = "elect"
+    """Won, but needs one fresh majority round before the lease may open."""
+    PRIMARY = "primary"
+    LAME_DUCK = "lame-duck"
+    """Handed over: announces nothing, still forwards, and returns if no successor comes."""
+
+
+class PeerState(StrEnum):
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+    STOPPED = "stopped"
+    """Said goodbye: stopped cleanly."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    group: GroupId
+    role: Role
+    term: int
+    leader: DeviceId | None
+    """Primary as far as this device knows (itself included); None while it knows of none."""
+    number: int
+    voters: tuple[DeviceId, ...]
+    unfit: str
+    """Why this device may not become primary; empty if it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    device: DeviceId
+    state: PeerState
+    heard: int | None
+    """Own clock, nanoseconds, of the newest message; None if never."""
+    info: Info | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    groups: tuple[GroupView, ...]
+    """The Site's coordinator group and all Virtual Servers, also those this device has no part in."""
+    peers: tuple[PeerView, ...]
+    stored: Revision
+    committed: Revision
+    coordinator: DeviceId | None
