@@ -207,14 +207,14 @@ class Event:
     """Something worth remembering: for history and log."""
 
     kind: str
-    """``primary``, ``released``, ``lame``, ``handover-aborted``, ``leader``, ``member``, ``config``."""
+    """One of ``primary released lame handover-aborted leader member config``."""
     group: GroupId | None
     text: str
     """One sentence."""
     term: int = 0
     device: DeviceId | None = None
     timeline: dict[str, int] = field(default_factory=dict)
-    """Own clock in nanoseconds by phase: ``silent``, ``asked``, ``voted``, ``won``, ``acquired``."""
+    """Own clock, nanoseconds, by phase: ``silent``, ``asked``, ``voted``, ``won``, ``acquired``."""
 
 
 Effect = (

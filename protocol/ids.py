@@ -56,6 +56,6 @@ def check_name(kind: str, name: str) -> str:
     if not _NAME.match(name):
         raise InvalidInput(
             f"{kind} name {name!r} is not valid",
-            "Use 1 to 63 letters, digits, '.', '_' or '-', beginning and ending with a letter or digit.",
+            "Use 1 to 63 letters, digits, '.', '_' or '-'; begin and end with a letter or digit.",
         )
     return name

@@ -108,7 +108,9 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """``draining`` takes no new flows and keeps its own; ``disabled`` is not checked either."""
 
 
-class VirtualServer(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="virtual-server"):
+class VirtualServer(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="virtual-server"
+):
     """One service of the Site: VIPs, listeners, gateways and devices. Its key is its uid."""
 
     uid: GroupId

@@ -56,7 +56,7 @@ class PeerView:
 @dataclass(frozen=True, slots=True)
 class NodeView:
     groups: tuple[GroupView, ...]
-    """The Site's coordinator group and all Virtual Servers, also those this device has no part in."""
+    """The coordinator group and all Virtual Servers, also those this device has no part in."""
     peers: tuple[PeerView, ...]
     stored: Revision
     committed: Revision
