@@ -10,15 +10,13 @@ from __future__ import annotations
 import msgspec
 
 from protocol.changes import Change
+from protocol.control import API_VERSION as API_VERSION
+from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
+from protocol.control import MAX_FRAME as MAX_FRAME
+from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.ids import GroupId, Revision
 
-API_VERSION = 1
-MAX_FRAME = 4 * 1024 * 1024
-"""Largest request or reply, bytes."""
-DEFAULT_CONTROL = "/run/halb/control.sock"
 DEFAULT_PORT = 7480
-WATCH_LEASE_S = 15
-"""A watch ends when the client sent no :class:`KeepWatching` for this long."""
 
 
 class GetVersion(msgspec.Struct, frozen=True, tag_field="op", tag="version"):
@@ -68,6 +66,10 @@ class CreateToken(msgspec.Struct, frozen=True, tag_field="op", tag="token-create
     """1 to 1000."""
 
 
+class ListTokens(msgspec.Struct, frozen=True, tag_field="op", tag="token-list"):
+    """Answered by :class:`Tokens`."""
+
+
 class PutChange(msgspec.Struct, frozen=True, tag_field="op", tag="change"):
     """Change the configuration. Answered by :class:`Done`."""
 
@@ -101,7 +103,7 @@ class GetHistory(msgspec.Struct, frozen=True, tag_field="op", tag="history"):
 
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
-    | PutChange | Export | PromoteTo | GetHistory
+    | ListTokens | PutChange | Export | PromoteTo | GetHistory
 )  # fmt: skip
 
 
@@ -131,6 +133,19 @@ class TokenCreated(msgspec.Struct, frozen=True, tag_field="re", tag="token"):
     expires_at: int
     """Unix time, seconds."""
     uses: int
+
+
+class TokenInfo(msgspec.Struct, frozen=True):
+    id: str
+    expires_at: int
+    """Unix time, seconds."""
+    uses_left: int
+
+
+class Tokens(msgspec.Struct, frozen=True, tag_field="re", tag="tokens"):
+    """Join tokens that are still stored, by id, without their secrets."""
+
+    tokens: tuple[TokenInfo, ...]
 
 
 class VersionInfo(msgspec.Struct, frozen=True, tag_field="re", tag="version"):
@@ -243,7 +258,7 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
     entries: tuple[HistoryEntry, ...]
 
 
-Result = Done | TokenCreated | VersionInfo | Status | Exported | History
+Result = Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History
 
 
 class Failure(msgspec.Struct, frozen=True):
