@@ -127,6 +127,8 @@ class Done(msgspec.Struct, frozen=True, tag_field="re", tag="done"):
 
 
 class TokenCreated(msgspec.Struct, frozen=True, tag_field="re", tag="token"):
+    """A join token, shown this once."""
+
     token: str
     """The only copy of the secret."""
     id: str
@@ -136,6 +138,8 @@ class TokenCreated(msgspec.Struct, frozen=True, tag_field="re", tag="token"):
 
 
 class TokenInfo(msgspec.Struct, frozen=True):
+    """One join token without its secret."""
+
     id: str
     expires_at: int
     """Unix time, seconds."""
@@ -149,6 +153,8 @@ class Tokens(msgspec.Struct, frozen=True, tag_field="re", tag="tokens"):
 
 
 class VersionInfo(msgspec.Struct, frozen=True, tag_field="re", tag="version"):
+    """Who the agent is, and what it speaks."""
+
     agent: str
     protocol_min: int
     protocol_max: int
@@ -160,6 +166,8 @@ class VersionInfo(msgspec.Struct, frozen=True, tag_field="re", tag="version"):
 
 
 class ListenerStatus(msgspec.Struct, frozen=True):
+    """One protocol and port of a Virtual Server."""
+
     protocol: str
     port: int
     gateway_port: int
@@ -167,6 +175,8 @@ class ListenerStatus(msgspec.Struct, frozen=True):
 
 
 class GatewayStatus(msgspec.Struct, frozen=True):
+    """One gateway as the answering device sees it."""
+
     name: str
     address: str
     state: str
@@ -178,6 +188,8 @@ class GatewayStatus(msgspec.Struct, frozen=True):
 
 
 class VirtualServerDevice(msgspec.Struct, frozen=True):
+    """What one device is to a Virtual Server."""
+
     name: str
     role: str
     """primary | secondary | witness"""
@@ -187,6 +199,8 @@ class VirtualServerDevice(msgspec.Struct, frozen=True):
 
 
 class VirtualServerStatus(msgspec.Struct, frozen=True):
+    """One Virtual Server: who serves it, and how well."""
+
     name: str
     vips: tuple[str, ...]
     state: str
@@ -204,6 +218,8 @@ class VirtualServerStatus(msgspec.Struct, frozen=True):
 
 
 class DeviceStatus(msgspec.Struct, frozen=True):
+    """One device of the Site."""
+
     name: str
     id: str
     addresses: tuple[str, ...]
@@ -219,6 +235,8 @@ class DeviceStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="re", tag="status"):
+    """The whole Site as the answering device sees it."""
+
     site: str
     revision: str
     """Newest committed configuration known here."""
@@ -233,12 +251,16 @@ class Status(msgspec.Struct, frozen=True, tag_field="re", tag="status"):
 
 
 class Exported(msgspec.Struct, frozen=True, tag_field="re", tag="exported"):
+    """The Site as a document, and the revision that it was read at."""
+
     document: dict[str, object]
     """Form of :mod:`protocol.document`."""
     revision: str
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
+    """One thing that happened, as one device saw it."""
+
     at: int
     """Unix time, milliseconds."""
     kind: str
@@ -255,6 +277,8 @@ class HistoryEntry(msgspec.Struct, frozen=True):
 
 
 class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
+    """Entries, oldest first."""
+
     entries: tuple[HistoryEntry, ...]
 
 
@@ -262,6 +286,8 @@ Result = Done | TokenCreated | Tokens | VersionInfo | Status | Exported | Histor
 
 
 class Failure(msgspec.Struct, frozen=True):
+    """Why a request was not carried out, and what to do about it."""
+
     exit_code: int
     """What halbctl ends with: :class:`protocol.errors.ExitCode`."""
     message: str

@@ -24,20 +24,28 @@ class PutVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="vs-
 
 
 class DeleteVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="vs-delete"):
+    """Delete a Virtual Server with its gateways and listeners."""
+
     name: str
 
 
 class AddGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-add"):
+    """Put one more gateway behind a Virtual Server."""
+
     virtual_server: str
     gateway: GatewayDocument
 
 
 class RemoveGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-remove"):
+    """Take a gateway away from a Virtual Server."""
+
     virtual_server: str
     gateway: str
 
 
 class SetGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-set"):
+    """Change the state or the weight of a gateway; None leaves it as it is."""
+
     virtual_server: str
     gateway: str
     state: Literal["enabled", "draining", "disabled"] | None = None
@@ -45,6 +53,8 @@ class SetGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-s
 
 
 class SetDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-set"):
+    """Drain a device, or let it take part again."""
+
     device: str
     drained: bool
 
@@ -64,6 +74,8 @@ class AdmitDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-a
 
 
 class PutToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-put"):
+    """Store a new join token; only the digest of its secret."""
+
     id: str
     digest: str
     expires_at: int
@@ -71,6 +83,8 @@ class PutToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-put")
 
 
 class RevokeToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-revoke"):
+    """Make a join token useless."""
+
     id: str
 
 

@@ -18,6 +18,8 @@ from protocol.timing import Profile
 class ListenerDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
+    """One protocol and port of a Virtual Server."""
+
     protocol: Literal["tcp", "udp"] = "tcp"
     port: int
     gateway_port: int | None = None
@@ -28,6 +30,8 @@ class ListenerDocument(
 class GatewayDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
+    """One gateway of a Virtual Server."""
+
     name: str
     address: str
     weight: int = 1
@@ -37,6 +41,8 @@ class GatewayDocument(
 class VirtualServerDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
+    """One Virtual Server."""
+
     name: str
     vips: tuple[str, ...]
     devices: tuple[str, ...] = ()
@@ -51,6 +57,8 @@ class VirtualServerDocument(
 class SiteDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
+    """All Virtual Servers of a Site."""
+
     site: str | None = None
     """Name of the Site, checked if given."""
     virtual_servers: tuple[VirtualServerDocument, ...] = ()

@@ -24,6 +24,8 @@ class Role(StrEnum):
 
 
 class PeerState(StrEnum):
+    """How another device is shown."""
+
     ALIVE = "alive"
     SUSPECT = "suspect"
     DEAD = "dead"
@@ -33,6 +35,8 @@ class PeerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
+    """One group as this device sees it."""
+
     group: GroupId
     role: Role
     term: int
@@ -46,6 +50,8 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
+    """One other device as this one sees it."""
+
     device: DeviceId
     state: PeerState
     heard: int | None
@@ -55,6 +61,8 @@ class PeerView:
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
+    """All that status is made of."""
+
     groups: tuple[GroupView, ...]
     """The coordinator group and all Virtual Servers, also those this device has no part in."""
     peers: tuple[PeerView, ...]

@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -23,6 +24,8 @@ CAP_NET_ADMIN = 12
 CAP_SYS_ADMIN = 21
 INSIDE = "HALB_TEST_NAMESPACE"
 """Set for the pytest inside the namespace and for its workers."""
+TOLD = "HALB_TEST_REFUSAL"
+"""Tells the workers why they can have no namespace."""
 
 UNSHARE = [
     "unshare", "--user", "--map-root-user", "--net", "--mount", "--pid",
@@ -42,7 +45,7 @@ def why_not() -> str:
     """Why this process can make no user namespace with a network; empty if it can."""
     try:
         probe = subprocess.run(
-            [*UNSHARE, "sh", "-c", PREPARE], capture_output=True, text=True, timeout=10
+            [*UNSHARE, "sh", "-c", PREPARE], capture_output=True, check=False, text=True, timeout=10
         )
     except FileNotFoundError:
         return "unshare (Debian package util-linux) is missing"
@@ -51,26 +54,20 @@ def why_not() -> str:
     return probe.stderr.strip() if probe.returncode else ""
 
 
-def _enter() -> str:
-    """Start pytest again inside a namespace; return only where that is impossible, with why."""
-    reason = why_not()
-    if reason:
-        return reason
-    environment = {**os.environ, INSIDE: "1"}
+def _enter() -> NoReturn:
+    """Start pytest again inside a namespace, in place of this process."""
     pytest_again = [sys.executable, "-m", "pytest", *sys.argv[1:]]
     command = [*UNSHARE, "sh", "-c", f'{PREPARE} && exec "$@"', "sh", *pytest_again]
     sys.stdout.flush()
-    os.execvpe(command[0], command, environment)  # noqa: S606
+    os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
 
 
 def _refusal() -> str:
     if INSIDE in os.environ or has_capabilities(Path("/proc/self/status").read_text()):
         return ""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        return os.environ.get("HALB_TEST_REFUSAL", "")
-    reason = _enter()
-    os.environ["HALB_TEST_REFUSAL"] = reason
-    return reason
+    if TOLD not in os.environ:
+        os.environ[TOLD] = why_not() or _enter()
+    return os.environ[TOLD]
 
 
 REFUSAL = _refusal()
