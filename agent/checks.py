@@ -1,0 +1,271 @@
+"""Health checks of gateways: who is down, and why.
+
+Every device that carries a Virtual Server checks its gateways. Equal checks
+of several listeners or Virtual Servers are made once. A gateway is down while
+any check of its listeners is down; a check goes down after ``fall`` bad
+answers in a row and comes back after ``rise`` good ones. Until its first
+answer a check counts as good, and the first answer decides at once: a device
+that has just started neither drops all gateways nor waits for ``fall`` to
+learn that one is dead. An answer that only says something about this host
+(no file descriptors left) is not counted, but shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from agent.probes import START, Answer, Cancel, Start, Verdict
+from protocol.ids import GroupId
+from protocol.objects import Check, Listener, VirtualServer
+
+GatewayKey = tuple[GroupId, str]
+"""(uid of the Virtual Server, name of the gateway)."""
+Down = frozenset[GatewayKey]
+
+MAX_IN_FLIGHT = 256
+"""Checks under way at once; more wait for their turn. Each takes one file descriptor."""
+JITTER = 0.1
+"""Each interval is shortened or lengthened by up to this share, so that devices spread."""
+TICK_S = 0.1
+"""Checks start on multiples of this, several in one wake-up: waking up costs more than a check."""
+FIRST_WITHIN_S = 0.2
+"""A new check is first made within this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is checked and how; equal targets are checked once."""
+
+    address: str
+    port: int
+    check: Check
+    """Without its port, which is ``port`` here."""
+
+
+def check_for(listener: Listener) -> Check | None:
+    """The check that applies to a listener: its own, or plain TCP for a tcp one.
+
+    The one place that decides it. A udp listener without a check follows the
+    checks that its gateways have from other listeners.
+    """
+    if listener.check is not None:
+        return listener.check
+    return Check() if listener.protocol == "tcp" else None
+
+
+def targets_of(server: VirtualServer) -> dict[str, dict[Target, str]]:
+    """Targets of each gateway that is checked, with the listener that asks for each."""
+    checks = [(c, listener) for listener in server.listeners if (c := check_for(listener))]
+    found: dict[str, dict[Target, str]] = {}
+    for gateway in server.gateways:
+        if gateway.state == "disabled":
+            continue
+        of_gateway = found.setdefault(gateway.name, {})
+        for check, listener in checks:
+            port = check.port or listener.gateway_port
+            target = Target(gateway.address, port, msgspec.structs.replace(check, port=None))
+            of_gateway.setdefault(target, listener.key)
+    return found
+
+
+class Course:
+    """Rise and fall of one target: turns single answers into up and down."""
+
+    __slots__ = ("fall", "reason", "rise", "streak", "up")
+
+    def __init__(self, check: Check) -> None:
+        self.rise = check.rise
+        self.fall = check.fall
+        self.up: bool | None = None
+        """None until the first answer."""
+        self.streak = 0
+        """Answers in a row that contradict ``up``."""
+        self.reason = ""
+        """Of the newest bad answer."""
+
+    def take(self, answer: Answer) -> bool:
+        """Count one answer; True if ``up`` changed."""
+        if answer.verdict is Verdict.UNCLEAR:
+            return False
+        good = answer.verdict is Verdict.GOOD
+        if not good:
+            self.reason = answer.reason
+        if self.up is None:
+            self.up = good
+            return not good
+        if good is self.up:
+            self.streak = 0
+            return False
+        self.streak += 1
+        if self.streak < (self.rise if good else self.fall):
+            return False
+        self.up, self.streak = good, 0
+        return True
+
+
+class Watched:
+    """One target with its course, its timer and the check under way."""
+
+    __slots__ = ("cancel", "course", "gone", "target", "timer", "unclear")
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.course = Course(target.check)
+        self.timer: asyncio.TimerHandle | None = None
+        self.cancel: Cancel | None = None
+        self.unclear = ""
+        """Why the newest check could not be made; empty if it could."""
+        self.gone = False
+        """Whether nobody asks for it any more."""
+
+
+class HealthChecks:
+    """Checks the gateways of the Virtual Servers that this device carries.
+
+    ``on_change`` gets the whole down set at once when it changed; it is called
+    in the event loop and must not block. All methods belong to that loop.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[Down], None],
+        random: Random,
+        *,
+        probes: Mapping[str, Start] = START,
+        max_in_flight: int = MAX_IN_FLIGHT,
+    ) -> None:
+        self._on_change = on_change
+        self._random = random
+        self._probes = probes
+        self._max_in_flight = max_in_flight
+        self._loop = asyncio.get_running_loop()
+        self._watched: dict[Target, Watched] = {}
+        self._gateways: dict[GatewayKey, dict[Target, str]] = {}
+        self._users: dict[Target, list[GatewayKey]] = {}
+        self._waiting: deque[Watched] = deque()
+        self._in_flight = 0
+        self._turned: set[GatewayKey] = set()
+        self._telling: asyncio.Handle | None = None
+        self._down: Down = frozenset()
+        self.made = 0
+        """Checks made so far."""
+
+    @property
+    def down(self) -> Down:
+        """Gateways that are down now."""
+        return self._down
+
+    def reasons(self) -> dict[GatewayKey, str]:
+        """Why each gateway that is down is: ``tcp/443: connection refused``."""
+        return {key: "; ".join(self._bad(key)) for key in sorted(self._down)}
+
+    def troubles(self) -> tuple[str, ...]:
+        """Why checks cannot be made on this host; empty if they can."""
+        return tuple(sorted({w.unclear for w in self._watched.values() if w.unclear}))
+
+    def set_targets(self, servers: Iterable[VirtualServer]) -> None:
+        """Check these Virtual Servers' gateways from now on; unchanged targets keep their state."""
+        self._gateways = {
+            (server.uid, name): targets
+            for server in servers
+            for name, targets in targets_of(server).items()
+        }
+        self._users = {}
+        for key, targets in self._gateways.items():
+            for target in targets:
+                self._users.setdefault(target, []).append(key)
+        for target in self._watched.keys() - self._users.keys():
+            self._forget(self._watched.pop(target))
+        for target in self._users.keys() - self._watched.keys():
+            watched = self._watched[target] = Watched(target)
+            first = self._random.random() * min(FIRST_WITHIN_S, target.check.interval)
+            watched.timer = self._loop.call_later(first, self._due, watched)
+        self._tell(frozenset(key for key in self._gateways if self._bad(key)))
+
+    def close(self) -> None:
+        """Stop all checks; ``on_change`` is not called any more."""
+        self._waiting.clear()
+        for watched in self._watched.values():
+            self._forget(watched)
+        self._watched.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+
+    def _forget(self, watched: Watched) -> None:
+        watched.gone = True
+        if watched.timer is not None:
+            watched.timer.cancel()
+        if watched.cancel is not None:
+            watched.cancel()
+            self._in_flight -= 1
+            self._start_waiting()
+
+    def _due(self, watched: Watched) -> None:
+        self._waiting.append(watched)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._in_flight < self._max_in_flight:
+            watched = self._waiting.popleft()
+            if not watched.gone:
+                self._start(watched)
+
+    def _start(self, watched: Watched) -> None:
+        self._in_flight += 1
+        self.made += 1
+        target = watched.target
+        # From start to start: a gateway that hangs is checked as often as one that answers.
+        following = self._following(target.check.interval)
+
+        def done(answer: Answer) -> None:
+            watched.cancel = None
+            watched.timer = self._loop.call_at(following, self._due, watched)
+            self._in_flight -= 1
+            self._take(watched, answer)
+            self._start_waiting()
+
+        start = self._probes[target.check.type]
+        watched.cancel = start(self._loop, target.address, target.port, target.check, done)
+
+    def _following(self, interval: float) -> float:
+        spread = 1 + JITTER * (2 * self._random.random() - 1)
+        tick = min(TICK_S, interval * JITTER)
+        return math.ceil((self._loop.time() + interval * spread) / tick) * tick
+
+    def _take(self, watched: Watched, answer: Answer) -> None:
+        watched.unclear = answer.reason if answer.verdict is Verdict.UNCLEAR else ""
+        if not watched.course.take(answer):
+            return
+        self._turned.update(self._users[watched.target])
+        if self._telling is None:
+            # Not at once: gateways that fail in one round of the loop are told together.
+            self._telling = self._loop.call_soon(self._tell_turned)
+
+    def _tell_turned(self) -> None:
+        turned = [key for key in self._turned if key in self._gateways]
+        bad = {key for key in turned if self._bad(key)}
+        self._tell(self._down.difference(turned).union(bad))
+
+    def _tell(self, down: Down) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        self._turned.clear()
+        if down != self._down:
+            self._down = down
+            self._on_change(down)
+
+    def _bad(self, key: GatewayKey) -> list[str]:
+        """Listeners of a gateway whose checks are down, with the reason."""
+        return [
+            f"{name}: {course.reason}"
+            for target, name in self._gateways[key].items()
+            if (course := self._watched[target].course).up is False
+        ]
