@@ -1,0 +1,242 @@
+"""A whole Site on one machine: namespaces, real agents, real tokens, real traffic.
+
+Everything about a lab is in one folder below :func:`realm.state_root`, so that
+later commands find it; its namespaces carry its name, so that ``down`` finds
+those of a lab whose folder was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from halbctl.lab.namespaces import INTERFACE, Network
+from halbctl.lab.plan import VIRTUAL_SERVER, WITNESS, Plan
+from halbctl.lab.probes import python_environment
+from halbctl.lab.processes import Service
+from protocol.api import DEFAULT_PORT
+from protocol.errors import BY_EXIT_CODE, ExitCode, HalbError, InvalidInput, Refused, TimedOut
+
+START_TIMEOUT = 20.0
+"""Seconds until an agent must answer, and until a Site must serve."""
+COMMAND_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a ``halbctl`` command ended."""
+
+    code: int
+    output: str
+    errors: str
+
+    def check(self) -> str:
+        """Its output; raise the error that its exit code stands for, if it failed."""
+        if self.code == 0:
+            return self.output
+        known = self.code in ExitCode.__members__.values()
+        kind = BY_EXIT_CODE.get(ExitCode(self.code), HalbError) if known else HalbError
+        raise kind(self.errors.strip() or f"halbctl ended with exit code {self.code}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A lab that exists."""
+
+    plan: Plan
+    network: Network
+    folder: Path
+
+    def service(self, host: str) -> Service:
+        """The agent of a device or the server of a gateway."""
+        device = self.plan.host(host) in self.plan.device_hosts
+        return Service("agent" if device else "server", self.folder / host)
+
+    def control(self, device: str) -> Path:
+        """The control socket of a device's agent."""
+        return self.folder / device / "control.sock"
+
+    def halbctl(self, device: str, *args: str) -> Outcome:
+        """Run ``halbctl`` against a device's agent, as an operator would."""
+        argv = [sys.executable, "-m", "halbctl", "--control", str(self.control(device)), *args]
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=python_environment(),
+            timeout=COMMAND_TIMEOUT,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def status(self, device: str) -> dict[str, Any]:
+        """The Site as a device sees it: the JSON of ``halbctl status``."""
+        output = self.halbctl(device, "--output", "json", "status").check()
+        status: dict[str, Any] = json.loads(output)
+        return status
+
+    def virtual_server(self, device: str, name: str = VIRTUAL_SERVER) -> dict[str, Any]:
+        """The part of :meth:`status` about one Virtual Server."""
+        for entry in self.status(device)["virtual_servers"]:
+            if entry["name"] == name:
+                found: dict[str, Any] = entry
+                return found
+        raise Refused(f"{device} knows no Virtual Server {name!r}")
+
+    def primary(self) -> str:
+        """The primary, as told by the first device that answers and knows one."""
+        for host in self.plan.device_hosts:
+            if not self.answers(host.name):
+                continue
+            name = self.virtual_server(host.name)["primary"]
+            if isinstance(name, str):
+                return name
+        raise Refused(f"no device knows a primary of {VIRTUAL_SERVER}")
+
+    def answers(self, device: str) -> bool:
+        """Whether a device's agent runs and answers."""
+        if self.service(device).pid is None or not self.control(device).exists():
+            return False
+        return self.halbctl(device, "--timeout", "1", "version").code == 0
+
+    def wait(self, what: str, condition: Callable[[], bool], timeout: float) -> float:
+        """Wait for a condition; return the seconds it took, raise TimedOut naming it."""
+        began = time.monotonic()
+        while not self._holds(condition):
+            if time.monotonic() - began > timeout:
+                raise TimedOut(f"waited {timeout:g} s in vain: {what}")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    @staticmethod
+    def _holds(condition: Callable[[], bool]) -> bool:
+        try:
+            return condition()
+        except InvalidInput:
+            raise
+        except HalbError:
+            return False  # an agent that is just starting or gone: not yet
+
+    def start_agent(self, device: str) -> None:
+        """Start a device's agent and wait until it answers."""
+        host = self.plan.device(device)
+        folder = self.folder / device
+        argv = [
+            *(sys.executable, "-m", "agent", "--name", device),
+            *("--state-dir", str(folder / "state"), "--control", str(self.control(device))),
+            *("--address", f"{host.ipv4}:{DEFAULT_PORT}", "--interface", INTERFACE),
+            *(["--witness"] if host == WITNESS else []),
+        ]
+        self.service(device).start(self.network.within(device, argv), python_environment())
+
+    def wait_answers(self, device: str) -> None:
+        """Wait until a device's agent answers; raise with the end of its log if it ends."""
+        service = self.service(device)
+
+        def answers() -> bool:
+            if service.pid is None:
+                raise InvalidInput(f"agent of {device} ended: {service.tail()}", str(service.log))
+            return self.answers(device)
+
+        self.wait(f"agent of {device} answers", answers, START_TIMEOUT)
+
+    def crash(self, device: str) -> None:
+        """Pull the cable, then kill -9 the agent: no dying process says goodbye."""
+        self.plan.device(device)
+        self.network.unplug(device)
+        self.service(device).kill()
+
+    def start(self, device: str) -> None:
+        """Bring a crashed device back: cable and agent. What its kernel held is still there."""
+        self.network.plug(device)
+        self.start_agent(device)
+        self.wait_answers(device)
+
+    def cut(self, one: str, other: str | None = None) -> None:
+        """Drop all frames between two hosts; without ``other``, unplug the one."""
+        self.plan.host(one)
+        if other is None:
+            self.network.unplug(one)
+            return
+        if self.plan.host(other).name == one:
+            raise InvalidInput(f"cannot cut {one} from itself", "Name two hosts.")
+        self.network.cut(one, other)
+
+    def heal(self, one: str | None = None, other: str | None = None) -> None:
+        """Undo :meth:`cut`: between two hosts, of one host, or of all."""
+        names = [host.name for host in self.plan.hosts]
+        if one is not None and other is not None:
+            self.network.heal(self.plan.host(one).name, self.plan.host(other).name)
+        elif one is not None:
+            self.network.plug(self.plan.host(one).name)
+            for name in names:
+                if name != one:
+                    self.network.heal(one, name)
+        else:
+            for name in names:
+                self.network.plug(name)
+            self.network.heal_all()
+
+    def cut_devices_from_each_other(self) -> None:
+        """Every device loses every other; client, observer and gateways see them all."""
+        for one, other in combinations(self.plan.device_hosts, 2):
+            self.network.cut(one.name, other.name)
+
+
+def start_server(site: Site, gateway: str) -> None:
+    """Start the servers of a gateway."""
+    argv = [sys.executable, "-m", "halbctl.lab.servers", gateway]
+    site.service(gateway).start(site.network.within(gateway, argv), python_environment())
+
+
+def form(site: Site) -> None:
+    """Found the Site on the first device and join all others with a token."""
+    first, *others = (host.name for host in site.plan.device_hosts)
+    site.halbctl(first, "init", site.plan.name).check()
+    if not others:
+        return
+    token = create_token(site, first, uses=len(others))
+    for name in others:
+        site.halbctl(name, "join", token).check()
+
+
+def create_token(site: Site, device: str, uses: int = 1, *more: str) -> str:
+    """A join token of the Site."""
+    command = ["--output", "json", "token", "create", "--uses", str(uses), *more]
+    token = json.loads(site.halbctl(device, *command).check())["token"]
+    assert isinstance(token, str)
+    return token
+
+
+def apply(site: Site, document: str) -> str:
+    """Apply a document on the first device; return what halbctl said."""
+    path = site.folder / "site.yaml"
+    path.write_text(document)
+    first = site.plan.device_hosts[0].name
+    return site.halbctl(first, "apply", "-f", str(path)).check()
+
+
+def wait_serving(site: Site) -> float:
+    """Wait until the Virtual Server is in order and all devices are; return the seconds."""
+    return site.wait("the Virtual Server is in order", lambda: in_order(site), START_TIMEOUT)
+
+
+def in_order(site: Site) -> bool:
+    """Whether every agent that runs sees the same primary, fit devices, and no gateway down."""
+    running = [h.name for h in site.plan.device_hosts if site.service(h.name).pid is not None]
+    entries = [site.virtual_server(name) for name in running]
+    fit = all(device["eligible"] or device["role"] == "witness"
+              for entry in entries for device in entry["devices"])  # fmt: skip
+    return (
+        fit
+        and {entry["state"] for entry in entries} == {"ok"}
+        and len({entry["primary"] for entry in entries} - {None}) == 1
+    )
