@@ -22,7 +22,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 MAY_IMPORT = {
     "protocol": {"protocol", "msgpack", "msgspec"},
     "agent": {
-        "agent", "protocol", "aiozmq", "msgpack", "msgspec", "nftables", "pyroute2", "yaml", "zmq",
+        "agent", "protocol", "aiozmq", "msgpack", "msgspec", "nftables", "yaml", "zmq",
     },
     "halbctl": {"halbctl", "protocol", "msgpack", "msgspec", "tenacity", "typer", "yaml", "zmq"},
 }  # fmt: skip
@@ -42,10 +42,12 @@ ROOMS = {
         "halbctl/client.py",
     ),
     "nftables": ("agent/nft.py",),
-    "pyroute2": ("agent/netlink.py",),
-    "subprocess": ("agent/nft.py", "halbctl/lab/"),
+    "subprocess": ("agent/nft.py", "halbctl/editing.py", "halbctl/lab/"),
 }  # fmt: skip
 """Modules that only these files, or files in these folders, import."""
+
+NETLINK_ROOM = "agent/netlink.py"
+"""The only file that opens netlink sockets."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ def outside_room(path: str, tree: ast.AST) -> Iterator[str]:
         rooms = ROOMS.get(found.root)
         if rooms and not path.startswith(rooms):
             yield f"{path}:{found.line}: only {', '.join(rooms)} may import {found.root}"
+
+
+def netlink_elsewhere(path: str, tree: ast.AST) -> Iterator[str]:
+    """Netlink sockets outside their room."""
+    for found in ast.walk(tree):
+        if isinstance(found, ast.Attribute) and found.attr == "AF_NETLINK" and path != NETLINK_ROOM:
+            yield f"{path}:{found.lineno}: only {NETLINK_ROOM} may use AF_NETLINK"
 
 
 def impure(path: str, tree: ast.AST) -> Iterator[str]:
@@ -152,7 +161,7 @@ def _parse(path: Path) -> ast.Module:
 def _complaints(path: Path) -> list[str]:
     name = path.relative_to(ROOT).as_posix()
     tree = _parse(path)
-    found = [*outside_layer(name, tree), *outside_room(name, tree)]
+    found = [*outside_layer(name, tree), *outside_room(name, tree), *netlink_elsewhere(name, tree)]
     if name.startswith("protocol/"):
         found += impure(name, tree)
     return found
@@ -201,7 +210,7 @@ def test_an_import_across_the_layers_is_found(path: str, source: str) -> None:
     [
         ("agent/checks.py", "import zmq.asyncio"),
         ("agent/dataplane.py", "import nftables"),
-        ("agent/checks.py", "from pyroute2 import IPRoute"),
+        ("agent/keys.py", "from zmq.auth import Authenticator"),
         ("halbctl/commands/status.py", "import zmq"),
         ("agent/loop.py", "from subprocess import run"),
     ],
@@ -209,6 +218,12 @@ def test_an_import_across_the_layers_is_found(path: str, source: str) -> None:
 def test_an_import_outside_its_room_is_found_with_its_line(path: str, source: str) -> None:
     (complaint,) = outside_room(path, ast.parse(f"\n\n{source}"))
     assert complaint.startswith(f"{path}:3: ")
+
+
+def test_netlink_outside_its_room_is_found() -> None:
+    tree = ast.parse("import socket\nsocket.socket(socket.AF_NETLINK)")
+    assert list(netlink_elsewhere("agent/arp.py", tree))
+    assert not list(netlink_elsewhere(NETLINK_ROOM, tree))
 
 
 @pytest.mark.parametrize(
