@@ -27,6 +27,10 @@ from protocol.objects import (
 )
 
 
+MAX_EPOCHS = 64
+"""Terms that a configuration remembers; a device from before them gets a whole copy."""
+
+
 class Epoch(msgspec.Struct, frozen=True, array_like=True):
     """The last counter that a coordinator's term reached in this history."""
 
@@ -101,7 +105,7 @@ class Config:
             records[key] = Record(key[0], key[1], revision, value)
         for key in edit.delete:
             records[key] = Record(key[0], key[1], revision, None)
-        older = tuple(e for e in self.epochs if e.term != term)
+        older = tuple(e for e in self.epochs if e.term != term)[1 - MAX_EPOCHS :]
         return Config(revision, records, (*older, Epoch(term, revision.n)), self.floor)
 
     def descends_from(self, revision: Revision) -> bool:

@@ -74,6 +74,16 @@ class GatewayHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseLapsed:
+    """The kernel leases of these groups ran out, or an effect on them came too late.
+
+    A primary that is still confirmed opens them again by :class:`Acquire`.
+    """
+
+    groups: tuple[GroupId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """A change of the configuration, from an operator of this device."""
 
@@ -108,7 +118,7 @@ class Stop:
 
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | Propose | Promote | Adopt | Stop
+    | GatewayHealth | LeaseLapsed | Propose | Promote | Adopt | Stop
 )  # fmt: skip
 
 
@@ -117,13 +127,17 @@ Input = (
 
 @dataclass(frozen=True, slots=True)
 class Send:
+    """Give the message to the transport, which may lose it."""
+
     to: DeviceId
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class PersistBallots:
-    """Write all ballots durably before carrying out what follows.
+    """Write these ballots, which changed, durably before carrying out what follows.
+
+    Ballots of other groups stay as they are on disk.
 
     On failure the shell drops the rest of this step's :class:`Send` effects
     and hands in :class:`PersistFailed`.
@@ -151,8 +165,8 @@ class Apply:
 class Acquire:
     """Open the kernel lease of all VIPs of a group, then announce them.
 
-    Must not be done after ``deadline`` (own clock): the votes behind it are
-    too old then.
+    Must not be done after ``deadline`` (own clock): what confirmed it is too
+    old then. The shell hands in :class:`LeaseLapsed` instead.
     """
 
     group: GroupId
@@ -165,7 +179,10 @@ class Acquire:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Renew the kernel lease by the datagram that only renews what still lives."""
+    """Renew the kernel lease by the datagram that only renews what still lives.
+
+    Must not be done after ``deadline`` (own clock); :class:`LeaseLapsed` instead.
+    """
 
     group: GroupId
     vips: tuple[str, ...]
@@ -217,7 +234,12 @@ class Event:
     """Own clock, nanoseconds, by phase: ``silent``, ``asked``, ``voted``, ``won``, ``acquired``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Nothing is held any more: the shell may take the kernel state down and exit."""
+
+
 Effect = (
     Send | PersistBallots | PersistConfig | Apply | Acquire | Refresh | Release | Lame
-    | Outcome | Event
+    | Outcome | Event | Stopped
 )  # fmt: skip

@@ -13,6 +13,8 @@ from enum import StrEnum
 
 import msgspec
 
+from protocol.api import HistoryEntry
+from protocol.changes import Change
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.objects import Record
 
@@ -45,6 +47,8 @@ class Claim(msgspec.Struct, frozen=True, array_like=True):
     term: int
     number: int
     """Number of the assignment (voter list) that the claim rests on."""
+    interval: int
+    """T of the primary, nanoseconds: promises are made for 3 T of whoever is slower."""
 
 
 class Beat(msgspec.Struct, frozen=True, tag_field="t", tag="beat"):
@@ -72,9 +76,9 @@ class Ack(msgspec.Struct, frozen=True, tag_field="t", tag="ack"):
     """Answer to a beat, sent at once: renews all its claims but those refused."""
 
     echo: int
-    """``sent`` of the beat."""
+    """``sent`` of the beat; 0 where the beat's list of claims is not known: send it."""
     epoch: int
-    """Newest list of claims of the receiver of this ack that its sender holds."""
+    """``epoch`` of the beat."""
     refused: tuple[Refusal, ...] = ()
 
 
@@ -106,6 +110,8 @@ class Vote(msgspec.Struct, frozen=True, tag_field="t", tag="vote"):
     term: int
     number: int
     revision: Revision
+    interval: int
+    """T of the candidate, nanoseconds."""
     handover_term: int = 0
     """Term of the primary that handed over to this candidate; 0 without."""
 
@@ -156,8 +162,8 @@ class Stored(msgspec.Struct, frozen=True, tag_field="t", tag="stored"):
     """The coordinator's term that this answers; acks of older terms do not count."""
     revision: Revision
     """On disk."""
-    applied: Revision
-    """Newest committed revision that is in force in the device's kernel."""
+    committed: Revision
+    """Newest revision that the device knows to be committed; in force for its votes."""
 
 
 class Lead(msgspec.Struct, frozen=True, array_like=True):
@@ -189,33 +195,49 @@ class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
     """Last message of a clean stop: the device is shown as stopped, not dead."""
 
 
-class Call(msgspec.Struct, frozen=True, tag_field="t", tag="call"):
-    """A request of one device's operator to another device (coordinator, primary)."""
+class ProposeChange(msgspec.Struct, frozen=True, tag_field="t", tag="propose"):
+    """An operator's change, from the device that took it to the coordinator."""
 
     id: str
     """Unique per request; a repeated id gets the recorded answer, not a second execution."""
-    body: bytes
-    """A :mod:`protocol.api` request in msgpack, at most 1 MiB."""
+    change: Change
+    if_revision: Revision | None
+    unix_s: int
+    """Wall clock of the device that took the change, for expiry of tokens only."""
+
+
+class RequestMove(msgspec.Struct, frozen=True, tag_field="t", tag="move"):
+    """An operator's ``promote``, from the device that took it to the primary."""
+
+    id: str
+    group: GroupId
+    to: DeviceId | None
+    """None: the best other device."""
+    term: int = 0
+    """Term of the primary that is asked; in a later term the move has happened already."""
 
 
 class Return(msgspec.Struct, frozen=True, tag_field="t", tag="return"):
-    """Answer to :class:`Call`."""
+    """Answer to :class:`ProposeChange` and :class:`RequestMove`."""
 
     id: str
-    body: bytes
-    """A :mod:`protocol.api` reply in msgpack."""
+    exit_code: int
+    """A :class:`protocol.errors.ExitCode`; 0 is success."""
+    detail: str
+    """What was done, or what is wrong; one sentence."""
+    remedy: str = ""
+    revision: Revision | None = None
 
 
 class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):
     """New primary to all: how a move went, for everyone's history."""
 
-    event: bytes
-    """A :class:`protocol.api.HistoryEntry` in msgpack."""
+    entry: HistoryEntry
 
 
 Message = (
     Beat | Ack | Ask | Answer | Vote | Voted | HandOver | Resign
-    | Append | Stored | Info | Call | Return | Moved
+    | Append | Stored | Info | ProposeChange | RequestMove | Return | Moved
 )  # fmt: skip
 
 URGENT = (Beat, Ack, Ask, Answer, Vote, Voted, HandOver, Resign)

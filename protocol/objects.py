@@ -149,6 +149,18 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     voters: tuple[DeviceId, ...]
     vips: tuple[str, ...]
     """Addresses without prefix."""
+    profile: Profile
+    slowest: Profile
+    """The slower of the former and the present profile, until settled."""
+    former: tuple[DeviceId, ...] = ()
+    """Voters before this number, until no lease can rest on them any more."""
+    releasing: tuple[str, ...] = ()
+    """VIPs given up with this number, until no lease can cover them any more."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether the next change may begin."""
+        return not self.former and not self.releasing
 
 
 Value = SiteRecord | Device | Token | VirtualServer | Assignment

@@ -33,6 +33,10 @@ INTERVAL_NS: dict[Profile, int] = {
 }
 
 
+PROMISE_INTERVALS = 3
+"""Length of a voter's promise, in T."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The durations of one profile, each in nanoseconds."""
@@ -76,7 +80,7 @@ class Timing:
             fresh=t * 2 // 5,
             lease=t * 5 // 2,
             step_down=t * 29 // 10,
-            promise=t * 3,
+            promise=t * PROMISE_INTERVALS,
             hold=t * 3 // 5,
             stagger=t // 4,
             retry=t * 3 // 2,

@@ -46,6 +46,8 @@ class GroupView:
     voters: tuple[DeviceId, ...]
     unfit: str
     """Why this device may not become primary; empty if it may."""
+    since: int = 0
+    """When the leader became it: Unix time in milliseconds, 0 where unknown. Display only."""
 
 
 @dataclass(frozen=True, slots=True)

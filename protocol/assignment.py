@@ -1,0 +1,139 @@
+"""How the assignment in force follows the configuration that is wanted.
+
+Voters change one at a time, so that every majority of the old set meets every
+majority of the new one (Ongaro 2014, section 4.1). A VIP goes to another
+Virtual Server only after no lease of its former one can live. Both wait for
+"settled": majorities of the former and the present voters have the change in
+force, and the longest promise has run out since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from protocol.config import Config, Edit
+from protocol.ids import DeviceId, GroupId
+from protocol.objects import MAX_VOTERS, Assignment, Key, SiteRecord, Value, VirtualServer
+from protocol.timing import INTERVAL_NS
+
+
+def carriers_of(config: Config, server: VirtualServer) -> tuple[DeviceId, ...]:
+    """Devices that may carry the Virtual Server, best rank first."""
+    if server.devices:
+        wanted: Iterable[DeviceId] = server.devices
+    else:
+        wanted = (d.id for d in config.devices.values() if not d.witness)
+    known = tuple(d for d in wanted if d in config.devices)
+    return known[: MAX_VOTERS - len(server.witnesses)]
+
+
+def wanted_voters(config: Config, server: VirtualServer) -> tuple[DeviceId, ...]:
+    """Carriers first, then witnesses."""
+    carriers = carriers_of(config, server)
+    witnesses = (w for w in server.witnesses if w in config.devices and w not in carriers)
+    return (*carriers, *witnesses)
+
+
+def wanted_site_voters(config: Config) -> tuple[DeviceId, ...]:
+    """The oldest devices vote on the coordinator, at most seven."""
+    return tuple(config.devices)[:MAX_VOTERS]
+
+
+def one_step(
+    present: tuple[DeviceId, ...],
+    wanted: tuple[DeviceId, ...],
+    ready: Callable[[DeviceId], bool],
+) -> tuple[DeviceId, ...] | None:
+    """``present`` with one voter added, else one removed; None where nothing differs.
+
+    Only a device that is ready is added: one that cannot vote yet would make
+    the majority larger and no easier to reach.
+    """
+    missing = [v for v in wanted if v not in present and ready(v)]
+    extra = [v for v in present if v not in wanted]
+    if missing and len(present) < MAX_VOTERS:
+        return (*present, missing[0])
+    if extra and len(present) > 1:
+        return tuple(v for v in present if v != extra[-1])
+    return None
+
+
+def next_edit(
+    config: Config,
+    settled: Callable[[GroupId], bool],
+    ready: Callable[[DeviceId], bool],
+) -> Edit:
+    """What the coordinator writes next so that assignments follow the wish.
+
+    ``settled(uid)`` tells whether the last change of that assignment can no
+    longer meet a lease from before it, ``ready(device)`` whether a device has
+    the present configuration. Empty where nothing is to be done.
+    """
+    held = _held_vips(config)
+    put: list[Value] = []
+    delete: list[Key] = []
+    for uid, assignment in config.assignments.items():
+        server = config.virtual_servers.get(uid)
+        step = _step(config, assignment, server, settled(uid), ready, held)
+        if step is None:
+            continue
+        if server is None and step.settled and not step.vips:
+            delete.append(("assignment", uid))
+        else:
+            put.append(step)
+            held.update(dict.fromkeys(step.vips, uid))
+    for uid, server in config.virtual_servers.items():
+        if uid not in config.assignments and (voters := wanted_voters(config, server)):
+            vips = tuple(v for v in server.addresses if v not in held)
+            profile = server.profile
+            put.append(
+                Assignment(
+                    uid=uid, number=1, voters=voters, vips=vips, profile=profile, slowest=profile
+                )
+            )
+            held.update(dict.fromkeys(vips, uid))
+    site = config.site
+    if site:
+        site_voters = one_step(site.voters, wanted_site_voters(config), ready)
+        if site_voters is not None:
+            put.append(SiteRecord(id=site.id, name=site.name, voters=site_voters))
+    return Edit(tuple(put), tuple(delete))
+
+
+def _held_vips(config: Config) -> dict[str, GroupId]:
+    """VIPs that a lease may cover, with the group that it belongs to."""
+    return {vip: a.uid for a in config.assignments.values() for vip in (*a.vips, *a.releasing)}
+
+
+def _step(
+    config: Config,
+    now: Assignment,
+    server: VirtualServer | None,
+    settled: bool,
+    ready: Callable[[DeviceId], bool],
+    held: dict[str, GroupId],
+) -> Assignment | None:
+    if not now.settled:
+        if not settled:
+            return None
+        return msgspec.structs.replace(now, former=(), releasing=(), slowest=now.profile)
+    wanted = wanted_voters(config, server) if server else now.voters
+    addresses = server.addresses if server else ()
+    profile = server.profile if server else now.profile
+    vips = tuple(v for v in addresses if v in now.vips or v not in held)
+    voters = one_step(now.voters, wanted, ready) or now.voters
+    if (voters, vips, profile) == (now.voters, now.vips, now.profile):
+        return now if server is None else None
+    changes_rules = (voters, profile) != (now.voters, now.profile)
+    return Assignment(
+        uid=now.uid,
+        number=now.number + 1,
+        voters=voters,
+        vips=vips,
+        profile=profile,
+        slowest=max(profile, now.profile, key=lambda p: INTERVAL_NS[p]),
+        former=now.voters if changes_rules else (),
+        releasing=tuple(v for v in now.vips if v not in vips),
+    )

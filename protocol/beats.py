@@ -1,0 +1,146 @@
+"""Heartbeats: one per pair of devices, for all groups that they share.
+
+Sends beats when due and once more when unanswered for half an interval,
+answers beats at once, and hands acks to the groups that they vouch for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protocol.contact import Contact
+from protocol.group import Group
+from protocol.ids import DeviceId, GroupId
+from protocol.messages import Ack, Beat, Claim, Reason, Refusal
+from protocol.outbox import Outbox
+from protocol.timing import IDLE_BEAT_NS
+
+
+class Beats:
+    """The heartbeat traffic of one device. Times are nanoseconds of its clock."""
+
+    def __init__(self, groups: Mapping[GroupId, Group]) -> None:
+        self.groups = groups
+        self.contacts: dict[DeviceId, Contact] = {}
+        self.epoch = 1
+        """Number of this device's list of claims."""
+        self._claimed: dict[GroupId, Claim] = {}
+        self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}
+
+    def meet(self, devices: tuple[DeviceId, ...], now: int) -> None:
+        """Keep contact with exactly these devices."""
+        for device in devices:
+            if device not in self.contacts:
+                self.contacts[device] = Contact(device, now)
+        for device in [d for d in self.contacts if d not in devices]:
+            del self.contacts[device]
+        self._share_out(now, at_once=False)
+
+    def reclaim(self, touched: list[GroupId], now: int) -> None:
+        """Bring the list of claims up to date after groups changed; announce it at once."""
+        changed = False
+        for gid in touched:
+            group = self.groups.get(gid)
+            claim = group.claim() if group is not None and group.claims else None
+            if claim == self._claimed.get(gid):
+                continue
+            changed = True
+            if claim is None:
+                del self._claimed[gid]
+            else:
+                assert group is not None
+                self._claimed[gid] = claim
+                group.claimed_from = self.epoch + 1
+        if changed:
+            self.epoch += 1
+            self._share_out(now, at_once=True)
+
+    def _share_out(self, now: int, at_once: bool) -> None:
+        for device, contact in self.contacts.items():
+            claims = tuple(
+                claim
+                for gid, claim in self._claimed.items()
+                if device in self.groups[gid].voter.electorate.voters
+            )
+            intervals = (c.interval for c in claims)
+            contact.interval = min(intervals, default=IDLE_BEAT_NS)
+            contact.beat_at = min(contact.beat_at, contact.last_sent + contact.interval)
+            if at_once and claims != self._claims_for.get(device, ()):
+                contact.beat_at = now
+            self._claims_for[device] = claims
+
+    def on_beat(
+        self, sender: DeviceId, beat: Beat, now: int, out: Outbox, touched: list[GroupId]
+    ) -> None:
+        """Renew what the sender claims, and acknowledge at once."""
+        contact = self.contacts[sender]
+        contact.heard = now
+        if not contact.on_beat(beat):
+            out.send(sender, Ack(0, beat.epoch))
+            return
+        refused: list[Refusal] = []
+        for claim in contact.claims:
+            group = self.groups.get(claim.group)
+            if group is None:
+                refused.append(Refusal(claim.group, 0, Reason.UNKNOWN_GROUP))
+                continue
+            before = (group.role, group.voter.leader)
+            refusal = group.on_claim(sender, claim, now, out)
+            if refusal is not None:
+                refused.append(refusal)
+            if (group.role, group.voter.leader) != before:
+                touched.append(claim.group)
+        if contact.claims:
+            out.send(sender, Ack(beat.sent, beat.epoch, tuple(refused)))
+
+    def on_ack(
+        self, sender: DeviceId, ack: Ack, now: int, out: Outbox, touched: list[GroupId]
+    ) -> None:
+        """Credit an ack to the groups whose claims it renewed."""
+        contact = self.contacts[sender]
+        contact.heard = now
+        if not contact.on_ack(ack):
+            return
+        refused = {refusal.group: refusal for refusal in ack.refused}
+        for claim in self._claims_for.get(sender, ()):
+            group = self.groups[claim.group]
+            role = group.role
+            refusal = refused.get(claim.group)
+            if refusal is not None:
+                group.on_refused(refusal, now, out)
+            elif group.claimed_from <= ack.epoch:
+                group.on_acked(sender, ack.echo, now, out)
+            if group.role is not role:
+                touched.append(claim.group)
+
+    def on_time(self, now: int, out: Outbox) -> None:
+        """Send what is due."""
+        for device, contact in self.contacts.items():
+            if now >= contact.beat_at:
+                contact.beat_at = now + contact.interval
+                contact.resent = not self._claims_for.get(device)
+            elif not contact.resent and self._resend_at(contact) <= now:
+                contact.resent = True
+                if contact.acked_sent >= contact.last_sent:
+                    continue
+            else:
+                continue
+            out.send(device, contact.beat(now, self.epoch, self._claims_for.get(device, ())))
+
+    def _resend_at(self, contact: Contact) -> int:
+        return contact.last_sent + contact.interval // 2
+
+    def wake_at(self) -> int:
+        """When the next beat is due."""
+        due = 1 << 62
+        for contact in self.contacts.values():
+            due = min(due, contact.beat_at)
+            if not contact.resent and contact.acked_sent < contact.last_sent:
+                due = min(due, self._resend_at(contact))
+        return due
+
+    def forgive(self, stall: int, now: int) -> None:
+        """This process was deaf for ``stall`` nanoseconds."""
+        for contact in self.contacts.values():
+            if contact.heard is not None:
+                contact.heard = min(now, contact.heard + stall)

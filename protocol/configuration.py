@@ -1,0 +1,134 @@
+"""The configuration on one device: its copy, and its part in replicating it."""
+
+from __future__ import annotations
+
+from random import Random
+
+from protocol.config import Config
+from protocol.coordinator import RESEND_NS, Coordinator
+from protocol.effects import Outcome
+from protocol.ids import NO_REVISION, DeviceId, Revision
+from protocol.messages import Append, ProposeChange, Stored
+from protocol.outbox import Outbox
+from protocol.replica import Replica
+from protocol.requests import return_of
+
+
+class Configuration:
+    """Keeps the copy, follows the coordinator, and is it while in office."""
+
+    def __init__(self, me: DeviceId, config: Config, committed: Revision, random: Random) -> None:
+        self.me = me
+        self.random = random
+        self.replica = Replica(config, committed)
+        self.coordinator: Coordinator | None = None
+        self.restarted = config.revision != NO_REVISION
+        """The device was in the Site before this start: it may have forgotten promises."""
+        self._leader: DeviceId | None = None
+        self._leader_term = 0
+        self._origins: dict[str, DeviceId | None] = {}
+        """Who asked for each change under way; None: this device's operator."""
+        self._next = 1 << 62
+
+    @property
+    def in_site(self) -> bool:
+        return self.replica.stored.site is not None
+
+    @property
+    def newest(self) -> Config:
+        return self.replica.stored
+
+    @property
+    def stored(self) -> Revision:
+        return self.replica.stored.revision
+
+    @property
+    def durable(self) -> Revision:
+        return self.replica.durable
+
+    @property
+    def in_force(self) -> Config:
+        return self.replica.committed
+
+    def adopt(self, config: Config, out: Outbox) -> None:
+        """The first configuration of this device, committed by its Site."""
+        assert not self.in_site
+        self.replica.append(config, out)
+        self.replica.commit(config.revision, out)
+
+    # As a follower
+
+    def on_append(self, sender: DeviceId, message: Append, site_term: int, out: Outbox) -> None:
+        """Records from the coordinator; those of an older term are not heeded."""
+        if message.term < max(self._leader_term, site_term) or self.coordinator is not None:
+            return
+        self._leader, self._leader_term = sender, message.term
+        self.replica.on_append(message, out)
+        self._report(site_term, out)
+
+    def on_stored(self, revision: Revision, site_term: int, now: int, out: Outbox) -> None:
+        """The disk has ``revision``: say so to whoever coordinates."""
+        self.replica.on_stored(revision, out)
+        if self.coordinator is not None:
+            self.coordinator.advance(out)
+            self.coordinator.replicate(now, out)
+        else:
+            self._report(site_term, out)
+
+    def _report(self, site_term: int, out: Outbox) -> None:
+        # Having voted in a newer term, this device no longer confirms for the older one.
+        if self._leader is not None and self._leader_term >= site_term:
+            out.send(self._leader, self.replica.report(self._leader_term))
+
+    def on_disk(self, works: bool, out: Outbox) -> None:
+        if works:
+            self.replica.retry(out)
+        else:
+            self.replica.on_disk_failed()
+
+    # As coordinator
+
+    def take_office(self, term: int | None, now: int, out: Outbox) -> None:
+        """Be coordinator in ``term``, or not at all where None."""
+        if self.coordinator is not None and self.coordinator.term != term:
+            self._tell(self.coordinator.abandon(), out)
+            self.coordinator = None
+        if self.coordinator is None and term is not None:
+            self._leader = None
+            self.coordinator = Coordinator(self.replica, self.me, term, self.random, now, out)
+
+    def on_report(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:
+        if self.coordinator is not None:
+            self.coordinator.on_stored(sender, message, now, out)
+
+    def on_propose(
+        self, sender: DeviceId | None, message: ProposeChange, now: int, out: Outbox
+    ) -> None:
+        """A change to write; one for a coordinator that this device is not is sent again."""
+        if self.coordinator is None:
+            return
+        self._origins[message.id] = sender
+        outcome = self.coordinator.propose(
+            message.id, message.change, message.if_revision, message.unix_s, now, out
+        )
+        if outcome is not None:
+            self._tell([outcome], out)
+
+    def on_time(self, now: int, out: Outbox) -> None:
+        self._next = 1 << 62
+        if self.coordinator is not None:
+            self.coordinator.on_time(now, out)
+            self.coordinator.advance(out)
+            self._tell(self.coordinator.outcomes(now), out)
+            self._next = now + RESEND_NS
+
+    def wake_at(self) -> int:
+        return self._next
+
+    def _tell(self, outcomes: list[Outcome], out: Outbox) -> None:
+        for outcome in outcomes:
+            origin = self._origins.pop(outcome.request, None)
+            if origin is None:
+                out.do(outcome)
+            else:
+                out.send(origin, return_of(outcome))

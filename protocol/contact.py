@@ -1,0 +1,74 @@
+"""One peer: the beats sent to it, what it acked, and the claims it made.
+
+A beat carries the list of claims only until the peer acked the present list;
+afterwards its number stands for it, so that the cost of a beat does not grow
+with the number of Virtual Servers.
+"""
+
+from __future__ import annotations
+
+from protocol.ids import DeviceId
+from protocol.messages import Ack, Beat, Claim, Info
+from protocol.timing import DEAD_NS, IDLE_BEAT_NS, SUSPECT_NS
+from protocol.view import PeerState
+
+
+class Contact:
+    """State kept per peer. Times are nanoseconds of this device's clock."""
+
+    __slots__ = (
+        "acked_epoch", "acked_sent", "beat_at", "claims", "claims_epoch", "device", "heard",
+        "info", "interval", "last_sent", "resent",
+    )  # fmt: skip
+
+    def __init__(self, device: DeviceId, now: int) -> None:
+        self.device = device
+        self.heard: int | None = None
+        self.info: Info | None = None
+        self.beat_at = now
+        """When the next beat is due."""
+        self.last_sent = 0
+        self.resent = True
+        """The newest beat was repeated, or needs no repetition."""
+        self.acked_sent = 0
+        self.acked_epoch = 0
+        self.interval = IDLE_BEAT_NS
+        self.claims: tuple[Claim, ...] = ()
+        """The peer's claims."""
+        self.claims_epoch = 0
+
+    def beat(self, now: int, epoch: int, claims: tuple[Claim, ...]) -> Beat:
+        """The beat to send now, with the list of claims only where the peer lacks it."""
+        self.last_sent = now
+        known = self.acked_epoch == epoch
+        return Beat(now, self.interval, epoch, None if known else claims)
+
+    def on_beat(self, beat: Beat) -> bool:
+        """Take the list of claims in; False if the beat's list is not known here."""
+        if beat.claims is not None:
+            self.claims = beat.claims
+            self.claims_epoch = beat.epoch
+        return self.claims_epoch == beat.epoch
+
+    def on_ack(self, ack: Ack) -> bool:
+        """Whether the ack vouches for a beat: one that was sent, and newer than before."""
+        if ack.echo == 0:
+            self.acked_epoch = 0
+            self.beat_at = 0
+            return False
+        if not self.acked_sent < ack.echo <= self.last_sent:
+            return False
+        self.acked_sent = ack.echo
+        self.acked_epoch = ack.epoch
+        return True
+
+    def state(self, now: int, since: int) -> PeerState:
+        """How the peer is shown; ``since`` is when this device began to listen."""
+        if self.info is not None and self.info.stopping:
+            return PeerState.STOPPED
+        silent = now - (since if self.heard is None else self.heard)
+        if silent >= DEAD_NS:
+            return PeerState.DEAD
+        if silent >= SUSPECT_NS or self.heard is None:
+            return PeerState.SUSPECT
+        return PeerState.ALIVE

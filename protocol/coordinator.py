@@ -1,0 +1,231 @@
+"""The coordinator: orders all writes of the configuration, and replicates them.
+
+It is the primary of the group ``_site``. A term begins with an empty revision
+of its own; a revision is committed when a majority of the Site's voters has it
+on disk and it is of the coordinator's term (Raft, section 5.4.2), and so is
+everything before it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from random import Random
+
+from protocol.assignment import next_edit
+from protocol.changes import Change, edit_for
+from protocol.config import Config, Edit
+from protocol.effects import Outcome
+from protocol.errors import HalbError, NotCommitted, RevisionConflict
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.messages import Append, Stored
+from protocol.outbox import Outbox
+from protocol.quorum import confirmed_by_majority, has_majority
+from protocol.replica import Replica
+from protocol.timing import MILLISECOND, SECOND, Timing
+
+RESEND_NS = 200 * MILLISECOND
+"""A device that did not confirm a revision for this long is sent it again."""
+COMMIT_TIMEOUT_NS = 5 * SECOND
+"""After this a change that no majority confirmed is reported as not committed."""
+MAX_REMEMBERED = 1000
+"""Recent requests whose outcome is kept, so that a repeated one is not done twice."""
+
+
+@dataclass(slots=True)
+class _Follower:
+    """What the coordinator knows of one device's copy; nothing before it reported."""
+
+    stored: Revision | None = None
+    committed: Revision | None = None
+    sent: tuple[Revision, Revision] | None = None
+    sent_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    request: str
+    detail: str
+    revision: Revision
+    deadline: int
+
+
+class Coordinator:
+    """The writing side of the configuration, for as long as this device is coordinator."""
+
+    def __init__(
+        self, replica: Replica, me: DeviceId, term: int, random: Random, now: int, out: Outbox
+    ) -> None:
+        self.replica = replica
+        self.me = me
+        self.term = term
+        self.random = random
+        self.followers: dict[DeviceId, _Follower] = {}
+        self._pending: list[_Pending] = []
+        self._remembered: OrderedDict[str, Outcome] = OrderedDict()
+        self._settling: dict[tuple[GroupId, int], int] = {}
+        """When majorities were first seen to have an assignment's change in force."""
+        self._write(Edit(), out)
+        self.replicate(now, out)
+
+    # Writes
+
+    def propose(
+        self,
+        request: str,
+        change: Change,
+        if_revision: Revision | None,
+        unix_s: int,
+        now: int,
+        out: Outbox,
+    ) -> Outcome | None:
+        """Write a change; the outcome if it is known already, else it comes with the commit."""
+        if request in self._remembered:
+            return self._remembered[request]
+        if any(p.request == request for p in self._pending):
+            return None
+        config = self.replica.stored
+        try:
+            if if_revision is not None and if_revision != self.replica.committed.revision:
+                raise RevisionConflict(
+                    f"the Site is at revision {self.replica.committed.revision}, not {if_revision}",
+                    "Read it again, and repeat the change on what you find.",
+                )
+            edit = edit_for(config, change, unix_s=unix_s, new_uid=self._new_uid)
+        except HalbError as error:
+            return self._remember(Outcome(request, error=error))
+        if not edit.put and not edit.delete:
+            revision = self.replica.committed.revision
+            return self._remember(Outcome(request, revision, "nothing to change"))
+        revision = self._write(edit, out)
+        self._pending.append(_Pending(request, "done", revision, now + COMMIT_TIMEOUT_NS))
+        self.replicate(now, out)
+        return None
+
+    def _new_uid(self) -> str:
+        return f"{self.random.getrandbits(64):016x}"
+
+    def _remember(self, outcome: Outcome) -> Outcome:
+        self._remembered[outcome.request] = outcome
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+        return outcome
+
+    def _write(self, edit: Edit, out: Outbox) -> Revision:
+        self.replica.append(self.replica.stored.edited(edit, self.term), out)
+        return self.replica.stored.revision
+
+    # Replication
+
+    def replicate(self, now: int, out: Outbox) -> None:
+        """Send each device what it lacks, as far as that is due."""
+        config = self.replica.stored
+        target = (config.revision, self.replica.committed.revision)
+        for device in config.devices:
+            if device == self.me:
+                continue
+            follower = self.followers.setdefault(device, _Follower())
+            if (follower.stored, follower.committed) == target:
+                continue
+            if follower.sent == target and now < follower.sent_at + RESEND_NS:
+                continue
+            follower.sent, follower.sent_at = target, now
+            # A device that has not reported yet is asked by an empty message.
+            has = config.revision if follower.stored is None else follower.stored
+            out.send(device, self._append_for(config, has))
+
+    def _append_for(self, config: Config, has: Revision) -> Append:
+        known = config.descends_from(has) and (has >= config.floor)
+        epochs = tuple((e.term, e.last) for e in config.epochs)
+        records = config.since(has) if known else tuple(config.records.values())
+        return Append(
+            self.term, has if known else None, config.revision, records, epochs, config.floor,
+            self.replica.committed.revision,
+        )  # fmt: skip
+
+    def on_stored(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:
+        """A device reports what it has."""
+        if message.term != self.term:
+            return
+        follower = self.followers.setdefault(sender, _Follower())
+        if follower.stored != message.revision:
+            follower.sent = None
+        follower.stored, follower.committed = message.revision, message.committed
+        self.advance(out)
+        self.replicate(now, out)
+
+    def advance(self, out: Outbox) -> None:
+        """Commit what a majority of the Site's voters has on disk in this term."""
+        site = self.replica.stored.site
+        assert site is not None
+        reached = {
+            d: f.stored.n
+            for d, f in self.followers.items()
+            if f.stored is not None and f.stored.term == self.term
+        }
+        if self.replica.durable.term == self.term:
+            reached[self.me] = self.replica.durable.n
+        n = confirmed_by_majority(site.voters, reached)
+        if n is not None:
+            self.replica.commit(Revision(self.term, n), out)
+
+    def outcomes(self, now: int) -> list[Outcome]:
+        """Requests that ended: committed, or given up waiting."""
+        ended: list[Outcome] = []
+        waiting: list[_Pending] = []
+        for pending in self._pending:
+            if self.replica.committed.revision >= pending.revision:
+                ended.append(Outcome(pending.request, pending.revision, pending.detail))
+            elif now >= pending.deadline:
+                ended.append(self._given_up(pending))
+            else:
+                waiting.append(pending)
+        self._pending = waiting
+        return [self._remember(o) for o in ended]
+
+    def abandon(self) -> list[Outcome]:
+        """This device is coordinator no more: nobody here will learn how these end."""
+        ended = [self._given_up(p) for p in self._pending]
+        self._pending = []
+        return ended
+
+    def _given_up(self, pending: _Pending) -> Outcome:
+        error = NotCommitted(
+            f"revision {pending.revision} is stored but no majority has confirmed it",
+            "Look at `halbctl status`: the change is kept if a majority comes to have it.",
+        )
+        return Outcome(pending.request, pending.revision, error=error)
+
+    # Housekeeping
+
+    def on_time(self, now: int, out: Outbox) -> None:
+        """Move assignments towards the wish, and repeat what was not confirmed."""
+        replica = self.replica
+        if replica.committed.revision == replica.stored.revision:
+            edit = next_edit(replica.committed, lambda uid: self._settled(uid, now), self._ready)
+            if edit.put or edit.delete:
+                self._write(edit, out)
+        self.replicate(now, out)
+
+    def _in_force(self, device: DeviceId) -> Revision:
+        if device == self.me:
+            return self.replica.committed.revision
+        follower = self.followers.get(device)
+        return follower.committed or NO_REVISION if follower else NO_REVISION
+
+    def _ready(self, device: DeviceId) -> bool:
+        return self._in_force(device) == self.replica.committed.revision
+
+    def _settled(self, uid: GroupId, now: int) -> bool:
+        config = self.replica.committed
+        assignment = config.assignments[uid]
+        if assignment.settled:
+            return True
+        since = config.revision_of(("assignment", uid))
+        have = {d for d in config.devices if self._in_force(d) >= since}
+        former = assignment.former or assignment.voters
+        if not (has_majority(former, have) and has_majority(assignment.voters, have)):
+            return False
+        # A lease from before the change may live for one promise of its profile.
+        seen = self._settling.setdefault((uid, assignment.number), now)
+        return now >= seen + Timing.of(assignment.slowest).promise

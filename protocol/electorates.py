@@ -1,0 +1,42 @@
+"""Who takes part in a group: from the configuration to the election."""
+
+from __future__ import annotations
+
+from protocol.assignment import carriers_of
+from protocol.config import Config
+from protocol.ids import Revision
+from protocol.objects import Assignment
+from protocol.voter import Electorate
+
+
+def electorate_of(config: Config, assignment: Assignment) -> Electorate:
+    """The electorate of a Virtual Server under the committed ``config``.
+
+    A candidate must know at least the voter's revision of the Virtual Server
+    itself and of its assignment; unrelated changes exclude nobody.
+    """
+    server = config.virtual_servers.get(assignment.uid)
+    ranked = carriers_of(config, server) if server else ()
+    revision = max(
+        config.revision_of(("virtual-server", assignment.uid)),
+        config.revision_of(("assignment", assignment.uid)),
+    )
+    return Electorate(
+        number=assignment.number,
+        voters=assignment.voters,
+        carriers=tuple(d for d in ranked if d in assignment.voters),
+        revision=revision,
+    )
+
+
+def site_electorate(config: Config, durable: Revision) -> Electorate | None:
+    """The electorate of the coordinator; None outside a Site.
+
+    As with Raft's log, a candidate must have everything that the voter has on
+    disk; its voters are those of the newest configuration, committed or not.
+    """
+    if config.site is None:
+        return None
+    return Electorate(
+        number=0, voters=config.site.voters, carriers=config.site.voters, revision=durable
+    )

@@ -1,0 +1,457 @@
+"""One group on one device: who is primary, decided by leased election.
+
+    WAITING ──> SECONDARY <──> CANDIDATE ──> ELECT ──> PRIMARY ──> LAME_DUCK
+                    ^──────────────┴───────────┴──────────┴────────────┘
+
+A secondary that misses the primary asks the others first (PreVote), becomes a
+candidate only when a majority misses it too, and starts a lease only from a
+fresh majority round. A primary refreshes its lease only on fresh acks, and
+gives up by its own clock before any promise that the lease rests on ends.
+Within one step messages come before timers: late is not silent.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from protocol.effects import Acquire, Event, Lame, Refresh, Release
+from protocol.ids import DeviceId
+from protocol.messages import (
+    Answer,
+    Ask,
+    Claim,
+    HandOver,
+    Reason,
+    Refusal,
+    Resign,
+    Vote,
+    Voted,
+)
+from protocol.outbox import Outbox
+from protocol.quorum import confirmed_by_majority, has_majority
+from protocol.timing import DRAIN_NS, MILLISECOND, Profile, Timing
+from protocol.view import Role
+from protocol.voter import Electorate, Voter
+
+NEVER = 1 << 62
+"""A time that does not come."""
+
+LEASE_MARGIN_NS = 10 * MILLISECOND
+"""A lease this close to its end may be over when the datagram arrives: jiffies and scheduling."""
+
+
+class Group:
+    """Role and lease of one device in one group. Times are its own clock, nanoseconds."""
+
+    def __init__(
+        self, voter: Voter, *, vips: tuple[str, ...], profile: Profile, random: Random, now: int
+    ) -> None:
+        self.voter = voter
+        self.group = voter.group
+        self.me = voter.me
+        self.timing = voter.timing
+        self.vips = vips
+        self.profile = profile
+        self.random = random
+        self.role = Role.WAITING if now < voter.abstain_until else Role.SECONDARY
+        self.unfit = ""
+        """Why this device may not become primary; empty if it may."""
+        self.stopping = False
+        self.acked: dict[DeviceId, int] = {}
+        """Newest own beat, by its send time, that each voter acked in this term."""
+        self.confirmed = 0
+        """Send time of the newest beat that a majority acked."""
+        self.refreshed = 0
+        """When the kernel lease was last opened or renewed."""
+        self.claimed_from = 0
+        """Epoch of this device's list of claims from which on the group is in it."""
+        self.not_before = 0
+        """No candidacy before this."""
+        self.vacant_since: int | None = None
+        """The primary resigned: no evidence of its silence is needed."""
+        self.ask_next = 0
+        self.answers: dict[DeviceId, int] = {}
+        """When each voter last said that it would vote for this device."""
+        self.votes: set[DeviceId] = set()
+        self.asked_at = 0
+        self.known_term = 0
+        """Highest term heard of, which the next candidacy must exceed."""
+        self.abort_at = NEVER
+        self.successor: DeviceId | None = None
+        self.timeline: dict[str, int] = {}
+
+    # Views
+
+    @property
+    def claims(self) -> bool:
+        """Whether this device's beats claim the group."""
+        return self.role in (Role.PRIMARY, Role.ELECT)
+
+    def claim(self) -> Claim:
+        number = self.voter.electorate.number
+        return Claim(self.group, self.voter.term, number, self.timing.interval)
+
+    def _others(self) -> list[DeviceId]:
+        return [v for v in self.voter.electorate.voters if v != self.me]
+
+    def _rank(self) -> int:
+        """Place among the possible successors; the silent primary is not one."""
+        gone = self.voter.promised_to
+        ranked = [c for c in self.voter.electorate.carriers if c != gone or c == self.me]
+        return ranked.index(self.me)
+
+    def may_campaign(self) -> bool:
+        """Whether this device may stand for primary at all."""
+        voter = self.voter
+        able = voter.disk_works and not voter.abstain_until_heard
+        return self.me in voter.electorate.carriers and able and not (self.unfit or self.stopping)
+
+    # Configuration and fitness
+
+    def reconfigure(
+        self, electorate: Electorate, vips: tuple[str, ...], out: Outbox, now: int
+    ) -> None:
+        """Take a newer assignment into force; addresses follow it at once."""
+        self.voter.electorate = electorate
+        gone = tuple(v for v in self.vips if v not in vips)
+        new = tuple(v for v in vips if v not in self.vips)
+        self.vips = vips
+        if gone:
+            out.do(Release(self.group, gone))
+        if new and self.role is Role.PRIMARY:
+            self._acquire(new, now, out)
+        self.acked = {v: t for v, t in self.acked.items() if v in electorate.voters}
+
+    def retime(self, timing: Timing, profile: Profile, now: int, out: Outbox) -> None:
+        """Change the profile. A lease under way is given up rather than stretched."""
+        if self.role in (Role.PRIMARY, Role.ELECT):
+            self.resign(now, out)
+        self.timing = self.voter.timing = timing
+        self.profile = profile
+
+    # Messages as a voter
+
+    def on_claim(self, sender: DeviceId, claim: Claim, now: int, out: Outbox) -> Refusal | None:
+        """A primary's claim within a beat: follow it, or say why not."""
+        voter = self.voter
+        reason = voter.refuses_claim(claim)
+        if reason is Reason.NONE and claim.term == voter.term and self.claims:
+            # Two primaries of one term cannot be; refuse rather than obey.
+            reason = Reason.VOTED_OTHER
+        if reason is not Reason.NONE:
+            return Refusal(self.group, voter.term, reason)
+        if self.role not in (Role.WAITING, Role.SECONDARY):
+            self._become_secondary(out, now, release=self.role is not Role.LAME_DUCK)
+        changed = voter.leader != sender or claim.term != voter.term
+        voter.follow(sender, claim, now, out)
+        self.vacant_since = None
+        if self.timeline:
+            self.timeline = {}
+            self.answers.clear()
+        if changed:
+            out.do(Event("leader", self.group, "follows a primary", claim.term, sender))
+        return None
+
+    def on_ask(self, sender: DeviceId, ask: Ask, now: int, out: Outbox) -> None:
+        self._step_down_if_late(out, now)
+        answer = self.voter.answer(sender, ask, now)
+        if answer.would_vote and self.claims:
+            answer = Answer(self.group, ask.term, self.voter.term, False, Reason.HEARS_PRIMARY)
+        out.send(sender, answer)
+
+    def on_vote(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:
+        self._step_down_if_late(out, now)
+        voter = self.voter
+        reason = voter.refuses_vote(sender, vote, now)
+        if reason is Reason.PROMISED and not self.claims and voter.hold(sender, vote, now):
+            return
+        if reason is Reason.NONE and self.claims:
+            reason = Reason.PROMISED
+        if reason is not Reason.NONE:
+            voter.refuse(sender, vote, reason, out)
+            return
+        if self.role is not Role.WAITING:
+            self._become_secondary(out, now, release=False)
+        voter.grant(sender, vote, now, out)
+        self.vacant_since = None
+        self.answers.clear()
+
+    def on_hand_over(self, sender: DeviceId, message: HandOver, now: int, out: Outbox) -> None:
+        freed = self.voter.free(sender, message.term, message.to)
+        if freed and message.to == self.me and self.may_campaign() and self.role is Role.SECONDARY:
+            self.timeline = {"silent": now}
+            self.campaign(now, out, handover_term=message.term)
+
+    def on_resign(self, sender: DeviceId, message: Resign, now: int) -> None:
+        if self.voter.forget_promise(sender, message.term, now):
+            self.vacant_since = now
+            self.timeline = {"silent": now}
+
+    # Messages as a candidate
+
+    def on_answer(self, sender: DeviceId, answer: Answer, now: int) -> None:
+        self.known_term = max(self.known_term, answer.known_term)
+        if answer.would_vote and answer.term == self._next_term():
+            self.answers[sender] = now
+        else:
+            self.answers.pop(sender, None)
+
+    def on_voted(self, sender: DeviceId, voted: Voted, now: int, out: Outbox) -> None:
+        self.known_term = max(self.known_term, voted.known_term)
+        if self.role is not Role.CANDIDATE or voted.term != self.voter.term:
+            return
+        if voted.granted:
+            self.votes.add(sender)
+            self._count_votes(now, out)
+
+    def _next_term(self) -> int:
+        return max(self.voter.term, self.known_term) + 1
+
+    def campaign(self, now: int, out: Outbox, handover_term: int = 0) -> None:
+        """Become a candidate of the next term and ask for votes."""
+        voter = self.voter
+        assert not voter.bound_against(self.me, now)
+        voter.cast(self._next_term(), self.me, out)
+        voter.leader = None
+        voter.freed_for = None
+        # A candidate that holds no lease is free to vote for another in a later term.
+        voter.promised_to, voter.promise_until = self.me, now
+        voter.heard = now
+        self.role = Role.CANDIDATE
+        self.vacant_since = None
+        self.abort_at = NEVER
+        self.votes = {self.me}
+        self.acked = {}
+        self.asked_at = now
+        jitter = self.random.randrange(self.timing.interval)
+        self.not_before = now + self.timing.retry + jitter
+        self.timeline = {**self.timeline, "voted": now}
+        question = Vote(
+            self.group, voter.term, voter.electorate.number, voter.electorate.revision,
+            self.timing.interval, handover_term,
+        )  # fmt: skip
+        for other in self._others():
+            out.send(other, question)
+        self._count_votes(now, out)
+
+    def _count_votes(self, now: int, out: Outbox) -> None:
+        if not has_majority(self.voter.electorate.voters, self.votes):
+            return
+        self.timeline["won"] = now
+        self.voter.leader = self.me
+        # The lease counts from the question: the oldest moment that the votes vouch for.
+        self.acked = dict.fromkeys(self.votes, self.asked_at)
+        self.confirmed = self.asked_at
+        if now - self.asked_at <= self.timing.fresh:
+            self._become_primary(now, out)
+        else:
+            self.role = Role.ELECT
+
+    def _become_primary(self, now: int, out: Outbox) -> None:
+        self.role = Role.PRIMARY
+        self.timeline["acquired"] = now
+        self._keep_promise()
+        self._acquire(self.vips, now, out)
+        out.do(
+            Event("primary", self.group, "became primary", self.voter.term, self.me, self.timeline)
+        )
+        self.timeline = {}
+
+    # The primary
+
+    def _acquire(self, vips: tuple[str, ...], now: int, out: Outbox) -> None:
+        self.refreshed = now
+        if vips:
+            deadline = self.confirmed + self.timing.fresh
+            out.do(Acquire(self.group, self.voter.term, vips, self.timing.lease, deadline))
+
+    def _keep_promise(self) -> None:
+        """A primary's own vote is bound as long as its lease can last."""
+        self.voter.promise(self.me, self.confirmed + self.timing.promise)
+        self.voter.heard = self.confirmed
+
+    def on_acked(self, voter: DeviceId, sent: int, now: int, out: Outbox) -> None:
+        """``voter`` acked the beat that was sent at ``sent`` (own clock)."""
+        if not self.claims or voter not in self.voter.electorate.voters:
+            return
+        if sent <= self.acked.get(voter, 0):
+            return
+        self.acked[voter] = sent
+        self.acked[self.me] = now
+        self._confirm(now, out)
+
+    def _confirm(self, now: int, out: Outbox) -> None:
+        newest = confirmed_by_majority(self.voter.electorate.voters, self.acked)
+        if newest is None or newest <= self.confirmed:
+            return
+        self.confirmed = newest
+        self._keep_promise()
+        if now - newest > self.timing.fresh:
+            return
+        if self.role is Role.ELECT:
+            self._become_primary(now, out)
+        elif now - self.refreshed > self.timing.lease - LEASE_MARGIN_NS:
+            # The kernel renews only what still lives; a lapsed lease is opened anew,
+            # which a fresh majority permits as it does after an election.
+            self._acquire(self.vips, now, out)
+        elif self.vips:
+            self.refreshed = now
+            deadline = newest + self.timing.fresh
+            out.do(Refresh(self.group, self.vips, self.profile, deadline))
+
+    def on_lapsed(self) -> None:
+        """The kernel lease is not open although this device is primary."""
+        self.refreshed = 0
+
+    def on_refused(self, refusal: Refusal, now: int, out: Outbox) -> None:
+        """A voter refuses the claim; a higher term ends this one."""
+        self.known_term = max(self.known_term, refusal.term)
+        if self.claims and refusal.term > self.voter.term:
+            self._become_secondary(out, now)
+            self.not_before = now + self.timing.interval
+
+    def hand_over(self, to: DeviceId, now: int, out: Outbox) -> None:
+        """Planned move: announce nothing more, keep forwarding, free the voters for ``to``."""
+        assert self.role is Role.PRIMARY
+        self.role = Role.LAME_DUCK
+        self.successor = to
+        self.abort_at = now + self.timing.handover_abort
+        self.voter.freed_for = to
+        if self.vips:
+            out.do(Lame(self.group, self.vips, DRAIN_NS))
+        for other in self._others():
+            out.send(other, HandOver(self.group, self.voter.term, to))
+        out.do(Event("lame", self.group, "hands over", self.voter.term, to))
+
+    def resign(self, now: int, out: Outbox) -> None:
+        """Give the lease up at once and free all voters."""
+        term = self.voter.term
+        self._become_secondary(out, now)
+        self.voter.promised_to, self.voter.promise_until = None, now
+        for other in self._others():
+            out.send(other, Resign(self.group, term))
+
+    def _become_secondary(self, out: Outbox, now: int, release: bool = True) -> None:
+        if self.role in (Role.PRIMARY, Role.LAME_DUCK) and release and self.vips:
+            out.do(Release(self.group, self.vips))
+        if self.role is Role.PRIMARY:
+            text = "gave the lease up"
+            out.do(Event("released", self.group, text, self.voter.term, self.me))
+        if self.claims and self.voter.leader == self.me:
+            self.voter.leader = None
+        self.role = Role.SECONDARY
+        self.abort_at = NEVER
+        self.votes = set()
+
+    def _step_down_if_late(self, out: Outbox, now: int) -> None:
+        if self.claims and now >= self.confirmed + self.timing.step_down:
+            self._become_secondary(out, now)
+            self.not_before = now + 2 * self.timing.interval
+
+    # Timers
+
+    def on_time(self, now: int, out: Outbox) -> None:
+        """Everything that is due at ``now``."""
+        voter = self.voter
+        if self.role is Role.WAITING and now >= voter.abstain_until:
+            self.role = Role.SECONDARY
+        self._step_down_if_late(out, now)
+        if len(voter.electorate.voters) == 1 and self.claims:
+            # The only voter is its own majority.
+            if now - self.confirmed >= self.timing.interval:
+                self.acked[self.me] = now
+                self._confirm(now, out)
+        if voter.held and now >= voter.promise_until:
+            self._answer_held(now, out)
+        if self.role is Role.LAME_DUCK and now >= self.abort_at:
+            self._abort_hand_over(now, out)
+        elif self.role in (Role.SECONDARY, Role.CANDIDATE):
+            self._seek_office(now, out)
+
+    def _answer_held(self, now: int, out: Outbox) -> None:
+        held, self.voter.held = self.voter.held, {}
+        for sender, vote in held.items():
+            self.on_vote(sender, vote, now, out)
+
+    def _abort_hand_over(self, now: int, out: Outbox) -> None:
+        successor = self.successor
+        out.do(
+            Event("handover-aborted", self.group, "no successor came", self.voter.term, successor)
+        )
+        if self.may_campaign():
+            self.timeline = {"silent": now}
+            self.campaign(now, out)
+        else:
+            self.resign(now, out)
+
+    def _seek_office(self, now: int, out: Outbox) -> None:
+        """As a secondary that misses the primary: gather evidence, then stand."""
+        voter = self.voter
+        if now < self.not_before or not self.may_campaign():
+            return
+        bound = voter.bound_against(self.me, now)
+        if self.vacant_since is not None:
+            if now >= self._stand_at() and not bound:
+                self.campaign(now, out)
+            return
+        self._ask_if_due(now, out)
+        if now >= self._stand_at() and not bound:
+            fresh = {v for v, at in self.answers.items() if now - at <= self.timing.ask}
+            if has_majority(voter.electorate.voters, fresh | {self.me}):
+                self.campaign(now, out)
+
+    def _stand_at(self) -> int:
+        """The earliest moment to become a candidate, as far as silence decides."""
+        stagger = self._rank() * self.timing.stagger
+        if self.vacant_since is not None:
+            return self.vacant_since + stagger
+        if self.role is Role.CANDIDATE:
+            return self.not_before
+        return self.voter.heard + self.timing.promise + stagger
+
+    def _ask_if_due(self, now: int, out: Outbox) -> None:
+        voter = self.voter
+        if now < max(voter.heard + self.timing.ask, self.ask_next):
+            return
+        self.ask_next = now + self.timing.interval // 2
+        if "asked" not in self.timeline:
+            self.timeline = {"silent": voter.heard, "asked": now}
+        electorate = voter.electorate
+        question = Ask(self.group, self._next_term(), electorate.number, electorate.revision)
+        for other in self._others():
+            out.send(other, question)
+
+    def wake_at(self, now: int) -> int:
+        """When :meth:`on_time` is due next."""
+        voter, timing = self.voter, self.timing
+        due = NEVER
+        if self.role is Role.WAITING:
+            return voter.abstain_until
+        if voter.held:
+            due = min(due, voter.promise_until)
+        if self.claims:
+            due = min(due, self.confirmed + timing.step_down)
+            if len(voter.electorate.voters) == 1:
+                due = min(due, self.confirmed + timing.interval)
+        elif self.role is Role.LAME_DUCK:
+            due = min(due, self.abort_at)
+        elif self.may_campaign():
+            due = min(due, max(self._campaign_due(now), self.not_before))
+        return due
+
+    def _campaign_due(self, now: int) -> int:
+        stand = self._stand_at()
+        if self.voter.bound_against(self.me, now):
+            stand = max(stand, self.voter.promise_until)
+        if self.vacant_since is not None:
+            return stand
+        ask = max(self.voter.heard + self.timing.ask, self.ask_next)
+        return min(ask, stand) if now < stand else ask
+
+    def forgive(self, stall: int, now: int) -> None:
+        """This process was deaf for ``stall``: the others were not silent for it.
+
+        Never shortens or lengthens a promise or a lease.
+        """
+        if not self.claims:
+            self.voter.heard = min(now, self.voter.heard + stall)

@@ -1,0 +1,41 @@
+"""Planned moves: whom a primary may hand over to, and why not.
+
+Used by ``promote``, drain and clean stop alike. A refusal is a sentence that
+reaches the operator unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protocol.contact import Contact
+from protocol.group import Group
+from protocol.ids import DeviceId
+from protocol.timing import IDLE_BEAT_NS
+
+
+def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], now: int) -> str:
+    """Why ``to`` cannot take the group over now; empty if it can."""
+    if to not in group.voter.electorate.carriers:
+        return "may not carry this Virtual Server"
+    contact = contacts.get(to)
+    if contact is None or contact.heard is None or contact.info is None:
+        return "has not been heard of yet"
+    if now - contact.heard > max(3 * group.timing.interval, 2 * IDLE_BEAT_NS):
+        return f"has been silent for {(now - contact.heard) // 1_000_000} ms"
+    if contact.info.stopping:
+        return "has stopped"
+    reason = dict(contact.info.unfit).get(group.group, "")
+    if reason:
+        return reason
+    if contact.info.stored < group.voter.electorate.revision:
+        return f"has only revision {contact.info.stored} of the configuration"
+    return ""
+
+
+def best_successor(group: Group, contacts: Mapping[DeviceId, Contact], now: int) -> DeviceId | None:
+    """The best-ranked device that can take the group over now."""
+    for candidate in group.voter.electorate.carriers:
+        if candidate != group.me and not why_not(group, candidate, contacts, now):
+            return candidate
+    return None

@@ -1,0 +1,171 @@
+"""Planned moves under way on this device: promote, drain, clean stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocol.config import Config
+from protocol.contact import Contact
+from protocol.effects import Outcome, Promote
+from protocol.errors import HalbError, InvalidInput, Refused, TimedOut
+from protocol.group import Group
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.messages import RequestMove
+from protocol.moves import best_successor, why_not
+from protocol.nearest import nearest
+from protocol.outbox import Outbox
+from protocol.requests import Requests, return_of
+from protocol.timing import SECOND
+from protocol.view import Role
+
+PAUSE_NS = 1 * SECOND
+"""After a hand-over that nobody took, drain tries again only after this."""
+MOVE_TIMEOUT_NS = 3 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    request: str
+    origin: DeviceId | None
+    """Device whose operator asked; None: this one's."""
+    to: DeviceId
+    deadline: int
+
+
+class Moving:
+    """Moves that an operator waits for, and those that drain and stop ask for."""
+
+    def __init__(self, me: DeviceId) -> None:
+        self.me = me
+        self._moves: dict[GroupId, _Move] = {}
+        self._not_before: dict[GroupId, int] = {}
+        self._next = 1 << 62
+
+    def promote(
+        self, item: Promote, config: Config, requests: Requests, now: int, out: Outbox
+    ) -> None:
+        """An operator of this device asks for a move: names to ids, then to the primary."""
+        try:
+            server = config.virtual_server_named(item.virtual_server)
+            if server is None:
+                names = [v.name for v in config.virtual_servers.values()]
+                raise InvalidInput(
+                    f"there is no Virtual Server {item.virtual_server!r}",
+                    nearest(item.virtual_server, names),
+                )
+            to = None
+            if item.to is not None:
+                device = config.device_named(item.to)
+                if device is None:
+                    names = [d.name for d in config.devices.values()]
+                    raise InvalidInput(f"there is no device {item.to!r}", nearest(item.to, names))
+                to = device.id
+        except HalbError as error:
+            out.do(Outcome(item.request, error=error))
+            return
+        requests.add(RequestMove(item.request, server.uid, to), now)
+
+    def request(
+        self,
+        origin: DeviceId | None,
+        message: RequestMove,
+        groups: Mapping[GroupId, Group],
+        contacts: Mapping[DeviceId, Contact],
+        now: int,
+        out: Outbox,
+    ) -> None:
+        """Hand over if this device is primary; a repeated request changes nothing."""
+        group = groups.get(message.group)
+        if group is None or group.role is not Role.PRIMARY:
+            return
+        under_way = self._moves.get(message.group)
+        if under_way is not None and under_way.request == message.id:
+            return
+        moved = message.to is None and group.voter.term > message.term > 0
+        if message.to == self.me or moved:
+            self._end(Outcome(message.id, detail="is primary already"), origin, out)
+            return
+        to = message.to or best_successor(group, contacts, now)
+        reason = "no other device can take it" if to is None else why_not(group, to, contacts, now)
+        if to is None or reason:
+            error = Refused(
+                f"cannot hand over: {reason if to is None else f'the device {reason}'}",
+                "`halbctl status` shows each device's state.",
+            )
+            self._end(Outcome(message.id, error=error), origin, out)
+            return
+        self._moves[message.group] = _Move(message.id, origin, to, now + MOVE_TIMEOUT_NS)
+        group.hand_over(to, now, out)
+
+    def on_time(
+        self,
+        groups: Mapping[GroupId, Group],
+        contacts: Mapping[DeviceId, Contact],
+        now: int,
+        out: Outbox,
+    ) -> list[GroupId]:
+        """End what has ended, begin what is due; the groups that changed."""
+        self._next = 1 << 62
+        for gid, move in list(self._moves.items()):
+            self._follow(gid, move, groups.get(gid), now, out)
+        return self._leave_office(groups, contacts, now, out)
+
+    def _follow(
+        self, gid: GroupId, move: _Move, group: Group | None, now: int, out: Outbox
+    ) -> None:
+        outcome: Outcome | None = None
+        if group is not None and group.voter.leader == move.to:
+            outcome = Outcome(move.request, detail="moved")
+        elif group is not None and group.role is Role.PRIMARY:
+            error: HalbError = Refused(
+                "the successor did not take over: the primary continues",
+                "`halbctl history` shows the attempt.",
+            )
+            outcome = Outcome(move.request, error=error)
+        elif now >= move.deadline:
+            error = TimedOut("nobody has taken over yet", "Look at `halbctl status`.")
+            outcome = Outcome(move.request, error=error)
+        if outcome is None:
+            self._next = min(self._next, move.deadline)
+        else:
+            del self._moves[gid]
+            self._end(outcome, move.origin, out)
+
+    def _leave_office(
+        self,
+        groups: Mapping[GroupId, Group],
+        contacts: Mapping[DeviceId, Contact],
+        now: int,
+        out: Outbox,
+    ) -> list[GroupId]:
+        """Hand over what this device should not hold; keep what nobody else can take."""
+        changed: list[GroupId] = []
+        for gid, group in groups.items():
+            if group.role is not Role.PRIMARY or group.may_campaign():
+                continue
+            not_before = self._not_before.get(gid, 0)
+            if now < not_before and not group.stopping:
+                self._next = min(self._next, not_before)
+                continue
+            to = best_successor(group, contacts, now)
+            if to is not None and now >= not_before:
+                self._not_before[gid] = now + PAUSE_NS
+                group.hand_over(to, now, out)
+                changed.append(gid)
+            elif group.stopping or self.me not in group.voter.electorate.voters:
+                group.resign(now, out)
+                changed.append(gid)
+            elif gid != SITE_GROUP:
+                self._not_before[gid] = now + PAUSE_NS
+                self._next = min(self._next, now + PAUSE_NS)
+        return changed
+
+    def _end(self, outcome: Outcome, origin: DeviceId | None, out: Outbox) -> None:
+        if origin is None:
+            out.do(outcome)
+        else:
+            out.send(origin, return_of(outcome))
+
+    def wake_at(self) -> int:
+        return self._next

@@ -1,0 +1,108 @@
+"""One device's copy of the configuration: what is stored, what is committed.
+
+The coordinator's configuration replaces whatever a device has beyond the last
+revision that both share, as in Raft; only a suffix that was never committed
+can be lost so. A revision is in force once it is known to be committed.
+"""
+
+from __future__ import annotations
+
+from protocol.config import Config, Epoch
+from protocol.effects import Apply, Event, PersistConfig
+from protocol.ids import SITE_GROUP, Revision
+from protocol.messages import Append, Stored
+from protocol.objects import Record
+from protocol.outbox import Outbox
+
+
+class Replica:
+    """The stored configuration, its uncommitted tail and what is durable of it."""
+
+    def __init__(self, config: Config, committed: Revision) -> None:
+        self.stored = config
+        """Newest configuration of this device, durable or about to be."""
+        self.durable = config.revision
+        self.committed = Config()
+        """Newest configuration known to be committed, and therefore in force."""
+        self._tail: list[Config] = []
+        """Configurations after the committed one, oldest first."""
+        self._writing: Revision | None = None
+        self._persisted = (config.revision, committed)
+        if config.revision == committed:
+            self.committed = config
+        else:
+            self._tail.append(config)
+
+    def append(self, config: Config, out: Outbox) -> None:
+        """Take ``config`` as the newest; it is acked once durable."""
+        dropped = not config.descends_from(self.stored.revision)
+        if dropped:
+            text = f"dropped revision {self.stored.revision}, which was never committed"
+            out.do(Event("config-dropped", SITE_GROUP, text))
+            self._tail = [c for c in self._tail if config.descends_from(c.revision)]
+        self.stored = config
+        self._tail.append(config)
+        self._write(out)
+
+    def on_stored(self, revision: Revision, out: Outbox) -> None:
+        """The disk has ``revision``."""
+        self._writing = None
+        if self.stored.descends_from(revision):
+            self.durable = max(self.durable, revision)
+        self._write(out)
+
+    def on_disk_failed(self) -> None:
+        """The write under way did not happen; the next :meth:`retry` repeats it."""
+        self._writing = None
+
+    def retry(self, out: Outbox) -> None:
+        """Write again what the disk refused."""
+        self._write(out)
+
+    def _write(self, out: Outbox) -> None:
+        """One write at a time; what came meanwhile is written in one go after it."""
+        wanted = (self.stored.revision, self.committed.revision)
+        if self._writing is None and self._persisted != wanted:
+            self._writing = self.stored.revision
+            self._persisted = wanted
+            out.do(PersistConfig(self.stored, self.committed.revision))
+
+    def commit(self, revision: Revision, out: Outbox) -> bool:
+        """Everything up to ``revision`` is committed; whether that is news."""
+        ready = [c for c in self._tail if c.revision <= revision]
+        if not ready or not self.stored.descends_from(revision):
+            return False
+        self.committed = ready[-1]
+        self._tail = [c for c in self._tail if c.revision > revision]
+        out.do(Apply(self.committed))
+        self._write(out)
+        return True
+
+    def on_append(self, message: Append, out: Outbox) -> None:
+        """The coordinator's records: build the newer configuration, or keep the old one.
+
+        The caller answers with :meth:`report` in both cases; a coordinator
+        that sees an unexpected revision sends what is missing, or all.
+        """
+        if message.to > self.stored.revision:
+            if message.base is None:
+                base = Config()
+            elif message.base == self.stored.revision:
+                base = self.stored
+            else:
+                return
+            self.append(_built(base, message), out)
+        if self.stored.descends_from(message.committed):
+            self.commit(message.committed, out)
+
+    def report(self, term: int) -> Stored:
+        """What this device has, for the coordinator of ``term``."""
+        return Stored(term, self.durable, self.committed.revision)
+
+
+def _built(base: Config, message: Append) -> Config:
+    records: dict[tuple[str, str], Record] = dict(base.records)
+    for record in message.records:
+        records[record.kind, record.key] = record
+    epochs = tuple(Epoch(term, last) for term, last in message.epochs)
+    return Config(message.to, records, epochs, message.floor)

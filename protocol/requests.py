@@ -1,0 +1,123 @@
+"""Operators' requests on their way to the device that can carry them out.
+
+A change goes to the coordinator, a move to the primary. A request is sent
+again, with the same id, while its addressee is silent or unknown; the
+addressee carries an id out once. Each request ends with one outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from protocol.effects import Outcome
+from protocol.errors import BY_EXIT_CODE, ExitCode, HalbError, NoQuorum, TimedOut
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.messages import ProposeChange, RequestMove, Return
+from protocol.outbox import Outbox
+from protocol.timing import MILLISECOND, SECOND
+
+REPEAT_NS = 500 * MILLISECOND
+"""An unanswered request is sent again after this."""
+DEADLINE_NS = 6 * SECOND
+"""An operator's request ends after this at the latest."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    message: ProposeChange | RequestMove
+    deadline: int
+    sent_to: DeviceId | None = None
+    sent_at: int = 0
+
+
+class Requests:
+    """Requests of this device's operator that another device carries out."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, _Waiting] = {}
+
+    def add(self, message: ProposeChange | RequestMove, now: int) -> None:
+        self._waiting[message.id] = _Waiting(message, now + DEADLINE_NS)
+
+    def on_return(self, sender: DeviceId, message: Return, out: Outbox) -> None:
+        """The addressee answered; answers of anybody else are not heeded."""
+        waiting = self._waiting.get(message.id)
+        if waiting is None or waiting.sent_to != sender:
+            return
+        del self._waiting[message.id]
+        out.do(outcome_of(message))
+
+    def on_time(
+        self,
+        office: Callable[[GroupId], tuple[DeviceId | None, int]],
+        me: DeviceId,
+        now: int,
+        out: Outbox,
+    ) -> list[ProposeChange | RequestMove]:
+        """Send what is due; return the requests that this device itself must carry out.
+
+        ``office(group)`` is the known primary of a group and its term.
+        """
+        mine: list[ProposeChange | RequestMove] = []
+        for request, waiting in list(self._waiting.items()):
+            message = waiting.message
+            group = message.group if isinstance(message, RequestMove) else SITE_GROUP
+            addressee, term = office(group)
+            if isinstance(message, RequestMove) and addressee is not None and not message.term:
+                message = waiting.message = msgspec.structs.replace(message, term=term)
+            if addressee == me:
+                del self._waiting[request]
+                mine.append(message)
+            elif now >= waiting.deadline:
+                del self._waiting[request]
+                out.do(Outcome(request, error=_not_answered(group, addressee)))
+            elif addressee is not None and (
+                addressee != waiting.sent_to or now >= waiting.sent_at + REPEAT_NS
+            ):
+                waiting.sent_to, waiting.sent_at = addressee, now
+                out.send(addressee, message)
+        return mine
+
+    def wake_at(self) -> int:
+        due = 1 << 62
+        for waiting in self._waiting.values():
+            due = min(due, waiting.deadline, waiting.sent_at + REPEAT_NS)
+        return due
+
+
+def _not_answered(group: GroupId, addressee: DeviceId | None) -> HalbError:
+    if group == SITE_GROUP:
+        return NoQuorum(
+            "no majority of the Site's voting devices can be reached",
+            "Bring devices back; `halbctl status` shows which are missing.",
+        )
+    if addressee is None:
+        return NoQuorum(
+            "the Virtual Server has no primary that could hand it over",
+            "`halbctl status` shows why.",
+        )
+    return TimedOut("the primary did not answer in time", "Look at `halbctl status`, then repeat.")
+
+
+def outcome_of(message: Return) -> Outcome:
+    """The outcome that another device's answer stands for."""
+    if message.exit_code == ExitCode.DONE:
+        return Outcome(message.id, message.revision, message.detail)
+    try:
+        kind = BY_EXIT_CODE[ExitCode(message.exit_code)]
+    except (ValueError, KeyError):
+        kind = HalbError
+    error = kind(message.detail, message.remedy)
+    return Outcome(message.id, message.revision, error=error)
+
+
+def return_of(outcome: Outcome) -> Return:
+    """An outcome as the answer to the device whose operator asked."""
+    if outcome.error is None:
+        return Return(outcome.request, ExitCode.DONE, outcome.detail, "", outcome.revision)
+    error = outcome.error
+    assert isinstance(error, HalbError)
+    return Return(outcome.request, error.exit_code, error.message, error.remedy, outcome.revision)

@@ -1,0 +1,205 @@
+"""The voter's side of one group: its ballot, and the promise behind a lease.
+
+A voter that accepts a primary's beat promises to elect nobody else for 3 T on
+its own clock. It forgets neither its term nor its vote (both are on disk
+before anyone hears of them), and after a restart, which makes it forget
+promises, it grants nothing until the longest of them has run out.
+
+The rules are Raft's election rules (Ongaro, "Consensus: Bridging Theory and
+Practice", 2014, chapters 3 and 9.6 PreVote) with a leader lease counted from
+the send time of the request (Gray and Cheriton, "Leases", 1989).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol.effects import Ballot
+from protocol.ids import DeviceId, GroupId, Revision
+from protocol.messages import Answer, Ask, Claim, Reason, Vote, Voted
+from protocol.outbox import Outbox
+from protocol.timing import PROMISE_INTERVALS, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Electorate:
+    """Who takes part in a group, as the configuration in force says."""
+
+    number: int
+    """Number of the assignment."""
+    voters: tuple[DeviceId, ...]
+    carriers: tuple[DeviceId, ...]
+    """Voters that may be primary, best rank first."""
+    revision: Revision
+    """A candidate must have this revision of the configuration, or a newer one."""
+
+
+class Voter:
+    """One device's vote in one group. Times are nanoseconds of its own clock."""
+
+    def __init__(
+        self,
+        group: GroupId,
+        me: DeviceId,
+        timing: Timing,
+        electorate: Electorate,
+        ballot: Ballot,
+        *,
+        now: int,
+        abstain_until: int,
+        abstain_until_heard: bool,
+    ) -> None:
+        self.group = group
+        self.me = me
+        self.timing = timing
+        self.electorate = electorate
+        self.ballot = ballot
+        self.leader: DeviceId | None = None
+        """Whose claims are accepted in the present term."""
+        self.heard = now
+        """When the leader, or the reason to wait for one, was last heard of."""
+        self.promise_until = 0
+        self.promised_to: DeviceId | None = None
+        self.freed_for: DeviceId | None = None
+        """Successor that the leader named; the promise does not bind against it."""
+        self.abstain_until = abstain_until
+        self.abstain_until_heard = abstain_until_heard
+        """The ballot was lost: no vote before a primary's term is known again."""
+        self.disk_works = True
+        self.held: dict[DeviceId, Vote] = {}
+        """Questions that wait for the promise's end."""
+
+    @property
+    def term(self) -> int:
+        return self.ballot.term
+
+    @property
+    def votes(self) -> bool:
+        """Whether this device is a voter of the group at all."""
+        return self.me in self.electorate.voters
+
+    def cast(self, term: int, vote: DeviceId | None, out: Outbox) -> None:
+        """Take up ``term`` and, in it, the vote for ``vote``."""
+        assert term > self.ballot.term or (
+            term == self.ballot.term and self.ballot.vote in (None, vote)
+        )
+        if self.ballot != (ballot := Ballot(term, vote)):
+            self.ballot = ballot
+            out.persist(self.group, ballot)
+
+    def promise(self, to: DeviceId, until: int) -> None:
+        """Grant nothing to others before ``until``; a promise is never shortened by this."""
+        if self.promised_to == to:
+            self.promise_until = max(self.promise_until, until)
+        else:
+            self.promised_to, self.promise_until = to, until
+
+    def bound_against(self, candidate: DeviceId, now: int) -> bool:
+        """Whether a promise to another device forbids a vote for ``candidate``."""
+        return (
+            now < self.promise_until
+            and self.promised_to != candidate
+            and self.freed_for != candidate
+        )
+
+    def refuses_claim(self, claim: Claim) -> Reason:
+        """Why a primary's claim is not accepted; ``Reason.NONE`` if it is."""
+        if claim.term < self.term:
+            return Reason.STALE_TERM
+        if claim.number < self.electorate.number:
+            return Reason.STALE_VOTERS
+        return Reason.NONE
+
+    def promise_for(self, interval: int) -> int:
+        """Length of a promise to a device whose T is ``interval``: the slower of both decides."""
+        return max(self.timing.promise, PROMISE_INTERVALS * interval)
+
+    def follow(self, sender: DeviceId, claim: Claim, now: int, out: Outbox) -> None:
+        """Accept ``sender`` as primary of the claim's term and promise to it for 3 T."""
+        term = claim.term
+        if term > self.term:
+            self.cast(term, sender, out)
+            self.freed_for = None
+        if self.abstain_until_heard and now >= self.abstain_until:
+            self.abstain_until_heard = False
+        self.leader = sender
+        self.heard = now
+        if self.freed_for is None:
+            self.promise(sender, now + self.promise_for(claim.interval))
+
+    def free(self, leader: DeviceId, term: int, successor: DeviceId) -> bool:
+        """The leader hands over: its promise no longer binds against ``successor``."""
+        if leader != self.leader or term != self.term:
+            return False
+        self.freed_for = successor
+        return True
+
+    def forget_promise(self, leader: DeviceId, term: int, now: int) -> bool:
+        """The leader of ``term`` resigned: its promise is over at once."""
+        if leader != self.leader or term != self.term:
+            return False
+        if self.promised_to == leader:
+            self.promised_to, self.promise_until = None, now
+        self.leader = None
+        return True
+
+    def _unable(self, number: int, revision: Revision, sender: DeviceId, now: int) -> Reason:
+        """Why this voter cannot support ``sender`` whatever it hears."""
+        if number < self.electorate.number:
+            return Reason.STALE_VOTERS
+        known = number > self.electorate.number or sender in self.electorate.carriers
+        if not (self.votes and known):
+            return Reason.NOT_VOTER
+        if revision < self.electorate.revision:
+            return Reason.STALE_CONFIG
+        if now < self.abstain_until or self.abstain_until_heard:
+            return Reason.STARTING
+        return Reason.NONE if self.disk_works else Reason.DISK
+
+    def answer(self, sender: DeviceId, ask: Ask, now: int) -> Answer:
+        """PreVote: would a vote be granted, as things stand?"""
+        reason = self._unable(ask.number, ask.revision, sender, now)
+        if reason is Reason.NONE:
+            if ask.term <= self.term:
+                reason = Reason.STALE_TERM
+            elif (
+                self.promised_to not in (None, sender)
+                and self.freed_for != sender
+                and now - self.heard < self.timing.would_vote
+            ):
+                reason = Reason.HEARS_PRIMARY
+        return Answer(self.group, ask.term, self.term, reason is Reason.NONE, reason)
+
+    def refuses_vote(self, sender: DeviceId, vote: Vote, now: int) -> Reason:
+        """Why ``sender`` gets no vote now; ``Reason.NONE`` if it may have it."""
+        reason = self._unable(vote.number, vote.revision, sender, now)
+        if reason is not Reason.NONE:
+            return reason
+        if vote.term < self.term:
+            return Reason.STALE_TERM
+        if vote.term == self.term and self.ballot.vote not in (None, sender):
+            return Reason.VOTED_OTHER
+        handed_over = vote.handover_term == self.term and vote.handover_term > 0
+        if self.bound_against(sender, now) and not (handed_over and self.leader != self.me):
+            return Reason.PROMISED
+        return Reason.NONE
+
+    def grant(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:
+        """Vote for ``sender``; the vote is a promise like that to a primary."""
+        self.cast(vote.term, sender, out)
+        self.leader = None
+        self.freed_for = None
+        self.heard = now
+        self.promised_to, self.promise_until = sender, now + self.promise_for(vote.interval)
+        out.send(sender, Voted(self.group, vote.term, self.term, True, Reason.NONE))
+
+    def refuse(self, sender: DeviceId, vote: Vote, reason: Reason, out: Outbox) -> None:
+        out.send(sender, Voted(self.group, vote.term, self.term, False, reason))
+
+    def hold(self, sender: DeviceId, vote: Vote, now: int) -> bool:
+        """Keep a question that comes shortly before the promise's end, to answer it then."""
+        near = self.promise_until - now <= self.timing.hold
+        if near and (sender in self.held or len(self.held) < len(self.electorate.voters)):
+            self.held[sender] = vote
+            return True
+        return False
