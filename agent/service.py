@@ -1,0 +1,219 @@
+"""How one Virtual Server is: up for its clients, and safe against the next failure.
+
+``down``: no primary is known, or no gateway can take a new connection.
+``degraded``: it works, but a gateway or device of it does not, or the next
+failure would end it. Each state but ``ok`` says why, in sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from agent.picture import Picture
+from protocol.addresses import family
+from protocol.api import (
+    GatewayStatus,
+    ListenerStatus,
+    VirtualServerDevice,
+    VirtualServerStatus,
+)
+from protocol.ids import DeviceId
+from protocol.objects import Gateway, VirtualServer
+from protocol.view import PeerState
+
+SEEN = {
+    PeerState.SUSPECT: "has not been heard for a moment",
+    PeerState.DEAD: "is not heard",
+    PeerState.STOPPED: "has stopped",
+}
+"""What is wrong with a device that is not alive."""
+
+
+def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualServerStatus:
+    """Everything about one Virtual Server as seen from this device."""
+    primary = picture.primary(server.uid)
+    seen = picture.groups.get(server.uid)
+    devices = _devices(picture, server, primary)
+    gateways = _gateways(picture, server, primary)
+    down = tuple(_why_down(picture, server, primary, gateways))
+    degraded = tuple(_why_degraded(picture, server, devices, gateways))
+    return VirtualServerStatus(
+        name=server.name,
+        vips=server.vips,
+        state="down" if down else "degraded" if degraded else "ok",
+        primary=None if primary is None else picture.name(primary),
+        term=seen.term if seen else 0,
+        since=None if primary is None else _iso(picture.since(server.uid, primary)),
+        profile=server.profile.value,
+        devices=devices,
+        listeners=tuple(
+            ListenerStatus(each.protocol, each.port, each.gateway_port, each.balance)
+            for each in server.listeners
+        ),
+        gateways=gateways,
+        reasons=(*down, *degraded),
+    )
+
+
+def _iso(unix_ms: int | None) -> str | None:
+    if unix_ms is None:
+        return None
+    text = datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _devices(
+    picture: Picture, server: VirtualServer, primary: DeviceId | None
+) -> tuple[VirtualServerDevice, ...]:
+    carriers = picture.carriers(server)
+    found = []
+    for device in picture.voters(server):
+        witness = device not in carriers and device != primary
+        role = "primary" if device == primary else "witness" if witness else "secondary"
+        reason = _why_not_eligible(picture, server, device, carriers)
+        found.append(VirtualServerDevice(picture.name(device), role, not reason, reason))
+    return tuple(found)
+
+
+def _why_not_eligible(
+    picture: Picture, server: VirtualServer, device: DeviceId, carriers: tuple[DeviceId, ...]
+) -> str:
+    """Why a device may not become or stay primary; empty if it may."""
+    known = picture.config.devices.get(device)
+    if known is None:
+        return "is no device of the Site any more"
+    if device in server.witnesses or known.witness:
+        return "votes only" if picture.alive(device) else SEEN[picture.state(device)]
+    if device not in carriers:
+        return "does not carry this Virtual Server any more"
+    if known.drained:
+        return "is drained"
+    if not picture.alive(device):
+        return SEEN[picture.state(device)]
+    if reason := picture.unfit(device, server.uid):
+        return reason
+    assignment = picture.assignment(server.uid)
+    if assignment is None or device not in assignment.voters:
+        return "waits for the coordinator to make it a voter"
+    return ""
+
+
+def _gateways(
+    picture: Picture, server: VirtualServer, primary: DeviceId | None
+) -> tuple[GatewayStatus, ...]:
+    facts, uid = picture.facts, server.uid
+    counted = facts.connections if facts.device in picture.carriers(server) else None
+    # What the primary sees decides, as it does for the traffic; without one, what we see.
+    judge = facts.device if primary is None else primary
+    found = []
+    for gateway in server.gateways:
+        state: str = "up" if gateway.state == "enabled" else gateway.state
+        reason = ""
+        observers = picture.observers((uid, gateway.name))
+        if observers and state != "disabled":
+            state = "down" if judge in observers else state
+            reason = _why_gateway_down(picture, server, gateway, observers)
+        count = -1 if counted is None else counted.get((uid, gateway.name), 0)
+        found.append(
+            GatewayStatus(gateway.name, gateway.address, state, gateway.weight, count, reason)
+        )
+    return tuple(found)
+
+
+def _why_gateway_down(
+    picture: Picture, server: VirtualServer, gateway: Gateway, observers: set[DeviceId]
+) -> str:
+    """The reason as this device knows it, and who sees it where not all do."""
+    reason = picture.facts.down.get((server.uid, gateway.name), "")
+    if all(c in observers for c in picture.carriers(server) if picture.alive(c)):
+        return reason
+    seen = f"down as seen from {', '.join(sorted(map(picture.name, observers)))}"
+    return f"{seen}: {reason}" if reason else seen
+
+
+def _usable(gateways: tuple[GatewayStatus, ...]) -> list[GatewayStatus]:
+    return [g for g in gateways if g.state == "up" and g.weight > 0]
+
+
+def _why_down(
+    picture: Picture,
+    server: VirtualServer,
+    primary: DeviceId | None,
+    gateways: tuple[GatewayStatus, ...],
+) -> Iterator[str]:
+    if primary is None:
+        yield _why_no_primary(picture, server)
+    if not server.listeners:
+        yield "it has no listener"
+    usable = _usable(gateways)
+    if not server.gateways:
+        yield "it has no gateway"
+    elif not usable:
+        states = ", ".join(f"{g.name} {g.state if g.weight else 'weight 0'}" for g in gateways)
+        yield f"no gateway can take a connection ({states})"
+    elif not {family(g.address) for g in usable} & {family(vip) for vip in server.vips}:
+        yield "no gateway has an address of the VIPs' family"
+
+
+def _why_no_primary(picture: Picture, server: VirtualServer) -> str:
+    assignment = picture.assignment(server.uid)
+    if assignment is None:
+        return "no primary: the coordinator has not assigned it to devices yet"
+    gone = [v for v in assignment.voters if not picture.alive(v)]
+    total = len(assignment.voters)
+    if total - len(gone) <= total // 2:
+        return (
+            f"no primary: only {total - len(gone)} of {total} voters can be heard"
+            f" (missing: {picture.names(gone)})"
+        )
+    return "no primary: an election is under way, or no device is eligible"
+
+
+def _why_degraded(
+    picture: Picture,
+    server: VirtualServer,
+    devices: tuple[VirtualServerDevice, ...],
+    gateways: tuple[GatewayStatus, ...],
+) -> Iterator[str]:
+    for gateway in gateways:
+        if gateway.state == "down":
+            yield f"gateway {gateway.name} is down{_because(gateway.reason)}"
+        elif gateway.reason:
+            yield f"gateway {gateway.name} is {gateway.reason}"
+    yield from _families_without_gateway(server, gateways)
+    quiet = ("votes only", "is drained")
+    for device in devices:
+        if not device.eligible and device.reason not in quiet:
+            yield f"device {device.name} {device.reason}"
+    assignment = picture.assignment(server.uid)
+    if assignment is None:
+        return
+    waiting = [vip for vip in server.addresses if vip not in assignment.vips]
+    if waiting:
+        yield f"{', '.join(waiting)} waits until its former holder has let go of it"
+    yield from _no_reserve(len(assignment.voters), devices)
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _families_without_gateway(
+    server: VirtualServer, gateways: tuple[GatewayStatus, ...]
+) -> Iterator[str]:
+    usable = {family(g.address) for g in _usable(gateways)}
+    vips = {family(vip) for vip in server.vips}
+    if usable & vips:  # otherwise it is down, and says so
+        for missing in sorted(vips - usable):
+            yield f"no gateway with an IPv{missing} address can take a connection"
+
+
+def _no_reserve(voters: int, devices: tuple[VirtualServerDevice, ...]) -> Iterator[str]:
+    """Why the next failure of a device would end the service."""
+    if voters == 1:
+        yield "it has one voter: nobody takes over if that device fails"
+    elif voters == 2:
+        yield "it has two voters: if either fails the other may not take over; add a witness"
+    elif not any(d.eligible for d in devices if d.role != "primary"):
+        yield "no other device could take it over"
