@@ -1,0 +1,259 @@
+"""Making the kernel as the configuration wants it, and keeping it so.
+
+Each pass compares what is there with what should be and applies the
+difference; it never opens a lease. A VIP goes behind the gate before its
+address is added, and the address goes before the gate does, so that no
+device ever answers for a VIP without a lease.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from itertools import product
+
+from agent import addresses, gate, ruleset, sysctl
+from agent.addresses import InterfaceMissing
+from agent.capability import require
+from agent.conntrack import Flow, count_flows
+from agent.lease import KernelLease
+from agent.listing import blocks, difference, elements
+from agent.netlink import NetlinkError, ruleset_generation
+from agent.nft import KernelRefused, Nft, check
+from agent.ruleset import Desired as Desired
+from agent.ruleset import Ruleset, compile_ruleset
+from protocol.ids import GroupId
+
+_COMMENT = re.compile(r'^\tcomment "(.*)"$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What one pass did and found."""
+
+    changed: tuple[str, ...] = ()
+    """What was done, in words."""
+    drift: tuple[str, ...] = ()
+    """What somebody else had changed, in words; repaired already."""
+    unfit: Mapping[GroupId, str] = field(default_factory=dict)
+    """Virtual Servers that cannot be carried here now, with the reason."""
+    lease_lost: bool = False
+    """The gate had to be made anew: leases that were open are closed."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The kernel as it was after the newest pass."""
+
+    generation: int
+    rules: Mapping[str, str]
+    gate: Mapping[str, str]
+    guarded: frozenset[str]
+    index: int
+
+
+class DataPlane:
+    """Rules, addresses and settings of one service interface; used by one thread only."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = gate.check_interface(interface)
+        self._nft = Nft()
+        self._desired = Desired()
+        self._ruleset: Ruleset | None = None
+        """In force; None until the first pass, and then unknown left-overs are replaced."""
+        self._placed: frozenset[str] = frozenset()
+        self._seen: _Seen | None = None
+        self._former: Mapping[str, int] = {}
+
+    def prepare(self) -> None:
+        """Check and set up all that a lease needs; keep what a killed agent left.
+
+        Raises CapabilityMissing, NftMissing, InterfaceMissing, SysctlRefused,
+        KernelRefused or LeaseBroken, each with its remedy.
+        """
+        require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
+        addresses.link(self._interface)
+        check(gate.replaced(self._interface, "") + ruleset.load(ruleset.sample()))
+        if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
+            self._nft.run(ruleset.load(Ruleset()))
+        self._former = self._former_settings()
+        self._load_gate()
+        sysctl.enforce(self._interface)
+        lease = KernelLease(self._interface)
+        try:
+            lease.verify()
+        finally:
+            lease.close()
+
+    def reconcile(self, desired: Desired) -> Reconciled:
+        """Make the kernel as ``desired``; does nothing where it is so already.
+
+        Raises :class:`InterfaceMissing` while there is no service interface, and
+        KernelRefused if the kernel takes no rules; what cannot be done for one
+        Virtual Server alone is in ``unfit``.
+        """
+        drift, lost = self._drift()
+        changed: list[str] = []
+        if lost:
+            self._load_gate(anew=True)
+            changed.append("gate made anew")
+        drift += tuple(f"{name} was changed" for name in sysctl.enforce(self._interface))
+        wanted = compile_ruleset(desired)
+        guarded = self._guarded()
+        if unguarded := sorted(wanted.vips - guarded):
+            self._nft.run(gate.guard(unguarded))
+            changed.append(f"gate closed for {', '.join(unguarded)}")
+        changed += self._set_rules(wanted)
+        moved, missing, unfit = self._set_addresses(desired, wanted.vips)
+        if stale := sorted((guarded | set(unguarded)) - wanted.vips):
+            self._nft.run(gate.unguard(stale))
+            changed.append(f"gate forgets {', '.join(stale)}")
+        self._desired = desired
+        if changed or self._seen is None:
+            self._seen = self._look()
+        return Reconciled((*changed, *moved), (*drift, *missing), unfit, lost)
+
+    def connections(self) -> Mapping[tuple[GroupId, str], int]:
+        """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones."""
+        names: dict[Flow, tuple[GroupId, str]] = {}
+        for vs in self._desired.virtual_servers:
+            vips = [str(ip_address(vip)) for vip in self._desired.vips.get(vs.uid, ())]
+            for vip, listener, gateway in product(vips, vs.listeners, vs.gateways):
+                address = str(ip_address(gateway.address))
+                names[vip, listener.protocol, listener.port, address] = (vs.uid, gateway.name)
+        counts: Counter[tuple[GroupId, str]] = Counter(dict.fromkeys(names.values(), 0))
+        for flow, number in count_flows(self._desired.addresses).items():
+            if flow in names:
+                counts[names[flow]] += number
+        return counts
+
+    def remove(self) -> None:
+        """Leave nothing behind: addresses, tables and settings, also those of a killed agent."""
+        former = self._former or self._former_settings()
+        try:
+            for address in addresses.addresses(self._interface):
+                if address.ours:
+                    addresses.remove(self._interface, address.ip)
+        except InterfaceMissing:
+            # Its addresses went with it.
+            pass
+        for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE)):
+            self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
+        sysctl.restore(self._interface, former)
+        self._ruleset = self._seen = None
+        self._placed, self._former = frozenset(), {}
+
+    def _former_settings(self) -> Mapping[str, int]:
+        """The settings before our first change: noted in the kernel, or as they are now."""
+        listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
+        if listing is None:
+            return sysctl.survey(self._interface)
+        noted = _COMMENT.search(listing)
+        return sysctl.from_note(noted[1]) if noted else {}
+
+    def _load_gate(self, *, anew: bool = False) -> None:
+        """Make the gate, with every VIP behind it that a killed agent left on the interface."""
+        note = "was " + sysctl.note(self._former)
+        if not anew:
+            try:
+                self._nft.run(gate.table(self._interface, note))
+            except KernelRefused:
+                # A table of another release: its sets have other types.
+                anew = True
+        left = [a.ip for a in addresses.addresses(self._interface) if a.ours]
+        if anew:
+            self._nft.run(gate.replaced(self._interface, note) + gate.guard(left))
+        elif left:
+            self._nft.run(gate.guard(left))
+
+    def _guarded(self) -> frozenset[str]:
+        """VIPs behind the gate, as the kernel says."""
+        if self._seen is not None and self._seen.generation == ruleset_generation():
+            return self._seen.guarded
+        return self._read_guarded()
+
+    def _read_guarded(self) -> frozenset[str]:
+        found = (self._nft.list_set("netdev", gate.TABLE, name) for name in ("vips", "vips6"))
+        return frozenset(vip for listing in found for vip in elements(listing))
+
+    def _set_rules(self, wanted: Ruleset) -> tuple[str, ...]:
+        if self._ruleset is None:
+            self._nft.run(ruleset.load(wanted))
+            self._ruleset = wanted
+            return (f"rules loaded for {len(wanted.chains)} listeners",)
+        script = ruleset.change(self._ruleset, wanted)
+        if not script:
+            return ()
+        self._nft.run(script)
+        touched = [n for n, rules in wanted.chains.items() if self._ruleset.chains.get(n) != rules]
+        gone = len(self._ruleset.chains.keys() - wanted.chains.keys())
+        self._ruleset = wanted
+        return (f"rules changed for {len(touched)} listeners, removed for {gone}",)
+
+    def _set_addresses(
+        self, desired: Desired, vips: frozenset[str]
+    ) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[GroupId, str]]:
+        """Put VIPs on the interface and take stale ones off: (done, drift, unfit)."""
+        present = {address.ip: address.ours for address in addresses.addresses(self._interface)}
+        ours = {ip for ip, is_ours in present.items() if is_ours}
+        done: list[str] = []
+        foreign = vips & (present.keys() - ours)
+        failed = dict.fromkeys(foreign, "the address is configured there already")
+        for vip in sorted(vips - present.keys()):
+            try:
+                addresses.add(self._interface, vip)
+                done.append(f"{vip} added to {self._interface}")
+            except NetlinkError as error:
+                failed[vip] = error.message
+        for vip in sorted(ours - vips):
+            addresses.remove(self._interface, vip)
+            done.append(f"{vip} removed from {self._interface}")
+        missing = tuple(
+            f"{vip} had been removed from {self._interface}"
+            for vip in sorted((self._placed & vips) - present.keys())
+        )
+        self._placed = vips - failed.keys()
+        unfit = {
+            uid: f"VIP {vip} on {self._interface}: {failed[canonical]}"
+            for uid, assigned in desired.vips.items()
+            for vip in assigned
+            if (canonical := str(ip_address(vip))) in failed
+        }
+        return tuple(done), missing, unfit
+
+    def _drift(self) -> tuple[tuple[str, ...], bool]:
+        """What others changed since the newest pass, and whether the gate has to be made anew.
+
+        Costs one short question while no nftables transaction happened on the host.
+        """
+        index = addresses.link(self._interface).index
+        if self._seen is None:
+            return (), False
+        if index != self._seen.index:
+            return (f"interface {self._interface} was made anew",), True
+        if ruleset_generation() == self._seen.generation:
+            return (), False
+        now = self._look()
+        rules = difference(f"table inet {ruleset.TABLE}", self._seen.rules, now.rules)
+        gated = difference(f"table netdev {gate.TABLE}", self._seen.gate, now.gate)
+        if not gated and now.guarded != self._seen.guarded:
+            gated = (f"table netdev {gate.TABLE}: its VIPs were altered",)
+        if rules:
+            self._ruleset = None
+        self._seen = now
+        return (*rules, *gated), bool(gated)
+
+    def _look(self) -> _Seen:
+        """Read the kernel's state of our tables."""
+        generation = ruleset_generation()
+        listed = self._nft.list_table("netdev", gate.TABLE, elements=False)
+        return _Seen(
+            generation,
+            blocks(self._nft.list_table("inet", ruleset.TABLE) or ""),
+            blocks(listed or ""),
+            frozenset() if listed is None else self._read_guarded(),
+            addresses.link(self._interface).index,
+        )

@@ -1,0 +1,176 @@
+"""The kernel lease: what lets this device answer for a VIP, and stops it without being asked.
+
+Opening and closing are transactions; renewing is a marked datagram to the VIP,
+about 5 µs, that waits for no lock and renews only what still lives. A device that
+is stopped, hung or cut off therefore falls silent when the timeout ends, and an
+agent that wakes up later opens nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agent import gate
+from agent.capability import CapabilityMissing
+from agent.gate import MARK, REFRESH_PORT
+from agent.listing import elements
+from agent.nft import KernelRefused, Nft
+from protocol.errors import HalbError
+from protocol.timing import MILLISECOND, Profile, Timing
+
+_SO_MARK = 36
+_TRIAL = ("127.0.0.1", "::1")
+"""Addresses that the lease is tried with: local, and never behind the gate."""
+_TRIAL_DEADLINE_NS = 100 * MILLISECOND
+_TOLERANCE_MS = 60
+"""Time between asking and reading back; the steps of the trial lie further apart."""
+_DURATION = re.compile(r"(\d+)(ms|[dhms])")
+_UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
+
+
+class LeaseBroken(HalbError):
+    """The kernel does not keep the lease as it was asked to; never serve with it."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """The lease as the kernel has it: milliseconds left per VIP."""
+
+    announced: Mapping[str, int]
+    """VIPs that ARP and neighbour discovery are answered for."""
+    accepted: Mapping[str, int]
+    """VIPs that packets are taken for."""
+
+
+class KernelLease:
+    """The lease of one interface; used by the loop's thread only.
+
+    The tables are the data plane's: :meth:`DataPlane.prepare` makes them first.
+    Methods raise :class:`KernelRefused` if the kernel does not do as asked.
+    """
+
+    def __init__(self, interface: str) -> None:
+        gate.check_interface(interface)
+        self._nft = Nft()
+        self._sockets = {4: _marked(socket.AF_INET), 6: _marked(socket.AF_INET6)}
+
+    def acquire(self, vips: Sequence[str], lease_ns: int) -> None:
+        """Open the lease of ``vips`` for ``lease_ns`` from now, in one transaction."""
+        self._nft.run(gate.acquire(vips, lease_ns))
+
+    def refresh(self, vips: Sequence[str], profile: Profile) -> None:
+        """Renew the lease of ``vips`` for a profile's lease time, where it still lives.
+
+        A lease that ran out stays closed, and that is no error.
+        """
+        port = REFRESH_PORT[profile]
+        for vip in vips:
+            self._send(6 if ":" in vip else 4, vip, port)
+
+    def release(self, vips: Sequence[str]) -> None:
+        """Close the lease of ``vips`` at once, whether it is open or not."""
+        self._nft.run(gate.release(vips))
+
+    def lame(self, vips: Sequence[str], drain_ns: int) -> bool:
+        """Stop announcing at once; go on taking packets for ``drain_ns``.
+
+        False if the lease ran out before: then it is closed and stays so.
+        """
+        try:
+            self._nft.run(gate.lame(vips, drain_ns))
+        except KernelRefused:
+            self.release(vips)
+            return False
+        return True
+
+    def held(self) -> Held:
+        """Read the lease back from the kernel."""
+        announced, accepted = ({**self._left(n), **self._left(n + "6")} for n in gate.RENEWED)
+        return Held(announced, accepted)
+
+    def verify(self) -> None:
+        """Try opening, renewing and closing with harmless addresses.
+
+        Raises :class:`LeaseBroken` if a timeout is not what was asked (an element
+        without one would be a lease that never ends) or datagrams do not renew.
+        """
+        asked = Timing.of(Profile.FAST).lease
+        try:
+            for version in (4, 6):
+                self._nft.run(gate.acquire([_TRIAL[version == 6]], asked))
+            self._expect(asked, "opened")
+            for profile in (Profile.CALM, Profile.WAN):
+                self.refresh(_TRIAL, profile)
+                self._expect(Timing.of(profile).lease, "renewed")
+        finally:
+            self.release(_TRIAL)
+
+    def close(self) -> None:
+        """Close the sockets; the lease itself ends by its timeout."""
+        for sock in self._sockets.values():
+            sock.close()
+
+    def _left(self, name: str) -> dict[str, int]:
+        """Milliseconds left of each element."""
+        listing = self._nft.list_set("netdev", gate.TABLE, name)
+        found = (element.partition(" ") for element in elements(listing))
+        return {vip: _milliseconds(times.partition("expires ")[2]) for vip, _, times in found}
+
+    def _expect(self, asked_ns: int, verb: str) -> None:
+        """Wait until each trial element has ``asked_ns`` left; it takes microseconds."""
+        asked = asked_ns // MILLISECOND
+        deadline = time.monotonic_ns() + _TRIAL_DEADLINE_NS
+        while wrong := self._not_as_asked(asked):
+            if time.monotonic_ns() > deadline:
+                raise LeaseBroken(
+                    f"the kernel lease cannot be trusted: {verb} for {asked} ms, "
+                    f"but the kernel has {'; '.join(wrong)}",
+                    "Is `lo` up, and does a firewall drop or re-mark UDP ports "
+                    f"{gate.REFRESH_PORTS} on it? Kernel 5.16 or newer is needed.",
+                )
+
+    def _not_as_asked(self, asked_ms: int) -> list[str]:
+        held = self.held()
+        return [
+            f"{vip} {name} for {left.get(vip, 'no time')}"
+            for name, left in (("announced", held.announced), ("accepted", held.accepted))
+            for vip in _TRIAL
+            if not asked_ms - _TOLERANCE_MS <= left.get(vip, -1) <= asked_ms
+        ]
+
+    def _send(self, version: int, vip: str, port: int) -> None:
+        try:
+            self._sockets[version].sendto(b"", (vip, port))
+        except PermissionError as error:
+            raise KernelRefused(
+                f"a firewall on this host refused the lease datagram to {vip}",
+                f"Allow UDP ports {gate.REFRESH_PORTS} to the host's own addresses on lo.",
+            ) from error
+        except BlockingIOError:
+            # A full buffer loses one renewal of several, like any lost beat.
+            return
+        except OSError as error:
+            raise KernelRefused(
+                f"the lease of {vip} cannot be renewed: {error.strerror}",
+                "Is the VIP on the interface and `lo` up (see `ip addr`)?",
+            ) from error
+
+
+def _marked(family: socket.AddressFamily) -> socket.socket:
+    """A non-blocking datagram socket whose packets carry our mark."""
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+    except PermissionError as error:
+        sock.close()
+        raise CapabilityMissing(["CAP_NET_ADMIN"], "mark the lease's datagrams") from error
+    return sock
+
+
+def _milliseconds(text: str) -> int:
+    """A duration as nft prints it, such as ``1s500ms``; 0 for none."""
+    return sum(int(number) * _UNIT_MS[unit] for number, unit in _DURATION.findall(text))

@@ -1,0 +1,49 @@
+"""A table as nft lists it, cut into its blocks, so that two listings can be compared.
+
+Pure. The kernel returns the elements of a set in no stable order; they are
+sorted, so that equal tables have equal blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+_ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(listing: str) -> dict[str, str]:
+    """A digest of each block of ``nft list table``, by its heading such as ``chain guard``."""
+    found: dict[str, str] = {}
+    for block in re.split(r"^\t(?=[a-z]+ \S+ \{$)", listing, flags=re.MULTILINE)[1:]:
+        heading, _, body = block.partition(" {\n")
+        found[heading] = hashlib.blake2b(_sorted(body).encode(), digest_size=12).hexdigest()
+    return found
+
+
+def _sorted(body: str) -> str:
+    body = body[: body.rindex("\t}")]
+    return _ELEMENTS.sub(lambda m: ",".join(sorted(e.strip() for e in m[1].split(","))), body)
+
+
+def difference(
+    table: str, expected: Mapping[str, str], actual: Mapping[str, str]
+) -> tuple[str, ...]:
+    """What differs in ``table``, in words for people: empty if nothing does."""
+    if expected and not actual:
+        return (f"{table} was deleted",)
+    missing = [f"{table}: {name} was deleted" for name in expected if name not in actual]
+    foreign = [f"{table}: {name} was added" for name in actual if name not in expected]
+    altered = [
+        f"{table}: {name} was altered"
+        for name, digest in expected.items()
+        if name in actual and actual[name] != digest
+    ]
+    return (*missing, *altered, *foreign)
+
+
+def elements(listing: str) -> frozenset[str]:
+    """The elements of a plain set, from ``nft list set``."""
+    found = _ELEMENTS.search(listing)
+    return frozenset(e.strip() for e in found[1].split(",")) if found else frozenset()

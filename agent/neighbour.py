@@ -1,0 +1,94 @@
+"""Frames of ARP (RFC 826, 5227) and neighbour discovery (RFC 4861): pure codecs."""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+ETH_ARP = 0x0806
+ETH_IPV6 = 0x86DD
+ICMPV6 = 58
+SOLICIT, ADVERT = 135, 136
+
+_BROADCAST = b"\xff" * 6
+_ARP = struct.Struct("!HHBBH6s4s6s4s")
+_ARP_HEAD = (1, 0x0800, 6, 4)
+_REQUEST = 1
+_ALL_NODES = IPv6Address("ff02::1")
+_UNSPECIFIED = IPv6Address("::")
+_SOLICITED = int(IPv6Address("ff02::1:ff00:0"))
+_ROUTER, _OVERRIDE = 0x80000000, 0x20000000
+_OPTION_TARGET = 2
+
+
+def gratuitous_arp(vip: IPv4Address, mac: bytes) -> bytes:
+    """ "The VIP is at this MAC", to all: a request for the own address (RFC 5227, 3)."""
+    return _arp(mac, vip, vip)
+
+
+def arp_probe(vip: IPv4Address, mac: bytes) -> bytes:
+    """ "Who has the VIP?" from nobody, which enters no cache (RFC 5227, 1.1)."""
+    return _arp(mac, IPv4Address(0), vip)
+
+
+def _arp(mac: bytes, sender: IPv4Address, target: IPv4Address) -> bytes:
+    body = _ARP.pack(*_ARP_HEAD, _REQUEST, mac, sender.packed, bytes(6), target.packed)
+    return _ethernet(_BROADCAST, mac, ETH_ARP, body)
+
+
+def arp_owner(frame: bytes, vip: IPv4Address) -> bytes | None:
+    """The MAC that an ARP frame claims the VIP for; None if it claims something else."""
+    if len(frame) < 14 + _ARP.size or frame[12:14] != ETH_ARP.to_bytes(2, "big"):
+        return None
+    *head, _, mac, sender, _, _ = _ARP.unpack_from(frame, 14)
+    return bytes(mac) if tuple(head) == _ARP_HEAD and sender == vip.packed else None
+
+
+def unsolicited_advert(vip: IPv6Address, mac: bytes) -> bytes:
+    """ "The VIP is at this MAC", to all: caches take it over (RFC 4861, 7.2.6).
+
+    The router flag is set as in the kernel's own answers of a forwarding host.
+    """
+    option = bytes([_OPTION_TARGET, 1]) + mac
+    message = struct.pack("!BBHI", ADVERT, 0, 0, _ROUTER | _OVERRIDE) + vip.packed + option
+    return _discovery(mac, vip, _ALL_NODES, message)
+
+
+def solicit(vip: IPv6Address, mac: bytes) -> bytes:
+    """ "Who has the VIP?" from nobody, as in duplicate detection (RFC 4862, 5.4.2)."""
+    group = IPv6Address(_SOLICITED | int(vip) & 0xFFFFFF)
+    message = struct.pack("!BBHI", SOLICIT, 0, 0, 0) + vip.packed
+    return _discovery(mac, _UNSPECIFIED, group, message)
+
+
+def advert_owner(message: bytes, vip: IPv6Address) -> bytes | None:
+    """The MAC that an ICMPv6 message (no IP header) advertises the VIP for, or None."""
+    if len(message) < 24 or message[0] != ADVERT or message[8:24] != vip.packed:
+        return None
+    at = 24
+    while at + 8 <= len(message) and message[at + 1]:
+        if message[at] == _OPTION_TARGET:
+            return message[at + 2 : at + 8]
+        at += 8 * message[at + 1]
+    return None
+
+
+def _discovery(mac: bytes, source: IPv6Address, group: IPv6Address, message: bytes) -> bytes:
+    pseudo = source.packed + group.packed + struct.pack("!II", len(message), ICMPV6)
+    checksum = _checksum(pseudo + message)
+    message = message[:2] + struct.pack("!H", checksum) + message[4:]
+    header = struct.pack("!IHBB", 6 << 28, len(message), ICMPV6, 255)
+    packet = header + source.packed + group.packed + message
+    return _ethernet(b"\x33\x33" + group.packed[-4:], mac, ETH_IPV6, packet)
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _ethernet(to: bytes, mac: bytes, kind: int, body: bytes) -> bytes:
+    return to + mac + struct.pack("!H", kind) + body

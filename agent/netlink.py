@@ -1,0 +1,121 @@
+"""Netlink in a few lines: the only file that opens netlink sockets.
+
+Requests wait for the kernel's answer, tens of microseconds. Messages are
+aligned to 4 bytes and in the host's byte order, except where a netfilter
+attribute is in network order (RFC 3549; ``linux/netlink.h``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from agent.capability import CapabilityMissing
+from protocol.errors import HalbError
+
+ROUTE = 0
+NETFILTER = 12
+
+REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+CREATE_EXCLUSIVE = 0x400 | 0x200
+
+_GET_GENERATION, _GENERATION_ID = (10 << 8) | 16, 1
+_ERROR, _DONE = 2, 3
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
+_BUFFER = 1 << 20
+
+
+class NetlinkError(HalbError):
+    """The kernel refused a netlink request; ``code`` is the errno."""
+
+    def __init__(self, purpose: str, code: int) -> None:
+        super().__init__(f"the kernel refused to {purpose}: {os.strerror(code)}")
+        self.code = code
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute, padded."""
+    size = _ATTRIBUTE.size + len(value)
+    return _ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The (type, value) pairs in ``data``; nested attributes are values to parse again."""
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if size < _ATTRIBUTE.size:
+            return
+        yield kind & _TYPE_MASK, data[at + _ATTRIBUTE.size : at + size]
+        at += size + -size % 4
+
+
+def request(
+    protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: str
+) -> Iterator[bytes]:
+    """Send one request and yield the bodies of its answers.
+
+    A dump yields many, any other request what the kernel has to say before its
+    acknowledgement. ``purpose`` completes "refused to ..." in errors: raises
+    :class:`NetlinkError`, or :class:`CapabilityMissing` for EPERM.
+    """
+    flags |= REQUEST if flags & DUMP == DUMP else REQUEST | ACK
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
+        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        while True:
+            for answer, payload in messages(sock.recv(_BUFFER)):
+                if answer == _DONE:
+                    return
+                if answer != _ERROR:
+                    yield payload
+                    continue
+                code = -struct.unpack_from("=i", payload)[0]
+                if not code:
+                    return
+                if code == errno.EPERM:
+                    raise CapabilityMissing(["CAP_NET_ADMIN"], purpose)
+                raise NetlinkError(purpose, code)
+
+
+def execute(protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: str) -> None:
+    """Send a request whose only answer is an acknowledgement; errors as :func:`request`."""
+    for _ in request(protocol, kind, body, flags=flags, purpose=purpose):
+        pass
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The (type, body) of each message in one datagram from the kernel."""
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, *_ = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size:
+            return
+        yield kind, data[at + _HEADER.size : at + size]
+        at += size + -size % 4
+
+
+def subscribe(protocol: int, *groups: int) -> socket.socket:
+    """A non-blocking socket that receives the kernel's notices of multicast ``groups``.
+
+    A reader that is too slow gets ENOBUFS and has to look at everything again.
+    """
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        sock.setblocking(False)
+        sock.bind((0, sum(1 << (group - 1) for group in groups)))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def ruleset_generation() -> int:
+    """A number that changes with every nftables transaction of this network namespace."""
+    found = request(NETFILTER, _GET_GENERATION, bytes(4), purpose="read the generation of nftables")
+    values = dict(attributes(next(found)[4:]))
+    return int.from_bytes(values[_GENERATION_ID], "big")

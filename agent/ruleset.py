@@ -1,0 +1,219 @@
+"""The Virtual Servers as nftables text: table ``inet halb``.
+
+Pure. ``compile_ruleset`` turns objects into a :class:`Ruleset`; ``load`` and
+``change`` turn that into scripts. A verdict map (VIP . protocol . port) leads
+to one chain per listener and IP version, so the cost of a new flow does not
+depend on the number of Virtual Servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from itertools import product
+from typing import Literal
+
+from agent.gate import MARK, REFRESH_PORTS, split
+from agent.hashing import assign_slots
+from protocol.ids import GroupId
+from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
+
+TABLE = "halb"
+_KEYWORD = {4: "ip", 6: "ip6"}
+_SUFFIX = {4: "", 6: "6"}
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_SAMPLE_GATEWAYS = ("192.0.2.101", "192.0.2.102", "2001:db8::101", "2001:db8::102")
+
+
+@dataclass(frozen=True)
+class Desired:
+    """What this device's kernel is to do."""
+
+    virtual_servers: tuple[VirtualServer, ...] = ()
+    """Those that this device carries, whether primary or not."""
+    vips: Mapping[GroupId, tuple[str, ...]] = field(default_factory=dict)
+    """Assigned addresses of each, without prefix: what its lease covers."""
+    down: frozenset[tuple[GroupId, str]] = frozenset()
+    """(uid, gateway name) of gateways that this device sees down."""
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """All assigned addresses, in canonical form."""
+        carried = (self.vips.get(vs.uid, ()) for vs in self.virtual_servers)
+        return frozenset(str(ip_address(vip)) for vips in carried for vip in vips)
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """Table ``inet halb`` as data; equal rulesets are the same kernel state."""
+
+    vips: frozenset[str] = frozenset()
+    chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rules of each listener chain."""
+    services: Mapping[str, str] = field(default_factory=dict)
+    """``VIP . protocol . port`` to the name of its chain."""
+
+
+def compile_ruleset(desired: Desired) -> Ruleset:
+    """The ruleset of the Virtual Servers, for the gateways that take flows now."""
+    chains: dict[str, tuple[str, ...]] = {}
+    services: dict[str, str] = {}
+    for vs in desired.virtual_servers:
+        running = [g for g in vs.gateways if _takes_flows(vs, g, desired.down)]
+        for listener in vs.listeners:
+            for version, vips in split(desired.vips.get(vs.uid, ())):
+                name = f"vs_{vs.uid}_{listener.protocol}_{listener.port}_{_KEYWORD[version]}"
+                chains[name] = _listener_rules(vs, listener, version, running)
+                for vip in vips:
+                    services[f"{vip} . {listener.protocol} . {listener.port}"] = name
+    return Ruleset(desired.addresses, chains, services)
+
+
+def _takes_flows(vs: VirtualServer, gateway: Gateway, down: frozenset[tuple[GroupId, str]]) -> bool:
+    return gateway.state == "enabled" and gateway.weight > 0 and (vs.uid, gateway.name) not in down
+
+
+def _listener_rules(
+    vs: VirtualServer, listener: Listener, version: int, gateways: Iterable[Gateway]
+) -> tuple[str, ...]:
+    """Rules of one listener: to the gateway of the flow's slot, or a fast refusal."""
+    family = {
+        str(address): g.weight
+        for g in gateways
+        if (address := ip_address(g.address)).version == version
+    }
+    slots = assign_slots(family, vs.seed)
+    if not slots:
+        return _refusal(listener)
+    port = "" if listener.gateway_port == listener.port else f":{listener.gateway_port}"
+    ip = _KEYWORD[version]
+    head = f"meta l4proto {listener.protocol} dnat {ip} to"
+    if len(set(slots)) == 1:
+        bracketed = f"[{slots[0]}]" if version == 6 and port else slots[0]
+        return (f"{head} {bracketed}{port}",)
+    key = f"{ip} saddr"
+    if listener.balance == "hash":
+        key += f" . {listener.protocol} sport"
+    table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(slots))
+    return (f"{head} jhash {key} mod {SLOTS} seed {vs.seed:#x} map {{ {table} }}{port}",)
+
+
+def _refusal(listener: Listener) -> tuple[str, ...]:
+    """Only what opens a flow is refused: older flows outlive a moment without gateways."""
+    if listener.protocol == "tcp":
+        return ("tcp flags & (fin|syn|rst|ack) == syn reject with tcp reset", "drop")
+    return ("reject with icmpx type port-unreachable",)
+
+
+def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Hook and rules of the chains that all Virtual Servers share."""
+    return {
+        # Refreshes must not wait for room in a full connection table.
+        "untracked": (
+            "filter hook output priority raw",
+            (f"meta mark {MARK:#x} udp dport {REFRESH_PORTS} notrack",),
+        ),
+        "distribute": (
+            "nat hook prerouting priority dstnat",
+            tuple(
+                f"{_KEYWORD[v]} daddr . meta l4proto . th dport vmap @services{_SUFFIX[v]}"
+                for v in (4, 6)
+            ),
+        ),
+        # From the VIP, and from the client's port if it is free: the next primary
+        # then makes the same entry out of any packet of the flow.
+        "source": (
+            "nat hook postrouting priority srcnat",
+            tuple(
+                f"ct status dnat ct original {_KEYWORD[v]} daddr @vips{_SUFFIX[v]} "
+                f"snat {_KEYWORD[v]} to ct original {_KEYWORD[v]} daddr"
+                for v in (4, 6)
+            ),
+        ),
+        # A packet of a flow that is not known here must neither meet the local
+        # stack, which would reset the flow, nor leave a connection entry behind.
+        "guard": (
+            "filter hook input priority filter",
+            (
+                "ct status dnat accept",
+                *(
+                    f"{_KEYWORD[v]} daddr @vips{_SUFFIX[v]} meta l4proto {{ tcp, udp }} "
+                    "counter drop"
+                    for v in (4, 6)
+                ),
+            ),
+        ),
+    }
+
+
+def sample() -> Ruleset:
+    """A ruleset with every statement that this module writes, to be tried on a kernel."""
+    gateways = tuple(Gateway(name=ip, address=ip) for ip in _SAMPLE_GATEWAYS)
+    protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
+    balances: tuple[Literal["hash", "source-hash"], ...] = ("hash", "source-hash")
+    listeners = tuple(
+        Listener(protocol=protocol, port=port, gateway_port=port + shift, balance=balance)
+        for port, (protocol, balance, shift) in enumerate(product(protocols, balances, (0, 1)), 1)
+    )
+    uids = [GroupId(f"{n:016x}") for n in range(2)]
+    return compile_ruleset(
+        Desired(
+            tuple(
+                VirtualServer(
+                    uid=uid, name=uid, vips=(), gateways=some, listeners=listeners, seed=1
+                )
+                for uid, some in zip(uids, (gateways, ()), strict=True)
+            ),
+            {uid: (f"192.0.2.{n}", f"2001:db8::{n}") for n, uid in enumerate(uids)},
+        )
+    )
+
+
+def load(ruleset: Ruleset) -> str:
+    """A script that makes the table exactly so, whatever stands there, in one transaction."""
+    lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"add table inet {TABLE}"]
+    for version in (4, 6):
+        kind, suffix = _TYPE[version], _SUFFIX[version]
+        lines.append(f"add set inet {TABLE} vips{suffix} {{ type {kind}; }}")
+        lines.append(
+            f"add map inet {TABLE} services{suffix} "
+            f"{{ type {kind} . inet_proto . inet_service : verdict; }}"
+        )
+    for chain, (hook, rules) in base_chains().items():
+        lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
+        lines += (f"add rule inet {TABLE} {chain} {rule}" for rule in rules)
+    return "\n".join(lines) + "\n" + change(Ruleset(), ruleset)
+
+
+def change(old: Ruleset, new: Ruleset) -> str:
+    """The smallest script that leads from ``old`` to ``new``; empty if they are equal."""
+    lines: list[str] = []
+    for name, rules in new.chains.items():
+        if old.chains.get(name) != rules:
+            lines.append(f"add chain inet {TABLE} {name}")
+            lines.append(f"flush chain inet {TABLE} {name}")
+            lines += (f"add rule inet {TABLE} {name} {rule}" for rule in rules)
+    stale = {k: c for k, c in old.services.items() if new.services.get(k) != c}
+    fresh = {k: c for k, c in new.services.items() if old.services.get(k) != c}
+    lines += _elements("delete", "services", {k: f"{k} : goto {c}" for k, c in stale.items()})
+    lines += _elements("add", "services", {k: f"{k} : goto {c}" for k, c in fresh.items()})
+    lines += _elements("add", "vips", {v: v for v in sorted(new.vips - old.vips)})
+    lines += _elements("delete", "vips", {v: v for v in sorted(old.vips - new.vips)})
+    for name in old.chains:
+        if name not in new.chains:
+            lines.append(f"flush chain inet {TABLE} {name}")
+            lines.append(f"delete chain inet {TABLE} {name}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str]:
+    """Commands for set or map elements; each key begins with an address."""
+    for version in (4, 6):
+        some = [
+            text
+            for key, text in elements.items()
+            if ip_address(key.partition(" ")[0]).version == version
+        ]
+        if some:
+            yield f"{verb} element inet {TABLE} {name}{_SUFFIX[version]} {{ {', '.join(some)} }}"

@@ -1,0 +1,130 @@
+"""The kernel settings that forwarding and survival of connections rest on.
+
+``survey`` says which differ, ``enforce`` writes them, ``restore`` puts back
+what was there before. The former values travel as a short note, which the data
+plane keeps with its kernel tables: it lives exactly as long as they do.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.capability import CapabilityMissing
+from protocol.errors import HalbError
+
+ROOT = Path("/proc/sys/net")
+
+FORWARDING: tuple[tuple[str, int], ...] = (
+    # Forwarding hosts ignore router advertisements unless told 2: before it is turned on.
+    ("ipv6/conf/{interface}/accept_ra", 2),
+    ("ipv4/ip_forward", 1),
+    ("ipv6/conf/all/forwarding", 1),
+    # A new primary picks up flows in the middle, with sequence numbers it never saw.
+    ("netfilter/nf_conntrack_tcp_be_liberal", 1),
+    ("netfilter/nf_conntrack_tcp_loose", 1),
+    # Client and gateways share the network; they must not be told to skip the device.
+    ("ipv4/conf/all/send_redirects", 0),
+    ("ipv4/conf/{interface}/send_redirects", 0),
+    # Without it the kernel asks for neighbours in the name of a VIP.
+    ("ipv4/conf/all/arp_announce", 2),
+    ("ipv6/conf/{interface}/keep_addr_on_down", 1),
+)
+"""(path below /proc/sys/net, value), in the order in which they are written."""
+
+
+class SysctlRefused(HalbError):
+    """A kernel setting is wrong and cannot be changed by this process."""
+
+
+def read(path: str, interface: str) -> int | None:
+    """The present value, or None where this kernel has no such setting (no IPv6)."""
+    try:
+        return int((ROOT / path.format(interface=interface)).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def survey(interface: str) -> dict[str, int]:
+    """The settings whose value is not as needed, with their present value, by path.
+
+    Raises :class:`SysctlRefused` if the kernel does not track connections.
+    """
+    found = {path: read(path, interface) for path, _ in FORWARDING}
+    absent = [path for path, value in found.items() if value is None and "netfilter" in path]
+    if absent:
+        raise SysctlRefused(
+            f"this kernel has no {_name(absent[0], interface)}",
+            "Load connection tracking: modprobe nf_conntrack",
+        )
+    return {
+        path: value
+        for path, wanted in FORWARDING
+        if (value := found[path]) is not None and value != wanted and _matters(path, value)
+    }
+
+
+def _matters(path: str, value: int) -> bool:
+    """Router advertisements stay off where the operator turned them off."""
+    return not (path.endswith("accept_ra") and value == 0)
+
+
+def enforce(interface: str) -> tuple[str, ...]:
+    """Write every setting that is not as needed; return those written, as ``name = value``.
+
+    Raises :class:`SysctlRefused` with the command for the host where /proc/sys
+    is read-only.
+    """
+    wrong = survey(interface)
+    needed = {path: value for path, value in FORWARDING if path in wrong}
+    for path, value in needed.items():
+        _write(path, interface, value, needed)
+    return tuple(f"{_name(path, interface)} = {value}" for path, value in needed.items())
+
+
+def restore(interface: str, former: Mapping[str, int]) -> None:
+    """Put back former values, last written first; skip those of an interface that is gone."""
+    for path, value in reversed(list(former.items())):
+        present = read(path, interface)
+        if present is not None and present != value:
+            _write(path, interface, value, {path: value})
+
+
+def note(former: Mapping[str, int]) -> str:
+    """Former values as a short text: ``position:value`` of each in :data:`FORWARDING`."""
+    positions = {path: at for at, (path, _) in enumerate(FORWARDING)}
+    return " ".join(f"{positions[path]}:{value}" for path, value in former.items())
+
+
+def from_note(text: str) -> dict[str, int]:
+    """The opposite of :func:`note`; what does not belong to it is left out."""
+    former: dict[str, int] = {}
+    for item in text.split():
+        at, colon, value = item.partition(":")
+        if colon and at.isdigit() and int(at) < len(FORWARDING) and value.lstrip("-").isdigit():
+            former[FORWARDING[int(at)][0]] = int(value)
+    return former
+
+
+def _name(path: str, interface: str) -> str:
+    """The name as ``sysctl`` takes it; its form with slashes also allows dots in names."""
+    return "net/" + path.format(interface=interface)
+
+
+def _write(path: str, interface: str, value: int, needed: Mapping[str, int]) -> None:
+    try:
+        (ROOT / path.format(interface=interface)).write_text(f"{value}\n")
+    except PermissionError as error:
+        raise CapabilityMissing(
+            ["CAP_NET_ADMIN"], f"set {_name(path, interface)} to {value}"
+        ) from error
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        settings = " ".join(f"{_name(each, interface)}={v}" for each, v in needed.items())
+        raise SysctlRefused(
+            "kernel settings cannot be changed: /proc/sys is read-only here",
+            f"Set them from outside: sysctl -w {settings} "
+            "(docker: --sysctl, or --privileged for host networking).",
+        ) from error
