@@ -1,0 +1,239 @@
+"""What happened to the Site: the newest entries, in memory and on disk.
+
+One JSON line per entry in ``history.jsonl`` under the state directory. It is
+for people: no decision rests on it, so it is not fsync'd, a torn line costs
+that entry alone, and a full disk stops nothing but the record on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import insort
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from protocol.api import HistoryEntry
+from protocol.config import Config
+from protocol.effects import Event
+from protocol.ids import SITE_GROUP, DeviceId
+from protocol.timing import MILLISECOND
+
+FILE = "history.jsonl"
+MAX_ENTRIES = 1000
+MAX_BYTES = 4 * 1024 * 1024
+"""Of a file that is found at start; only its end is read if it is longer."""
+
+PHASES = {
+    "detection": ("silent", "voted"),
+    "election": ("voted", "won"),
+    "lease": ("won", "acquired"),
+    "announcement": ("acquired", "announced"),
+}
+"""Each phase with the marks of :class:`protocol.effects.Event` that begin and end it."""
+
+OFFICE = {"leader": 0, "primary": 1}
+"""Kinds that tell of one device taking one office in one term; the higher tells more."""
+
+
+def phases(marks: Mapping[str, int]) -> dict[str, float]:
+    """Milliseconds by phase from marks in nanoseconds of one clock; ``total`` over all.
+
+    A phase with a mark missing is left out.
+    """
+    found = {
+        phase: (marks[end] - marks[begin]) / MILLISECOND
+        for phase, (begin, end) in PHASES.items()
+        if begin in marks and end in marks
+    }
+    known = [marks[mark] for pair in PHASES.values() for mark in pair if mark in marks]
+    if found:
+        found["total"] = (max(known) - min(known)) / MILLISECOND
+    return {phase: round(ms, 3) for phase, ms in found.items()}
+
+
+def entry_of(
+    event: Event,
+    config: Config,
+    reporter: DeviceId,
+    unix_ms: int,
+    marks: Mapping[str, int] | None = None,
+) -> HistoryEntry:
+    """An event of the core as it is remembered, with names in place of ids.
+
+    ``marks`` are further marks of the timeline that the shell took, such as
+    ``announced``; they go before those of the event.
+    """
+
+    def name(device: DeviceId | None) -> str:
+        known = config.devices.get(device) if device else None
+        return known.name if known else device or ""
+
+    server = config.virtual_servers.get(event.group) if event.group else None
+    about = event.device or reporter
+    if event.kind == "lame":
+        # The event names the successor; the entry is about who hands over.
+        about, text = reporter, f"{event.text} to {name(event.device)}"
+    elif event.kind == "leader":
+        text = "became primary"
+    else:
+        text = event.text
+    if event.group == SITE_GROUP:
+        text = text.replace("primary", "coordinator")
+    return HistoryEntry(
+        at=unix_ms,
+        kind=event.kind,
+        virtual_server=server.name if server else "",
+        uid=event.group,
+        device=name(about),
+        reporter=name(reporter),
+        term=event.term,
+        text=text,
+        timeline=phases({**event.timeline, **(marks or {})}),
+    )
+
+
+class History:
+    """The newest ``limit`` entries, oldest first; entries of other devices are merged in.
+
+    ``report`` is told once when the disk refuses, and once when it takes
+    entries again. ``notes`` says what was wrong with the file at start.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        report: Callable[[str], None] = lambda _: None,
+        limit: int = MAX_ENTRIES,
+    ) -> None:
+        self._path = state_dir / FILE
+        self._report = report
+        self._limit = limit
+        self._entries: list[HistoryEntry] = []
+        self._known: dict[Hashable, HistoryEntry] = {}
+        self._lines = 0
+        """Lines in the file, replaced and dropped ones included."""
+        self._stale = False
+        """The file lacks entries and has to be written anew."""
+        self.trouble = ""
+        """Why entries are not on disk; empty if they are."""
+        self.notes: tuple[str, ...] = ()
+        self._load()
+
+    def add(self, entry: HistoryEntry) -> bool:
+        """Remember ``entry``; False if it says nothing new."""
+        if not self._keep(entry):
+            return False
+        self._save(entry)
+        return True
+
+    def query(
+        self, virtual_server: str | None = None, limit: int = 100
+    ) -> tuple[HistoryEntry, ...]:
+        """The newest ``limit`` entries, of one Virtual Server if named, oldest first."""
+        wanted = (
+            self._entries
+            if virtual_server is None
+            else [e for e in self._entries if e.virtual_server == virtual_server]
+        )
+        return tuple(wanted[-limit:]) if limit > 0 else ()
+
+    def _keep(self, entry: HistoryEntry) -> bool:
+        key = _identity(entry)
+        known = self._known.get(key)
+        if known is not None:
+            if _told(entry) <= _told(known):
+                return False
+            self._entries.remove(known)
+        self._known[key] = entry
+        insort(self._entries, entry, key=lambda e: e.at)
+        for oldest in self._entries[: -self._limit]:
+            del self._known[_identity(oldest)]
+        del self._entries[: -self._limit]
+        return True
+
+    def _load(self) -> None:
+        try:
+            data = _tail(self._path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._refused(error)
+            return
+        *lines, torn = data.split(b"\n")
+        lost = 0
+        for line in (*lines, torn) if torn else lines:
+            try:
+                self._keep(msgspec.json.decode(line, type=HistoryEntry))
+            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+                lost += 1
+        self._lines = len(lines)
+        # A line without its end would swallow the next one.
+        self._stale = bool(lost or torn)
+        if lost:
+            entries = "1 entry" if lost == 1 else f"{lost} entries"
+            self.notes = (f"{self._path}: {entries} could not be read and went lost",)
+
+    def _save(self, entry: HistoryEntry) -> None:
+        try:
+            if self._stale or self._lines >= 2 * self._limit:
+                self._rewrite()
+            else:
+                self._append(msgspec.json.encode(entry) + b"\n")
+        except OSError as error:
+            self._stale = True
+            self._refused(error)
+            return
+        if self.trouble:
+            self.trouble = ""
+            self._report(f"history is written to {self._path} again")
+
+    def _append(self, line: bytes) -> None:
+        _write(self._path, os.O_APPEND, line)
+        self._lines += 1
+
+    def _rewrite(self) -> None:
+        fresh = self._path.with_suffix(".new")
+        lines = [msgspec.json.encode(entry) + b"\n" for entry in self._entries]
+        _write(fresh, os.O_TRUNC, b"".join(lines))
+        fresh.replace(self._path)
+        self._lines, self._stale = len(lines), False
+
+    def _refused(self, error: OSError) -> None:
+        first = not self.trouble
+        self.trouble = f"history is not written to {self._path}: {error.strerror}"
+        if first:
+            self._report(self.trouble)
+
+
+def _identity(entry: HistoryEntry) -> Hashable:
+    """Equal for entries that tell of the same thing, whoever reports it."""
+    if entry.kind in OFFICE and entry.term:
+        return ("office", entry.uid, entry.term)
+    return (entry.kind, entry.uid, entry.term, entry.device, entry.reporter, entry.at, entry.text)
+
+
+def _told(entry: HistoryEntry) -> tuple[int, int]:
+    """How much an entry tells, to choose between two that tell of the same thing."""
+    return OFFICE.get(entry.kind, 0), len(entry.timeline)
+
+
+def _tail(path: Path) -> bytes:
+    """The last :data:`MAX_BYTES` of a file, from the beginning of a line on."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MAX_BYTES))
+        data = file.read(MAX_BYTES)
+    return data if size <= MAX_BYTES else data.partition(b"\n")[2]
+
+
+def _write(path: Path, flags: int, data: bytes) -> None:
+    """Write all of ``data`` or raise OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o640)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
