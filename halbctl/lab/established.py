@@ -122,6 +122,9 @@ class Established(Instrument):
         connection.sock.close()
 
     def begin(self, now: float) -> None:
+        for connection in self._connections:
+            if not connection.lost and now - connection.last > ALIVE_WITHIN:
+                self._lose(connection, "silent")
         self._connections = [c for c in self._connections if not c.lost]
         while len(self._connections) < self._count:
             sock = socket.socket(self._family, socket.SOCK_STREAM)

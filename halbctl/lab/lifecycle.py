@@ -121,6 +121,21 @@ def down(name: str) -> bool:
 
 
 @contextmanager
+def ending_signals_raise() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into SystemExit, so that what the block made is removed."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in _ENDING[1:]}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _undisturbed() -> Iterator[None]:
     """Hold back Ctrl-C and the like: half-removed is worse than a second's delay."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)

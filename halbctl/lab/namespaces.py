@@ -8,6 +8,7 @@ removes everything. Names are ``halb-lab.LAB.HOST``; a dot is in neither part.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ SWITCH = "switch"
 INTERFACE = "eth0"
 _BRIDGE = "br0"
 _NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,11}$")
+_PAIR = re.compile(r'"p-([a-z0-9-]+)" \. "p-([a-z0-9-]+)"')
 _CUTS = """table bridge cuts {
   set pairs { type ifname . ifname; }
   chain forward {
@@ -141,6 +143,17 @@ class Network:
         a, b = _port(one), _port(other)
         elements = f'{{ "{a}" . "{b}", "{b}" . "{a}" }}'
         self.run(SWITCH, "nft", "-f", "-", text=f"{verb} element bridge cuts pairs {elements}\n")
+
+    def unplugged(self) -> set[str]:
+        """Hosts whose cable is out."""
+        links = json.loads(self.realm.run("ip", "-n", self.namespace(SWITCH), "-j", "link"))
+        ports = {link["ifname"]: "UP" in link["flags"] for link in links}
+        return {port[2:] for port, up in ports.items() if port.startswith("p-") and not up}
+
+    def cuts(self) -> set[tuple[str, str]]:
+        """Pairs of hosts that are cut from each other, each in both orders."""
+        text = self.run(SWITCH, "nft", "list", "set", "bridge", "cuts", "pairs")
+        return {(one, other) for one, other in _PAIR.findall(text)}
 
     def existing(self) -> list[str]:
         """Namespaces of this lab that exist now, whatever a state file says."""

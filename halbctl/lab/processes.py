@@ -75,6 +75,15 @@ class Service:
             return None
         return pid if start_time(pid) == started else None
 
+    @property
+    def state(self) -> str:
+        """``runs``, ``stopped`` (SIGSTOP) or ``ended``."""
+        pid = self.pid
+        if pid is None:
+            return "ended"
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return "stopped" if letter in "tT" else "runs"
+
     def start(self, argv: Sequence[str], env: dict[str, str]) -> None:
         """Start it, output to :attr:`log`, in a session of its own: Ctrl-C does not reach it."""
         if self.pid is not None:

@@ -8,21 +8,32 @@ those of a lab whose folder was lost.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from halbctl.lab.namespaces import INTERFACE, Network
+from halbctl.client import ask
+from halbctl.lab.namespaces import INTERFACE, Host, Network
 from halbctl.lab.plan import VIRTUAL_SERVER, WITNESS, Plan
 from halbctl.lab.probes import python_environment
 from halbctl.lab.processes import Service
 from protocol.api import DEFAULT_PORT
-from protocol.errors import BY_EXIT_CODE, ExitCode, HalbError, InvalidInput, Refused, TimedOut
+from protocol.errors import (
+    BY_EXIT_CODE,
+    ExitCode,
+    HalbError,
+    InvalidInput,
+    Refused,
+    TimedOut,
+    Unreachable,
+)
 
 START_TIMEOUT = 20.0
 """Seconds until an agent must answer, and until a Site must serve."""
@@ -77,11 +88,15 @@ class Site:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
+    def ask(self, device: str, op: str, timeout: float = 2.0) -> dict[str, Any]:
+        """Ask a device's agent over its control socket, in this process: for polling."""
+        if self.service(device).pid is None:
+            raise Unreachable(f"the agent of {device} does not run")
+        return ask(str(self.control(device)), {"op": op}, timeout)
+
     def status(self, device: str) -> dict[str, Any]:
-        """The Site as a device sees it: the JSON of ``halbctl status``."""
-        output = self.halbctl(device, "--output", "json", "status").check()
-        status: dict[str, Any] = json.loads(output)
-        return status
+        """The Site as a device sees it: the fields of ``halbctl status --output json``."""
+        return self.ask(device, "status")
 
     def virtual_server(self, device: str, name: str = VIRTUAL_SERVER) -> dict[str, Any]:
         """The part of :meth:`status` about one Virtual Server."""
@@ -94,18 +109,19 @@ class Site:
     def primary(self) -> str:
         """The primary, as told by the first device that answers and knows one."""
         for host in self.plan.device_hosts:
-            if not self.answers(host.name):
+            if self.service(host.name).state != "runs":
                 continue
-            name = self.virtual_server(host.name)["primary"]
-            if isinstance(name, str):
-                return name
+            with suppress(Unreachable, Refused):
+                name = self.virtual_server(host.name)["primary"]
+                if isinstance(name, str):
+                    return name
         raise Refused(f"no device knows a primary of {VIRTUAL_SERVER}")
 
     def answers(self, device: str) -> bool:
         """Whether a device's agent runs and answers."""
-        if self.service(device).pid is None or not self.control(device).exists():
-            return False
-        return self.halbctl(device, "--timeout", "1", "version").code == 0
+        with suppress(Unreachable):
+            return bool(self.ask(device, "version", 1.0))
+        return False
 
     def wait(self, what: str, condition: Callable[[], bool], timeout: float) -> float:
         """Wait for a condition; return the seconds it took, raise TimedOut naming it."""
@@ -120,9 +136,7 @@ class Site:
     def _holds(condition: Callable[[], bool]) -> bool:
         try:
             return condition()
-        except InvalidInput:
-            raise
-        except HalbError:
+        except (Unreachable, TimedOut, Refused):
             return False  # an agent that is just starting or gone: not yet
 
     def start_agent(self, device: str) -> None:
@@ -140,13 +154,13 @@ class Site:
     def wait_answers(self, device: str) -> None:
         """Wait until a device's agent answers; raise with the end of its log if it ends."""
         service = self.service(device)
-
-        def answers() -> bool:
-            if service.pid is None:
-                raise InvalidInput(f"agent of {device} ended: {service.tail()}", str(service.log))
-            return self.answers(device)
-
-        self.wait(f"agent of {device} answers", answers, START_TIMEOUT)
+        self.wait(
+            f"agent of {device} answers",
+            lambda: service.pid is None or self.answers(device),
+            START_TIMEOUT,
+        )
+        if service.pid is None:
+            raise Refused(f"the agent of {device} ended: {service.tail()}", f"See {service.log}.")
 
     def crash(self, device: str) -> None:
         """Pull the cable, then kill -9 the agent: no dying process says goodbye."""
@@ -159,6 +173,14 @@ class Site:
         self.network.plug(device)
         self.start_agent(device)
         self.wait_answers(device)
+
+    def freeze(self, device: str) -> None:
+        """SIGSTOP the agent: it hangs with everything it holds."""
+        self.service(self.plan.device(device).name).signal(signal.SIGSTOP)
+
+    def thaw(self, device: str) -> None:
+        """SIGCONT the agent."""
+        self.service(self.plan.device(device).name).signal(signal.SIGCONT)
 
     def cut(self, one: str, other: str | None = None) -> None:
         """Drop all frames between two hosts; without ``other``, unplug the one."""
@@ -189,6 +211,38 @@ class Site:
         """Every device loses every other; client, observer and gateways see them all."""
         for one, other in combinations(self.plan.device_hosts, 2):
             self.network.cut(one.name, other.name)
+
+    def describe(self) -> dict[str, Any]:
+        """The lab as ``halbctl lab status`` shows it."""
+        unplugged, cuts = self.network.unplugged(), self.network.cuts()
+        try:
+            primary = self.primary()
+        except Refused:
+            primary = None
+        return {
+            "name": self.plan.name,
+            "vips": list(self.plan.vips),
+            "primary": primary,
+            "hosts": [self._describe(host, unplugged, cuts) for host in self.plan.hosts],
+        }
+
+    def _describe(
+        self, host: Host, unplugged: set[str], cuts: set[tuple[str, str]]
+    ) -> dict[str, Any]:
+        device = host in self.plan.device_hosts
+        served = device or host in self.plan.gateway_hosts
+        service = self.service(host.name)
+        return {
+            "name": host.name,
+            "kind": "device" if device else "gateway" if served else host.name,
+            "address": host.ipv4,
+            "namespace": self.network.namespace(host.name),
+            "process": service.state if served else "",
+            "pid": service.pid if served else None,
+            "plugged": host.name not in unplugged,
+            "cut_from": sorted(other for one, other in cuts if one == host.name),
+            "control": str(self.control(host.name)) if device else "",
+        }
 
 
 def start_server(site: Site, gateway: str) -> None:

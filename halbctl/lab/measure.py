@@ -1,0 +1,231 @@
+"""Events in a lab, each measured live: what survived, for how long nobody was served.
+
+A window opens with everything in place, the event happens, and the window
+closes when the dust has settled. The figures are those of the instruments
+(:mod:`established`, :mod:`newcomers`, :mod:`owners`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from halbctl.lab.plan import VIRTUAL_SERVER
+from halbctl.lab.probes import Probes
+from halbctl.lab.servers import ECHO
+from halbctl.lab.site import START_TIMEOUT, Site, in_order, start_server
+from protocol.errors import TimedOut
+
+HANG_S = 10.0
+"""Seconds that a frozen agent stays frozen."""
+CUT_S = 5.0
+"""Seconds that devices are cut from each other."""
+SETTLE_S = 2.5
+"""Seconds that a window stays open after its event: longer than any stall that TCP makes of it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one event did. Times are milliseconds."""
+
+    event: str
+    connections: int
+    """Established connections when the window opened."""
+    doomed: int
+    """Those of them that ended with a gateway that died; nothing can save them."""
+    survivors: int
+    stall_ms: float
+    """Longest time without a message of a survivor, beyond its pace of 100 ms."""
+    outage_ms: float
+    """Longest time in which no new connection was served."""
+    failed: int
+    """New connections that were not served."""
+    two_owners_ms: float
+    """Samples in which two devices answered for one VIP, times 10 ms."""
+    samples: int
+    """How often it was asked who owns the VIPs."""
+    late_ms: float
+    """How late the instruments themselves were, at worst: what the figures are uncertain by."""
+    before: str
+    """The primary before the event."""
+    after: str
+    owners: tuple[tuple[float, str], ...]
+    """Who answered for the first VIP, each time it changed: (seconds since the start, device)."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A lab that serves, with its instruments running."""
+
+    site: Site
+    probes: Probes
+
+    def measure(self, event: str, act: Callable[[], object], doomed: int = 0) -> Measured:
+        """Measure what ``act`` does; ``doomed`` connections cannot survive it."""
+        before = self.site.primary()
+        self.probes.begin()
+        began = time.monotonic()
+        act()
+        time.sleep(SETTLE_S)
+        found = self.probes.end()
+        established, newcomers = found["established"], found["newcomers"]
+        vips = found["owners"]["vips"]
+        first = vips[self.site.plan.vips[0]]
+        return Measured(
+            event=event,
+            connections=established["connections"],
+            doomed=doomed,
+            survivors=established["survivors"],
+            stall_ms=established["stall_ms"] or 0.0,
+            outage_ms=newcomers["outage_ms"],
+            failed=sum(newcomers["failed"].values()),
+            two_owners_ms=sum(tally["two_owners_ms"] for tally in vips.values()),
+            samples=sum(tally["samples"] for tally in vips.values()),
+            late_ms=max(result["late_ms"] for result in found.values()),
+            before=before,
+            after=self.site.primary(),
+            owners=tuple(
+                (round(at - began, 3), "+".join(map(self.site.plan.owner, macs)))
+                for at, macs in first["changes"]
+            ),
+        )
+
+    def crash(self) -> Measured:
+        """Power loss of the primary."""
+        primary = self.site.primary()
+        return self.measure("crash", lambda: self._lose(primary, self.site.crash))
+
+    def come_back(self, device: str) -> Measured:
+        """Return of a crashed device: nothing may move."""
+        return self.measure("return", lambda: self._back(device, self.site.start))
+
+    def promote(self, to: str) -> Measured:
+        """Planned move."""
+        command = ("promote", VIRTUAL_SERVER, "--to", to, "--wait")
+        return self.measure("promote", lambda: self.site.halbctl(to, *command).check())
+
+    def hang(self) -> Measured:
+        """SIGSTOP of the primary's agent for ten seconds, then SIGCONT."""
+        primary = self.site.primary()
+
+        def act() -> None:
+            self.site.freeze(primary)
+            time.sleep(HANG_S)
+            self.site.thaw(primary)
+            self.wait_in_order()
+
+        return self.measure("hang", act)
+
+    def kill(self) -> Measured:
+        """Kill -9 of the primary's agent; the device lives on."""
+        primary = self.site.primary()
+        return self.measure(
+            "kill", lambda: self._lose(primary, lambda name: self.site.service(name).kill())
+        )
+
+    def revive(self, device: str) -> Measured:
+        """Start a killed agent again: it finds its own left-overs."""
+
+        def start(name: str) -> None:
+            self.site.start_agent(name)
+            self.site.wait_answers(name)
+
+        return self.measure("restart", lambda: self._back(device, start))
+
+    def partition(self) -> Measured:
+        """The primary loses all other devices, and they it; clients see all of them."""
+        primary = self.site.primary()
+        others = [host.name for host in self.site.plan.device_hosts if host.name != primary]
+
+        def act() -> None:
+            for other in others:
+                self.site.cut(primary, other)
+            self._wait_moved(primary)
+            time.sleep(CUT_S)
+            self.site.heal()
+            self.wait_in_order()
+
+        return self.measure("partition", act)
+
+    def shatter(self) -> Measured:
+        """Every device loses every other: no majority, so nobody may own the VIP."""
+
+        def act() -> None:
+            self.site.cut_devices_from_each_other()
+            time.sleep(CUT_S)
+            self.site.heal()
+            self.wait_in_order()
+
+        return self.measure("shatter", act)
+
+    def lose_gateway(self, gateway: str) -> Measured:
+        """Power loss of a gateway; connections through it end with it."""
+        doomed = self.connections_of(gateway)
+
+        def act() -> None:
+            self.site.network.unplug(gateway)
+            self.site.service(gateway).kill()
+            self.site.wait(
+                f"{gateway} is down", lambda: self._gateway_state(gateway) == "down", START_TIMEOUT
+            )
+
+        return self.measure("gateway", act, doomed)
+
+    def recover_gateway(self, gateway: str) -> None:
+        """Bring a gateway back and wait until it is used again."""
+        self.site.network.plug(gateway)
+        start_server(self.site, gateway)
+        self.site.wait(
+            f"{gateway} is up", lambda: self._gateway_state(gateway) == "up", START_TIMEOUT
+        )
+
+    def connections_of(self, gateway: str) -> int:
+        """Established echo connections that a gateway's own kernel counts."""
+        query = ("ss", "-Htn", "state", "established", f"sport = :{ECHO}")
+        return len(self.site.network.run(gateway, *query).splitlines())
+
+    def _gateway_state(self, gateway: str) -> str:
+        for entry in self.site.virtual_server(self.site.primary())["gateways"]:
+            if entry["name"] == gateway:
+                return str(entry["state"])
+        return ""
+
+    def wait_in_order(self) -> None:
+        """Wait until all devices are fit and agree on the primary."""
+        self.site.wait("the Site is in order", lambda: in_order(self.site), START_TIMEOUT)
+
+    def _lose(self, primary: str, lose: Callable[[str], None]) -> None:
+        lose(primary)
+        self._wait_moved(primary)
+
+    def _wait_moved(self, former: str) -> None:
+        others = [host.name for host in self.site.plan.device_hosts if host.name != former]
+
+        def moved() -> bool:
+            return self.site.virtual_server(others[0])["primary"] in others
+
+        self.site.wait(f"somebody takes over from {former}", moved, START_TIMEOUT)
+
+    def _back(self, device: str, start: Callable[[str], None]) -> None:
+        start(device)
+
+        def fit() -> bool:
+            devices = self.site.virtual_server(self.site.primary())["devices"]
+            return any(entry["name"] == device and entry["eligible"] for entry in devices)
+
+        self.site.wait(f"{device} is fit again", fit, START_TIMEOUT)
+        self.wait_in_order()
+
+
+def next_device(site: Site) -> str:
+    """A device that could be promoted: the first that is not the primary."""
+    primary = site.primary()
+    for entry in site.virtual_server(primary)["devices"]:
+        if entry["role"] == "secondary" and entry["eligible"]:
+            return str(entry["name"])
+    raise TimedOut("no secondary is fit")

@@ -1,0 +1,60 @@
+"""What the tests of whole Sites share: a lab that serves, and instruments in it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from halbctl.lab.lifecycle import build, down
+from halbctl.lab.measure import Measured, Stage
+from halbctl.lab.plan import Plan
+from halbctl.lab.probes import Probes
+from halbctl.lab.promises import broken
+from halbctl.lab.site import Site, apply, form, wait_serving
+
+CONNECTIONS = 100
+"""Enough to find a connection that does not survive, few enough for a small machine."""
+CHECK_INTERVAL = 0.5
+_numbers = itertools.count()
+
+
+def new_name() -> str:
+    """A name for a lab that no other test uses."""
+    return f"t{os.getpid()}-{next(_numbers)}"[-12:]
+
+
+@contextmanager
+def unformed(devices: int = 3, gateways: int = 2, **options: bool) -> Iterator[Site]:
+    """Agents that run and belong to no Site."""
+    plan = Plan(new_name(), devices, gateways, **options)
+    try:
+        yield build(plan)
+    finally:
+        down(plan.name)
+
+
+@contextmanager
+def serving(
+    devices: int = 3, gateways: int = 2, weights: tuple[int, ...] = (), **options: bool
+) -> Iterator[Site]:
+    """A Site whose Virtual Server is in order."""
+    with unformed(devices, gateways, **options) as site:
+        form(site)
+        apply(site, site.plan.document(CHECK_INTERVAL, weights))
+        wait_serving(site)
+        yield site
+
+
+@contextmanager
+def stage(site: Site, *, push: bool = False) -> Iterator[Stage]:
+    """Instruments in a Site."""
+    with Probes(site.network, site.plan.vips, connections=CONNECTIONS, push=push) as probes:
+        yield Stage(site, probes)
+
+
+def assert_kept(measured: Measured) -> None:
+    """Fail with everything that was measured if a promise was broken."""
+    assert measured.connections == CONNECTIONS, measured
+    assert broken(measured) == [], measured

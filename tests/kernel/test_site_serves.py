@@ -1,0 +1,143 @@
+"""A whole Site at work: distribution, gateways that come and go, drains, IPv6, UDP."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from halbctl.lab.measure import Stage
+from halbctl.lab.plan import VIP, VIP6, VIRTUAL_SERVER
+from halbctl.lab.probes import Probe
+from halbctl.lab.servers import ECHO
+from halbctl.lab.site import Site
+from tests.kernel.sites import assert_kept, serving, stage
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+WEIGHTS = (3, 1)
+UDP_CLIENT = """
+import socket, sys
+host, port = sys.argv[1], int(sys.argv[2])
+for number in range(60):
+    s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(2)
+    s.connect((host, port))
+    for _ in range(2):
+        s.send(b"hello")
+        print(s.recv(100).decode())
+"""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with serving(devices=3, gateways=2, weights=WEIGHTS, ipv6=True) as made:
+        yield made
+
+
+def served(site: Site, vip: str = VIP, seconds: float = 1.5) -> Counter[str]:
+    """How many new connections each gateway served."""
+    with closing(Probe(site.network, "client", "newcomers", vip)) as probe:
+        probe.begin()
+        time.sleep(seconds)
+        found = probe.end()
+    assert not found["failed"]
+    return Counter(found["gateways"])
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6])
+def test_new_connections_are_spread_by_weight(site: Site, vip: str) -> None:
+    counts = served(site, vip)
+    assert counts.total() > 100
+    assert counts["gw1"] / counts.total() == pytest.approx(0.75, abs=0.12)
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6])
+def test_datagrams_of_a_flow_reach_one_gateway_and_flows_are_spread(site: Site, vip: str) -> None:
+    lines = site.network.run("client", sys.executable, "-c", UDP_CLIENT, vip, str(ECHO)).split("\n")
+    pairs = list(zip(lines[0:-1:2], lines[1:-1:2], strict=True))
+    assert all(one == two and one.endswith(" hello") for one, two in pairs)
+    assert {one.split()[0] for one, _ in pairs} == {"gw1", "gw2"}
+
+
+def test_status_tells_what_is_so(site: Site) -> None:
+    status = json.loads(site.halbctl("b", "--output", "json", "status").check())
+    (vs,) = status["virtual_servers"]
+    assert status["site"] == site.plan.name
+    assert (vs["name"], vs["state"]) == (VIRTUAL_SERVER, "ok")
+    assert vs["vips"] == [f"{VIP}/24", f"{VIP6}/64"]
+    assert sorted(device["role"] for device in vs["devices"]) == ["primary", *["secondary"] * 2]
+    assert {gateway["state"] for gateway in vs["gateways"]} == {"up"}
+    assert {device["state"] for device in status["devices"]} == {"alive"}
+    assert status["warnings"] == []
+    assert VIRTUAL_SERVER in site.halbctl("a", "status").check()
+
+
+def test_what_is_exported_can_be_applied_again_and_changes_nothing(site: Site) -> None:
+    document = site.halbctl("a", "export").check()
+    path = site.folder / "exported.yaml"
+    path.write_text(document)
+    before = site.status("a")["revision"]
+    site.halbctl("c", "apply", "-f", str(path)).check()
+    assert site.status("a")["revision"] == before
+
+
+def test_a_drained_gateway_keeps_its_connections_and_gets_no_new_ones(site: Site) -> None:
+    with stage(site) as on_stage:
+        kept = on_stage.measure(
+            "gateway",
+            lambda: site.halbctl("a", "gateway", "drain", VIRTUAL_SERVER, "gw2").check(),
+        )
+        assert_kept(kept)
+        site.wait("gw2 gets nothing new", lambda: set(served(site, seconds=0.5)) == {"gw1"}, 5)
+        assert on_stage.connections_of("gw2") > 5
+        site.halbctl("a", "gateway", "undrain", VIRTUAL_SERVER, "gw2").check()
+        site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 5)
+
+
+def test_a_gateway_dies_and_returns(site: Site) -> None:
+    with stage(site) as on_stage:
+        died = on_stage.lose_gateway("gw2")
+        assert 0 < died.doomed < died.connections
+        assert_kept(died)
+        assert set(served(site)) == {"gw1"}
+        on_stage.recover_gateway("gw2")
+        site.wait("gw2 serves", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 5)
+
+
+def test_a_drained_device_hands_over_and_takes_nothing(site: Site) -> None:
+    with stage(site) as on_stage:
+        drained = site.primary()
+
+        def drain() -> None:
+            site.halbctl("a", "device", "drain", drained).check()
+            site.wait("somebody else is primary", lambda: site.primary() != drained, 10)
+
+        assert_kept(on_stage.measure("promote", drain))
+        refused = site.halbctl("a", "promote", VIRTUAL_SERVER, "--to", drained)
+        assert refused.code == 1
+        assert "drained" in refused.errors
+        site.halbctl("a", "device", "undrain", drained).check()
+        on_stage.wait_in_order()
+
+
+def test_history_tells_of_the_moves_with_their_times(site: Site) -> None:
+    found = json.loads(site.halbctl("a", "--output", "json", "history").check())
+    entries = found["entries"] if isinstance(found, dict) else found
+    timed = [entry for entry in entries if entry["timeline"]]
+    assert timed
+    assert all(entry["timeline"]["total"] >= 0 for entry in timed)
+
+
+def test_a_stage_can_be_used_for_v6(site: Site) -> None:
+    """The owners of the IPv6 VIP are asked for too."""
+    with stage(site) as on_stage:
+        assert isinstance(on_stage, Stage)
+        quiet = on_stage.measure("return", lambda: None)
+        assert quiet.samples > 2 * 200
+        assert_kept(quiet)
