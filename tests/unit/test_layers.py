@@ -36,11 +36,8 @@ IMPURE = {
 """Of the standard library, what ``protocol`` never imports: clocks, I/O, threads, chance."""
 
 ROOMS = {
-    "aiozmq": ("agent/transport.py", "agent/joining.py", "agent/control.py", "agent/sockets.py"),
-    "zmq": (
-        "agent/transport.py", "agent/joining.py", "agent/control.py", "agent/sockets.py",
-        "halbctl/client.py",
-    ),
+    "aiozmq": ("agent/sockets.py",),
+    "zmq": ("agent/sockets.py", "halbctl/client.py"),
     "nftables": ("agent/nft.py",),
     "subprocess": ("agent/nft.py", "halbctl/editing.py", "halbctl/lab/"),
 }  # fmt: skip
