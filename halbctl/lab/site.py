@@ -139,17 +139,22 @@ class Site:
         except (Unreachable, TimedOut, Refused):
             return False  # an agent that is just starting or gone: not yet
 
-    def start_agent(self, device: str) -> None:
-        """Start a device's agent and wait until it answers."""
+    def agent_command(self, device: str, *flags: str) -> list[str]:
+        """The command that starts a device's agent on its host; later flags win."""
         host = self.plan.device(device)
-        folder = self.folder / device
         argv = [
             *(sys.executable, "-m", "agent", "--name", device),
-            *("--state-dir", str(folder / "state"), "--control", str(self.control(device))),
-            *("--address", f"{host.ipv4}:{DEFAULT_PORT}", "--interface", INTERFACE),
+            *("--state-dir", str(self.folder / device / "state")),
+            *("--control", str(self.control(device)), "--interface", INTERFACE),
+            *("--address", f"{host.ipv4}:{DEFAULT_PORT}"),
             *(["--witness"] if host == WITNESS else []),
         ]
-        self.service(device).start(self.network.within(device, argv), python_environment())
+        return self.network.within(device, [*argv, *flags])
+
+    def start_agent(self, device: str, *flags: str) -> None:
+        """Start a device's agent; :meth:`wait_answers` waits until it does."""
+        command = self.agent_command(device, *flags)
+        self.service(device).start(command, python_environment())
 
     def wait_answers(self, device: str) -> None:
         """Wait until a device's agent answers; raise with the end of its log if it ends."""
