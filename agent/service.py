@@ -23,9 +23,9 @@ from protocol.objects import Gateway, VirtualServer
 from protocol.view import PeerState
 
 SEEN = {
-    PeerState.SUSPECT: "has not been heard for a moment",
-    PeerState.DEAD: "is not heard",
-    PeerState.STOPPED: "has stopped",
+    PeerState.SUSPECT: "not heard for a moment",
+    PeerState.DEAD: "not heard",
+    PeerState.STOPPED: "stopped",
 }
 """What is wrong with a device that is not alive."""
 
@@ -82,13 +82,13 @@ def _why_not_eligible(
     """Why a device may not become or stay primary; empty if it may."""
     known = picture.config.devices.get(device)
     if known is None:
-        return "is no device of the Site any more"
+        return "no device of the Site any more"
     if device in server.witnesses or known.witness:
         return "votes only" if picture.alive(device) else SEEN[picture.state(device)]
     if device not in carriers:
         return "does not carry this Virtual Server any more"
     if known.drained:
-        return "is drained"
+        return "drained"
     if not picture.alive(device):
         return SEEN[picture.state(device)]
     if reason := picture.unfit(device, server.uid):
@@ -182,10 +182,10 @@ def _why_degraded(
         elif gateway.reason:
             yield f"gateway {gateway.name} is {gateway.reason}"
     yield from _families_without_gateway(server, gateways)
-    quiet = ("votes only", "is drained")
+    quiet = ("votes only", "drained")
     for device in devices:
         if not device.eligible and device.reason not in quiet:
-            yield f"device {device.name} {device.reason}"
+            yield f"device {device.name}: {device.reason}"
     assignment = picture.assignment(server.uid)
     if assignment is None:
         return

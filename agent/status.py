@@ -86,7 +86,7 @@ def _warnings(picture: Picture) -> Iterator[str]:
 
 def _about_device(picture: Picture, device: Device) -> Iterator[str]:
     if not picture.alive(device.id):
-        yield f"device {device.name} {SEEN[picture.state(device.id)]}"
+        yield f"device {device.name}: {SEEN[picture.state(device.id)]}"
 
 
 def _about_coordinator(picture: Picture) -> Iterator[str]:

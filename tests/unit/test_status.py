@@ -252,25 +252,25 @@ class TestDegraded:
     @pytest.mark.parametrize(
         ("state", "words"),
         [
-            (PeerState.SUSPECT, "has not been heard for a moment"),
-            (PeerState.DEAD, "is not heard"),
-            (PeerState.STOPPED, "has stopped"),
+            (PeerState.SUSPECT, "not heard for a moment"),
+            (PeerState.DEAD, "not heard"),
+            (PeerState.STOPPED, "stopped"),
         ],
     )
     def test_by_a_device_that_is_not_alive(self, site: Site, state: PeerState, words: str) -> None:
         site.states[C] = state
-        assert site.rdp().reasons == (f"device c {words}",)
-        assert site.status().warnings == (f"device c {words}",)
+        assert site.rdp().reasons == (f"device c: {words}",)
+        assert site.status().warnings == (f"device c: {words}",)
 
     def test_by_a_device_that_cannot_carry_it(self, site: Site) -> None:
         site.tell(C, unfit=((RDP, "eth0 has no carrier"),))
         rdp = site.rdp()
-        assert rdp.reasons == ("device c eth0 has no carrier",)
+        assert rdp.reasons == ("device c: eth0 has no carrier",)
         assert rdp.devices[2].eligible is False
 
     def test_by_this_device_being_unfit(self, site: Site) -> None:
         site.unfit = "its disk refuses writes"
-        assert site.rdp().reasons == ("device a its disk refuses writes",)
+        assert site.rdp().reasons == ("device a: its disk refuses writes",)
 
     def test_by_having_only_two_voters(self, site: Site) -> None:
         site.server = msgspec.structs.replace(site.server, devices=(A, B))
@@ -289,7 +289,7 @@ class TestDegraded:
             site.devices[device] = msgspec.structs.replace(site.devices[device], drained=True)
         rdp = site.rdp()
         assert rdp.reasons == ("no other device could take it over",)
-        assert [d.reason for d in rdp.devices] == ["is drained", "", "is drained"]
+        assert [d.reason for d in rdp.devices] == ["drained", "", "drained"]
 
     def test_by_a_vip_that_still_belongs_to_another(self, site: Site) -> None:
         site.assignment = msgspec.structs.replace(site.assignment, vips=())

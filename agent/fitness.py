@@ -1,0 +1,106 @@
+"""Which Virtual Servers this device cannot carry now, and why.
+
+A device that is unfit for a Virtual Server does not stand for primary of it,
+and says so. Being late is no unfitness: a busy moment that hits all devices
+must not leave a VIP without an owner, so it is only told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+
+from agent.addresses import Link
+from protocol.assignment import carriers_of
+from protocol.config import Config
+from protocol.ids import DeviceId, GroupId
+from protocol.objects import VirtualServer
+from protocol.timing import INTERVAL_NS, MILLISECOND, Profile
+
+LATE_SHARE = 0.2
+"""Share of T that the agent's loop may be late (p99) before it is told."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """The state of this host as far as it decides on fitness."""
+
+    interface: str
+    link: Link | None
+    """The service interface; None while it does not exist."""
+    networks: tuple[IPv4Interface | IPv6Interface, ...]
+    """The operator's addresses of it, with prefixes."""
+    loaded: frozenset[GroupId]
+    """Virtual Servers whose rules are in the kernel."""
+    refused: Mapping[GroupId, str] = field(default_factory=dict)
+    """Virtual Servers that the kernel does not take, with the reason."""
+    trouble: tuple[str, ...] = ()
+    """What forbids to carry anything: kernel, lease or disk, one phrase each."""
+
+
+def unfit(config: Config, device: DeviceId, host: Host) -> tuple[tuple[GroupId, str], ...]:
+    """The Virtual Servers that ``device`` should carry and cannot, with the first reason."""
+    general = _general_reason(host)
+    found = []
+    for server in config.virtual_servers.values():
+        if device in carriers_of(config, server):
+            reason = general or _reason(server, host)
+            if reason:
+                found.append((server.uid, reason))
+    return tuple(found)
+
+
+def _general_reason(host: Host) -> str:
+    if host.link is None:
+        return f"interface {host.interface} does not exist"
+    if not host.link.up:
+        return f"interface {host.interface} is down"
+    if not host.link.carrier:
+        return f"interface {host.interface} has no carrier"
+    return host.trouble[0] if host.trouble else ""
+
+
+def _reason(server: VirtualServer, host: Host) -> str:
+    if reason := host.refused.get(server.uid):
+        return reason
+    for vip in server.addresses:
+        address = ip_address(vip)
+        if not any(address in each.network for each in host.networks):
+            return f"VIP {vip} lies outside the networks of interface {host.interface}"
+    if server.uid not in host.loaded:
+        return "its rules are not in the kernel yet"
+    return ""
+
+
+class Lateness:
+    """How late the agent's loop wakes up: nanoseconds over the newest wake-ups."""
+
+    def __init__(self, window: int = 600) -> None:
+        self._samples: deque[int] = deque(maxlen=window)
+
+    def note(self, due: int, now: int) -> None:
+        """A timer that was due at ``due`` ran at ``now`` (same clock, nanoseconds)."""
+        self._samples.append(max(0, now - due))
+
+    def p99(self) -> int:
+        """99 of 100 wake-ups were at most this late; 0 before the first."""
+        if not self._samples:
+            return 0
+        ordered = sorted(self._samples)
+        return ordered[(len(ordered) * 99 - 1) // 100]
+
+    def warning(self, profiles: Iterable[Profile]) -> str:
+        """What to tell of it, given the profiles in use; empty where all is well."""
+        late = self.p99()
+        hurt = sorted(
+            (p for p in set(profiles) if late > LATE_SHARE * INTERVAL_NS[p]),
+            key=lambda p: INTERVAL_NS[p],
+        )
+        if not hurt:
+            return ""
+        return (
+            f"the agent wakes up {late / MILLISECOND:.0f} ms late (p99): too late for profile"
+            f" {', '.join(hurt)}; give the host more processor time or choose a calmer profile"
+        )

@@ -1,0 +1,180 @@
+"""Checks of a change against this host, before it is proposed to the Site.
+
+The rules that need only the configuration are checked by the coordinator
+(:mod:`protocol.changes`); these need the host: its interface, its addresses,
+and who answers on its network. They concern VIPs and gateways that the change
+adds, of Virtual Servers that this device carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
+
+from protocol.addresses import check_gateway_address, check_vip, family, names_network
+from protocol.assignment import carriers_of
+from protocol.changes import AddGateway, ApplyDocument, Change, PutVirtualServer
+from protocol.config import Config
+from protocol.document import VirtualServerDocument
+from protocol.errors import InvalidInput, Refused
+from protocol.ids import DeviceId
+
+PROBE_S = 0.45
+"""Seconds that somebody else has to answer for a new VIP."""
+PROBES_AT_ONCE = 32
+
+Probe = Callable[[str, float], Awaitable[str | None]]
+"""(VIP, seconds) -> MAC of whoever else answers for it, or None."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What this host has, at the moment of the check."""
+
+    device: DeviceId
+    interface: str
+    networks: tuple[IPv4Interface | IPv6Interface, ...]
+    """The operator's addresses of the service interface, with prefixes."""
+    addresses: frozenset[str]
+    """All addresses of the host, VIPs of ours included."""
+    vips: frozenset[str]
+    """Those of them that are VIPs of ours."""
+
+
+async def check_change(change: Change, config: Config, host: Host, probe: Probe) -> None:
+    """Raise InvalidInput or Refused if this host shows that the change cannot work.
+
+    Asks the network about new VIPs, all at the same time, for :data:`PROBE_S`.
+    """
+    if isinstance(change, AddGateway):
+        _check_added_gateway(change, config, host)
+        return
+    new: list[str] = []
+    for document in _documents(change):
+        if _carries(document, config, host.device):
+            new += _check_document(document, config, host)
+    await _check_unanswered(new, probe)
+
+
+def _documents(change: Change) -> Iterable[VirtualServerDocument]:
+    match change:
+        case PutVirtualServer():
+            return (change.document,)
+        case ApplyDocument():
+            return change.document.virtual_servers
+        case _:
+            return ()
+
+
+def _carries(document: VirtualServerDocument, config: Config, device: DeviceId) -> bool:
+    known = config.devices.get(device)
+    if known is None or known.witness:
+        return False
+    return not document.devices or known.name in document.devices
+
+
+def _check_document(document: VirtualServerDocument, config: Config, host: Host) -> list[str]:
+    """Check one Virtual Server; returns the addresses of its new VIPs."""
+    where = f"virtual server {document.name}"
+    vips = [check_vip(f"{where}: vips", vip) for vip in document.vips]
+    before = config.virtual_server_named(document.name)
+    known = {g.address for g in before.gateways} if before else set()
+    for gateway in document.gateways:
+        address = check_gateway_address(f"{where}: gateway {gateway.name}", gateway.address)
+        if address not in known:
+            _check_gateway(gateway.name, address, [_bare(vip) for vip in vips], host)
+    held = _held(config)
+    new = [vip for vip in vips if _bare(vip) not in held]
+    for vip in new:
+        _check_network(vip, host)
+        _check_not_configured(vip, host)
+    return [_bare(vip) for vip in new]
+
+
+def _bare(vip: str) -> str:
+    return vip.partition("/")[0]
+
+
+def _held(config: Config) -> set[str]:
+    """VIPs that the Site has, or has not let go of yet."""
+    servers = (s.addresses for s in config.virtual_servers.values())
+    assigned = ((*a.vips, *a.releasing) for a in config.assignments.values())
+    return {vip for vips in (*servers, *assigned) for vip in vips}
+
+
+def _check_added_gateway(change: AddGateway, config: Config, host: Host) -> None:
+    server = config.virtual_server_named(change.virtual_server)
+    if server is None or host.device not in carriers_of(config, server):
+        return
+    name = change.gateway.name
+    address = check_gateway_address(f"gateway {name}: address", change.gateway.address)
+    _check_gateway(name, address, server.addresses, host)
+
+
+def _check_gateway(name: str, address: str, vips: Iterable[str], host: Host) -> None:
+    if address in vips:
+        raise InvalidInput(
+            f"gateway {name} has the address {address}, which is the VIP itself",
+            "Give the address of the server that the VIP leads to.",
+        )
+    if address in host.addresses:
+        raise InvalidInput(
+            f"gateway {name} has the address {address}, which is one of this device",
+            "A device cannot be its own gateway: give the address of another host.",
+        )
+
+
+def _check_network(vip: str, host: Host) -> None:
+    """The VIP lies in a network of the interface, and names it rightly if it names one."""
+    address = ip_address(_bare(vip))
+    here = [net.network for net in host.networks if net.version == address.version]
+    if not here:
+        raise InvalidInput(
+            f"VIP {vip}: interface {host.interface} of this device has no"
+            f" IPv{address.version} address",
+            f"Give {host.interface} an address in the network of the VIP, or start halb-agent"
+            " with the --interface that has one.",
+        )
+    around = [network for network in here if address in network]
+    if not around:
+        raise InvalidInput(
+            f"VIP {vip} lies outside the networks of {host.interface} on this device"
+            f" ({', '.join(sorted(map(str, here)))})",
+            "Choose a free address in one of these networks.",
+        )
+    named = ip_interface(vip).network
+    if names_network(vip) and named not in around:
+        right = around[0].prefixlen
+        raise InvalidInput(
+            f"VIP {vip} names the network {named}, but {host.interface} is in {around[0]}",
+            f"Write {address}/{right}, or correct the prefix of {host.interface}.",
+        )
+
+
+def _check_not_configured(vip: str, host: Host) -> None:
+    address = _bare(vip)
+    if address not in host.addresses - host.vips:
+        return
+    raise Refused(
+        f"VIP {address} is configured on this device already, and not by HALB",
+        f"Choose another address, or remove it first (see `ip address show to {address}`).",
+    )
+
+
+async def _check_unanswered(vips: list[str], probe: Probe) -> None:
+    gate = asyncio.Semaphore(PROBES_AT_ONCE)
+
+    async def ask(vip: str) -> str | None:
+        async with gate:
+            return await probe(vip, PROBE_S)
+
+    answers = await asyncio.gather(*map(ask, vips))
+    for vip, owner in zip(vips, answers, strict=True):
+        if owner is not None:
+            kind = "ND" if family(vip) == 6 else "ARP"
+            raise Refused(
+                f"VIP {vip} is in use already: {owner} answers {kind} for it",
+                "Choose a free address, or take that host off it.",
+            )
