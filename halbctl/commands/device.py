@@ -1,0 +1,74 @@
+"""``halbctl device``: the hosts of a Site."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from halbctl.app import area
+from halbctl.output import Paint, emit
+from halbctl.screens import device_table
+from halbctl.session import change, confirm, finish, get_status
+from halbctl.settings import settings_of
+from protocol.errors import Refused
+
+app = area("Show, drain and remove the devices of the Site.")
+
+Name = Annotated[str, typer.Argument(metavar="DEVICE")]
+
+
+@app.command("list")
+def list_(ctx: typer.Context) -> None:
+    """List the devices."""
+    status = get_status(ctx)
+    lines = device_table(status["devices"], status["revision"], Paint.for_stream(sys.stdout))
+    emit(status["devices"], settings_of(ctx).output, lines)
+
+
+@app.command()
+def show(ctx: typer.Context, device: Name) -> None:
+    """Show one device, and what it is to each Virtual Server."""
+    status = get_status(ctx)
+    found = next((d for d in status["devices"] if device in (d["name"], d["id"])), None)
+    if found is None:
+        known = ", ".join(d["name"] for d in status["devices"]) or "none"
+        raise Refused(f"no device is named {device!r}", f"The Site has: {known}.")
+    paint = Paint.for_stream(sys.stdout)
+    lines = device_table([found], status["revision"], paint)
+    for vs in status["virtual_servers"]:
+        for part in vs["devices"]:
+            if part["name"] == found["name"]:
+                reason = "" if part["eligible"] else f", not eligible: {part['reason']}"
+                lines.append(f"  {part['role']} of {vs['name']}{reason}")
+    emit(found, settings_of(ctx).output, lines)
+
+
+@app.command()
+def drain(ctx: typer.Context, device: Name) -> None:
+    """Move everything off a device, and send nothing new to it. It still votes."""
+    from protocol.changes import SetDevice
+
+    finish(ctx, change(ctx, SetDevice(device, True)))
+
+
+@app.command()
+def undrain(ctx: typer.Context, device: Name) -> None:
+    """Let a drained device take Virtual Servers again."""
+    from protocol.changes import SetDevice
+
+    finish(ctx, change(ctx, SetDevice(device, False)))
+
+
+@app.command()
+def remove(
+    ctx: typer.Context,
+    device: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take a device out of the Site, such as one that is gone for good."""
+    from protocol.changes import RemoveDevice
+
+    confirm(f"Take device {device} out of the Site?", yes=yes)
+    finish(ctx, change(ctx, RemoveDevice(device)))

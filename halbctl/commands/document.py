@@ -1,0 +1,95 @@
+"""``halbctl apply``, ``diff`` and ``export``: the Site as one document."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from halbctl.app import area
+from halbctl.errors import note
+from halbctl.output import Paint, emit
+from halbctl.session import change, confirm, finish, get_document
+from halbctl.settings import settings_of
+
+if TYPE_CHECKING:
+    from protocol.document import SiteDocument
+
+app = area()
+
+File = Annotated[
+    str, typer.Option("--file", "-f", metavar="FILE", help="YAML or JSON; - is stdin.")
+]
+
+
+@app.command()
+def apply(
+    ctx: typer.Context,
+    file: File,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it and show the changes; change nothing.")
+    ] = False,
+    if_revision: Annotated[
+        str | None,
+        typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before Virtual Servers are deleted.")
+    ] = False,
+) -> None:
+    """Make the Virtual Servers what the file says; others are deleted."""
+    from halbctl.yaml import read
+    from protocol.changes import ApplyDocument
+    from protocol.document import parse_site
+
+    wanted = parse_site(read(file))
+    if dry_run:
+        done = change(ctx, ApplyDocument(wanted), if_revision, dry_run=True)
+        _show_difference(ctx, wanted, file)
+        note(done["detail"])
+        return
+    if not yes and sys.stdin.isatty():
+        gone = _deleted(ctx, wanted)
+        if gone:
+            confirm(f"This deletes {', '.join(gone)}. Go on?", yes=yes)
+    finish(ctx, change(ctx, ApplyDocument(wanted), if_revision))
+
+
+def _deleted(ctx: typer.Context, wanted: SiteDocument) -> list[str]:
+    from protocol.document import parse_site
+
+    kept = {vs.name for vs in wanted.virtual_servers}
+    current = parse_site(get_document(ctx)["document"])
+    return [vs.name for vs in current.virtual_servers if vs.name not in kept]
+
+
+@app.command()
+def diff(ctx: typer.Context, file: File) -> None:
+    """Show what `apply` would change."""
+    from halbctl.yaml import read
+    from protocol.document import parse_site
+
+    _show_difference(ctx, parse_site(read(file)), file)
+
+
+def _show_difference(ctx: typer.Context, wanted: SiteDocument, file: str) -> None:
+    from halbctl.documents import painted, site_difference
+    from protocol.document import parse_site
+
+    exported = get_document(ctx)
+    revision = exported["revision"]
+    current = parse_site(exported["document"])
+    name = "<stdin>" if file == "-" else file
+    lines = site_difference(current, wanted, f"revision {revision}", name)
+    data = {"changed": bool(lines), "revision": revision, "diff": lines}
+    emit(data, settings_of(ctx).output, painted(lines, Paint.for_stream(sys.stdout)))
+    if not lines:
+        note(f"no difference to revision {revision}")
+
+
+@app.command()
+def export(ctx: typer.Context) -> None:
+    """Print the Site as a document that `apply` takes."""
+    output = settings_of(ctx).output
+    emit(get_document(ctx)["document"], "json" if output == "json" else "yaml", ())

@@ -1,0 +1,83 @@
+"""``halbctl gateway``: the servers behind a Virtual Server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from halbctl.app import area
+from halbctl.session import change, finish
+from protocol.errors import InvalidInput
+
+app = area("Add, remove, drain and weigh the gateways of a Virtual Server.")
+
+VirtualServer = Annotated[str, typer.Argument(metavar="VS")]
+Gateway = Annotated[str, typer.Argument(metavar="GATEWAY")]
+IfRevision = Annotated[
+    str | None,
+    typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
+]
+
+
+@app.command()
+def add(
+    ctx: typer.Context,
+    vs: VirtualServer,
+    gateway: Annotated[str, typer.Argument(metavar="NAME=ADDRESS[:WEIGHT]")],
+    if_revision: IfRevision = None,
+) -> None:
+    """Add a gateway: gw5=10.77.0.35:2, or gw6=[fd77::36]:2."""
+    from halbctl.flags import parse_gateway
+    from protocol.changes import AddGateway
+
+    finish(ctx, change(ctx, AddGateway(vs, parse_gateway(gateway)), if_revision))
+
+
+@app.command()
+def remove(
+    ctx: typer.Context, vs: VirtualServer, gateway: Gateway, if_revision: IfRevision = None
+) -> None:
+    """Remove a gateway at once; its connections end. Drain it first to spare them."""
+    from protocol.changes import RemoveGateway
+
+    finish(ctx, change(ctx, RemoveGateway(vs, gateway), if_revision))
+
+
+@app.command()
+def drain(
+    ctx: typer.Context, vs: VirtualServer, gateway: Gateway, if_revision: IfRevision = None
+) -> None:
+    """Send a gateway nothing new; it keeps its connections."""
+    from protocol.changes import SetGateway
+
+    finish(ctx, change(ctx, SetGateway(vs, gateway, state="draining"), if_revision))
+
+
+@app.command()
+def undrain(
+    ctx: typer.Context, vs: VirtualServer, gateway: Gateway, if_revision: IfRevision = None
+) -> None:
+    """Send a drained or disabled gateway its share again."""
+    from protocol.changes import SetGateway
+
+    finish(ctx, change(ctx, SetGateway(vs, gateway, state="enabled"), if_revision))
+
+
+@app.command("set")
+def set_(
+    ctx: typer.Context,
+    vs: VirtualServer,
+    gateway: Gateway,
+    weight: Annotated[int | None, typer.Option(metavar="0-256", help="Share of new flows.")] = None,
+    state: Annotated[
+        Literal["enabled", "draining", "disabled"] | None, typer.Option(help="What it may take.")
+    ] = None,
+    if_revision: IfRevision = None,
+) -> None:
+    """Set the weight or the state of a gateway."""
+    from protocol.changes import SetGateway
+
+    if weight is None and state is None:
+        raise InvalidInput("nothing to set", "Give --weight or --state.")
+    finish(ctx, change(ctx, SetGateway(vs, gateway, state, weight), if_revision))

@@ -1,0 +1,76 @@
+"""``halbctl token``: what lets devices join."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from halbctl.app import area
+from halbctl.errors import note
+from halbctl.output import Cell, Paint, emit, table
+from halbctl.screens import age, utc
+from halbctl.session import ask, change, finish, order
+from halbctl.settings import settings_of
+from protocol.errors import InvalidInput
+
+app = area("Make, list and revoke the tokens that devices join with.")
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds(text: str) -> int:
+    """``90``, ``90s``, ``15m``, ``2h`` or ``7d`` in seconds."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    if not (number.isascii() and number.isdigit() and len(number) < 10):
+        raise InvalidInput(f"--ttl {text!r} is not a duration", "Write 900s, 15m, 2h or 7d.")
+    return int(number) * UNITS[unit]
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    ttl: Annotated[str, typer.Option(metavar="TIME", help="Valid for: 15m, 2h, 7d.")] = "1h",
+    uses: Annotated[int, typer.Option(metavar="N", help="How many devices may join.")] = 1,
+) -> None:
+    """Make a token and print it; nothing can show it again."""
+    from protocol.api import CreateToken
+
+    token = order(ctx, CreateToken(seconds(ttl), uses))
+    emit(token, settings_of(ctx).output, [token["token"]])
+    devices = "one device" if token["uses"] == 1 else f"{token['uses']} devices"
+    note(f"token {token['id']} lets {devices} join until {utc(token['expires_at'])}")
+    note("on the new device: halbctl join TOKEN")
+
+
+@app.command("list")
+def list_(ctx: typer.Context) -> None:
+    """List the tokens, without their secrets."""
+    found = ask(ctx, {"op": "token-list"})
+    now = time.time()
+    rows = [
+        (
+            token["id"],
+            token["uses_left"],
+            utc(token["expires_at"]),
+            f"in {age(token['expires_at'] - now)}"
+            if token["expires_at"] > now
+            else Cell("EXPIRED", "yellow"),
+        )
+        for token in found["tokens"]
+    ]
+    lines = table(("TOKEN", "USES LEFT", "EXPIRES", ""), rows, Paint.for_stream(sys.stdout))
+    emit(found["tokens"], settings_of(ctx).output, lines)
+
+
+@app.command()
+def revoke(
+    ctx: typer.Context,
+    token: Annotated[str, typer.Argument(metavar="ID", help="As `halbctl token list` shows it.")],
+) -> None:
+    """Make a token worthless. Devices that joined with it stay."""
+    from protocol.changes import RevokeToken
+
+    finish(ctx, change(ctx, RevokeToken(token)))

@@ -1,0 +1,174 @@
+"""``halbctl vs``: the Virtual Servers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Literal
+
+import typer
+
+from halbctl.app import area
+from halbctl.output import Paint, emit
+from halbctl.screens import virtual_server_block, virtual_server_table
+from halbctl.session import change, confirm, finish, get_document, get_status
+from halbctl.settings import settings_of
+from protocol.errors import Refused
+
+app = area("Make, show, edit and delete Virtual Servers.")
+
+Name = Annotated[str, typer.Argument(metavar="VS")]
+Vips = Annotated[
+    list[str] | None,
+    typer.Option("--vip", metavar="ADDRESS/PREFIX", help="A VIP and its network. Repeat."),
+]
+Tcp = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PORT[:PORT]", help="A TCP listener[:port on the gateways]. Repeat."),
+]
+Udp = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PORT[:PORT]", help="A UDP listener[:port on the gateways]. Repeat."),
+]
+Devices = Annotated[
+    list[str] | None,
+    typer.Option("--device", metavar="NAME", help="May carry it, in order of rank. Repeat."),
+]
+Witnesses = Annotated[
+    list[str] | None,
+    typer.Option("--witness", metavar="NAME", help="Votes only. Repeat."),
+]
+Profile = Annotated[
+    Literal["fast", "normal", "calm", "wan"] | None,
+    typer.Option(help="How fast it fails over."),
+]
+Balance = Annotated[
+    Literal["hash", "source-hash"] | None,
+    typer.Option(help="By connection, or by client address."),
+]
+IfRevision = Annotated[
+    str | None,
+    typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
+]
+
+
+@app.command()
+def create(
+    ctx: typer.Context,
+    name: Name,
+    vip: Vips = None,
+    tcp: Tcp = None,
+    udp: Udp = None,
+    gateway: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=ADDRESS[:WEIGHT]", help="[IPv6]:WEIGHT in brackets. Repeat."),
+    ] = None,
+    device: Devices = None,
+    witness: Witnesses = None,
+    profile: Profile = None,
+    balance: Balance = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Check gateways on each TCP listener.")
+    ] = True,
+    if_revision: IfRevision = None,
+) -> None:
+    """Make a Virtual Server.
+
+    \b
+    halbctl vs create web --vip 10.77.0.100/24 --tcp 443 \\
+        --gateway gw1=10.77.0.31:2 --gateway gw2=10.77.0.32
+    """
+    from halbctl.flags import listeners, parse_gateway
+    from protocol.changes import PutVirtualServer
+    from protocol.document import VirtualServerDocument
+    from protocol.timing import Profile as SiteProfile
+
+    document = VirtualServerDocument(
+        name=name,
+        vips=tuple(vip or ()),
+        devices=tuple(device or ()),
+        witnesses=tuple(witness or ()),
+        profile=SiteProfile(profile or SiteProfile.NORMAL),
+        gateways=tuple(map(parse_gateway, gateway or ())),
+        listeners=listeners(tcp or (), udp or (), balance or "hash", check),
+    )
+    finish(ctx, change(ctx, PutVirtualServer(document, "create"), if_revision))
+
+
+@app.command("list")
+def list_(ctx: typer.Context) -> None:
+    """List the Virtual Servers."""
+    found = get_status(ctx)["virtual_servers"]
+    lines = virtual_server_table(found, time.time(), Paint.for_stream(sys.stdout))
+    emit(found, settings_of(ctx).output, lines)
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name) -> None:
+    """Show one Virtual Server: its devices and gateways."""
+    status = get_status(ctx)
+    found = next((vs for vs in status["virtual_servers"] if vs["name"] == name), None)
+    if found is None:
+        known = ", ".join(vs["name"] for vs in status["virtual_servers"]) or "none yet"
+        raise Refused(f"no Virtual Server is named {name!r}", f"The Site has: {known}.")
+    states = {device["name"]: device["state"] for device in status["devices"]}
+    lines = virtual_server_block(found, states, time.time(), Paint.for_stream(sys.stdout))
+    emit(found, settings_of(ctx).output, lines)
+
+
+@app.command()
+def edit(
+    ctx: typer.Context,
+    name: Name,
+    vip: Vips = None,
+    tcp: Tcp = None,
+    udp: Udp = None,
+    device: Devices = None,
+    witness: Witnesses = None,
+    profile: Profile = None,
+    balance: Balance = None,
+    if_revision: IfRevision = None,
+) -> None:
+    """Change a Virtual Server: by options, or without any in $EDITOR.
+
+    An option that may be repeated replaces the whole list of its kind. The
+    edit is refused (exit code 4) if the Site was changed meanwhile.
+    """
+    import msgspec
+
+    from halbctl.documents import virtual_server
+    from halbctl.flags import replace_listeners
+    from protocol.changes import PutVirtualServer
+    from protocol.timing import Profile as SiteProfile
+
+    exported = get_document(ctx)
+    old = virtual_server(exported["document"], name)
+    if all(value is None for value in (vip, tcp, udp, device, witness, profile, balance)):
+        from halbctl.editing import edited_by_hand
+
+        new = edited_by_hand(old)
+    else:
+        new = msgspec.structs.replace(
+            old,
+            vips=old.vips if vip is None else tuple(vip),
+            devices=old.devices if device is None else tuple(device),
+            witnesses=old.witnesses if witness is None else tuple(witness),
+            profile=old.profile if profile is None else SiteProfile(profile),
+            listeners=replace_listeners(old.listeners, tcp, udp, balance),
+        )
+    based_on = if_revision or exported["revision"]
+    finish(ctx, change(ctx, PutVirtualServer(new, "exist"), based_on))
+
+
+@app.command()
+def delete(
+    ctx: typer.Context,
+    name: Name,
+    if_revision: IfRevision = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a Virtual Server; its VIPs fall silent and its connections end."""
+    from protocol.changes import DeleteVirtualServer
+
+    confirm(f"Delete Virtual Server {name}, with the connections through it?", yes=yes)
+    finish(ctx, change(ctx, DeleteVirtualServer(name), if_revision))

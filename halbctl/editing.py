@@ -1,0 +1,72 @@
+"""``vs edit`` in the operator's own editor."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from typing import TYPE_CHECKING
+
+import typer
+
+from halbctl.documents import difference, painted, parse_virtual_server, plain
+from halbctl.errors import note, report
+from halbctl.output import Paint
+from halbctl.yaml import dump, read
+from protocol.errors import HalbError, InvalidInput, Refused
+
+if TYPE_CHECKING:
+    from protocol.document import VirtualServerDocument
+
+HEAD = "# Save and close to go on; close without a change to leave it as it is.\n"
+
+
+def edited_by_hand(old: VirtualServerDocument) -> VirtualServerDocument:
+    """What the operator made of ``old`` and agreed to.
+
+    A document with an error can be edited again. Raises Refused when nothing
+    is to be changed.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise InvalidInput(
+            "nothing to change, and no terminal to edit in",
+            "Give options such as --profile fast; see `halbctl vs edit --help`.",
+        )
+    with tempfile.NamedTemporaryFile("w", prefix=f"{old.name}-", suffix=".yaml") as file:
+        file.write(HEAD + dump(plain(old)))
+        file.flush()
+        while True:
+            _edit(file.name)
+            try:
+                new = parse_virtual_server(read(file.name))
+            except HalbError as error:
+                report(error)
+                _agree("Edit it again?")
+                continue
+            lines = difference(plain(old), plain(new), f"{old.name} now", f"{old.name} edited")
+            if not lines:
+                raise Refused("nothing was changed")
+            for line in painted(lines, Paint.for_stream(sys.stderr)):
+                print(line, file=sys.stderr)
+            _agree("Apply this?")
+            return new
+
+
+def _agree(question: str) -> None:
+    if not typer.confirm(question, err=True, default=True):
+        raise Refused("nothing was changed")
+
+
+def _edit(path: str) -> None:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        ended = subprocess.run([*shlex.split(editor), path], check=False)
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"the editor {editor!r} does not start: {error}", "Set EDITOR."
+        ) from error
+    if ended.returncode:
+        note(f"{editor} ended with {ended.returncode}")
+        raise Refused("nothing was changed")

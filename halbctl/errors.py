@@ -1,0 +1,49 @@
+"""How errors reach the operator: one sentence, one remedy, one exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from halbctl.output import Paint, clean
+from protocol.errors import BY_EXIT_CODE, ExitCode, HalbError, Refused
+
+
+def report(error: HalbError) -> int:
+    """Print ``error`` to stderr and return the exit code that it stands for."""
+    paint = Paint.for_stream(sys.stderr)
+    say(paint("halb: error:", "red", "bold"), error.message)
+    if error.remedy:
+        say(paint("hint:", "cyan", "bold"), error.remedy)
+    return int(error.exit_code)
+
+
+def note(text: str) -> None:
+    """Tell the operator something that is not data."""
+    print(clean(text), file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    say(Paint.for_stream(sys.stderr)("halb: warning:", "yellow", "bold"), text)
+
+
+def say(label: str, text: str) -> None:
+    print(label, clean(text), file=sys.stderr)
+
+
+def from_failure(failure: dict[str, Any]) -> HalbError:
+    """The agent's refusal (:class:`protocol.api.Failure`) as the error that it was there."""
+    code = failure["exit_code"]
+    known = code in ExitCode.__members__.values()
+    kind = BY_EXIT_CODE.get(ExitCode(code), Refused) if known else Refused
+    return kind(str(failure["message"]), str(failure["remedy"]))
+
+
+def usage(error: Any) -> int:
+    """Print an error of the command line itself, as Typer found it."""
+    print_hint = ""
+    if getattr(error, "ctx", None) is not None:
+        print_hint = f"See `{error.ctx.command_path} --help`."
+    failed = HalbError(error.format_message().strip().rstrip("."), print_hint)
+    report(failed)
+    return int(error.exit_code)

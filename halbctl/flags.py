@@ -1,0 +1,94 @@
+"""Parts of a Virtual Server as written on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from protocol.document import GatewayDocument, ListenerDocument
+from protocol.errors import InvalidInput
+from protocol.objects import Check
+
+Balance = Literal["hash", "source-hash"]
+
+
+def parse_gateway(text: str) -> GatewayDocument:
+    """``NAME=ADDRESS``, ``NAME=ADDRESS:WEIGHT``; an IPv6 address with weight in brackets."""
+    name, equals, rest = text.partition("=")
+    if not (name and equals and rest):
+        raise _gateway(text, "is not NAME=ADDRESS[:WEIGHT]")
+    if rest.startswith("["):
+        address, bracket, weight = rest[1:].partition("]")
+        if not bracket or (weight and not weight.startswith(":")):
+            raise _gateway(text, "has brackets that do not enclose its address")
+        weight = weight[1:] if weight else "1"
+    elif rest.count(":") > 1:
+        address, weight = rest, "1"
+    else:
+        address, colon, weight = rest.partition(":")
+        weight = weight if colon else "1"
+    if not (weight.isascii() and weight.isdigit() and len(weight) < 10):
+        raise _gateway(text, f"has {weight!r} for a weight")
+    return GatewayDocument(name=name, address=address, weight=int(weight))
+
+
+def _gateway(text: str, wrong: str) -> InvalidInput:
+    return InvalidInput(
+        f"gateway {text!r} {wrong}", "Write gw1=10.77.0.31, gw1=10.77.0.31:2 or gw1=[fd77::31]:2."
+    )
+
+
+def parse_listener(
+    protocol: Literal["tcp", "udp"], text: str, balance: Balance, check: bool
+) -> ListenerDocument:
+    """``PORT``, or ``PORT:GATEWAY_PORT`` where gateways listen on another."""
+    ports = text.split(":")
+    if len(ports) > 2 or not all(p.isascii() and p.isdigit() and len(p) < 10 for p in ports):
+        raise InvalidInput(
+            f"--{protocol} {text!r} is not a port", "Write 443, or 443:8443 (gateways use 8443)."
+        )
+    return ListenerDocument(
+        protocol=protocol,
+        port=int(ports[0]),
+        gateway_port=int(ports[1]) if len(ports) == 2 else None,
+        balance=balance,
+        check=Check() if check and protocol == "tcp" else None,
+    )
+
+
+def listeners(
+    tcp: Iterable[str], udp: Iterable[str], balance: Balance, check: bool
+) -> tuple[ListenerDocument, ...]:
+    """The listeners that ``--tcp`` and ``--udp`` name."""
+    return (
+        *(parse_listener("tcp", text, balance, check) for text in tcp),
+        *(parse_listener("udp", text, balance, check) for text in udp),
+    )
+
+
+def replace_listeners(
+    old: Sequence[ListenerDocument],
+    tcp: Sequence[str] | None,
+    udp: Sequence[str] | None,
+    balance: Balance | None,
+) -> tuple[ListenerDocument, ...]:
+    """``old`` with all of a protocol replaced where given; what stays keeps its check."""
+    import msgspec
+
+    found: list[ListenerDocument] = []
+    known = {(item.protocol, item.port): item for item in old}
+    protocols: tuple[tuple[Literal["tcp", "udp"], Sequence[str] | None], ...]
+    protocols = (("tcp", tcp), ("udp", udp))
+    for protocol, texts in protocols:
+        if texts is None:
+            found += [item for item in old if item.protocol == protocol]
+            continue
+        for text in texts:
+            item = parse_listener(protocol, text, "hash", True)
+            before = known.get((protocol, item.port))
+            if before is not None:
+                item = msgspec.structs.replace(before, gateway_port=item.gateway_port)
+            found.append(item)
+    if balance is not None:
+        found = [msgspec.structs.replace(item, balance=balance) for item in found]
+    return tuple(found)

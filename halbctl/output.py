@@ -1,0 +1,110 @@
+"""What is printed: tables, JSON, YAML, colour."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TextIO
+
+_CODES = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+}
+
+
+class Paint:
+    """Colours text, or leaves it as it is."""
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+
+    @classmethod
+    def for_stream(cls, stream: TextIO) -> Paint:
+        """Colour for people only: a terminal, not ``dumb``, without ``NO_COLOR``."""
+        wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return cls(wanted and stream.isatty())
+
+    def __call__(self, text: str, *styles: str) -> str:
+        codes = ";".join(_CODES[style] for style in styles if style)
+        return f"\x1b[{codes}m{text}\x1b[0m" if self.on and codes and text else text
+
+
+class Cell(NamedTuple):
+    """One cell of a table, and its colour (empty: none)."""
+
+    text: str
+    style: str = ""
+    right: bool = False
+    """Of a column with such a cell the text ends at the right."""
+
+
+def clean(text: str) -> str:
+    """``text`` without control characters, which could steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table(
+    titles: Sequence[str],
+    rows: Iterable[Sequence[Cell | str | int]],
+    paint: Paint,
+    indent: str = "",
+) -> list[str]:
+    """Lines of a table: two blanks between columns, numbers to the right, no borders.
+
+    Columns without any content are left out.
+    """
+    body = [[_cell(value) for value in row] for row in rows]
+    head = [Cell(title, "dim") for title in titles]
+    columns = [i for i in range(len(titles)) if i == 0 or any(row[i].text for row in body)]
+    right = {i for row in body for i in columns if row[i].right}
+    width = {i: max(len(row[i].text) for row in (head, *body)) for i in columns}
+    lines = []
+    for row in (head, *body):
+        parts = []
+        for i in columns:
+            gap = " " * (width[i] - len(row[i].text))
+            text = paint(row[i].text, row[i].style)
+            parts.append(gap + text if i in right else text + gap)
+        lines.append((indent + "  ".join(parts)).rstrip())
+    return lines
+
+
+def _cell(value: Cell | str | int) -> Cell:
+    match value:
+        case int():
+            return Cell(str(value), right=True)
+        case str():
+            return Cell(clean(value))
+        case _:
+            return value._replace(text=clean(value.text))
+
+
+def as_json(value: Any, *, line: bool = False) -> str:
+    """``value`` as JSON: indented, or on one line for streams."""
+    import json
+
+    return json.dumps(value, separators=(",", ":")) if line else json.dumps(value, indent=2)
+
+
+def as_data(value: Any, output: str) -> str:
+    """``value`` as ``json`` or ``yaml``, ending without a newline."""
+    if output == "json":
+        return as_json(value)
+    from halbctl.yaml import dump
+
+    return dump(value).rstrip("\n")
+
+
+def emit(value: Any, output: str, lines: Iterable[str]) -> None:
+    """Print ``value`` as data, or ``lines``, its form for people, where that is asked."""
+    if output == "table":
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+    else:
+        sys.stdout.write(as_data(value, output) + "\n")

@@ -1,0 +1,86 @@
+"""The agent's replies as plain data: the read side of :mod:`protocol.api`.
+
+Types without cost: they mirror the structs there field by field (a test
+compares them), and nothing at run time imports this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Listener(TypedDict):
+    protocol: str
+    port: int
+    gateway_port: int
+    balance: str
+
+
+class Gateway(TypedDict):
+    name: str
+    address: str
+    state: str
+    weight: int
+    connections: int
+    reason: str
+
+
+class VirtualServerDevice(TypedDict):
+    name: str
+    role: str
+    eligible: bool
+    reason: str
+
+
+class VirtualServer(TypedDict):
+    name: str
+    vips: list[str]
+    state: str
+    primary: str | None
+    term: int
+    since: str | None
+    profile: str
+    devices: list[VirtualServerDevice]
+    listeners: list[Listener]
+    gateways: list[Gateway]
+    reasons: list[str]
+
+
+class Device(TypedDict):
+    name: str
+    id: str
+    addresses: list[str]
+    state: str
+    version: str
+    drained: bool
+    witness: bool
+    revision: str
+    primary_of: int
+
+
+class Status(TypedDict):
+    site: str
+    revision: str
+    device: str
+    coordinator: str | None
+    virtual_servers: list[VirtualServer]
+    devices: list[Device]
+    warnings: list[str]
+    took_us: int
+
+
+class Entry(TypedDict):
+    at: int
+    kind: str
+    virtual_server: str
+    uid: str | None
+    device: str
+    reporter: str
+    term: int
+    text: str
+    timeline: dict[str, float]
+
+
+class Exported(TypedDict):
+    document: dict[str, Any]
+    revision: str

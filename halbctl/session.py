@@ -1,0 +1,88 @@
+"""What commands share: asking the agent, and telling the operator what came of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import typer
+
+from halbctl.errors import note
+from halbctl.output import emit
+from halbctl.settings import settings_of
+from protocol.errors import Refused
+
+if TYPE_CHECKING:
+    from halbctl.replies import Exported, Status
+    from protocol.api import Op
+    from protocol.changes import Change
+
+ANSWER_S = 5.0
+"""Default wait for an answer."""
+SLACK_S = 3.0
+"""How much longer than the agent the client waits, so that the agent's own reason arrives."""
+
+
+def ask(
+    ctx: typer.Context,
+    op: dict[str, Any],
+    timeout: float = ANSWER_S,
+    waiting: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """The agent's result of ``op``; ``timeout`` (seconds) yields to the operator's own."""
+    from halbctl.client import ask as ask_agent
+
+    settings = settings_of(ctx)
+    return ask_agent(settings.control, op, settings.timeout_or(timeout), waiting)
+
+
+def order(
+    ctx: typer.Context,
+    op: Op,
+    timeout: float = ANSWER_S,
+    waiting: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Ask for something typed, which the agent may take ``timeout`` seconds for."""
+    import msgspec
+
+    from halbctl.client import ask as ask_agent
+
+    settings = settings_of(ctx)
+    limit = settings.timeout_or(timeout) + SLACK_S
+    return ask_agent(settings.control, msgspec.to_builtins(op), limit, waiting)
+
+
+def change(
+    ctx: typer.Context, change: Change, if_revision: str | None = None, *, dry_run: bool = False
+) -> dict[str, Any]:
+    """Have the Site's configuration changed; the agent's ``Done``."""
+    from protocol.api import PutChange, parse_revision
+
+    parse_revision(if_revision)
+    timeout = settings_of(ctx).timeout_or(ANSWER_S)
+    return order(ctx, PutChange(change, if_revision, dry_run, timeout))
+
+
+def finish(ctx: typer.Context, done: dict[str, Any]) -> None:
+    """Report a ``Done``: a sentence to stderr, or the data to stdout."""
+    if settings_of(ctx).output == "table":
+        note(done["detail"])
+    else:
+        emit(done, settings_of(ctx).output, ())
+
+
+def get_status(ctx: typer.Context) -> Status:
+    return cast("Status", ask(ctx, {"op": "status"}))
+
+
+def get_document(ctx: typer.Context) -> Exported:
+    return cast("Exported", ask(ctx, {"op": "export"}))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask a person; scripts (no terminal) and ``--yes`` have made up their mind."""
+    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    if not typer.confirm(question, err=True):
+        raise Refused("nothing was changed")

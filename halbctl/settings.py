@@ -1,0 +1,102 @@
+"""The options that every command takes, before or after its name."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import isfinite
+
+import typer
+from typer.core import TyperOption
+
+from protocol.control import DEFAULT_CONTROL
+from protocol.errors import InvalidInput
+
+OUTPUTS = ("table", "json", "yaml")
+MAX_TIMEOUT_S = 86_400.0
+EPILOG = "Global options, also here: --control PATH, --output table|json|yaml, --timeout SECONDS."
+
+
+@dataclass
+class Settings:
+    """Filled while the command line is parsed; found by commands as ``ctx.obj``."""
+
+    control: str = DEFAULT_CONTROL
+    output: str = "table"
+    timeout: float | None = None
+    """Seconds; None: what suits the command."""
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        settings = cls()
+        if control := os.environ.get("HALB_CONTROL"):
+            settings.control = control
+        if output := os.environ.get("HALB_OUTPUT"):
+            settings.output = _output(output, "HALB_OUTPUT")
+        return settings
+
+    def timeout_or(self, default: float) -> float:
+        return default if self.timeout is None else self.timeout
+
+
+def settings_of(ctx: typer.Context) -> Settings:
+    assert isinstance(ctx.obj, Settings)
+    return ctx.obj
+
+
+def _output(value: str, source: str) -> str:
+    if value not in OUTPUTS:
+        raise InvalidInput(f"{source} {value!r} is not known", "Use table, json or yaml.")
+    return value
+
+
+def _set_control(ctx: typer.Context, _param: object, value: str | None) -> None:
+    if value is not None:
+        if not value:
+            raise InvalidInput("--control is empty", "Name the agent's control socket.")
+        settings_of(ctx).control = value
+
+
+def _set_output(ctx: typer.Context, _param: object, value: str | None) -> None:
+    if value is not None:
+        settings_of(ctx).output = _output(value, "--output")
+
+
+def _set_timeout(ctx: typer.Context, _param: object, value: float | None) -> None:
+    if value is not None:
+        if not (isfinite(value) and 0 < value <= MAX_TIMEOUT_S):
+            raise InvalidInput(
+                f"--timeout {value:g} is out of range", "Give seconds above 0, up to 86400."
+            )
+        settings_of(ctx).timeout = value
+
+
+def global_options(*, hidden: bool) -> list[TyperOption]:
+    """The options; hidden where the epilog names them, so that help stays short."""
+    return [
+        TyperOption(
+            param_decls=["--control"],
+            metavar="PATH",
+            callback=_set_control,
+            expose_value=False,
+            hidden=hidden,
+            help=f"Control socket of the agent. [HALB_CONTROL; default: {DEFAULT_CONTROL}]",
+        ),
+        TyperOption(
+            param_decls=["--output", "-o"],
+            metavar="table|json|yaml",
+            callback=_set_output,
+            expose_value=False,
+            hidden=hidden,
+            help="Form of what is printed. [HALB_OUTPUT; default: table]",
+        ),
+        TyperOption(
+            param_decls=["--timeout"],
+            metavar="SECONDS",
+            type=float,
+            callback=_set_timeout,
+            expose_value=False,
+            hidden=hidden,
+            help="Longest wait for the outcome. [default: 5, longer where the command says so]",
+        ),
+    ]

@@ -1,0 +1,132 @@
+"""``status --watch``: the screen drawn again in place, or a stream of blocks."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn, cast
+
+from halbctl.client import watch
+from halbctl.errors import warn
+from halbctl.output import Paint, as_data, as_json
+from halbctl.screens import status_screen, utc
+from halbctl.session import ANSWER_S
+from protocol.errors import Unreachable
+
+if TYPE_CHECKING:
+    from halbctl.replies import Status
+    from halbctl.settings import Settings
+
+RETRY_S = 1.0
+HOME, CLEAR, REST, END = "\x1b[H", "\x1b[2J", "\x1b[J", "\x1b[K"
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
+CUT, WRAP = "\x1b[?7l", "\x1b[?7h"
+"""Let the terminal cut long lines, which keeps the number of lines known; undo it."""
+
+
+def follow(settings: Settings, interval: float) -> None:
+    """Print each status that the agent sends, until Ctrl-C.
+
+    An agent that goes away is said so, and waited for; one that was never
+    there is an error.
+    """
+    gc.enable()
+    if settings.output == "table" and sys.stdout.isatty():
+        with _drawing():
+            _follow(settings, interval, _Screen(interval))
+    else:
+        _follow(settings, interval, _Stream(settings.output))
+
+
+def _follow(settings: Settings, interval: float, view: _Screen | _Stream) -> None:
+    seen = False
+    while True:
+        try:
+            for status in watch(
+                settings.control,
+                {"op": "watch", "interval": interval},
+                interval,
+                settings.timeout_or(ANSWER_S),
+            ):
+                seen = True
+                view.show(cast("Status", status))
+        except Unreachable as error:
+            if not seen:
+                raise
+            view.lost(error.message)
+            time.sleep(RETRY_S)
+
+
+class _Screen:
+    """A terminal, drawn again in place."""
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._paint = Paint.for_stream(sys.stdout)
+        self._last: Status | None = None
+
+    def show(self, status: Status) -> None:
+        self._last = status
+        self._draw(status, "")
+
+    def lost(self, why: str) -> None:
+        if self._last is not None:
+            self._draw(self._last, f"OUT OF DATE: {why}")
+
+    def _draw(self, status: Status, alarm: str) -> None:
+        now = time.time()
+        head = self._paint(f"{utc(now)}   at least every {self._interval:g} s", "dim")
+        if alarm:
+            head = self._paint(alarm, "red", "bold")
+        lines = [head, "", *status_screen(status, now, self._paint)]
+        room = shutil.get_terminal_size().lines - 1
+        if len(lines) > room > 1:
+            hidden = len(lines) - room + 1
+            lines[room - 1 :] = [self._paint(f"({hidden} more lines)", "dim")]
+        sys.stdout.write(HOME + "".join(f"{line}{END}\n" for line in lines) + REST)
+        sys.stdout.flush()
+
+
+class _Stream:
+    """A pipe or a file: blocks for people, or one document after the other."""
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._first = True
+
+    def show(self, status: Status) -> None:
+        match self._output:
+            case "json":
+                text = as_json(status, line=True)
+            case "yaml":
+                text = "---\n" + as_data(status, "yaml")
+            case _:
+                block = "\n".join(status_screen(status, time.time(), Paint(False)))
+                text = block if self._first else f"\n{block}"
+        self._first = False
+        print(text, flush=True)
+
+    def lost(self, why: str) -> None:
+        warn(f"{why}; waiting for it")
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Own the screen; hand it back as it was, also after Ctrl-C and SIGTERM."""
+    before = signal.signal(signal.SIGTERM, _terminated)
+    sys.stdout.write(HIDE + CUT + HOME + CLEAR)
+    try:
+        yield
+    finally:
+        sys.stdout.write(SHOW + WRAP)
+        sys.stdout.flush()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(_signal: int, _frame: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)

@@ -1,0 +1,121 @@
+"""Documents that people write: read with care, written in the form that they would use."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import yaml
+
+from protocol.errors import HalbError, InvalidInput
+
+MAX_BYTES = 1024 * 1024
+MAX_NODES = 200_000
+"""Values in one document, each alias counted as all that it stands for."""
+MAX_DEPTH = 32
+
+
+def read(path: str) -> Any:
+    """The content of the YAML (or JSON) file at ``path``; ``-`` is stdin."""
+    name = "<stdin>" if path == "-" else path
+    try:
+        source = sys.stdin.fileno() if path == "-" else path
+        with open(source, "rb", closefd=path != "-") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise InvalidInput(
+            f"{name}: {error.strerror}", "Name a file to read, or - for stdin."
+        ) from error
+    if len(data) > MAX_BYTES:
+        raise InvalidInput(
+            f"{name} is larger than 1 MiB", "Split the Site, or remove what does not belong to it."
+        )
+    return parse(data, name)
+
+
+def parse(data: bytes | str, name: str) -> Any:
+    """The one document in ``data``; raise InvalidInput with line and column."""
+    try:
+        return yaml.load(data, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        raise _at(name, error) from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{name} is not YAML: {error}", "Save it as UTF-8 text.") from error
+    except ValueError as error:
+        raise InvalidInput(f"{name}: {error}", "Quote the value if it is meant as text.") from error
+
+
+def _at(name: str, error: yaml.MarkedYAMLError) -> HalbError:
+    mark = error.problem_mark or error.context_mark
+    place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    problem = ": ".join(part for part in (error.context, error.problem) if part)
+    return InvalidInput(f"{name}{place}: {problem}", error.note or "Correct the YAML there.")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; bounded, and without keys that silently replace each other."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._nodes = 0
+        self._depth = 0
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self._mark()
+            node = super().compose_node(parent, index)
+            if id(node) not in self._sizes:
+                raise yaml.MarkedYAMLError(None, None, "an alias within what it stands for", mark)
+            self._count(self._sizes[id(node)], mark)
+            return node
+        mark = self._mark()
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            problem = f"nested deeper than {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(None, None, problem, mark)
+        before = self._nodes
+        self._count(1, mark)
+        node = super().compose_node(parent, index)
+        self._sizes[id(node)] = self._nodes - before
+        self._depth -= 1
+        return node
+
+    def _mark(self) -> Any:
+        return self.peek_event().start_mark  # type: ignore[no-untyped-call]
+
+    def _count(self, nodes: int, mark: Any) -> None:
+        self._nodes += nodes
+        if self._nodes > MAX_NODES:
+            problem = f"more than {MAX_NODES} values, aliases counted in full"
+            raise yaml.MarkedYAMLError(None, None, problem, mark)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value!r} is here twice"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
+def dump(value: Any) -> str:
+    """``value`` as YAML: small lists and mappings on one line, in the order given."""
+    return yaml.dump(
+        value,
+        Dumper=_Dumper,
+        default_flow_style=None,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )

@@ -1,0 +1,186 @@
+"""``apply``, ``diff`` and ``vs edit``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from halbctl.yaml import dump
+from protocol import api, changes
+from protocol.errors import ExitCode
+from tests.cli import recorded
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+
+@pytest.fixture(autouse=True)
+def _answers(peer: Peer) -> None:
+    peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
+    peer.answers[api.PutChange] = recorded.DONE
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    path = tmp_path / "site.yaml"
+    path.write_text(dump(recorded.DOCUMENT))
+    return path
+
+
+def test_what_export_prints_is_no_change(halbctl: Halbctl, site: Path) -> None:
+    site.write_text(halbctl("export").out)
+    ran = halbctl("diff", "-f", str(site))
+    assert ran == (0, "", "no difference to revision 3.17\n")
+    data = json.loads(halbctl("diff", "-f", str(site), "-o", "json").out)
+    assert data == {"changed": False, "revision": "3.17", "diff": []}
+
+
+def test_diff_shows_what_changes(halbctl: Halbctl, site: Path) -> None:
+    site.write_text(site.read_text().replace("10.77.0.31, weight: 2", "10.77.0.31, weight: 5"))
+    ran = halbctl("diff", "-f", str(site))
+    assert ran.code == 0
+    changed = [line for line in ran.out.splitlines() if line[0] in "+-" and line[1] not in "+-"]
+    assert changed == [
+        "-      - {name: gw1, address: 10.77.0.31, weight: 2}",
+        "+      - {name: gw1, address: 10.77.0.31, weight: 5}",
+    ]
+    assert f"+++ {site}" in ran.out
+
+
+def test_the_order_of_virtual_servers_means_nothing(halbctl: Halbctl, site: Path) -> None:
+    document = yaml.safe_load(site.read_text())
+    document["virtual_servers"].reverse()
+    site.write_text(yaml.safe_dump(document))
+    assert halbctl("diff", "-f", str(site)).out == ""
+
+
+def test_apply_sends_the_document(peer: Peer, halbctl: Halbctl, site: Path) -> None:
+    ran = halbctl("apply", "-f", str(site), "--if-revision", "3.17")
+    assert ran == (0, "", "stored by 2 of 3 devices\n")
+    put = peer.only(api.PutChange)
+    assert (put.if_revision, put.dry_run) == ("3.17", False)
+    assert isinstance(put.change, changes.ApplyDocument)
+    assert [vs.name for vs in put.change.document.virtual_servers] == ["rdp", "web"]
+
+
+def test_a_dry_run_is_checked_by_the_agent_and_shows_the_difference(
+    peer: Peer, halbctl: Halbctl, site: Path
+) -> None:
+    peer.answers[api.PutChange] = api.Done("would delete web", changed=False)
+    document = yaml.safe_load(site.read_text())
+    del document["virtual_servers"][1]
+    site.write_text(yaml.safe_dump(document))
+    ran = halbctl("apply", "-f", str(site), "--dry-run")
+    assert peer.only(api.PutChange).dry_run
+    assert "-  - name: web" in ran.out
+    assert ran.err == "would delete web\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\nb: [1, 2\nc: 3\n", "line 3, column 2"),
+        ("site: paris\nsite: london\n", "line 2, column 1: the key 'site' is here twice"),
+        ("site: !!python/object:os.system x\n", "line 1, column 7"),
+        ("a: &a [*a]\n", "an alias within what it stands for"),
+        ("[" * 200, "nested deeper than 32 levels"),
+        ("x: \x07\n", "is not YAML"),
+        ("- one\n--- \n- two\n", "expected a single document"),
+        ("d: 2025-99-99\n", "month must be in"),
+    ],
+)
+def test_yaml_that_cannot_be_read(
+    peer: Peer, halbctl: Halbctl, site: Path, text: str, says: str
+) -> None:
+    site.write_text(text)
+    ran = halbctl("apply", "-f", str(site))
+    assert ran.code == ExitCode.USAGE
+    assert str(site) in ran.err
+    assert says in ran.err
+    assert peer.requests == []
+
+
+def test_a_bomb_of_aliases_is_refused_in_time(halbctl: Halbctl, site: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    site.write_text("\n".join(lines))
+    ran = halbctl("apply", "-f", str(site))
+    assert ran.code == ExitCode.USAGE
+    assert "aliases counted in full" in ran.err
+
+
+def test_a_huge_document_is_refused_unread(halbctl: Halbctl, site: Path) -> None:
+    site.write_bytes(b"#" * (1024 * 1024 + 1))
+    ran = halbctl("apply", "-f", str(site))
+    assert ran.code == ExitCode.USAGE
+    assert "is larger than 1 MiB" in ran.err
+
+
+def test_an_unknown_key_names_the_nearest(peer: Peer, halbctl: Halbctl, site: Path) -> None:
+    site.write_text("virtual_servers: [{name: rdp, vipps: [10.77.0.100/24]}]\n")
+    ran = halbctl("apply", "-f", str(site))
+    assert ran.code == ExitCode.USAGE
+    assert "vipps" in ran.err
+    assert "vips" in ran.err.replace("vipps", "")
+    assert peer.requests == []
+
+
+def test_edit_by_options_rests_on_the_exported_revision(peer: Peer, halbctl: Halbctl) -> None:
+    ran = halbctl("vs", "edit", "rdp", "--profile", "fast", "--tcp", "443", "--tcp", "8443")
+    assert ran.code == 0
+    put = peer.only(api.PutChange)
+    assert put.if_revision == "3.17"
+    assert put.change.must == "exist"
+    new = put.change.document
+    assert new.profile == "fast"
+    assert new.devices == ("a", "b")
+    assert [(item.protocol, item.port) for item in new.listeners] == [
+        ("tcp", 443), ("tcp", 8443), ("udp", 443),
+    ]  # fmt: skip
+    assert new.listeners[0].check.interval == 1.0
+    assert new.listeners[2].balance == "source-hash"
+
+
+def test_an_edit_that_lost_the_race_says_so(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.PutChange] = api.Failure(4, "the Site is at 3.18, not 3.17", "Try again.")
+    assert halbctl("vs", "edit", "rdp", "--profile", "fast").code == ExitCode.CONFLICT
+
+
+def test_edit_without_options_needs_a_terminal(peer: Peer, halbctl: Halbctl) -> None:
+    ran = halbctl("vs", "edit", "rdp")
+    assert ran.code == ExitCode.USAGE
+    assert "no terminal to edit in" in ran.err
+
+
+def test_edit_of_an_unknown_virtual_server(peer: Peer, halbctl: Halbctl) -> None:
+    ran = halbctl("vs", "edit", "nope", "--profile", "fast")
+    assert ran.code == ExitCode.FAILED
+    assert "The Site has: rdp, web." in ran.err
+
+
+def test_a_dumped_document_reads_like_one_written_by_hand() -> None:
+    assert (
+        dump(recorded.DOCUMENT)
+        == """\
+site: paris
+virtual_servers:
+  - name: rdp
+    vips: [10.77.0.100/24, 'fd77::100/64']
+    devices: [a, b]
+    gateways:
+      - {name: gw1, address: 10.77.0.31, weight: 2}
+      - {name: gw2, address: 10.77.0.32}
+    listeners:
+      - port: 443
+        check: {interval: 1.0}
+      - {protocol: udp, port: 443, balance: source-hash}
+  - name: web
+    vips: [10.77.0.101/24]
+    listeners:
+      - {port: 80}
+"""
+    )
+    assert yaml.safe_load(dump(recorded.DOCUMENT)) == msgspec.to_builtins(recorded.DOCUMENT)

@@ -1,0 +1,174 @@
+"""Each thing that goes wrong: one sentence, one remedy, the documented exit code."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from halbctl.__main__ import run
+from protocol import api
+from protocol.errors import ExitCode
+from tests.cli import recorded
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code])
+def test_the_agents_refusal_becomes_the_exit_code(
+    peer: Peer, halbctl: Halbctl, code: ExitCode
+) -> None:
+    peer.answers[api.PutChange] = api.Failure(int(code), "device 'z' is not known", "Look again.")
+    ran = halbctl("device", "drain", "z")
+    assert ran == (code, "", "halb: error: device 'z' is not known\nhint: Look again.\n")
+
+
+def test_an_unknown_exit_code_is_a_failure(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetStatus] = api.Failure(99, "something new", "")
+    assert halbctl("status") == (1, "", "halb: error: something new\n")
+
+
+def test_without_an_agent(halbctl: Halbctl, run_dir: Path) -> None:
+    ran = halbctl("status", "--timeout", "0.2")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert ran.out == ""
+    assert f"does not run here: {run_dir}/control.sock does not exist" in ran.err
+    assert "hint: Start it with `systemctl start halb-agent`" in ran.err
+
+
+def test_a_socket_that_a_dead_agent_left(halbctl: Halbctl, run_dir: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(run_dir / "control.sock"))
+    ran = halbctl("status", "--timeout", "0.5")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert "nobody listens" in ran.err
+
+
+def test_an_agent_that_hangs(peer: Peer, halbctl: Halbctl) -> None:
+    ran = halbctl("status", "--timeout", "0.4")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert "did not answer within 0.4 s" in ran.err
+
+
+def test_an_agent_that_just_starts_is_waited_for(halbctl: Halbctl, run_dir: Path) -> None:
+    late = Peer(run_dir / "control.sock")
+    late.answers[api.GetStatus] = recorded.BUSY
+
+    def start_late() -> None:
+        time.sleep(0.3)
+        late.__enter__()
+
+    starter = threading.Thread(target=start_late)
+    starter.start()
+    ran = halbctl("status")
+    starter.join()
+    late.__exit__()
+    assert (ran.code, ran.err) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, which only root may become")
+def test_a_user_outside_the_group(run_dir: Path) -> None:
+    import halbctl.client
+    import halbctl.commands.status  # noqa: F401 (imported while files are readable)
+
+    run_dir.chmod(0o755)
+    path = run_dir / "control.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        path.chmod(0o660)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os.dup2(writer, 2)
+            import sys
+
+            sys.stderr = os.fdopen(2, "w", buffering=1)
+            os._exit(run(["status", "--control", str(path)]))
+        os.close(writer)
+        with os.fdopen(reader) as err:
+            said = err.read()
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == ExitCode.UNREACHABLE
+    assert f"you may not use {path}" in said
+    assert "usermod -aG halb" in said
+
+
+def test_an_agent_of_another_version(run_dir: Path, halbctl: Halbctl) -> None:
+    with Peer(run_dir / "control.sock", version=2) as newer:
+        newer.answers[api.GetStatus] = recorded.EMPTY
+        ran = halbctl("status")
+    assert ran.code == ExitCode.FAILED
+    assert "speaks version 2 of the control API, this halbctl version 1" in ran.err
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x93\x01\x02\x03", b"\x80", b"HTTP/1.1 400"])
+def test_something_else_behind_the_socket(peer: Peer, halbctl: Halbctl, garbage: bytes) -> None:
+    peer.garbage = garbage
+    ran = halbctl("status")
+    assert ran.code == ExitCode.FAILED
+    assert "does not speak like halb-agent" in ran.err
+
+
+def test_a_path_that_no_socket_can_have(halbctl: Halbctl) -> None:
+    for path in ("/" + "x" * 200, "/tmp/\0x"):
+        ran = halbctl("status", "--control", path, "--timeout", "0.1")
+        assert ran.code in (ExitCode.USAGE, ExitCode.UNREACHABLE)
+        assert ran.err.startswith("halb: error: ")
+
+
+def test_version_needs_no_agent(halbctl: Halbctl) -> None:
+    ran = halbctl("version", "--timeout", "0.1")
+    assert ran.code == 0
+    assert ran.out.startswith("halbctl ")
+    assert "does not run here" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("statu",), "No such command 'statu'. Did you mean 'status'?"),
+        (("vs", "creat"), "Did you mean 'create'?"),
+        (("status", "--bogus"), "No such option: --bogus"),
+        (("init",), "Missing argument 'SITE'"),
+        (("status", "-o", "xml"), "--output 'xml' is not known"),
+        (("status", "--timeout", "0"), "--timeout 0 is out of range"),
+        (("status", "--timeout", "nan"), "--timeout nan is out of range"),
+        (("--timeout", "soon", "status"), "'soon' is not a valid float"),
+        (("join",), "a token is needed, once"),
+        (("join", "x", "--token-file", "y"), "a token is needed, once"),
+        (("join", "--token-file", "/nonexistent"), "the token cannot be read"),
+        (("gateway", "set", "rdp", "gw1"), "nothing to set"),
+        (("gateway", "add", "rdp", "gw1"), "gateway 'gw1' is not NAME=ADDRESS[:WEIGHT]"),
+        (("gateway", "add", "rdp", "g=[fd::1:2"), "brackets that do not enclose"),
+        (("gateway", "add", "rdp", "g=1.2.3.4:x"), "has 'x' for a weight"),
+        (("vs", "create", "x", "--tcp", "http"), "--tcp 'http' is not a port"),
+        (("vs", "create", "x", "--profile", "snail"), "'snail' is not one of"),
+        (("token", "create", "--ttl", "5 weeks"), "'5 weeks' is not a duration"),
+        (("vs", "delete", "x", "--if-revision", "7"), "revision '7' is not TERM.N"),
+        (("apply", "-f", "/nonexistent"), "/nonexistent: No such file"),
+    ],
+)
+def test_a_wrong_command_line(halbctl: Halbctl, argv: tuple[str, ...], says: str) -> None:
+    ran = halbctl(*argv)
+    assert ran.code == ExitCode.USAGE
+    assert ran.out == ""
+    assert ran.err.startswith("halb: error: ")
+    assert says in ran.err
+
+
+def test_a_wrong_environment(halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HALB_OUTPUT", "xml")
+    assert "HALB_OUTPUT 'xml' is not known" in halbctl("status").err
+
+
+def test_a_group_without_a_command_prints_its_help(halbctl: Halbctl) -> None:
+    ran = halbctl("gateway")
+    assert ran.code == ExitCode.USAGE
+    assert "undrain" in ran.err

@@ -1,0 +1,213 @@
+"""``halbctl`` as a process: how it starts, streams, draws and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from protocol import api
+from protocol.errors import Unreachable
+from tests.cli import recorded
+from tests.cli.peer import Peer
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment(peer: Peer) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "HALB_CONTROL": str(peer.path),
+        "TERM": "xterm",
+    }
+
+
+def command(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "halbctl", *argv]
+
+
+def read_until(fd: int, text: str, within: float = 20.0) -> str:
+    """What ``fd`` gives until ``text`` appears."""
+    deadline = monotonic() + within
+    seen = ""
+    while text not in seen:
+        assert select.select([fd], [], [], deadline - monotonic())[0], f"no {text!r} in {seen!r}"
+        part = os.read(fd, 65536)
+        assert part, f"no {text!r} in {seen!r}"
+        seen += part.decode()
+    return seen
+
+
+def test_status_imports_nothing_that_it_does_not_need(peer: Peer) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    code = "import sys; from halbctl.__main__ import run; run(['status']);"
+    ran = subprocess.run(
+        [sys.executable, "-c", code + "print(*sys.modules, sep='\\n', file=sys.stderr)"],
+        env=environment(peer), capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    imported = set(ran.stderr.splitlines())
+    assert "halbctl.client" in imported
+    costly = {"msgspec", "tenacity", "yaml", "rich", "asyncio", "pyroute2", "importlib.metadata"}
+    assert imported.isdisjoint(costly)
+    assert {name for name in imported if name.startswith("halbctl.commands.")} == {
+        "halbctl.commands.status"
+    }
+    assert ran.stdout.startswith("Site paris")
+
+
+def test_a_reader_that_has_enough_is_no_error(peer: Peer) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = subprocess.run(
+        command("status"), env=environment(peer), stdout=writer, stderr=subprocess.PIPE,
+        text=True, check=False, timeout=30,
+    )  # fmt: skip
+    os.close(writer)
+    assert (ran.returncode, ran.stderr) == (1, "")
+
+
+def test_a_full_disk_is_an_error(peer: Peer) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            command("status"), env=environment(peer), stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False, timeout=30,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (1, "halb: error: stdout: No space left on device\n")
+
+
+def test_watch_in_a_pipe_is_a_stream_of_json_lines(peer: Peer) -> None:
+    peer.answers[api.Watch] = [recorded.EMPTY, recorded.BUSY]
+    with subprocess.Popen(
+        command("status", "--watch", "-o", "json", "--interval", "0.5"),
+        env=environment(peer), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        lines = [json.loads(running.stdout.readline()) for _ in range(2)]
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=20)
+    assert [line["revision"] for line in lines] == ["1.1", "3.17"]
+    assert running.returncode == 130
+    assert err == b""
+    assert peer.only(api.Watch) == api.Watch(0.5)
+
+
+def test_watch_in_a_pipe_is_a_stream_of_blocks(peer: Peer) -> None:
+    peer.answers[api.Watch] = [recorded.EMPTY, recorded.EMPTY]
+    with subprocess.Popen(
+        command("status", "--watch"), env=environment(peer), stdout=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        block = [running.stdout.readline() for _ in range(13)]
+        running.kill()
+    assert block[0].startswith(b"Site paris")
+    assert block[7].startswith(b"Site paris")
+    assert not any(b"\x1b" in line for line in block)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_watch_on_a_terminal_hands_it_back(peer: Peer, sent: signal.Signals, code: int) -> None:
+    peer.answers[api.Watch] = [recorded.EMPTY, recorded.BUSY]
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command("status", "--watch"), env=environment(peer),
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        drawn = read_until(main, "DEGRADED")
+        assert drawn.startswith("\x1b[?25l\x1b[?7l\x1b[H\x1b[2J")
+        assert "\x1b[?25h" not in drawn
+        running.send_signal(sent)
+        rest = read_until(main, "\x1b[?25h\x1b[?7h")
+        assert "Traceback" not in rest
+        assert running.wait(20) == code
+    os.close(terminal)
+    os.close(main)
+
+
+def test_watch_says_that_the_agent_is_gone_and_comes_back_with_it(peer: Peer) -> None:
+    peer.answers[api.Watch] = [recorded.EMPTY]
+    with subprocess.Popen(
+        command("status", "--watch", "-o", "json", "--interval", "0.1", "--timeout", "0.4"),
+        env=environment(peer), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        assert running.stderr is not None
+        first = running.stdout.readline()
+        said = running.stderr.readline()
+        second = running.stdout.readline()
+        running.kill()
+    assert first == second
+    assert said.startswith("halb: warning: the agent did not answer within")
+
+
+def test_a_long_watch_is_kept_alive(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from halbctl import client
+
+    monkeypatch.setattr(client, "WATCH_LEASE_S", 0.3)
+    peer.answers[api.Watch] = [recorded.EMPTY, recorded.EMPTY]
+    stream = client.watch(str(peer.path), {"op": "watch", "interval": 0.5}, 0.5, 0.5)
+    next(stream)
+    with pytest.raises(Unreachable):
+        for _ in stream:
+            pass
+    assert peer.wait_for(api.KeepWatching)
+    assert len({request.id for request in peer.requests}) == 1
+
+
+def test_colour_is_for_terminals_and_those_who_want_it(peer: Peer) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        main, terminal = pty.openpty()
+        with subprocess.Popen(
+            command("status"), env=environment(peer) | extra, stdout=terminal
+        ) as running:
+            os.close(terminal)
+            assert ("\x1b[" in read_until(main, "warning")) is coloured
+            assert running.wait(20) == 0
+        os.close(main)
+
+
+def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer) -> None:
+    peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
+    peer.answers[api.PutChange] = recorded.DONE
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command("vs", "edit", "rdp"),
+        env=environment(peer) | {"EDITOR": "sed -i s/10.77.0.32/10.77.0.42/"},
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        shown = read_until(main, "Apply this? [Y/n]: ")
+        os.write(main, b"y\n")
+        read_until(main, "stored by 2 of 3 devices")
+        assert running.wait(20) == 0
+    assert "address: 10.77.0.42" in shown
+    put = peer.only(api.PutChange)
+    assert put.if_revision == "3.17"
+    assert put.change.document.gateways[1].address == "10.77.0.42"
+    os.close(terminal)
+    os.close(main)
+
+
+def test_deleting_on_a_terminal_asks_first(peer: Peer) -> None:
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command("vs", "delete", "rdp"), env=environment(peer),
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        read_until(main, "[y/N]: ")
+        os.write(main, b"n\n")
+        assert "nothing was changed" in read_until(main, "nothing was changed")
+        assert running.wait(20) == 1
+    assert peer.requests == []
+    os.close(terminal)
+    os.close(main)

@@ -1,0 +1,165 @@
+"""What each command line asks the agent for."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from protocol import api, changes
+from protocol.document import GatewayDocument, ListenerDocument, VirtualServerDocument
+from protocol.objects import Check
+from protocol.timing import Profile
+from tests.cli import recorded
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+
+@pytest.fixture(autouse=True)
+def _answers(peer: Peer) -> None:
+    for kind in (api.Init, api.Join, api.Leave, api.PutChange, api.PromoteTo):
+        peer.answers[kind] = recorded.DONE
+    peer.answers[api.GetStatus] = recorded.BUSY
+
+
+@pytest.mark.parametrize(
+    ("argv", "op"),
+    [
+        (("init", "paris"), api.Init("paris")),
+        (("join", "halb1-x"), api.Join("halb1-x")),
+        (("leave",), api.Leave()),
+        (("leave", "--force", "--yes"), api.Leave(True)),
+        (("promote", "rdp"), api.PromoteTo("rdp")),
+        (("promote", "rdp", "--to", "b", "--wait"), api.PromoteTo("rdp", "b", True)),
+        (("promote", "rdp", "--wait", "--timeout", "3"), api.PromoteTo("rdp", None, True, 3.0)),
+    ],
+)
+def test_requests(peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], op: api.Op) -> None:
+    assert halbctl(*argv).code == 0
+    assert [request.op for request in peer.requests] == [op]
+    assert peer.requests[0].v == api.API_VERSION
+
+
+@pytest.mark.parametrize(
+    ("argv", "change"),
+    [
+        (("device", "drain", "b"), changes.SetDevice("b", True)),
+        (("device", "undrain", "b"), changes.SetDevice("b", False)),
+        (("device", "remove", "b"), changes.RemoveDevice("b")),
+        (("token", "revoke", "t1"), changes.RevokeToken("t1")),
+        (("vs", "delete", "rdp"), changes.DeleteVirtualServer("rdp")),
+        (
+            ("gateway", "add", "rdp", "gw5=10.77.0.35"),
+            changes.AddGateway("rdp", GatewayDocument(name="gw5", address="10.77.0.35")),
+        ),
+        (
+            ("gateway", "add", "rdp", "gw6=[fd77::36]:0"),
+            changes.AddGateway("rdp", GatewayDocument(name="gw6", address="fd77::36", weight=0)),
+        ),
+        (
+            ("gateway", "add", "rdp", "gw6=fd77::36"),
+            changes.AddGateway("rdp", GatewayDocument(name="gw6", address="fd77::36")),
+        ),
+        (("gateway", "remove", "rdp", "gw1"), changes.RemoveGateway("rdp", "gw1")),
+        (("gateway", "drain", "rdp", "gw1"), changes.SetGateway("rdp", "gw1", "draining")),
+        (("gateway", "undrain", "rdp", "gw1"), changes.SetGateway("rdp", "gw1", "enabled")),
+        (
+            ("gateway", "set", "rdp", "gw1", "--weight", "0", "--state", "disabled"),
+            changes.SetGateway("rdp", "gw1", "disabled", 0),
+        ),
+    ],
+)
+def test_changes(
+    peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], change: changes.Change
+) -> None:
+    assert halbctl(*argv).code == 0
+    assert [request.op for request in peer.requests] == [api.PutChange(change)]
+
+
+def test_vs_create_takes_a_whole_virtual_server(peer: Peer, halbctl: Halbctl) -> None:
+    ran = halbctl(
+        *("vs", "create", "rdp", "--vip", "10.77.0.100/24", "--vip", "fd77::100/64"),
+        *("--tcp", "443", "--tcp", "80:8080", "--udp", "443"),
+        *("--gateway", "gw1=10.77.0.31:2", "--gateway", "gw2=[fd77::32]:3"),
+        *("--device", "b", "--device", "a", "--witness", "w"),
+        *("--profile", "fast", "--balance", "source-hash", "--if-revision", "3.17"),
+    )
+    assert ran.code == 0
+    document = VirtualServerDocument(
+        name="rdp",
+        vips=("10.77.0.100/24", "fd77::100/64"),
+        devices=("b", "a"),
+        witnesses=("w",),
+        profile=Profile.FAST,
+        gateways=(
+            GatewayDocument(name="gw1", address="10.77.0.31", weight=2),
+            GatewayDocument(name="gw2", address="fd77::32", weight=3),
+        ),
+        listeners=(
+            ListenerDocument(port=443, balance="source-hash", check=Check()),
+            ListenerDocument(port=80, gateway_port=8080, balance="source-hash", check=Check()),
+            ListenerDocument(protocol="udp", port=443, balance="source-hash"),
+        ),
+    )
+    wanted = api.PutChange(changes.PutVirtualServer(document, "create"), "3.17")
+    assert peer.only(api.PutChange) == wanted
+
+
+def test_checks_can_be_left_out(peer: Peer, halbctl: Halbctl) -> None:
+    halbctl("vs", "create", "x", "--vip", "10.77.0.100/24", "--tcp", "80", "--no-check")
+    assert peer.only(api.PutChange).change.document.listeners[0].check is None
+
+
+def test_a_token_may_come_from_stdin_or_a_file(
+    peer: Peer, halbctl: Halbctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("halb1-from-file\n")
+    assert halbctl("join", "--token-file", str(tmp_path / "token")).code == 0
+    for argv in (("join", "-"), ("join", "--token-file", "-")):
+        reader, writer = os.pipe()
+        os.write(writer, b"halb1-from-stdin\n")
+        os.close(writer)
+        saved = os.dup(0)
+        os.dup2(reader, 0)
+        try:
+            assert halbctl(*argv).code == 0
+        finally:
+            os.dup2(saved, 0)
+            os.close(saved)
+            os.close(reader)
+    joins = [request.op for request in peer.requests]
+    assert joins == [api.Join("halb1-from-file"), *[api.Join("halb1-from-stdin")] * 2]
+
+
+def test_each_request_has_an_id_of_its_own(peer: Peer, halbctl: Halbctl) -> None:
+    for _ in range(3):
+        halbctl("status")
+    assert len({request.id for request in peer.requests}) == 3
+
+
+def test_a_script_is_not_asked(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert halbctl("vs", "delete", "rdp").code == 0
+    assert peer.only(api.PutChange).change == changes.DeleteVirtualServer("rdp")
+
+
+def test_promote_tells_of_its_progress_on_stderr(peer: Peer, halbctl: Halbctl) -> None:
+    ran = halbctl("promote", "rdp", "--to", "b", "--wait")
+    assert ran == (0, "", "moving rdp to b ...\nstored by 2 of 3 devices\n")
+
+
+def test_each_command_has_help(halbctl: Halbctl) -> None:
+    from halbctl.app import AREAS
+
+    whole = halbctl("--help")
+    assert whole.code == 0
+    for area, names in AREAS.items():
+        for name in names or (area,):
+            assert f"\n  {name} " in whole.out
+            ran = halbctl(name, "--help")
+            assert (ran.code, ran.err) == (0, "")
+            assert ran.out.startswith(f"Usage: halbctl {name} ")

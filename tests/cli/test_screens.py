@@ -1,0 +1,147 @@
+"""What an operator sees, line by line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from halbctl.output import Paint, clean, table
+from halbctl.screens import (
+    age,
+    device_table,
+    status_screen,
+    virtual_server_table,
+)
+from protocol import api
+from tests.cli import recorded
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+PLAIN = Paint(False)
+
+
+def data(value: object) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def seen(status: api.Status) -> str:
+    return "\n".join(status_screen(data(status), recorded.NOW, PLAIN))
+
+
+def test_status_shows_each_part_of_the_site() -> None:
+    assert (
+        seen(recorded.BUSY)
+        == """\
+Site paris   revision 3.17   coordinator b   2 of 3 devices alive   as seen by a
+
+mail   DOWN   NO PRIMARY   term 7   profile wan
+  10.77.0.102/24   tcp/25 hash
+  because no majority of its voters answers
+
+rdp   ok   primary a for 3h 0m (since 2025-05-01 10:00:00Z)   term 4   profile normal
+  10.77.0.100/24  fd77::100/64   tcp/443 hash, udp/443->8443 source-hash
+  DEVICE  ROLE       STATE  REASON
+  a       primary    alive
+  b       secondary  alive
+  w       witness    DEAD   is a witness
+  GATEWAY  ADDRESS     STATE  WEIGHT  CONNECTIONS
+  gw1      10.77.0.31  up          2          120
+  gw2      10.77.0.32  up          1           61
+
+web   DEGRADED   primary b for 45s (since 2025-05-01 12:59:15Z)   term 2   profile fast
+  10.77.0.101/24   tcp/80 hash
+  because gateway gw3 is down: connection refused
+  DEVICE  ROLE       STATE  ELIGIBLE  REASON
+  b       primary    alive
+  a       secondary  alive  no        cannot apply revision 3.17: disk full
+  GATEWAY  ADDRESS     STATE     WEIGHT  CONNECTIONS  REASON
+  gw1      10.77.0.31  up             1            9
+  gw3      10.77.0.33  DOWN           1            0  connection refused
+  gw4      10.77.0.34  draining       1            ?
+
+DEVICE  STATE  MARK     PRIMARY OF  REVISION  VERSION  ADDRESSES                       ID
+a       alive                    1  3.17      0.1.0    10.77.0.1:7480, 10.78.0.1:7480  0123456789abcdef
+b       alive  drained           1  3.16      0.1.0    10.77.0.2:7480                  123456789abcdef0
+w       DEAD   witness           0  3.12      0.1.0    10.77.0.3:7480                  23456789abcdef01
+
+warning: the lease of web is not enforced by the kernel of device b (5.10)"""  # noqa: E501
+    )
+
+
+def test_a_site_without_a_coordinator_says_so() -> None:
+    status = msgspec.structs.replace(recorded.EMPTY, coordinator=None)
+    assert "NO COORDINATOR" in seen(status)
+
+
+def test_a_new_site_says_what_comes_next() -> None:
+    assert "halbctl vs create" in seen(recorded.EMPTY)
+
+
+def test_a_device_without_a_site_says_what_comes_next() -> None:
+    status = api.Status("", "0.0", "a", None, (), (), ())
+    assert seen(status).startswith("device a belongs to no Site yet: use `halbctl init`")
+
+
+def test_colour_adds_nothing_but_colour() -> None:
+    import re
+
+    status = data(recorded.BUSY)
+    coloured = status_screen(status, recorded.NOW, Paint(True))
+    bare = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured]
+    assert bare == status_screen(status, recorded.NOW, PLAIN)
+    assert any("\x1b[31" in line for line in coloured)
+
+
+def test_no_control_character_of_a_reason_reaches_the_terminal() -> None:
+    hostile = msgspec.structs.replace(recorded.EMPTY, warnings=("\x1b]0;x\x07 \x9b2J\r\n",))
+    assert seen(hostile).endswith(r"warning: \x1b]0;x\x07 \x9b2J\r\n")
+    assert clean("Straße 7") == "Straße 7"
+
+
+def test_virtual_servers_as_a_table() -> None:
+    lines = virtual_server_table(data(recorded.BUSY.virtual_servers), recorded.NOW, PLAIN)
+    assert lines[0].split() == [
+        "NAME", "STATE", "PRIMARY", "FOR", "TERM", "GATEWAYS", "VIPS", "LISTENERS",
+    ]  # fmt: skip
+    assert lines[1].startswith("mail  DOWN      none               7  0/0 up    10.77.0.102/24   ")
+    assert lines[2].startswith("rdp   ok        a        3h 0m     4  2/2 up    10.77.0.100/24, fd")
+    assert lines[2].endswith("  tcp/443 hash, udp/443->8443 source-hash")
+    assert lines[3].startswith("web   DEGRADED  b        45s       2  1/3 up    10.77.0.101/24   ")
+
+
+def test_devices_without_marks_have_no_column_for_them() -> None:
+    lines = device_table(data(recorded.EMPTY.devices), "1.1", PLAIN)
+    assert lines == [
+        "DEVICE  STATE  PRIMARY OF  REVISION  VERSION  ADDRESSES       ID",
+        "a       alive           0  1.1       0.1.0    10.77.0.1:7480  0123456789abcdef",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (59.9, "59s"), (60, "1m 0s"), (3599, "59m 59s"), (3600, "1h 0m"),
+     (86_399, "23h 59m"), (90_000, "1d 1h")],
+)  # fmt: skip
+def test_ages_have_two_units(seconds: float, text: str) -> None:
+    assert age(seconds) == text
+
+
+def test_a_table_without_rows_is_its_titles() -> None:
+    assert table(("A", "B"), [], PLAIN) == ["A"]
+
+
+def test_history_shows_the_milliseconds_of_each_phase(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetHistory] = recorded.HISTORY
+    ran = halbctl("history", "rdp", "-n", "5")
+    assert ran.code == 0
+    titles, takeover, drained = ran.out.splitlines()
+    assert titles.split() == ["TIME", "VS", "EVENT", "DEVICE", "TERM", "TOOK", "WHAT"]
+    assert takeover.startswith("2025-05-01 10:00:00.123Z  rdp  takeover  a          4  286.7 ms = ")
+    assert "detection 251.2 + election 31.9 + lease 0.41 + announcement 3.2" in takeover
+    assert takeover.endswith("  b fell silent")
+    assert drained.split() == [
+        "2025-05-01", "10:01:40.000Z", "drained", "b", "by", "an", "operator",
+    ]  # fmt: skip
+    assert peer.only(api.GetHistory) == api.GetHistory("rdp", 5)
