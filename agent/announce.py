@@ -28,6 +28,8 @@ AFTER_NS: tuple[int, ...] = (
 PROBES = 3
 """Questions that :meth:`Announcer.probe` spreads over its time."""
 
+_DROPPED = frozenset({errno.EAGAIN, errno.ENOBUFS})
+"""The queue is full, or the gate is closed: the lease ran out meanwhile."""
 _ICMP6_FILTER = 1
 _SO_BINDTODEVICE = 25
 
@@ -94,10 +96,9 @@ class Announcer:
     def _send(self, frame: bytes) -> None:
         try:
             self._socket.sendto(frame, (self._interface, 0))
-        except BlockingIOError:
-            # A full queue loses one announcement; the schedule has seven more.
-            return
         except OSError as error:
+            if error.errno in _DROPPED:
+                return
             if error.errno == errno.ENODEV:
                 raise InterfaceMissing(self._interface) from error
             raise HalbError(

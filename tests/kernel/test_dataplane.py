@@ -1,0 +1,232 @@
+"""The data plane as a good guest: repairs what is ours, touches nothing else, leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.addresses import InterfaceMissing
+from agent.dataplane import DataPlane, Desired
+from halbctl.lab.namespaces import Network
+from protocol.objects import Gateway, Listener
+from tests.kernel.namespaces import (
+    UID,
+    VIP,
+    VIP6,
+    VIPS,
+    Device,
+    Inside,
+    desired,
+    hosts,
+    virtual_server,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+GATEWAYS = [
+    Gateway(name="gw1", address="10.77.0.31"),
+    Gateway(name="gw2", address="10.77.0.32"),
+    Gateway(name="gw3", address="fd77::31"),
+]
+LISTENERS = [
+    Listener(protocol="tcp", port=443, gateway_port=8443),
+    Listener(protocol="udp", port=443, gateway_port=443, balance="source-hash"),
+]
+WANTED = desired(virtual_server(GATEWAYS, LISTENERS))
+FOREIGN = "table inet foreign { chain c { type filter hook input priority 0; counter; }; }"
+SETTINGS = (
+    "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra",
+    "net.netfilter.nf_conntrack_tcp_be_liberal", "net.ipv4.conf.all.send_redirects",
+    "net.ipv4.conf.eth0.send_redirects", "net.ipv4.conf.all.arp_announce",
+    "net.ipv6.conf.eth0.keep_addr_on_down",
+)  # fmt: skip
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with hosts("a", "client") as built:
+        yield built
+
+
+@pytest.fixture
+def device(network: Network) -> Iterator[Device]:
+    made = Device(network, "a")
+    yield made
+    made.close()
+
+
+def state(network: Network) -> list[str]:
+    """All that may be left behind on the device."""
+    return [
+        network.run("a", "nft", "list", "ruleset"),
+        network.run("a", "ip", "address"),
+        network.run("a", "sysctl", *SETTINGS),
+    ]
+
+
+def test_removal_leaves_the_host_as_it_was(network: Network) -> None:
+    network.run("a", "nft", "-f", "-", text=FOREIGN)
+    network.run("a", "sysctl", "-qw", "net.ipv4.conf.all.arp_announce=1")
+    network.run("a", "nft", "-f", "-", text="table inet probe { chain c { ct state new; }; }")
+    before = state(network)
+    device = Device(network, "a")
+    device.reconcile(WANTED)
+    device.take()
+    assert state(network) != before
+    device.call(device.plane.remove)
+    assert state(network) == before
+    device.close()
+
+
+def test_a_later_process_removes_what_a_killed_agent_left(network: Network) -> None:
+    network.run("a", "nft", "-f", "-", text="table inet probe { chain c { ct state new; }; }")
+    before = state(network)
+    killed = Device(network, "a")
+    killed.reconcile(WANTED)
+    killed.close()
+    later = Inside(network, "a")
+    later.call(lambda: DataPlane("eth0").remove())
+    assert state(network) == before
+    later.close()
+
+
+def test_settings_found_by_a_second_agent_are_not_taken_for_the_operators(
+    network: Network,
+) -> None:
+    before = network.run("a", "sysctl", *SETTINGS)
+    Device(network, "a").close()
+    second = Device(network, "a")
+    second.call(second.plane.remove)
+    assert network.run("a", "sysctl", *SETTINGS) == before
+    second.close()
+
+
+def test_a_second_pass_does_nothing(device: Device) -> None:
+    assert device.reconcile(WANTED).changed
+    again = device.reconcile(WANTED)
+    assert not again.changed
+    assert not again.drift
+
+
+def test_only_what_changed_is_touched(device: Device) -> None:
+    device.reconcile(WANTED)
+    handles = device.run("nft", "-a", "list", "table", "inet", "halb")
+    untouched = [line for line in handles.splitlines() if "udp" in line and "dnat" in line]
+    fewer = virtual_server(GATEWAYS, [Listener(protocol="tcp", port=443, gateway_port=443)])
+    more = virtual_server(GATEWAYS, [fewer.listeners[0], LISTENERS[1]])
+    done = device.reconcile(desired(more))
+    assert done.changed == ("rules changed for 2 listeners, removed for 0",)
+    after = device.run("nft", "-a", "list", "table", "inet", "halb").splitlines()
+    assert untouched
+    assert set(untouched) <= set(after)
+    assert device.reconcile(desired(fewer)).changed == (
+        "rules changed for 0 listeners, removed for 2",
+    )
+    assert "udp_443" not in device.run("nft", "list", "table", "inet", "halb")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reported"),
+    [
+        ("nft flush ruleset", "table inet halb was deleted"),
+        ("nft delete table netdev halb_lease", "table netdev halb_lease was deleted"),
+        ("nft flush chain netdev halb_lease egress", "chain egress was altered"),
+        ("nft flush chain inet halb guard", "chain guard was altered"),
+        ("nft flush map inet halb services", "map services was altered"),
+        ("nft add rule inet halb distribute accept", "chain distribute was altered"),
+        ("nft add chain inet halb mine", "chain mine was added"),
+        ("nft flush set netdev halb_lease vips", "VIPs were altered"),
+        (f"ip address del {VIP}/32 dev eth0", f"{VIP} had been removed"),
+        ("sysctl -w net.ipv4.ip_forward=0", "net/ipv4/ip_forward"),
+    ],
+)
+def test_damage_is_repaired_and_reported(device: Device, damage: str, reported: str) -> None:
+    device.reconcile(WANTED)
+    whole = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
+    device.run(*damage.split())
+    found = device.reconcile(WANTED)
+    assert any(reported in text for text in found.drift), found
+    assert found.lease_lost == ("netdev" in damage or "ruleset" in damage)
+    repaired = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
+    assert sorted("".join(repaired).split()) == sorted("".join(whole).split())
+    again = device.reconcile(WANTED)
+    assert not again.changed
+    assert not again.drift
+
+
+def test_foreign_rules_are_no_drift_and_stay(device: Device) -> None:
+    device.reconcile(WANTED)
+    device.network.run("a", "nft", "-f", "-", text=FOREIGN)
+    assert not device.reconcile(WANTED).drift
+    assert "table inet foreign" in device.run("nft", "list", "ruleset")
+
+
+def test_left_overs_of_a_killed_agent_are_taken_over(network: Network) -> None:
+    killed = Device(network, "a")
+    killed.reconcile(WANTED)
+    killed.take()
+    killed.close()
+    client = Inside(network, "client")
+    heir = Device(network, "a")
+    assert client.owner_of(VIP), "a lease in force goes on"
+    other = desired(WANTED.virtual_servers[0], ["10.77.0.101"])
+    heir.reconcile(other)
+    listed = heir.run("ip", "-o", "address", "show", "dev", "eth0")
+    assert "10.77.0.101/32" in listed
+    assert VIP not in listed.replace("10.77.0.101", "")
+    assert VIP6 not in listed
+    heir.close()
+    client.close()
+
+
+def test_a_vip_is_never_on_the_interface_without_the_gate(device: Device) -> None:
+    """While a gate that somebody deleted is made anew, it holds every VIP from the first moment."""
+    client = Inside(device.network, "client")
+    device.reconcile(WANTED)
+    device.run("nft", "flush", "ruleset")
+    device.call(lambda: DataPlane("eth0").prepare())
+    for vip in VIPS:
+        assert client.owner_of(vip, 0.1) is None
+    client.close()
+
+
+def test_an_address_of_the_operator_is_left_alone(device: Device) -> None:
+    device.run("ip", "address", "add", f"{VIP}/32", "dev", "eth0")
+    found = device.reconcile(WANTED)
+    assert found.unfit == {UID: f"VIP {VIP} on eth0: the address is configured there already"}
+    device.reconcile(Desired())
+    assert VIP in device.run("ip", "address")
+    device.run("ip", "address", "del", f"{VIP}/32", "dev", "eth0")
+    assert not device.reconcile(WANTED).unfit
+
+
+def plug_in_again(device: Device) -> None:
+    namespace = device.network.namespace("a")
+    for line in (
+        f"link add name p-a type veth peer name eth0 address 02:48:41:4c:42:0b netns {namespace}",
+        "link set p-a master br0",
+        "link set p-a up",
+    ):
+        device.network.run("switch", "ip", *line.split())
+    device.run("ip", "link", "set", "eth0", "up")
+    device.run("ip", "address", "add", "10.77.0.11/24", "dev", "eth0")
+
+
+def test_an_interface_that_goes_away_is_named_and_taken_up_again(device: Device) -> None:
+    client = Inside(device.network, "client")
+    device.reconcile(WANTED)
+    device.take()
+    device.run("ip", "link", "delete", "eth0")
+    with pytest.raises(InterfaceMissing, match="eth0 does not exist"):
+        device.reconcile(WANTED)
+    plug_in_again(device)
+    found = device.reconcile(WANTED)
+    assert found.lease_lost
+    assert not found.unfit
+    assert client.owner_of(VIP, 0.1) is None
+    device.take()
+    wait_until(lambda: client.owner_of(VIP) is not None, "the new interface answers")
+    assert client.owner_of(VIP6) is not None
+    client.close()

@@ -1,0 +1,230 @@
+"""What the kernel lets a device do for a VIP, with and without a lease."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from agent.gate import REFRESH_PORT
+from protocol.errors import HalbError
+from protocol.objects import Listener
+from protocol.timing import MILLISECOND, SECOND, Profile, Timing
+from tests.kernel.namespaces import (
+    LONG,
+    VIP,
+    VIP6,
+    VIPS,
+    Device,
+    Inside,
+    connect,
+    desired,
+    hosts,
+    virtual_server,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+PORT = 80
+REFUSING = virtual_server([], [Listener(protocol="tcp", port=PORT, gateway_port=PORT)])
+"""A Virtual Server that refuses connections fast: so a refusal shows that packets are taken."""
+SHORT = Timing.of(Profile.NORMAL).lease
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Device, Inside]]:
+    with hosts("a", "client") as network:
+        device, client = Device(network, "a"), Inside(network, "client")
+        device.reconcile(desired(REFUSING))
+        yield device, client
+        device.close()
+        client.close()
+
+
+@pytest.fixture
+def device(pair: tuple[Device, Inside]) -> Device:
+    pair[0].drop()
+    return pair[0]
+
+
+@pytest.fixture
+def client(pair: tuple[Device, Inside], device: Device) -> Inside:
+    return pair[1]
+
+
+def takes_packets(client: Inside, vip: str) -> bool:
+    """Whether the device takes a packet to the VIP; it refuses the connection if it does."""
+    try:
+        client.call(connect, vip, PORT, 0.2).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    raise AssertionError("nobody listens there")
+
+
+def know_by_heart(device: Device, client: Inside) -> None:
+    """Give the client neighbour entries that need no answer: the worst of stale caches."""
+    mac = device.run("cat", "/sys/class/net/eth0/address").strip()
+    for vip in VIPS:
+        client.run("ip", "neighbour", "replace", vip, "lladdr", mac, "dev", "eth0")
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_without_a_lease_nobody_answers_and_nothing_is_taken(
+    device: Device, client: Inside, vip: str
+) -> None:
+    know_by_heart(device, client)
+    assert client.owner_of(vip) is None
+    assert not takes_packets(client, vip)
+    device.take()
+    assert client.owner_of(vip) == "02:48:41:4c:42:0b"
+    assert takes_packets(client, vip)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_without_a_lease_nothing_leaves_in_the_name_of_the_vip(
+    device: Device, client: Inside, vip: str
+) -> None:
+    family = socket.AF_INET6 if ":" in vip else socket.AF_INET
+    target = ("fd77::12" if ":" in vip else "10.77.0.12", 9999)
+
+    def listen() -> socket.socket:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.bind(target)
+        sock.settimeout(0.2)
+        return sock
+
+    def send() -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((vip, 0))
+            sock.sendto(b"from the VIP", target)
+
+    with client.call(listen) as receiver:
+        device.call(send)
+        with pytest.raises(TimeoutError):
+            receiver.recv(100)
+        device.take()
+        device.call(send)
+        assert receiver.recv(100) == b"from the VIP"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_announcements_without_a_lease_do_not_leave(
+    device: Device, client: Inside, vip: str
+) -> None:
+    client.run("ip", "neighbour", "replace", vip, "lladdr", "02:00:00:00:00:99", "dev", "eth0",
+               "nud", "stale")  # fmt: skip
+
+    def believed() -> str:
+        return client.run("ip", "neighbour", "show", vip)
+
+    device.call(device.announcer.announce, VIPS)
+    assert client.owner_of(vip, wait=0.1) is None
+    assert "02:00:00:00:00:99" in believed()
+    device.take()
+    wait_until(lambda: "02:48:41:4c:42:0b" in believed(), "the client learns the new MAC")
+
+
+def test_a_lease_ends_by_itself(device: Device, client: Inside) -> None:
+    began = time.monotonic()
+    device.take(lease_ns=SHORT)
+    assert client.owner_of(VIP) is not None
+    # From here on no code of the device runs.
+    wait_until(lambda: client.owner_of(VIP, 0.01) is None, "the VIP falls silent", 1.0)
+    assert time.monotonic() - began < SHORT / SECOND + 0.15
+    assert client.owner_of(VIP6, 0.05) is None
+    assert not takes_packets(client, VIP)
+    assert not takes_packets(client, VIP6)
+
+
+def test_refreshes_keep_a_lease_open_beyond_its_time(device: Device) -> None:
+    device.take(lease_ns=SHORT)
+    end = time.monotonic() + 3 * SHORT / SECOND
+    while time.monotonic() < end:
+        device.call(device.lease.refresh, VIPS, Profile.NORMAL)
+        held = device.call(device.lease.held)
+        assert held.announced.keys() == held.accepted.keys() == set(VIPS)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_each_profile_refreshes_for_its_own_time(device: Device, profile: Profile) -> None:
+    device.take(lease_ns=LONG)
+    asked = Timing.of(profile).lease // MILLISECOND
+
+    def renewed() -> bool:
+        device.call(device.lease.refresh, VIPS, profile)
+        held = device.call(device.lease.held)
+        left = [held.announced.get(vip, 0) for vip in VIPS]
+        left += [held.accepted.get(vip, 0) for vip in VIPS]
+        return all(asked - 50 <= each <= asked for each in left)
+
+    wait_until(renewed, f"{asked} ms left after a refresh", 1.0)
+
+
+def test_a_late_refresh_opens_nothing(device: Device, client: Inside) -> None:
+    device.take(lease_ns=50 * MILLISECOND)
+    wait_until(lambda: not device.call(device.lease.held).announced, "the lease ends", 1.0)
+    for _ in range(3):
+        device.call(device.lease.refresh, VIPS, Profile.WAN)
+    held = device.call(device.lease.held)
+    assert not held.announced
+    assert not held.accepted
+    assert client.owner_of(VIP, 0.1) is None
+
+
+def test_a_datagram_without_the_mark_renews_nothing(device: Device) -> None:
+    def send() -> None:
+        for family, vip in ((socket.AF_INET, VIP), (socket.AF_INET6, VIP6)):
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"", (vip, REFRESH_PORT[Profile.WAN]))
+
+    device.take(lease_ns=500 * MILLISECOND)
+    device.call(send)
+    assert max(device.call(device.lease.held).announced.values()) <= 500
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_lame_device_takes_packets_but_does_not_answer(
+    device: Device, client: Inside, vip: str
+) -> None:
+    know_by_heart(device, client)
+    device.take()
+    assert device.call(device.lease.lame, VIPS, 300 * MILLISECOND)
+    assert client.owner_of(vip, 0.05) is None
+    assert takes_packets(client, vip)
+    device.call(device.lease.refresh, VIPS, Profile.WAN)
+    wait_until(lambda: not takes_packets(client, vip), "the drain ends, refreshed or not", 2.0)
+
+
+def test_a_lease_that_ran_out_cannot_turn_lame(device: Device) -> None:
+    assert not device.call(device.lease.lame, VIPS, LONG)
+    held = device.call(device.lease.held)
+    assert not held.announced
+    assert not held.accepted
+
+
+def test_one_expired_vip_of_several_closes_all_when_turning_lame(device: Device) -> None:
+    device.call(device.lease.acquire, [VIP6], LONG)
+    assert not device.call(device.lease.lame, VIPS, LONG)
+    assert not device.call(device.lease.held).accepted
+
+
+def test_an_element_without_timeout_ends_all_the_same(device: Device) -> None:
+    device.run("nft", "add", "element", "netdev", "halb_lease", "announced", f"{{ {VIP} }}")
+    wait_until(lambda: not device.call(device.lease.held).announced, "the default ends it", 1.0)
+
+
+def test_a_kernel_that_cannot_renew_is_found_out(device: Device) -> None:
+    device.call(device.lease.verify)
+    device.run("ip", "link", "set", "lo", "down")
+    try:
+        with pytest.raises(HalbError, match="`lo` up"):
+            device.call(device.lease.verify)
+    finally:
+        device.run("ip", "link", "set", "lo", "up")
+    device.call(device.lease.verify)
