@@ -1,0 +1,92 @@
+"""Real-time priority and locked memory: taken where allowed, reported where not.
+
+Each test runs in a child process, since it changes the process for good.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.realtime import may_lock_everything
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(code: str, *wrapper: str) -> str:
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def may_raise_priority() -> bool:
+    code = "from agent.realtime import raise_priority; print(not raise_priority())"
+    return run(code) == "True"
+
+
+def test_says_what_it_got_and_what_not_and_never_fails() -> None:
+    out = run(
+        "from agent.realtime import enter; r = enter(); print(len(r.got) + len(r.missing));"
+        "print(*r.missing, sep='\\n')"
+    )
+    count, *missing = out.splitlines()
+    assert count == "2"
+    assert all("; grant CAP_" in reason or "refused" in reason for reason in missing)
+
+
+def test_what_lives_at_start_is_not_collected_again() -> None:
+    code = (
+        "import gc; from agent.realtime import settle_memory;"
+        "settle_memory(); print(gc.get_freeze_count() > 0)"
+    )
+    assert run(code) == "True"
+
+
+@pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
+def test_the_transport_is_raised_and_later_threads_are_not() -> None:
+    out = run(
+        "import os, threading, time, zmq\n"
+        "from agent.realtime import _transport_threads, raise_priority\n"
+        "context = zmq.Context()\n"
+        "socket = context.socket(zmq.PUB)  # starts libzmq's two threads\n"
+        "deadline = time.monotonic() + 10\n"
+        "while len(_transport_threads()) < 2 and time.monotonic() < deadline: time.sleep(0.001)\n"
+        "assert raise_priority() == ''\n"
+        "def policy(t): return os.sched_getscheduler(t) & ~os.SCHED_RESET_ON_FORK\n"
+        "print(*{policy(t) for t in (0, *_transport_threads())}, len(_transport_threads()))\n"
+        "def late(): print(policy(threading.get_native_id()))\n"
+        "thread = threading.Thread(target=late); thread.start(); thread.join()\n"
+        "socket.close(); context.term()\n"
+    )
+    assert out.splitlines() == [f"{os.SCHED_RR} 2", str(os.SCHED_OTHER)]
+
+
+@pytest.mark.skipif(not may_lock_everything(), reason="locking memory is not allowed here")
+def test_locked_memory_costs_none_that_is_not_used() -> None:
+    out = run(
+        "from agent.realtime import lock_memory\n"
+        "def rss():\n"
+        "    text = open('/proc/self/status').read()\n"
+        "    return int(text.split('VmRSS:')[1].split()[0])\n"
+        "before = rss(); assert lock_memory() == ''; print(rss() - before)\n"
+    )
+    assert int(out) < 2048, "KiB"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give capabilities up")
+def test_without_the_capabilities_it_says_which_are_missing() -> None:
+    without = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--reuid", "65534")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))\n"
+        "from agent.realtime import enter; print(*enter().missing, sep='\\n')"
+    )
+    priority, memory = run(code, *without, "--clear-groups").splitlines()
+    assert "grant CAP_SYS_NICE" in priority
+    assert "grant CAP_IPC_LOCK" in memory
