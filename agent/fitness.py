@@ -24,7 +24,7 @@ LATE_SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Condition:
+class Host:
     """The state of this host as far as it decides on fitness."""
 
     interface: str
@@ -40,38 +40,36 @@ class Condition:
     """What forbids to carry anything: kernel, lease or disk, one phrase each."""
 
 
-def unfit_groups(
-    config: Config, device: DeviceId, condition: Condition
-) -> tuple[tuple[GroupId, str], ...]:
+def unfit(config: Config, device: DeviceId, host: Host) -> tuple[tuple[GroupId, str], ...]:
     """The Virtual Servers that ``device`` should carry and cannot, with the first reason."""
-    general = _general_reason(condition)
+    general = _general_reason(host)
     found = []
     for server in config.virtual_servers.values():
         if device in carriers_of(config, server):
-            reason = general or _reason(server, condition)
+            reason = general or _reason(server, host)
             if reason:
                 found.append((server.uid, reason))
     return tuple(found)
 
 
-def _general_reason(condition: Condition) -> str:
-    if condition.link is None:
-        return f"interface {condition.interface} does not exist"
-    if not condition.link.up:
-        return f"interface {condition.interface} is down"
-    if not condition.link.carrier:
-        return f"interface {condition.interface} has no carrier"
-    return condition.trouble[0] if condition.trouble else ""
+def _general_reason(host: Host) -> str:
+    if host.link is None:
+        return f"interface {host.interface} does not exist"
+    if not host.link.up:
+        return f"interface {host.interface} is down"
+    if not host.link.carrier:
+        return f"interface {host.interface} has no carrier"
+    return host.trouble[0] if host.trouble else ""
 
 
-def _reason(server: VirtualServer, condition: Condition) -> str:
-    if reason := condition.refused.get(server.uid):
+def _reason(server: VirtualServer, host: Host) -> str:
+    if reason := host.refused.get(server.uid):
         return reason
     for vip in server.addresses:
         address = ip_address(vip)
-        if not any(address in each.network for each in condition.networks):
-            return f"VIP {vip} lies outside the networks of interface {condition.interface}"
-    if server.uid not in condition.loaded:
+        if not any(address in each.network for each in host.networks):
+            return f"VIP {vip} lies outside the networks of interface {host.interface}"
+    if server.uid not in host.loaded:
         return "its rules are not in the kernel yet"
     return ""
 

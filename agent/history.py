@@ -94,7 +94,7 @@ def entry_of(
     )
 
 
-class HistoryLog:
+class History:
     """The newest ``limit`` entries, oldest first; entries of other devices are merged in.
 
     ``report`` is told once when the disk refuses, and once when it takes

@@ -43,7 +43,7 @@ class Host:
     """Those of them that are VIPs of ours."""
 
 
-async def precheck(change: Change, config: Config, host: Host, probe: Probe) -> None:
+async def check_change(change: Change, config: Config, host: Host, probe: Probe) -> None:
     """Raise InvalidInput or Refused if this host shows that the change cannot work.
 
     Asks the network about new VIPs, all at the same time, for :data:`PROBE_S`.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.addresses import Link
-from agent.fitness import Condition, Lateness, unfit_groups
+from agent.fitness import Host, Lateness, unfit
 from protocol.config import Config
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.objects import Device, Record, Value, VirtualServer, key_of
@@ -19,7 +19,7 @@ from protocol.timing import MILLISECOND, Profile
 A, B = DeviceId("a" * 16), DeviceId("b" * 16)
 RDP, WEB = GroupId("0000000000000001"), GroupId("0000000000000002")
 LINK = Link(index=2, mac=bytes(6), up=True, carrier=True)
-SOUND = Condition(
+HOST = Host(
     interface="eth0",
     link=LINK,
     networks=(ip_interface("10.77.0.11/24"),),
@@ -42,36 +42,36 @@ def config() -> Config:
 
 
 def test_a_sound_host_carries_everything() -> None:
-    assert unfit_groups(config(), B, SOUND) == ()
+    assert unfit(config(), B, HOST) == ()
 
 
 @pytest.mark.parametrize(
-    ("condition", "reason"),
+    ("host", "reason"),
     [
-        (replace(SOUND, link=None), "interface eth0 does not exist"),
-        (replace(SOUND, link=replace(LINK, up=False)), "interface eth0 is down"),
-        (replace(SOUND, link=replace(LINK, carrier=False)), "interface eth0 has no carrier"),
-        (replace(SOUND, trouble=("the disk refuses writes",)), "the disk refuses writes"),
+        (replace(HOST, link=None), "interface eth0 does not exist"),
+        (replace(HOST, link=replace(LINK, up=False)), "interface eth0 is down"),
+        (replace(HOST, link=replace(LINK, carrier=False)), "interface eth0 has no carrier"),
+        (replace(HOST, trouble=("the disk refuses writes",)), "the disk refuses writes"),
         (
-            replace(SOUND, networks=()),
+            replace(HOST, networks=()),
             "VIP 10.77.0.100 lies outside the networks of interface eth0",
         ),
-        (replace(SOUND, refused={RDP: "the kernel takes no map"}), "the kernel takes no map"),
-        (replace(SOUND, loaded=frozenset()), "its rules are not in the kernel yet"),
+        (replace(HOST, refused={RDP: "the kernel takes no map"}), "the kernel takes no map"),
+        (replace(HOST, loaded=frozenset()), "its rules are not in the kernel yet"),
     ],
 )
-def test_says_what_is_wrong(condition: Condition, reason: str) -> None:
-    assert unfit_groups(config(), A, condition) == ((RDP, reason),)
+def test_says_what_is_wrong(host: Host, reason: str) -> None:
+    assert unfit(config(), A, host) == ((RDP, reason),)
 
 
 def test_speaks_of_each_virtual_server_that_it_should_carry_and_no_other() -> None:
-    broken = replace(SOUND, link=None)
-    assert [uid for uid, _ in unfit_groups(config(), A, broken)] == [RDP]
-    assert [uid for uid, _ in unfit_groups(config(), B, broken)] == [RDP, WEB]
+    broken = replace(HOST, link=None)
+    assert [uid for uid, _ in unfit(config(), A, broken)] == [RDP]
+    assert [uid for uid, _ in unfit(config(), B, broken)] == [RDP, WEB]
 
 
 def test_what_is_wrong_with_one_virtual_server_leaves_the_others_fit() -> None:
-    assert unfit_groups(config(), B, replace(SOUND, loaded=frozenset({RDP}))) == (
+    assert unfit(config(), B, replace(HOST, loaded=frozenset({RDP}))) == (
         (WEB, "its rules are not in the kernel yet"),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.history import FILE, HistoryLog, entry_of, phases
+from agent.history import FILE, History, entry_of, phases
 from protocol.api import HistoryEntry
 from protocol.config import Config
 from protocol.effects import Event
@@ -105,26 +105,26 @@ class TestEntryOf:
 
 class TestMemory:
     def test_is_oldest_first_whoever_reports_when(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         for at in (30, 10, 20):
             assert history.add(entry(at))
         assert [e.at for e in history.query()] == [10, 20, 30]
 
     def test_gives_the_newest_entries_of_one_virtual_server(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         for at in range(10):
             history.add(entry(at, virtual_server="rdp" if at % 2 else "web"))
         assert [e.at for e in history.query("rdp", 2)] == [7, 9]
         assert history.query(limit=0) == ()
 
     def test_keeps_the_newest_up_to_its_limit(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path, limit=3)
+        history = History(tmp_path, limit=3)
         for at in range(5):
             history.add(entry(at))
         assert [e.at for e in history.query()] == [2, 3, 4]
 
     def test_takes_an_entry_once(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         assert history.add(entry(1))
         assert not history.add(entry(1))
         assert len(history.query()) == 1
@@ -132,7 +132,7 @@ class TestMemory:
     def test_the_report_of_the_new_primary_replaces_what_a_follower_saw(
         self, tmp_path: Path
     ) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         seen = entry(105, kind="leader", uid=RDP, term=5)
         told = entry(100, kind="primary", uid=RDP, term=5, reporter="b", timeline={"total": 1.0})
         assert history.add(seen)
@@ -141,39 +141,39 @@ class TestMemory:
         assert history.query() == (told,)
 
     def test_another_term_is_another_entry(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         for term in (5, 6):
             assert history.add(entry(1, kind="primary", uid=RDP, term=term))
 
 
 class TestDisk:
     def test_survives_a_restart(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         for at in range(5):
             history.add(entry(at, timeline={"total": 1.5}))
-        again = HistoryLog(tmp_path)
+        again = History(tmp_path)
         assert again.query() == history.query()
         assert again.notes == ()
 
     def test_a_torn_last_line_costs_that_entry_and_is_told(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         for at in range(3):
             history.add(entry(at))
         os.truncate(tmp_path / FILE, (tmp_path / FILE).stat().st_size - 10)
-        again = HistoryLog(tmp_path)
+        again = History(tmp_path)
         assert [e.at for e in again.query()] == [0, 1]
         assert again.notes == (f"{tmp_path / FILE}: 1 entry could not be read and went lost",)
         again.add(entry(9))
-        third = HistoryLog(tmp_path)
+        third = History(tmp_path)
         assert [e.at for e in third.query()] == [0, 1, 9]
         assert third.notes == ()
 
     def test_a_line_that_only_lacks_its_end_is_kept(self, tmp_path: Path) -> None:
-        HistoryLog(tmp_path).add(entry(1))
+        History(tmp_path).add(entry(1))
         os.truncate(tmp_path / FILE, (tmp_path / FILE).stat().st_size - 1)
-        again = HistoryLog(tmp_path)
+        again = History(tmp_path)
         again.add(entry(2))
-        assert [e.at for e in HistoryLog(tmp_path).query()] == [1, 2]
+        assert [e.at for e in History(tmp_path).query()] == [1, 2]
 
     @pytest.mark.parametrize("garbage", [b"\xff\xfe\n", b"[]\n", b'{"at": "x"}\n', b"\0" * 4096])
     def test_garbage_is_told_and_does_not_hide_the_rest(
@@ -181,26 +181,26 @@ class TestDisk:
     ) -> None:
         good = msgspec.json.encode(entry(1)) + b"\n"
         (tmp_path / FILE).write_bytes(good + garbage)
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         assert history.query() == (entry(1),)
         assert len(history.notes) == 1
 
     def test_the_file_stays_bounded(self, tmp_path: Path) -> None:
-        history = HistoryLog(tmp_path, limit=10)
+        history = History(tmp_path, limit=10)
         for at in range(100):
             history.add(entry(at))
         assert len((tmp_path / FILE).read_bytes().splitlines()) <= 20
-        assert [e.at for e in HistoryLog(tmp_path, limit=10).query()] == list(range(90, 100))
+        assert [e.at for e in History(tmp_path, limit=10).query()] == list(range(90, 100))
 
     def test_only_the_end_of_a_huge_file_is_read(self, tmp_path: Path) -> None:
         line = msgspec.json.encode(entry(1)) + b"\n"
         (tmp_path / FILE).write_bytes(b"x" * (8 << 20) + b"\n" + line)
-        history = HistoryLog(tmp_path)
+        history = History(tmp_path)
         assert history.query() == (entry(1),)
 
     def test_a_full_disk_is_told_once_and_loses_nothing(self, tmp_path: Path) -> None:
         told: list[str] = []
-        history = HistoryLog(tmp_path, told.append)
+        history = History(tmp_path, told.append)
         history.add(entry(1))
         with no_file_longer_than((tmp_path / FILE).stat().st_size + 20):
             history.add(entry(2))
@@ -210,11 +210,11 @@ class TestDisk:
         history.add(entry(4))
         assert told[1:] == [f"history is written to {tmp_path / FILE} again"]
         assert history.trouble == ""
-        assert [e.at for e in HistoryLog(tmp_path).query()] == [1, 2, 3, 4]
+        assert [e.at for e in History(tmp_path).query()] == [1, 2, 3, 4]
 
     def test_a_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
         (tmp_path / FILE).mkdir()
         told: list[str] = []
-        history = HistoryLog(tmp_path, told.append)
+        history = History(tmp_path, told.append)
         assert told == [f"history is not written to {tmp_path / FILE}: Is a directory"]
         assert history.add(entry(1)), "it is remembered all the same"

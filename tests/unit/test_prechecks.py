@@ -8,7 +8,7 @@ from ipaddress import ip_interface
 
 import pytest
 
-from agent.prechecks import PROBES_AT_ONCE, Host, precheck
+from agent.prechecks import PROBES_AT_ONCE, Host, check_change
 from protocol.changes import (
     AddGateway,
     ApplyDocument,
@@ -86,7 +86,7 @@ class Network:
 
 def check(change: Change, host: Host = HOST, network: Network | None = None) -> Network:
     network = network or Network()
-    asyncio.run(precheck(change, config(), host, network.probe))
+    asyncio.run(check_change(change, config(), host, network.probe))
     return network
 
 
