@@ -1,0 +1,265 @@
+"""ZeroMQ sockets in the event loop, with the care that aiozmq needs.
+
+aiozmq loses wake-ups for good after an exception in ``msg_received``, after
+``repr(transport)`` and after a look at EVENTS; here no exception gets out of
+the handler, no transport is ever shown, and :meth:`Socket.nudge` looks for
+what a lost wake-up may have left behind. ZMTP heartbeats stay off: libzmq
+4.3.5 aborts the process with them when a receiver falls behind.
+``aiozmq.rpc`` unpickles what it receives and is never used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from ipaddress import ip_address
+from typing import Any, TypeAlias
+
+import aiozmq
+import zmq
+import zmq.asyncio
+from zmq.auth.asyncio import AsyncioAuthenticator
+
+from agent.addresses import local_addresses
+from agent.keys import KeyPair
+from protocol.errors import HalbError, InvalidInput
+
+Context: TypeAlias = zmq.Context[Any]
+Frames = Sequence[bytes]
+Options = Mapping[int, Any]
+
+PUB, SUB, ROUTER, DEALER, LINGER = zmq.PUB, zmq.SUB, zmq.ROUTER, zmq.DEALER, zmq.LINGER
+ZAP_DOMAIN = b"halb"
+
+_DONTWAIT = int(zmq.DONTWAIT)
+
+BOUNDED = {zmq.LINGER: 0, zmq.IPV6: 1, zmq.TCP_MAXRT: 300, zmq.HANDSHAKE_IVL: 500}
+"""Options of every socket on the network; times in milliseconds."""
+DIALLING = {zmq.CONNECT_TIMEOUT: 200, zmq.RECONNECT_IVL: 50}
+"""Options of a socket that connects, milliseconds."""
+
+
+DRAIN_AT_ONCE = 16
+MAX_SOCKETS = 4096
+"""Three for each peer."""
+
+
+def new_context() -> Context:
+    """A context of its own: its allow list and its sockets end with its user."""
+    context = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
+    return context
+
+
+def new_key_pair() -> KeyPair:
+    """A fresh pair from the system's randomness."""
+    public, secret = zmq.curve_keypair()
+    return KeyPair(public.decode(), secret.decode())
+
+
+def serving(keys: KeyPair, *, enforce_allow_list: bool) -> dict[int, Any]:
+    """Options of a socket that accepts encrypted connections."""
+    options: dict[int, Any] = {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: keys.secret.encode()}
+    if enforce_allow_list:
+        options |= {zmq.ZAP_DOMAIN: ZAP_DOMAIN, zmq.ZAP_ENFORCE_DOMAIN: 1}
+    return options
+
+
+def calling(keys: KeyPair, server_key: str) -> dict[int, Any]:
+    """Options of a socket that connects to the owner of ``server_key`` and nobody else."""
+    return {
+        zmq.CURVE_SERVERKEY: server_key.encode(),
+        zmq.CURVE_PUBLICKEY: keys.public.encode(),
+        zmq.CURVE_SECRETKEY: keys.secret.encode(),
+    }
+
+
+def limits(*, send: int = 0, receive: int = 0, size: int) -> dict[int, Any]:
+    """Options: frames that may wait to be sent and received (0: any), and a frame's bytes."""
+    return {zmq.SNDHWM: send, zmq.RCVHWM: receive, zmq.MAXMSGSIZE: size}
+
+
+class _Handler(aiozmq.ZmqProtocol):  # type: ignore[misc]  # aiozmq has no types
+    def __init__(self, receive: Callable[[list[bytes]], None]) -> None:
+        self._receive = receive
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def msg_received(self, msg: list[bytes]) -> None:
+        try:
+            self._receive(msg)
+        except Exception as error:  # noqa: BLE001  # goes to the loop's handler, see above
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a received frame could not be handled", "exception": error}
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+
+class Socket:
+    """One socket; everything but :meth:`open` and :meth:`close` returns at once."""
+
+    def __init__(self, raw: zmq.Socket[bytes], transport: Any, handler: _Handler) -> None:
+        self._raw = raw
+        self._transport = transport
+        self._handler = handler
+
+    @classmethod
+    async def open(
+        cls,
+        context: Context,
+        kind: int,
+        options: Options,
+        receive: Callable[[list[bytes]], None] = lambda frames: None,
+    ) -> Socket:
+        """A socket of ``context``; ``receive`` gets each message as a list of frames."""
+        raw = context.socket(kind)
+        try:
+            for option, value in options.items():
+                raw.setsockopt(option, value)
+            transport, handler = await aiozmq.create_zmq_connection(
+                lambda: _Handler(receive), kind, zmq_sock=raw
+            )
+        except BaseException:
+            raw.close(0)
+            raise
+        return cls(raw, transport, handler)
+
+    def send(self, frames: Frames) -> bool:
+        """Hand over one message; False if the socket takes none now. Queues nothing itself."""
+        if self._transport.get_write_buffer_size():
+            return False
+        self._transport.write(frames)
+        return not self._transport.get_write_buffer_size()
+
+    def bind(self, endpoint: str) -> None:
+        """Accept connections at ``endpoint``; raise OSError."""
+        self._transport.bind(endpoint).result()
+
+    def unbind(self, endpoint: str) -> None:
+        """Stop accepting and end the connections accepted at ``endpoint``."""
+        self._transport.unbind(endpoint).result()
+
+    def connect(self, endpoint: str) -> None:
+        self._transport.connect(endpoint).result()
+        self.nudge()
+
+    def disconnect(self, endpoint: str) -> None:
+        """End the connection and drop what it brought that was not read yet."""
+        try:
+            self._transport.disconnect(endpoint).result()
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    def subscribe(self, topic: bytes) -> None:
+        self._transport.subscribe(topic)
+
+    def drain(self) -> None:
+        """Handle what has come already, without waiting to be woken for it."""
+        for _ in range(DRAIN_AT_ONCE):
+            if self._raw.closed:
+                return
+            try:
+                frames = self._raw.recv_multipart(_DONTWAIT)
+            except zmq.Again:
+                return
+            self._handler.msg_received(frames)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Read on, in case that a wake-up was lost."""
+        asyncio.get_running_loop().call_soon(self._transport._read_ready)
+
+    async def close(self) -> None:
+        """Drop what is queued and close."""
+        self._transport.abort()
+        await self._handler.closed
+
+
+class Publisher:
+    """A PUB socket. It is only ever written to, never blocks, and so needs no event loop."""
+
+    def __init__(self, context: Context, options: Options) -> None:
+        self._raw = context.socket(zmq.PUB)
+        for option, value in options.items():
+            self._raw.setsockopt(option, value)
+
+    def send(self, frame: bytes) -> None:
+        """Give ``frame`` to each subscriber of a topic that it begins with, or lose it."""
+        self._raw.send(frame, _DONTWAIT)
+
+    def bind(self, endpoint: str) -> None:
+        """Accept connections at ``endpoint``; raise OSError."""
+        self._raw.bind(endpoint)
+
+    def unbind(self, endpoint: str) -> None:
+        """Stop accepting and end the connections accepted at ``endpoint``."""
+        self._raw.unbind(endpoint)
+
+    def close(self) -> None:
+        """Close; what is queued has the time of LINGER to leave."""
+        self._raw.close()
+
+
+class AllowList:
+    """Whose keys may connect to the serving sockets of one context (ZAP, ZeroMQ RFC 27)."""
+
+    def __init__(self, context: Context) -> None:
+        self.keys: Container[bytes] = frozenset()
+        """Public keys in Z85."""
+        self.refused = 0
+        self._authenticator = AsyncioAuthenticator(context=zmq.asyncio.Context.shadow(context))
+
+    def start(self) -> None:
+        self._authenticator.start()
+        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Called with the key that a connection has proven to own."""
+        allowed = key in self.keys
+        self.refused += not allowed
+        return allowed
+
+    def stop(self) -> None:
+        self._authenticator.stop()
+
+
+def bind_all(socket: Socket | Publisher, endpoints: Iterable[tuple[str, int]]) -> None:
+    """Bind to each (address, port) over TCP; say what is wrong in an operator's words."""
+    for address, port in endpoints:
+        try:
+            socket.bind(tcp(address, port))
+        except OSError as error:
+            raise _bind_error(address, port, error) from error
+
+
+def tcp(address: str, port: int) -> str:
+    """The name that ZeroMQ gives to an address and port."""
+    return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
+
+
+def _bind_error(address: str, port: int, error: OSError) -> HalbError:
+    match error.errno:
+        case errno.EADDRNOTAVAIL | errno.ENODEV:
+            own = sorted(map(ip_address, local_addresses()), key=lambda a: (a.version, a))
+            usable = [str(a) for a in own if not a.is_loopback and not a.is_link_local]
+            listed = ", ".join(usable[:8]) or "none but loopback"
+            return InvalidInput(
+                f"address {address} is not on this host",
+                f"Its addresses are: {listed}. Start halb-agent with --address IP:PORT of one.",
+            )
+        case errno.EADDRINUSE:
+            return InvalidInput(
+                f"port {port} on {address} is in use by another program",
+                f"See which with `ss -ltnp sport = :{port}`; stop it, or choose another port "
+                "with --address IP:PORT (the two ports after it are used too).",
+            )
+        case errno.EACCES:
+            return InvalidInput(
+                f"port {port} on {address} may not be used without CAP_NET_BIND_SERVICE",
+                "Choose a port above 1023 with --address IP:PORT.",
+            )
+    return HalbError(f"cannot listen on {address} port {port}: {error.strerror}")

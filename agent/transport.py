@@ -1,0 +1,258 @@
+"""Messages between the devices of a Site, over encrypted ZeroMQ connections.
+
+Each device binds, for every ``IP:PORT`` of its own, PUB sockets at PORT (urgent
+messages) and PORT+1 (bulk); :mod:`agent.joining` has PORT+2. Peers subscribe to
+the topic that is their own device id. A frame is a header and a msgpack body,
+see :mod:`protocol.wire`. Who may connect is decided by the peers' public keys;
+who a frame is from, by the key that its connection is pinned to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+from agent import sockets
+from agent.arrivals import Verdict
+from agent.keys import KeyPair
+from agent.links import Link, Peer, PeerLinks
+from agent.sockets import AllowList, Publisher
+from protocol.addresses import check_endpoint, split_endpoint
+from protocol.errors import MalformedMessage
+from protocol.ids import DeviceId
+from protocol.messages import URGENT, Beat, Message
+from protocol.wire import (
+    HEADER_SIZE,
+    MAX_BULK,
+    MAX_URGENT,
+    decode,
+    encode,
+    pack_header,
+    site_bytes,
+    unpack_header,
+)
+
+__all__ = ["Peer", "Transport"]
+
+TICK, IDLE_TICK = 0.05, 0.25
+"""Seconds between two looks at silent connections: while messages are sent, and while not.
+A wake-up of its own for each would cost more than all that is received."""
+TOPIC_SIZE = 16
+"""A frame begins with the receiver's id."""
+URGENT_QUEUE, BULK_QUEUE = 2048, 64
+"""Frames that may wait for one peer. With less, a burst loses frames before they
+leave the host; what is stale is bounded by TCP_MAXRT, not by this."""
+FAREWELL_MS = 100
+"""How long :meth:`Transport.close` waits for the last frames to leave."""
+REBIND_LAST = 1.0
+"""Seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+class Transport:
+    """Sends and receives the messages of one device."""
+
+    def __init__(
+        self, *, device: DeviceId, keys: KeyPair, incarnation: int, listen: tuple[str, ...],
+        receive: Callable[[DeviceId, Message], None],
+    ) -> None:  # fmt: skip
+        """``listen``: the device's own ``IP:PORT``; ``receive`` is called in the event loop."""
+        self._device = device
+        self._keys = keys
+        self._incarnation = incarnation
+        self._listen = tuple(split_endpoint(check_endpoint("address", each)) for each in listen)
+        self._deliver = receive
+        self._site = b""
+        self._sequence = 0
+        self._next_tick = 0.0
+        self._draining = False
+        self._peers: dict[DeviceId, PeerLinks] = {}
+        self._gone: Counter[str] = Counter()
+        self._counts = Counter(sent=0, oversized=0, unknown_receiver=0)
+        self._context = sockets.new_context()
+        self._allowed = AllowList(self._context)
+        self._channels: dict[bool, Publisher] = {}
+        self._ticks: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Bind. Raises InvalidInput for an address not of this host or a port in use."""
+        self._allowed.start()
+        try:
+            for urgent in (True, False):
+                self._bind(urgent)
+        except BaseException:
+            await self.close()
+            raise
+        self._ticks = asyncio.get_running_loop().create_task(self._tick_forever())
+
+    def _bind(self, urgent: bool) -> None:
+        queue = URGENT_QUEUE if urgent else BULK_QUEUE
+        # A subscriber has nothing to say but its topic.
+        options = sockets.limits(send=queue, size=1024) | sockets.BOUNDED
+        options |= sockets.serving(self._keys, enforce_allow_list=True)
+        options |= {sockets.LINGER: FAREWELL_MS}
+        self._channels[urgent] = Publisher(self._context, options)
+        sockets.bind_all(self._channels[urgent], self._endpoints(urgent))
+
+    def _endpoints(self, urgent: bool) -> list[tuple[str, int]]:
+        return [(str(ip), port if urgent else port + 1) for ip, port in self._listen]
+
+    def enter_site(self, site: str) -> None:
+        """Speak and listen to devices of the Site with this id only; empty: to nobody."""
+        self._site = site_bytes(site)
+
+    def set_peers(self, peers: Iterable[Peer]) -> None:
+        """Connect to these devices and let them connect; the whole set.
+
+        A device that is no longer among them is cut off at once: what it had
+        connected is ended, and the others' connections come back within 0.1 s.
+        """
+        wanted = {peer.id: peer for peer in peers if peer.id != self._device and peer.addresses}
+        now = asyncio.get_running_loop().time()
+        self._allowed.keys = {peer.public_key.encode() for peer in wanted.values()}
+        expelled = False
+        for device, links in list(self._peers.items()):
+            new = wanted.get(device)
+            if new != links.peer:
+                expelled |= new is None or new.public_key != links.peer.public_key
+                self._drop(device)
+        for device, peer in wanted.items():
+            if device not in self._peers:
+                links = PeerLinks(peer, now)
+                links.start(self._context, self._keys, self._device, self._frame_came)
+                self._peers[device] = links
+        if expelled and self._channels:
+            self._in_background(self._end_accepted_connections())
+
+    def _drop(self, device: DeviceId) -> None:
+        links = self._peers.pop(device)
+        self._gone.update(links.counters)
+        self._in_background(links.close())
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_accepted_connections(self) -> None:
+        for urgent, channel in list(self._channels.items()):
+            for endpoint in self._endpoints(urgent):
+                channel.unbind(sockets.tcp(*endpoint))
+                await self._bind_again(channel, endpoint)
+
+    async def _bind_again(self, channel: Publisher, endpoint: tuple[str, int]) -> None:
+        """The old listener lets go of its port in the background, within milliseconds."""
+        delay = 0.002
+        while self._channels:
+            try:
+                channel.bind(sockets.tcp(*endpoint))
+            except OSError as error:
+                if delay > REBIND_LAST:
+                    _log.error("cannot listen on %s port %d again: %s", *endpoint, error.strerror)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, 2 * REBIND_LAST)
+            else:
+                return
+
+    def send(self, to: DeviceId, message: Message) -> None:
+        """Hand a message to the network, which may lose it. Never blocks, never raises for that."""
+        links = self._peers.get(to)
+        if links is None or not self._site or not self._channels:
+            self._counts["unknown_receiver"] += 1
+            return
+        if type(message) is Beat:
+            links.our_interval = message.interval
+            now = asyncio.get_running_loop().time()
+            if now >= self._next_tick:
+                self._tick(now)
+        urgent = isinstance(message, URGENT)
+        body = encode(message)
+        if len(body) > (MAX_URGENT if urgent else MAX_BULK):
+            self._counts["oversized"] += 1
+            _log.error("a %s of %d bytes is too large to send", type(message).__name__, len(body))
+            return
+        self._sequence += 1
+        header = pack_header(self._site, self._incarnation, self._sequence)
+        self._channels[urgent].send(to.encode() + header + body)
+        self._counts["sent"] += 1
+
+    def _frame_came(self, links: PeerLinks, link: Link, frames: list[bytes]) -> None:
+        now = asyncio.get_running_loop().time()
+        link.frame_came(now)
+        if not links.arrivals.admit(now):
+            links.count("throttled")
+            links.hang_up(now)
+            return
+        try:
+            message = self._judge(links, link.urgent, frames)
+        except MalformedMessage as error:
+            links.count("malformed")
+            if links.counters["malformed"] == 1:
+                _log.warning("device %s sent what is no message: %s", links.peer.id, error)
+            return
+        if message is not None:
+            if type(message) is Beat:
+                links.their_interval = message.interval
+            self._deliver(links.peer.id, message)
+            if link.urgent and not self._draining:
+                self._draining = True
+                links.drain_other(link)
+                self._draining = False
+
+    def _judge(self, links: PeerLinks, urgent: bool, frames: list[bytes]) -> Message | None:
+        """The message in ``frames``, or None where the header tells to drop it."""
+        if len(frames) != 1:
+            raise MalformedMessage(f"{len(frames)} parts instead of 1")
+        frame = frames[0][TOPIC_SIZE:]
+        verdict = links.arrivals.judge(unpack_header(frame), self._site, urgent)
+        if verdict is not Verdict.FRESH:
+            links.count(verdict.value)
+            return None
+        message = decode(frame[HEADER_SIZE:], MAX_URGENT if urgent else MAX_BULK)
+        if isinstance(message, URGENT) is not urgent:
+            raise MalformedMessage(f"a {type(message).__name__} on the wrong channel")
+        links.count(verdict.value)
+        return message
+
+    async def _tick_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(IDLE_TICK)
+            self._tick(loop.time())
+            for links in self._peers.values():
+                links.nudge()
+
+    def _tick(self, now: float) -> None:
+        self._next_tick = now + TICK
+        for links in self._peers.values():
+            links.tick(now)
+
+    def counters(self) -> Mapping[str, int]:
+        """Frames by fate since the start, of all peers together."""
+        total = Counter(self._counts)
+        total.update(self._gone)
+        for links in self._peers.values():
+            total.update(links.counters)
+        return {**dict.fromkeys(Verdict, 0), **total, "refused": self._allowed.refused}
+
+    def peer_counters(self) -> Mapping[DeviceId, Mapping[str, int]]:
+        """Frames by fate of each present peer."""
+        return {device: dict(links.counters) for device, links in self._peers.items()}
+
+    async def close(self) -> None:
+        """End all connections; what was sent last gets :data:`FAREWELL_MS` to leave."""
+        if self._ticks is not None:
+            self._ticks.cancel()
+        channels, self._channels = self._channels, {}
+        for device in list(self._peers):
+            self._drop(device)
+        await asyncio.gather(*self._tasks)
+        for channel in channels.values():
+            channel.close()
+        self._allowed.stop()
+        self._context.destroy()

@@ -1,0 +1,209 @@
+"""Bytes of messages, configurations and the control API, by msgpack.
+
+Every decoder takes bytes that anyone may have made: it bounds size, depth and
+numbers, checks each field's type, and raises :class:`MalformedMessage` with a
+short reason for all that is not valid; it raises nothing else. Unknown fields
+are ignored, so that a newer release may add some.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any, NamedTuple, TypeVar, get_args
+
+import msgpack
+import msgspec
+
+from protocol import api
+from protocol.config import Config, Epoch
+from protocol.errors import MalformedMessage
+from protocol.ids import Revision
+from protocol.messages import PROTOCOL_MAX, URGENT, Message, ProposeChange
+from protocol.objects import Record
+
+MAX_URGENT = 64 * 1024
+"""Largest frame of the lease plane, bytes: a beat with 1000 claims takes a third of it."""
+MAX_BULK = 8 * 1024 * 1024
+"""Largest frame of the configuration plane, bytes."""
+MAX_DEPTH = 24
+"""Deepest nesting of lists and maps."""
+MAX_INTEGER = 2**63 - 1
+LOWEST = -(2**63)
+"""Smallest integer of what people write: their rules are checked later, with better errors."""
+
+T = TypeVar("T")
+
+
+def pack(value: object) -> bytes:
+    """msgpack of a struct, or of lists, maps and numbers."""
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,))
+    packed: bytes = msgpack.packb(plain, use_bin_type=True)
+    return packed
+
+
+def unpack(data: bytes, kind: type[T], limit: int, *, lowest: int = 0) -> T:
+    """A value of type ``kind`` from at most ``limit`` bytes, no integer below ``lowest``."""
+    plain = _unpack_plain(data, limit)
+    _check_plain(plain, lowest, MAX_DEPTH)
+    return _convert(plain, kind)
+
+
+def _unpack_plain(data: bytes, limit: int) -> Any:
+    if len(data) > limit:
+        raise MalformedMessage(f"{len(data)} bytes where at most {limit} are allowed")
+    try:
+        plain = msgpack.unpackb(data, raw=False, strict_map_key=True, max_ext_len=0)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as e:
+        reason = str(e) or type(e).__name__
+        raise MalformedMessage(f"not msgpack: {reason[:100]}") from None
+    return plain
+
+
+def _check_plain(plain: Any, lowest: int, depth: int) -> None:
+    """Raise on nesting below ``depth``, and on numbers no field may hold."""
+    kind = type(plain)
+    if kind is int:
+        if not lowest <= plain <= MAX_INTEGER:
+            raise MalformedMessage(f"number {plain} is out of range")
+    elif kind is list or kind is dict:
+        if not depth:
+            raise MalformedMessage(f"nested deeper than {MAX_DEPTH}")
+        for item in plain if kind is list else plain.values():
+            _check_plain(item, lowest, depth - 1)
+    elif kind is float and not isfinite(plain):
+        raise MalformedMessage(f"number {plain} is not finite")
+
+
+def _convert(plain: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(plain, kind, builtin_types=(bytes,))
+    except (ValueError, TypeError) as e:
+        raise MalformedMessage(f"not a valid {kind.__name__}: {str(e)[:200]}") from None
+
+
+# Messages between devices
+
+_BY_TAG: dict[str, type[Any]] = {c.__struct_config__.tag: c for c in get_args(Message)}
+
+
+def encode(message: Message) -> bytes:
+    """The body of a frame that carries ``message``."""
+    return pack(message)
+
+
+def decode(data: bytes, limit: int = MAX_BULK) -> Message:
+    """The message in a frame's body of at most ``limit`` bytes."""
+    plain = _unpack_plain(data, limit)
+    tag = plain.get("t") if type(plain) is dict else None
+    kind = _BY_TAG.get(tag) if type(tag) is str else None
+    if kind is None:
+        raise MalformedMessage(f"not a known kind of message: {str(tag)[:40]!r}")
+    _check_plain(plain, LOWEST if kind is ProposeChange else 0, MAX_DEPTH)
+    message: Message = _convert(plain, kind)
+    return message
+
+
+def is_urgent(message: Message) -> bool:
+    """Whether ``message`` belongs to the lease plane."""
+    return isinstance(message, URGENT)
+
+
+# The header in front of each body
+
+MAGIC = b"HALB"
+_HEADER = struct.Struct(">4sB3x8sQQ")
+HEADER_SIZE = _HEADER.size
+
+
+class Header(NamedTuple):
+    """What a frame says about itself: enough to drop it without decoding its body."""
+
+    version: int
+    site: bytes
+    """The Site's id, 8 bytes."""
+    incarnation: int
+    """Of the sender: grows with each start of its agent."""
+    sequence: int
+    """Of the sender's frames on this channel; the same on each of its links."""
+
+
+def site_bytes(site: str) -> bytes:
+    """A Site's id, 16 hex digits, as the header carries it."""
+    return bytes.fromhex(site)
+
+
+def pack_header(site: bytes, incarnation: int, sequence: int) -> bytes:
+    """The header of a frame in this release's protocol version."""
+    return _HEADER.pack(MAGIC, PROTOCOL_MAX, site, incarnation, sequence)
+
+
+def unpack_header(frame: bytes) -> Header:
+    """The header of ``frame``, of whatever version: the caller judges that."""
+    if len(frame) < HEADER_SIZE:
+        raise MalformedMessage(f"a frame of {len(frame)} bytes has no header")
+    magic, *fields = _HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise MalformedMessage("a frame without HALB's magic number")
+    return Header._make(fields)
+
+
+# Configuration, for disk and for joining
+
+
+class _StoredConfig(msgspec.Struct, frozen=True, array_like=True):
+    revision: Revision
+    records: tuple[Record, ...]
+    epochs: tuple[Epoch, ...]
+    floor: Revision
+
+
+def config_to_bytes(config: Config) -> bytes:
+    """A whole configuration."""
+    records = tuple(config.records.values())
+    return pack(_StoredConfig(config.revision, records, config.epochs, config.floor))
+
+
+def config_from_bytes(data: bytes, limit: int = MAX_BULK) -> Config:
+    """Inverse of :func:`config_to_bytes`; the records are in the same order."""
+    stored = unpack(data, _StoredConfig, limit)
+    records = {(r.kind, r.key): r for r in stored.records}
+    return Config(stored.revision, records, stored.epochs, stored.floor)
+
+
+class _Records(msgspec.Struct, frozen=True, array_like=True):
+    records: tuple[Record, ...]
+
+
+def records_to_bytes(records: Iterable[Record]) -> bytes:
+    """Some records of a configuration."""
+    return pack(_Records(tuple(records)))
+
+
+def records_from_bytes(data: bytes, limit: int = MAX_BULK) -> tuple[Record, ...]:
+    """Inverse of :func:`records_to_bytes`."""
+    return unpack(data, _Records, limit).records
+
+
+# The control API
+
+
+def encode_request(request: api.Request) -> bytes:
+    """One frame to the agent."""
+    return pack(request)
+
+
+def decode_request(data: bytes) -> api.Request:
+    """The request in a frame of at most :data:`protocol.api.MAX_FRAME` bytes."""
+    return unpack(data, api.Request, api.MAX_FRAME, lowest=LOWEST)
+
+
+def encode_reply(reply: api.Reply) -> bytes:
+    """One frame to the client."""
+    return pack(reply)
+
+
+def decode_reply(data: bytes) -> api.Reply:
+    """The reply in a frame of at most :data:`protocol.api.MAX_FRAME` bytes."""
+    return unpack(data, api.Reply, api.MAX_FRAME, lowest=LOWEST)
