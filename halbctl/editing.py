@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from halbctl.documents import difference, painted, parse_virtual_server, plain
+from halbctl.documents import difference, painted
 from halbctl.errors import note, report
 from halbctl.output import Paint
 from halbctl.yaml import dump, read
+from protocol.document import parse_virtual_server, render_virtual_server
 from protocol.errors import HalbError, InvalidInput, Refused
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def edited_by_hand(old: VirtualServerDocument) -> VirtualServerDocument:
             "Give options such as --profile fast; see `halbctl vs edit --help`.",
         )
     with tempfile.NamedTemporaryFile("w", prefix=f"{old.name}-", suffix=".yaml") as file:
-        file.write(HEAD + dump(plain(old)))
+        before = render_virtual_server(old)
+        file.write(HEAD + dump(before))
         file.flush()
         while True:
             _edit(file.name)
@@ -45,7 +47,8 @@ def edited_by_hand(old: VirtualServerDocument) -> VirtualServerDocument:
                 report(error)
                 _agree("Edit it again?")
                 continue
-            lines = difference(plain(old), plain(new), f"{old.name} now", f"{old.name} edited")
+            after = render_virtual_server(new)
+            lines = difference(before, after, f"{old.name} now", f"{old.name} edited")
             if not lines:
                 raise Refused("nothing was changed")
             for line in painted(lines, Paint.for_stream(sys.stderr)):

@@ -20,7 +20,8 @@ def report(error: HalbError) -> int:
 
 def note(text: str) -> None:
     """Tell the operator something that is not data."""
-    print(clean(text), file=sys.stderr)
+    for line in text.splitlines():
+        print(clean(line), file=sys.stderr)
 
 
 def warn(text: str) -> None:

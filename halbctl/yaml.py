@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -52,8 +53,20 @@ def _at(name: str, error: yaml.MarkedYAMLError) -> HalbError:
     return InvalidInput(f"{name}{place}: {problem}", error.note or "Correct the YAML there.")
 
 
+_BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+
+
 class _Loader(yaml.SafeLoader):
-    """Plain data only; bounded, and without keys that silently replace each other."""
+    """Plain data only; bounded, and without keys that silently replace each other.
+
+    As in YAML 1.2, ``true`` and ``false`` alone are booleans, and there are no
+    dates: a device may be named ``no``, and a Virtual Server ``2025-01-01``.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _DATE)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -99,6 +112,9 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|false)$"), ["t", "f"])
 
 
 class _Dumper(yaml.SafeDumper):

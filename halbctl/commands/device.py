@@ -33,8 +33,10 @@ def show(ctx: typer.Context, device: Name) -> None:
     status = get_status(ctx)
     found = next((d for d in status["devices"] if device in (d["name"], d["id"])), None)
     if found is None:
-        known = ", ".join(d["name"] for d in status["devices"]) or "none"
-        raise Refused(f"no device is named {device!r}", f"The Site has: {known}.")
+        from protocol.nearest import nearest
+
+        names = [d["name"] for d in status["devices"]]
+        raise Refused(f"no device is named {device!r}", nearest(device, names))
     paint = Paint.for_stream(sys.stdout)
     lines = device_table([found], status["revision"], paint)
     for vs in status["virtual_servers"]:

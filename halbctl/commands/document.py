@@ -46,8 +46,8 @@ def apply(
     wanted = parse_site(read(file))
     if dry_run:
         done = change(ctx, ApplyDocument(wanted), if_revision, dry_run=True)
-        _show_difference(ctx, wanted, file)
-        note(done["detail"])
+        lines = done["detail"].splitlines() if done["changed"] else []
+        _show(ctx, lines, done["revision"])
         return
     if not yes and sys.stdin.isatty():
         gone = _deleted(ctx, wanted)
@@ -67,21 +67,21 @@ def _deleted(ctx: typer.Context, wanted: SiteDocument) -> list[str]:
 @app.command()
 def diff(ctx: typer.Context, file: File) -> None:
     """Show what `apply` would change."""
+    from halbctl.documents import site_difference
     from halbctl.yaml import read
     from protocol.document import parse_site
 
-    _show_difference(ctx, parse_site(read(file)), file)
-
-
-def _show_difference(ctx: typer.Context, wanted: SiteDocument, file: str) -> None:
-    from halbctl.documents import painted, site_difference
-    from protocol.document import parse_site
-
+    wanted = parse_site(read(file))
     exported = get_document(ctx)
-    revision = exported["revision"]
     current = parse_site(exported["document"])
     name = "<stdin>" if file == "-" else file
-    lines = site_difference(current, wanted, f"revision {revision}", name)
+    lines = site_difference(current, wanted, f"revision {exported['revision']}", name)
+    _show(ctx, lines, exported["revision"])
+
+
+def _show(ctx: typer.Context, lines: list[str], revision: str) -> None:
+    from halbctl.documents import painted
+
     data = {"changed": bool(lines), "revision": revision, "diff": lines}
     emit(data, settings_of(ctx).output, painted(lines, Paint.for_stream(sys.stdout)))
     if not lines:

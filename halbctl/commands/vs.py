@@ -109,8 +109,10 @@ def show(ctx: typer.Context, name: Name) -> None:
     status = get_status(ctx)
     found = next((vs for vs in status["virtual_servers"] if vs["name"] == name), None)
     if found is None:
-        known = ", ".join(vs["name"] for vs in status["virtual_servers"]) or "none yet"
-        raise Refused(f"no Virtual Server is named {name!r}", f"The Site has: {known}.")
+        from protocol.nearest import nearest
+
+        names = [vs["name"] for vs in status["virtual_servers"]]
+        raise Refused(f"no Virtual Server is named {name!r}", nearest(name, names))
     states = {device["name"]: device["state"] for device in status["devices"]}
     lines = virtual_server_block(found, states, time.time(), Paint.for_stream(sys.stdout))
     emit(found, settings_of(ctx).output, lines)

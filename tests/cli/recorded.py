@@ -174,13 +174,18 @@ DOCUMENT: dict[str, object] = {
             "gateways": [
                 {"name": "gw1", "address": "10.77.0.31", "weight": 2},
                 {"name": "gw2", "address": "10.77.0.32"},
+                {"name": "gw3", "address": "fd77::31"},
             ],
             "listeners": [
-                {"port": 443, "check": {"interval": 1.0}},
+                {"protocol": "tcp", "port": 443, "check": {"type": "tcp", "interval": 1.0}},
                 {"protocol": "udp", "port": 443, "balance": "source-hash"},
             ],
         },
-        {"name": "web", "vips": ["10.77.0.101/24"], "listeners": [{"port": 80}]},
+        {
+            "name": "web",
+            "vips": ["10.77.0.101/24"],
+            "listeners": [{"protocol": "tcp", "port": 80}],
+        },
     ],
 }
 """The Site as an agent exports it."""
