@@ -27,7 +27,7 @@ MAX_VIPS = 65535
 _SUFFIX = {4: "", 6: "6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _KEYWORD = {4: "ip", 6: "ip6"}
-_INTERFACE = re.compile(r"^[A-Za-z0-9_.@-]{1,15}$")
+_INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 RENEWED = ("announced", "accepted")
 _DEFAULT_MS = 100
 """Shorter than every lease, and different: the kernel does not list an equal timeout."""
@@ -35,7 +35,7 @@ _DEFAULT_MS = 100
 
 def check_interface(name: str) -> str:
     """Return ``name`` if it may name a network interface; raise InvalidInput otherwise."""
-    if not _INTERFACE.match(name) or name in {".", "..", "lo"}:
+    if not _INTERFACE.fullmatch(name) or name in {".", "..", "lo"}:
         raise InvalidInput(
             f"interface {name!r} is not a usable name",
             "Give the network interface that the VIPs live on, such as eth0 (see `ip link`).",

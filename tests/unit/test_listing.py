@@ -1,0 +1,48 @@
+"""Comparing what nft lists with what it listed before."""
+
+from __future__ import annotations
+
+from agent.listing import blocks, difference, elements
+
+LISTING = """table inet halb {
+\tcomment "was 0:1"
+\tset vips {
+\t\ttype ipv4_addr
+\t\telements = { 10.0.0.1, 10.0.0.2,
+\t\t\t     10.0.0.3 }
+\t}
+
+\tchain guard {
+\t\ttype filter hook input priority filter; policy accept;
+\t\tip daddr @vips meta l4proto { tcp, udp } drop
+\t}
+}
+"""
+REORDERED = LISTING.replace("10.0.0.1, 10.0.0.2,", "10.0.0.2, 10.0.0.1,")
+
+
+def test_blocks_are_known_by_their_heading() -> None:
+    assert set(blocks(LISTING)) == {"set vips", "chain guard"}
+
+
+def test_the_order_of_elements_does_not_matter() -> None:
+    assert blocks(LISTING) == blocks(REORDERED)
+
+
+def test_what_differs_is_said_in_words() -> None:
+    now = LISTING.replace("udp } drop", "udp } accept").replace("set vips", "set others")
+    assert difference("table inet halb", blocks(LISTING), blocks(now)) == (
+        "table inet halb: set vips was deleted",
+        "table inet halb: chain guard was altered",
+        "table inet halb: set others was added",
+    )
+
+
+def test_a_table_that_is_gone_is_one_difference() -> None:
+    found = difference("table inet halb", blocks(LISTING), blocks(""))
+    assert found == ("table inet halb was deleted",)
+
+
+def test_elements_of_a_set() -> None:
+    assert elements(LISTING) == {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
+    assert elements("table t {\n\tset s {\n\t\ttype ipv4_addr\n\t}\n}\n") == frozenset()

@@ -1,0 +1,175 @@
+"""From Virtual Servers to nftables text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.ruleset import Desired, Ruleset, change, compile_ruleset, load
+from protocol.ids import GroupId
+from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
+
+UID = GroupId("00000000000000aa")
+OTHER = GroupId("00000000000000bb")
+GW1 = Gateway(name="gw1", address="10.0.0.1")
+GW2 = Gateway(name="gw2", address="10.0.0.2")
+GW6 = Gateway(name="gw6", address="fd00::6")
+HTTPS = Listener(protocol="tcp", port=443, gateway_port=443)
+SHIFTED = Listener(protocol="tcp", port=443, gateway_port=8443)
+DNS = Listener(protocol="udp", port=53, gateway_port=53, balance="source-hash")
+CHAIN = f"vs_{UID}_tcp_443_ip"
+REFUSE_TCP = ("tcp flags & (fin|syn|rst|ack) == syn reject with tcp reset", "drop")
+
+
+def server(*gateways: Gateway, listener: Listener = HTTPS, uid: GroupId = UID) -> VirtualServer:
+    return VirtualServer(
+        uid=uid, name=uid, vips=(), gateways=gateways, listeners=(listener,), seed=0x5EED
+    )
+
+
+def compiled(
+    vs: VirtualServer, *vips: str, down: frozenset[tuple[GroupId, str]] = frozenset()
+) -> Ruleset:
+    return compile_ruleset(Desired((vs,), {vs.uid: vips or ("10.0.0.100",)}, down))
+
+
+def test_a_vip_protocol_and_port_lead_to_the_listeners_chain() -> None:
+    found = compiled(server(GW1), "10.0.0.100", "10.0.0.101", "fd00::100")
+    assert found.services == {
+        "10.0.0.100 . tcp . 443": CHAIN,
+        "10.0.0.101 . tcp . 443": CHAIN,
+        "fd00::100 . tcp . 443": CHAIN + "6",
+    }
+    assert found.vips == {"10.0.0.100", "10.0.0.101", "fd00::100"}
+
+
+def test_one_gateway_needs_no_hash() -> None:
+    assert compiled(server(GW1)).chains[CHAIN] == ("meta l4proto tcp dnat ip to 10.0.0.1",)
+
+
+@pytest.mark.parametrize(
+    ("vip", "gateway", "rule"),
+    [
+        ("10.0.0.100", GW1, "meta l4proto tcp dnat ip to 10.0.0.1:8443"),
+        ("fd00::100", GW6, "meta l4proto tcp dnat ip6 to [fd00::6]:8443"),
+    ],
+)
+def test_another_port_on_the_gateway(vip: str, gateway: Gateway, rule: str) -> None:
+    (rules,) = compiled(server(gateway, listener=SHIFTED), vip).chains.values()
+    assert rules == (rule,)
+
+
+def test_two_gateways_share_the_slots_of_the_hash() -> None:
+    (rule,) = compiled(server(GW1, GW2)).chains[CHAIN]
+    head, _, slots = rule.partition(" map { ")
+    assert head == ("meta l4proto tcp dnat ip to jhash ip saddr . tcp sport mod 256 seed 0x5eed")
+    pairs = [pair.split(" : ") for pair in slots.removesuffix(" }").split(", ")]
+    assert [int(slot) for slot, _ in pairs] == list(range(SLOTS))
+    assert {gateway for _, gateway in pairs} == {GW1.address, GW2.address}
+
+
+def test_source_hash_leaves_the_port_out() -> None:
+    (rules,) = compiled(server(GW1, GW2, listener=DNS)).chains.values()
+    assert "jhash ip saddr mod 256 seed" in rules[0]
+
+
+def test_gateways_serve_vips_of_their_own_family() -> None:
+    found = compiled(server(GW1, GW6), "10.0.0.100", "fd00::100")
+    assert found.chains[CHAIN] == ("meta l4proto tcp dnat ip to 10.0.0.1",)
+    assert found.chains[CHAIN + "6"] == ("meta l4proto tcp dnat ip6 to fd00::6",)
+
+
+@pytest.mark.parametrize("state", ["draining", "disabled"])
+def test_a_gateway_that_is_not_enabled_takes_no_flows(
+    state: Literal["draining", "disabled"],
+) -> None:
+    away = Gateway(name="gw2", address="10.0.0.2", state=state)
+    assert compiled(server(GW1, away)).chains == compiled(server(GW1)).chains
+
+
+def test_a_gateway_without_weight_takes_no_flows() -> None:
+    idle = Gateway(name="gw2", address="10.0.0.2", weight=0)
+    assert compiled(server(GW1, idle)).chains == compiled(server(GW1)).chains
+
+
+def test_a_gateway_is_down_for_its_own_virtual_server_only() -> None:
+    down = frozenset({(UID, "gw1")})
+    assert compiled(server(GW1, GW2), down=down).chains == compiled(server(GW2)).chains
+    other = server(GW1, uid=OTHER)
+    assert compiled(other, down=down) == compiled(other)
+
+
+def test_without_gateways_only_new_connections_are_refused() -> None:
+    assert compiled(server()).chains[CHAIN] == REFUSE_TCP
+
+
+def test_without_gateways_udp_gets_port_unreachable() -> None:
+    (rules,) = compiled(server(listener=DNS)).chains.values()
+    assert rules == ("reject with icmpx type port-unreachable",)
+
+
+def test_a_virtual_server_without_assigned_addresses_has_no_rules() -> None:
+    assert compile_ruleset(Desired((server(GW1),), {})) == Ruleset()
+
+
+def test_the_same_gateways_get_the_same_slots_on_every_device() -> None:
+    assert compiled(server(GW1, GW2)) == compiled(server(GW2, GW1))
+
+
+def test_nothing_changed_is_no_script() -> None:
+    found = compiled(server(GW1, GW2))
+    assert change(found, found) == ""
+
+
+def test_only_the_changed_listener_is_replaced() -> None:
+    before = compile_ruleset(
+        Desired((server(GW1), server(GW1, uid=OTHER)), {UID: ("10.0.0.100",), OTHER: ("10.0.0.9",)})
+    )
+    after = Ruleset(before.vips, {**before.chains, CHAIN: REFUSE_TCP}, before.services)
+    assert change(before, after).splitlines() == [
+        f"add chain inet halb {CHAIN}",
+        f"flush chain inet halb {CHAIN}",
+        *(f"add rule inet halb {CHAIN} {rule}" for rule in REFUSE_TCP),
+    ]
+
+
+def test_a_listener_that_goes_loses_its_way_before_its_chain() -> None:
+    assert change(compiled(server(GW1)), Ruleset()).splitlines() == [
+        f"delete element inet halb services {{ 10.0.0.100 . tcp . 443 : goto {CHAIN} }}",
+        "delete element inet halb vips { 10.0.0.100 }",
+        f"flush chain inet halb {CHAIN}",
+        f"delete chain inet halb {CHAIN}",
+    ]
+
+
+def test_a_whole_load_replaces_the_table_in_one_script() -> None:
+    lines = load(compiled(server(GW1))).splitlines()
+    assert lines[:3] == [
+        "add table inet halb",
+        "delete table inet halb",
+        "add table inet halb",
+    ]
+    assert lines[-1] == "add element inet halb vips { 10.0.0.100 }"
+
+
+rulesets = st.sets(st.sampled_from([f"10.0.0.{n} . tcp . {p}" for n in (1, 2) for p in (80, 443)]))
+
+
+@given(rulesets, rulesets)
+def test_every_change_adds_what_is_new_and_deletes_what_is_gone(
+    old: set[str], new: set[str]
+) -> None:
+    def of(services: set[str]) -> Ruleset:
+        chains = {key: "vs_" + key.replace(" . ", "_").replace(".", "_") for key in services}
+        vips = frozenset(key.split()[0] for key in services)
+        return Ruleset(vips, dict.fromkeys(chains.values(), ("drop",)), chains)
+
+    script = change(of(old), of(new))
+    for verb, some in (("add", new - old), ("delete", old - new)):
+        lines = [each for each in script.splitlines() if each.startswith(f"{verb} element")]
+        named = " ".join(line for line in lines if " services " in line)
+        assert all(key in named for key in some)
+        assert named.count("goto") == len(some)

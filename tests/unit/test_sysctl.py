@@ -1,0 +1,95 @@
+"""Kernel settings: what is changed, noted and put back."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import sysctl
+
+WANTED = {path.format(interface="eth0"): value for path, value in sysctl.FORWARDING}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /proc/sys/net in which every value is as it should be."""
+    for path, value in WANTED.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(f"{value}\n")
+    monkeypatch.setattr(sysctl, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_what_is_right_is_not_written(root: Path) -> None:
+    for path in WANTED:
+        (root / path).chmod(0o400)
+    assert sysctl.enforce("eth0") == ()
+
+
+def test_what_is_wrong_is_written_and_can_be_put_back(root: Path) -> None:
+    (root / "ipv4/ip_forward").write_text("0\n")
+    (root / "ipv4/conf/eth0/send_redirects").write_text("1\n")
+    former = sysctl.survey("eth0")
+    assert sysctl.enforce("eth0") == (
+        "net/ipv4/ip_forward = 1",
+        "net/ipv4/conf/eth0/send_redirects = 0",
+    )
+    assert sysctl.survey("eth0") == {}
+    sysctl.restore("eth0", former)
+    assert sysctl.survey("eth0") == former
+
+
+def test_router_advertisements_that_are_off_stay_off(root: Path) -> None:
+    (root / "ipv6/conf/eth0/accept_ra").write_text("0\n")
+    assert sysctl.survey("eth0") == {}
+
+
+def test_a_kernel_without_ipv6_needs_no_settings_of_it(root: Path) -> None:
+    for path in WANTED:
+        if path.startswith("ipv6"):
+            (root / path).unlink()
+    assert sysctl.survey("eth0") == {}
+
+
+def test_a_kernel_without_connection_tracking_is_refused(root: Path) -> None:
+    (root / "netfilter/nf_conntrack_tcp_loose").unlink()
+    with pytest.raises(sysctl.SysctlRefused, match="modprobe nf_conntrack"):
+        sysctl.survey("eth0")
+
+
+def test_a_read_only_proc_gives_the_command_for_the_host(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "ipv4/ip_forward").write_text("0\n")
+    (root / "ipv6/conf/all/forwarding").write_text("0\n")
+
+    def refuse(self: Path, data: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(
+        sysctl.SysctlRefused,
+        match=r"sysctl -w net/ipv4/ip_forward=1 net/ipv6/conf/all/forwarding=1",
+    ):
+        sysctl.enforce("eth0")
+
+
+settings = st.dictionaries(
+    st.sampled_from([path for path, _ in sysctl.FORWARDING]), st.integers(-1, 9)
+)
+
+
+@given(settings)
+def test_notes_can_be_read_again(former: dict[str, int]) -> None:
+    note = sysctl.note(former)
+    assert sysctl.from_note("was " + note) == former
+    assert len(note) < 100
+
+
+@given(st.text())
+def test_foreign_notes_mean_nothing_bad(text: str) -> None:
+    assert set(sysctl.from_note(text)) <= {path for path, _ in sysctl.FORWARDING}
