@@ -41,7 +41,7 @@ PRIORITY = {
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SECRET = re.compile(
-    r"halb[0-9a-z]*[-_.:][A-Za-z0-9._~+/=:-]{24,}"
+    r"\bhalb\d+[-_.:][^\s'\"]+"
     r"|(?i:\b(secret|secret_key|private_key|password)\b\s*[=:]\s*)\S+"
 )
 
@@ -99,6 +99,7 @@ class Sampling(logging.Filter):
         self._kinds: OrderedDict[tuple[str, int, str], _Kind] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written; adds the count of those before it that were not."""
         key = (record.name, record.levelno, str(record.msg))
         now = self._clock()
         kind = self._kinds.setdefault(key, _Kind(now))

@@ -47,6 +47,8 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """The end of a probe."""
+
     verdict: Verdict
     reason: str = ""
     """Why not good, for people."""
@@ -127,6 +129,7 @@ def answer_for(code: int) -> Answer:
 def start_tcp(
     loop: asyncio.AbstractEventLoop, address: str, port: int, check: Check, done: Done
 ) -> Cancel:
+    """A :class:`TcpProbe` in the form of :data:`Start`."""
     return TcpProbe(loop, address, port, check, done).cancel
 
 

@@ -57,8 +57,8 @@ def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualSer
 
 
 def _iso(unix_ms: int | None) -> str | None:
-    if unix_ms is None:
-        return None
+    if not unix_ms:
+        return None  # unknown
     text = datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")
 

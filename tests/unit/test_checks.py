@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from random import Random
@@ -13,58 +11,15 @@ from random import Random
 import pytest
 
 from agent.checks import Course, Down, HealthChecks, Target, check_for, targets_of
-from agent.probes import GOOD, Answer, Cancel, Done, TcpProbe, Verdict, answer_for
+from agent.probes import GOOD, Answer, Cancel, Done, Verdict
 from protocol.ids import GroupId
 from protocol.objects import Check, Gateway, Listener, VirtualServer
+from tests.unit.listening import listen, never, port_of, refusing_port, run, until
 
 UID = GroupId("00000000000000aa")
 OTHER = GroupId("00000000000000bb")
 BAD = Answer(Verdict.BAD, "connection refused")
 QUICK = Check(interval=0.02, timeout=0.5)
-
-
-def run(test: Coroutine[object, object, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 10))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Give the loop its turns until ``condition`` holds; ``run`` is the deadline."""
-    while not condition():  # noqa: ASYNC110 - a condition of a real socket has no event
-        await asyncio.sleep(0.002)
-
-
-def never(_: object) -> None:
-    raise AssertionError("called although it was cancelled")
-
-
-def listen(address: str = "127.0.0.1", port: int = 0, backlog: int = 16) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    server = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    server.bind((address, port))
-    server.listen(backlog)
-    return server
-
-
-def port_of(sock: socket.socket) -> int:
-    port = sock.getsockname()[1]
-    assert isinstance(port, int)
-    return port
-
-
-def refusing_port() -> int:
-    with listen() as server:
-        return port_of(server)
-
-
-def hang(server: socket.socket) -> list[socket.socket]:
-    """Fill the backlog of ``server``, so that further connections get no answer."""
-    crowd = []
-    for _ in range(3):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        sock.connect_ex(server.getsockname())
-        crowd.append(sock)
-    return crowd
 
 
 def server_of(
@@ -171,71 +126,6 @@ class TestCourse:
         assert self.course(unclear).up is None
         assert self.course(GOOD, BAD, BAD, unclear, unclear).up is True
         assert self.course(GOOD, BAD, BAD, unclear, BAD).up is False
-
-
-class TestTcpProbe:
-    async def ask(self, address: str, port: int, within: float = 5.0) -> Answer:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-        TcpProbe(loop, address, port, Check(timeout=within), answer.set_result)
-        return await answer
-
-    @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-    def test_a_server_that_accepts_is_good(self, address: str) -> None:
-        async def test() -> None:
-            with listen(address) as server:
-                assert await self.ask(address, port_of(server)) == GOOD
-
-        run(test())
-
-    def test_a_server_that_refuses_is_bad(self) -> None:
-        async def test() -> None:
-            assert await self.ask("127.0.0.1", refusing_port()) == BAD
-
-        run(test())
-
-    def test_a_server_that_hangs_is_bad_after_the_timeout(self) -> None:
-        async def test() -> None:
-            with listen(backlog=0) as server:
-                crowd = hang(server)
-                answer = await self.ask("127.0.0.1", port_of(server), within=0.05)
-                assert answer == Answer(Verdict.BAD, "no answer in 0.05 s")
-                for sock in crowd:
-                    sock.close()
-
-        run(test())
-
-    def test_an_address_without_a_route_is_bad(self) -> None:
-        async def test() -> None:
-            answer = await self.ask("fe80::1", 1)  # link-local, without its link
-            assert answer.verdict is Verdict.BAD
-
-        run(test())
-
-    def test_the_application_of_the_gateway_does_not_see_the_check(self) -> None:
-        async def test() -> None:
-            with listen() as server:
-                assert await self.ask("127.0.0.1", port_of(server)) == GOOD
-                with pytest.raises(BlockingIOError):
-                    server.accept()
-
-        run(test())
-
-    def test_a_cancelled_probe_never_answers_and_leaves_no_socket(self) -> None:
-        async def test() -> None:
-            loop = asyncio.get_running_loop()
-            with listen() as server:
-                probe = TcpProbe(loop, "127.0.0.1", port_of(server), Check(), never)
-                probe.cancel()
-                probe.cancel()
-                assert probe.sock is None
-                await self.ask("127.0.0.1", port_of(server))
-
-        run(test())
-
-    def test_errors_of_this_host_are_not_held_against_the_gateway(self) -> None:
-        assert answer_for(errno.EMFILE).verdict is Verdict.UNCLEAR
-        assert answer_for(errno.ECONNREFUSED) == BAD
 
 
 class TestHealthChecks:

@@ -77,7 +77,7 @@ class TestLine:
             "secret=hunter2hunter2",
             "Secret: hunter2hunter2",
             "private_key = hunter2hunter2",
-            "joined with halb1.hunter2hunter2hunter2hunter2hunter2",
+            "joined with 'halb1-hunter2hunter2'",
         ],
     )
     def test_does_not_show_secrets(self, text: str) -> None:
