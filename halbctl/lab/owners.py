@@ -22,8 +22,8 @@ from halbctl.lab.instrument import MILLI, Instrument, run
 SLOTS = 32
 """Samples that may wait for replies at once; a reply over SLOTS x 10 ms late is not counted."""
 _ARP, _IPV6 = 0x0806, 0x86DD
-_SOURCE4 = int(ipaddress.IPv4Address("10.77.0.208"))
-_SOURCE6 = int(ipaddress.IPv6Address("fd77::5:0"))
+SOURCE4 = int(ipaddress.IPv4Address("10.77.0.208"))
+SOURCE6 = int(ipaddress.IPv6Address("fd77::5:0"))
 _SOLICIT, _ADVERTISE, _ICMPV6 = 135, 136, 58
 _MAX_CHANGES = 1000
 
@@ -99,9 +99,9 @@ class Owners(Instrument):
             tally.close_slot(slot, now)
             tally.waiting[slot] = set()
             if isinstance(tally.vip, ipaddress.IPv4Address):
-                frame = arp_request(self._mac, _SOURCE4 + slot, tally.vip)
+                frame = arp_request(self._mac, SOURCE4 + slot, tally.vip)
             else:
-                frame = solicitation(self._mac, _SOURCE6 + slot, tally.vip)
+                frame = solicitation(self._mac, SOURCE6 + slot, tally.vip)
             self._sockets[tally.vip.version].send(frame)
 
     def ready(self, data: object, events: int, now: float) -> None:
@@ -151,7 +151,7 @@ def read_arp_reply(frame: bytes) -> tuple[ipaddress.IPv4Address, int, bytes] | N
     if len(frame) < 42 or frame[20:22] != b"\0\2":
         return None
     asked_by = int.from_bytes(frame[38:42], "big")
-    return ipaddress.IPv4Address(frame[28:32]), asked_by - _SOURCE4, frame[22:28]
+    return ipaddress.IPv4Address(frame[28:32]), asked_by - SOURCE4, frame[22:28]
 
 
 def solicitation(mac: bytes, source: int, vip: ipaddress.IPv6Address) -> bytes:
@@ -172,7 +172,7 @@ def read_advertisement(frame: bytes) -> tuple[ipaddress.IPv6Address, int, bytes]
     if len(frame) < 78 or frame[20] != _ICMPV6 or frame[54] != _ADVERTISE:
         return None
     asked_by = int.from_bytes(frame[38:54], "big")
-    return ipaddress.IPv6Address(frame[62:78]), asked_by - _SOURCE6, frame[6:12]
+    return ipaddress.IPv6Address(frame[62:78]), asked_by - SOURCE6, frame[6:12]
 
 
 def _internet_checksum(data: bytes) -> int:

@@ -34,9 +34,13 @@ class Plan:
     def __post_init__(self) -> None:
         check_lab_name(self.name)
         if not 1 <= self.devices <= MAX_DEVICES:
-            raise InvalidInput(f"--devices {self.devices} is out of range", f"Use 1 to {MAX_DEVICES}.")
+            raise InvalidInput(
+                f"--devices {self.devices} is out of range", f"Use 1 to {MAX_DEVICES}."
+            )
         if not 1 <= self.gateways <= MAX_GATEWAYS:
-            raise InvalidInput(f"--gateways {self.gateways} is out of range", f"Use 1 to {MAX_GATEWAYS}.")
+            raise InvalidInput(
+                f"--gateways {self.gateways} is out of range", f"Use 1 to {MAX_GATEWAYS}."
+            )
 
     @property
     def device_hosts(self) -> tuple[Host, ...]:
