@@ -55,6 +55,16 @@ class _Seen:
     index: int
 
 
+@dataclass(frozen=True)
+class _Drift:
+    """What others changed, in words."""
+
+    rules: tuple[str, ...] = ()
+    gate: tuple[str, ...] = ()
+    anew: bool = False
+    """The gate cannot be mended in place."""
+
+
 class DataPlane:
     """Rules, addresses and settings of one service interface; used by one thread only."""
 
@@ -95,13 +105,25 @@ class DataPlane:
         KernelRefused if the kernel takes no rules; what cannot be done for one
         Virtual Server alone is in ``unfit``.
         """
-        drift, lost = self._drift()
+        drift = self._drift()
+        try:
+            done = self._repair_and_change(drift, desired)
+        except BaseException:
+            # Half done by ourselves, which the next pass must not take for damage.
+            self._seen = None
+            raise
+        self._desired = desired
+        if done.changed or self._seen is None:
+            self._seen = self._look()
+        return done
+
+    def _repair_and_change(self, drift: _Drift, desired: Desired) -> Reconciled:
         changed: list[str] = []
-        if lost:
-            self._load_gate(anew=True)
-            changed.append("gate made anew")
-        drift += tuple(f"{name} was changed" for name in sysctl.enforce(self._interface))
-        wanted = compile_ruleset(desired)
+        if drift.gate:
+            self._load_gate(anew=drift.anew)
+            changed.append("gate made anew" if drift.anew else "gate mended")
+        reset = tuple(f"{name} was changed" for name in sysctl.enforce(self._interface))
+        wanted = self._compile(desired)
         guarded = self._guarded()
         if unguarded := sorted(wanted.vips - guarded):
             self._nft.run(gate.guard(unguarded))
@@ -111,10 +133,8 @@ class DataPlane:
         if stale := sorted((guarded | set(unguarded)) - wanted.vips):
             self._nft.run(gate.unguard(stale))
             changed.append(f"gate forgets {', '.join(stale)}")
-        self._desired = desired
-        if changed or self._seen is None:
-            self._seen = self._look()
-        return Reconciled((*changed, *moved), (*drift, *missing), unfit, lost)
+        found = (*drift.rules, *drift.gate, *reset, *missing)
+        return Reconciled((*changed, *moved), found, unfit, drift.anew)
 
     def connections(self) -> Mapping[tuple[GroupId, str], int]:
         """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones."""
@@ -168,6 +188,12 @@ class DataPlane:
             self._nft.run(gate.replaced(self._interface, note) + gate.guard(left))
         elif left:
             self._nft.run(gate.guard(left))
+
+    def _compile(self, desired: Desired) -> Ruleset:
+        """The ruleset wanted; at rest the one that is in force."""
+        if self._ruleset is not None and desired == self._desired:
+            return self._ruleset
+        return compile_ruleset(desired)
 
     def _guarded(self) -> frozenset[str]:
         """VIPs behind the gate, as the kernel says."""
@@ -224,27 +250,28 @@ class DataPlane:
         }
         return tuple(done), missing, unfit
 
-    def _drift(self) -> tuple[tuple[str, ...], bool]:
-        """What others changed since the newest pass, and whether the gate has to be made anew.
+    def _drift(self) -> _Drift:
+        """What others changed since the newest pass.
 
         Costs one short question while no nftables transaction happened on the host.
         """
         index = addresses.link(self._interface).index
         if self._seen is None:
-            return (), False
+            return _Drift()
         if index != self._seen.index:
-            return (f"interface {self._interface} was made anew",), True
+            return _Drift(gate=(f"interface {self._interface} was made anew",), anew=True)
         if ruleset_generation() == self._seen.generation:
-            return (), False
-        now = self._look()
-        rules = difference(f"table inet {ruleset.TABLE}", self._seen.rules, now.rules)
-        gated = difference(f"table netdev {gate.TABLE}", self._seen.gate, now.gate)
-        if not gated and now.guarded != self._seen.guarded:
-            gated = (f"table netdev {gate.TABLE}: its VIPs were altered",)
+            return _Drift()
+        before, now = self._seen, self._look()
+        name = f"table netdev {gate.TABLE}"
+        rules = difference(f"table inet {ruleset.TABLE}", before.rules, now.rules)
+        gated = difference(name, before.gate, now.gate)
+        if not gated and now.guarded != before.guarded:
+            gated = (f"{name}: its VIPs were altered",)
         if rules:
             self._ruleset = None
         self._seen = now
-        return (*rules, *gated), bool(gated)
+        return _Drift(rules, gated, anew=bool(gated) and now.gate.keys() != before.gate.keys())
 
     def _look(self) -> _Seen:
         """Read the kernel's state of our tables."""

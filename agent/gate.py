@@ -96,7 +96,11 @@ def _egress() -> Iterable[str]:
     yield "arp saddr ip @vips arp saddr ip != @announced counter drop"
     yield "ip saddr @vips ip saddr != @accepted counter drop"
     # A solicitation to the VIP's multicast group comes in; the answer's source is the VIP.
-    yield "icmpv6 type nd-neighbor-advert ip6 saddr @vips6 ip6 saddr != @announced6 counter drop"
+    # So is that of a solicitation for a forwarded packet, which moves the VIP in others' caches.
+    yield (
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } "
+        "ip6 saddr @vips6 ip6 saddr != @announced6 counter drop"
+    )
     yield "ip6 saddr @vips6 ip6 saddr != @accepted6 counter drop"
 
 

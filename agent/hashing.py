@@ -34,17 +34,19 @@ def assign_slots(weights: Mapping[str, int], seed: int) -> tuple[str, ...]:
     of 256 slots a share ``p`` has ``256 p`` with a standard deviation of
     ``sqrt(256 p (1 - p))``.
     """
-    running = [(name, weight, _costs(name, seed)) for name, weight in sorted(weights.items())]
-    running = [each for each in running if each[1] > 0]
-    if not running:
-        return ()
+    running = tuple(sorted((name, weight) for name, weight in weights.items() if weight > 0))
+    return _assign(running, seed) if running else ()
+
+
+@lru_cache(maxsize=1024)
+def _assign(running: tuple[tuple[str, int], ...], seed: int) -> tuple[str, ...]:
+    """Kept, because all listeners of a Virtual Server share it, pass after pass."""
+    costs = [(_costs(name, seed), weight, name) for name, weight in running]
     return tuple(
-        min((costs[slot] / weight, name) for name, weight, costs in running)[1]
-        for slot in range(SLOTS)
+        min((of[slot] / weight, name) for of, weight, name in costs)[1] for slot in range(SLOTS)
     )
 
 
-@lru_cache(maxsize=4096)
 def _costs(name: str, seed: int) -> tuple[float, ...]:
     """The gateway's cost of each slot at weight 1, the same on every machine."""
     stream = hashlib.shake_256(f"{seed:08x} {name}".encode()).digest(_DRAWS.size)

@@ -8,6 +8,7 @@ import pytest
 
 from agent.addresses import InterfaceMissing
 from agent.dataplane import DataPlane, Desired
+from agent.nft import KernelRefused
 from halbctl.lab.namespaces import Network
 from protocol.objects import Gateway, Listener
 from tests.kernel.namespaces import (
@@ -148,12 +149,42 @@ def test_damage_is_repaired_and_reported(device: Device, damage: str, reported: 
     device.run(*damage.split())
     found = device.reconcile(WANTED)
     assert any(reported in text for text in found.drift), found
-    assert found.lease_lost == ("netdev" in damage or "ruleset" in damage)
+    assert found.lease_lost == (
+        damage in {"nft flush ruleset", "nft delete table netdev halb_lease"}
+    )
     repaired = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
     assert sorted("".join(repaired).split()) == sorted("".join(whole).split())
     again = device.reconcile(WANTED)
     assert not again.changed
     assert not again.drift
+
+
+@pytest.mark.parametrize("part", ["chain netdev halb_lease ingress", "set netdev halb_lease vips"])
+def test_mending_the_gate_keeps_a_lease_in_force(device: Device, part: str) -> None:
+    device.reconcile(WANTED)
+    device.take()
+    device.run("nft", "flush", *part.split())
+    assert device.reconcile(WANTED).drift
+    assert set(device.call(device.lease.held).announced) == set(VIPS)
+
+
+def test_a_pass_that_was_refused_leaves_no_drift_behind(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.reconcile(Desired())
+    device.take()
+
+    def refuse(*_: object) -> None:
+        raise KernelRefused("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device.plane, "_set_rules", refuse)
+        with pytest.raises(KernelRefused):
+            device.reconcile(WANTED)
+    done = device.reconcile(WANTED)
+    assert not done.drift
+    assert not done.lease_lost
+    assert device.call(device.lease.held).announced
 
 
 def test_foreign_rules_are_no_drift_and_stay(device: Device) -> None:

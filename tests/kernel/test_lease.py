@@ -201,6 +201,30 @@ def test_a_lame_device_takes_packets_but_does_not_answer(
     wait_until(lambda: not takes_packets(client, vip), "the drain ends, refreshed or not", 2.0)
 
 
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_lame_device_that_forwards_does_not_draw_the_vip_to_itself(
+    device: Device, client: Inside, vip: str
+) -> None:
+    """A question for a neighbour must not carry the VIP as its sender: that enters caches."""
+    successor = "02:00:00:00:00:99"
+    client.run(*f"ip neighbour replace {vip} lladdr {successor} dev eth0 nud stale".split())
+    target, family = ("fd77::12", socket.AF_INET6) if ":" in vip else ("10.77.0.12", socket.AF_INET)
+    device.take()
+    client.run(*f"ip neighbour replace {vip} lladdr {successor} dev eth0 nud stale".split())
+    device.call(device.lease.lame, VIPS, LONG)
+    device.run("ip", "neighbour", "flush", "to", target)
+
+    def send() -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((vip, 0))
+            sock.sendto(b"forwarded", (target, 9))
+
+    device.call(send)
+    wait_until(lambda: target in device.run("ip", "neighbour", "show"), "the device asks")
+    assert client.owner_of(vip, 0.1) is None
+    assert successor in client.run("ip", "neighbour", "show", vip)
+
+
 def test_a_lease_that_ran_out_cannot_turn_lame(device: Device) -> None:
     assert not device.call(device.lease.lame, VIPS, LONG)
     held = device.call(device.lease.held)
