@@ -1,17 +1,41 @@
 """Changes of the configuration, as the operator asks for them.
 
-``edit_for(config, change, unix_s)`` is pure: it validates the change against
-the configuration and returns the edit, or raises with the reason.
+:func:`edit_for` is pure: it validates a change against the configuration and
+returns the edit, or raises with the reason.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
+from protocol import admission, virtual_servers
+from protocol.admission import found_site
+from protocol.config import Config, Edit
+from protocol.describe import describe
 from protocol.document import GatewayDocument, SiteDocument, VirtualServerDocument
-from protocol.objects import Device
+from protocol.errors import Refused
+from protocol.objects import Device, Token
+
+__all__ = [
+    "AddGateway",
+    "AdmitDevice",
+    "ApplyDocument",
+    "Change",
+    "DeleteVirtualServer",
+    "PutToken",
+    "PutVirtualServer",
+    "RemoveDevice",
+    "RemoveGateway",
+    "RevokeToken",
+    "SetDevice",
+    "SetGateway",
+    "describe",
+    "edit_for",
+    "found_site",
+]
 
 
 class PutVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="vs-put"):
@@ -98,3 +122,55 @@ Change = (
     PutVirtualServer | DeleteVirtualServer | AddGateway | RemoveGateway | SetGateway
     | SetDevice | RemoveDevice | AdmitDevice | PutToken | RevokeToken | ApplyDocument
 )  # fmt: skip
+
+
+def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[], str]) -> Edit:
+    """What ``change`` puts and deletes; an empty edit where there is nothing to change.
+
+    ``unix_s`` is the wall clock, for the expiry of tokens; ``new_uid`` gives
+    16 random hex digits at each call. Raises InvalidInput, Refused or
+    RevisionConflict, and then nothing is to be changed.
+    """
+    if config.site is None:
+        raise Refused(
+            "this device belongs to no Site", "Run `halbctl init SITE` or `halbctl join TOKEN`."
+        )
+    match change:
+        case AdmitDevice(token_id, secret, device):
+            return admission.admit(config, token_id, secret, device, unix_s)
+        case PutToken(id, digest, expires_at, uses):
+            token = Token(id=id, digest=digest, expires_at=expires_at, uses_left=uses)
+            return admission.put_token(config, token, unix_s)
+        case RevokeToken(id):
+            return admission.revoke_token(config, id)
+        case SetDevice(device, drained):
+            return admission.set_device(config, device, drained=drained)
+        case RemoveDevice(device):
+            return admission.remove_device(config, device)
+        case _:
+            return _virtual_server_edit(config, change, new_uid)
+
+
+def _virtual_server_edit(
+    config: Config,
+    change: PutVirtualServer
+    | DeleteVirtualServer
+    | AddGateway
+    | RemoveGateway
+    | SetGateway
+    | ApplyDocument,
+    new_uid: Callable[[], str],
+) -> Edit:
+    match change:
+        case PutVirtualServer(document, must, if_revision):
+            return virtual_servers.put(config, document, must, if_revision, new_uid)
+        case DeleteVirtualServer(name):
+            return virtual_servers.delete(config, name)
+        case AddGateway(name, gateway):
+            return virtual_servers.add_gateway(config, name, gateway)
+        case RemoveGateway(name, gateway_name):
+            return virtual_servers.remove_gateway(config, name, gateway_name)
+        case SetGateway(name, gateway_name, state, weight):
+            return virtual_servers.set_gateway(config, name, gateway_name, state, weight)
+        case ApplyDocument(site_document):
+            return virtual_servers.apply(config, site_document, new_uid)

@@ -1,28 +1,54 @@
 """A Site as a person writes it: the form of ``apply`` and ``export``.
 
 References are names. :func:`parse_site` turns plain data (from YAML or JSON)
-into typed documents, with errors that name the path, the value and the
-nearest known key; :func:`render_site` is its inverse.
+into typed, checked documents, with errors that name the path, the value and
+the nearest known key; :func:`render_site` is its inverse.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-from protocol.objects import Check
+from protocol.addresses import check_gateway_address, check_vip, names_network
+from protocol.config import Config
+from protocol.errors import InvalidInput
+from protocol.objects import (
+    MAX_DEVICES,
+    MAX_GATEWAYS,
+    MAX_LISTENERS,
+    MAX_VIPS,
+    MAX_VIRTUAL_SERVERS,
+    MAX_VOTERS,
+    Check,
+    Gateway,
+    VirtualServer,
+)
+from protocol.plain import Format, read
 from protocol.timing import Profile
+from protocol.validate import (
+    check_health_check,
+    check_named,
+    check_once,
+    check_port,
+    check_weight,
+)
+
+MAX_DOCUMENT = 1024 * 1024
+"""Largest document, bytes."""
 
 
 class ListenerDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """One protocol and port of a Virtual Server."""
+    """One protocol and port, as in :class:`protocol.objects.Listener`."""
 
     protocol: Literal["tcp", "udp"] = "tcp"
     port: int
     gateway_port: int | None = None
+    """Port on the gateways; ``port`` where None."""
     balance: Literal["hash", "source-hash"] = "hash"
     check: Check | None = None
 
@@ -30,7 +56,7 @@ class ListenerDocument(
 class GatewayDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """One gateway of a Virtual Server."""
+    """A server of the farm, as in :class:`protocol.objects.Gateway`."""
 
     name: str
     address: str
@@ -41,10 +67,11 @@ class GatewayDocument(
 class VirtualServerDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """One Virtual Server."""
+    """One service of the Site, with names where the object has ids."""
 
     name: str
     vips: tuple[str, ...]
+    """``ADDRESS/PREFIX``, or ``ADDRESS`` where the network is not named."""
     devices: tuple[str, ...] = ()
     """Names in order of rank; empty: all."""
     witnesses: tuple[str, ...] = ()
@@ -57,8 +84,254 @@ class VirtualServerDocument(
 class SiteDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """All Virtual Servers of a Site."""
+    """What a Site serves. Its devices are not part of it: they join by token."""
 
     site: str | None = None
     """Name of the Site, checked if given."""
     virtual_servers: tuple[VirtualServerDocument, ...] = ()
+
+
+_WITNESS = "Leave it out; a third device or a witness decides where two are not enough."
+FORMAT = Format(
+    longest={
+        "virtual_servers": MAX_VIRTUAL_SERVERS,
+        "vips": MAX_VIPS,
+        "devices": MAX_DEVICES,
+        "witnesses": MAX_VOTERS,
+        "gateways": MAX_GATEWAYS,
+        "listeners": MAX_LISTENERS,
+    },
+    later_keys={
+        "arbiter": _WITNESS,
+        "on_peer_loss": _WITNESS,
+        "wait_for_peer": _WITNESS,
+        "preempt": "Leave it out; `halbctl promote` moves a Virtual Server to the device you name.",
+    },
+    later_values={
+        "forwarding": ("routed", "dsr"),
+        "balance": ("round-robin", "random", "least-connections", "sticky"),
+        "type": ("tls", "http", "https", "udp", "exec"),
+    },
+)
+
+
+def check_size(data: bytes, what: str = "document") -> bytes:
+    """Return ``data`` if it is small enough to be parsed; raise InvalidInput otherwise."""
+    if len(data) > MAX_DOCUMENT:
+        raise InvalidInput(
+            f"{what} has {len(data)} bytes; at most {MAX_DOCUMENT} (1 MiB) are read",
+            "Remove what does not belong to it.",
+        )
+    return data
+
+
+def parse_site(data: object) -> SiteDocument:
+    """A whole Site from plain data; raise InvalidInput for the first thing that is wrong.
+
+    ``virtual_servers`` must be there, if only as ``[]``: what a document does
+    not name is deleted, and a forgotten key shall not delete everything.
+    """
+    document = read(data, SiteDocument, FORMAT)
+    if not isinstance(data, dict) or "virtual_servers" not in data:
+        raise InvalidInput(
+            "`virtual_servers` is missing", "Add it; `virtual_servers: []` deletes all of them."
+        )
+    check_site(document)
+    return document
+
+
+def parse_virtual_server(data: object) -> VirtualServerDocument:
+    """One Virtual Server from plain data; raise InvalidInput for the first thing wrong."""
+    document = read(data, VirtualServerDocument, FORMAT)
+    check_virtual_server(document)
+    return document
+
+
+def check_site(document: SiteDocument) -> None:
+    """Check a Site's document by itself, without any configuration."""
+    if document.site is not None:
+        check_named("site", "Site", document.site)
+    servers = document.virtual_servers
+    if len(servers) > MAX_VIRTUAL_SERVERS:
+        raise InvalidInput(
+            f"`virtual_servers` has {len(servers)} entries",
+            f"At most {MAX_VIRTUAL_SERVERS} are allowed.",
+        )
+    for index, server in enumerate(servers):
+        check_virtual_server(server, f"virtual_servers[{index}].")
+    check_once("virtual_servers", (s.name for s in servers), "Virtual Server")
+    owners: dict[str, VirtualServerDocument] = {}
+    for server in servers:
+        for vip in _addresses(server):
+            if vip in owners:
+                raise InvalidInput(*vip_is_taken(vip, server, owners[vip]))
+            owners[vip] = server
+    for server in servers:
+        for gateway in server.gateways:
+            owner = owners.get(check_gateway_address("address", gateway.address))
+            if owner is not None:
+                raise InvalidInput(*gateway_is_vip(server.name, gateway, owner.name))
+
+
+def check_virtual_server(document: VirtualServerDocument, where: str = "") -> None:
+    """Check one Virtual Server by itself; ``where`` is put before each path."""
+    check_named(f"{where}name", "Virtual Server", document.name)
+    _check_vips(document, where)
+    _check_voters(document, where)
+    _check_gateways(document, where)
+    _check_listeners(document, where)
+
+
+def check_gateway(gateway: GatewayDocument, where: str = "") -> None:
+    """Check one gateway by itself; ``where`` is put before each path."""
+    check_named(f"{where}name", "gateway", gateway.name)
+    check_gateway_address(f"{where}address", gateway.address)
+    check_weight(f"{where}weight", gateway.weight)
+
+
+def gateway_is_vip(server: str, gateway: GatewayDocument | Gateway, owner: str) -> tuple[str, str]:
+    """Message and remedy for a gateway that would be sent the packets it shall answer."""
+    name = f"gateway {server}/{gateway.name}"
+    return (
+        f"{name} has address {gateway.address}, a VIP of Virtual Server {owner!r}",
+        "Name the address of the server behind it; a VIP cannot be a gateway.",
+    )
+
+
+def vip_is_taken(
+    vip: str,
+    server: VirtualServerDocument | VirtualServer,
+    owner: VirtualServerDocument | VirtualServer,
+) -> tuple[str, str]:
+    """Message and remedy for a VIP of two Virtual Servers: its lease has one primary."""
+    there = {(item.protocol, item.port) for item in owner.listeners}
+    same = [f"{i.protocol}/{i.port}" for i in server.listeners if (i.protocol, i.port) in there]
+    ports = f" and both listen on {', '.join(same)}" if same else ""
+    return (
+        f"Virtual Servers {owner.name!r} and {server.name!r} both have VIP {vip}{ports}",
+        f"A VIP belongs to one Virtual Server: use another, or put the listeners on {owner.name}.",
+    )
+
+
+def _addresses(document: VirtualServerDocument) -> tuple[str, ...]:
+    return tuple(check_vip("vips", vip).partition("/")[0] for vip in document.vips)
+
+
+def _check_count(path: str, values: tuple[object, ...], most: int, least: int = 0) -> None:
+    if not least <= len(values) <= most:
+        raise InvalidInput(f"`{path}` has {len(values)} entries", f"Use {least} to {most}.")
+
+
+def _check_vips(document: VirtualServerDocument, where: str) -> None:
+    _check_count(f"{where}vips", document.vips, MAX_VIPS, least=1)
+    for index, vip in enumerate(document.vips):
+        check_vip(f"{where}vips[{index}]", vip)
+    check_once(f"{where}vips", _addresses(document), "VIP")
+
+
+def _check_voters(document: VirtualServerDocument, where: str) -> None:
+    for key, names in (("devices", document.devices), ("witnesses", document.witnesses)):
+        for index, name in enumerate(names):
+            check_named(f"{where}{key}[{index}]", "device", name)
+        check_once(f"{where}{key}", names, "device")
+    for index, name in enumerate(document.witnesses):
+        if name in document.devices:
+            raise InvalidInput(
+                f"`{where}witnesses[{index}]` is {name!r}, which is among `devices` too",
+                "Name it once: a device votes anyway, a witness only votes.",
+            )
+    if max(1, len(document.devices)) + len(document.witnesses) > MAX_VOTERS:
+        raise InvalidInput(
+            f"`{where}devices` and `{where}witnesses` name more than {MAX_VOTERS} voters",
+            f"At most {MAX_VOTERS} vote on one Virtual Server, and one must be able to carry it.",
+        )
+
+
+def _check_gateways(document: VirtualServerDocument, where: str) -> None:
+    gateways = document.gateways
+    _check_count(f"{where}gateways", gateways, MAX_GATEWAYS)
+    vips = _addresses(document)
+    seen: dict[str, str] = {}
+    for index, gateway in enumerate(gateways):
+        here = f"{where}gateways[{index}]."
+        check_gateway(gateway, here)
+        address = check_gateway_address(f"{here}address", gateway.address)
+        if address in vips:
+            raise InvalidInput(*gateway_is_vip(document.name, gateway, document.name))
+        if address in seen:
+            raise InvalidInput(
+                f"gateways {seen[address]!r} and {gateway.name!r} of Virtual Server "
+                f"{document.name!r} have the same address {address}",
+                "Name each gateway once; `weight` gives it a larger share.",
+            )
+        seen[address] = gateway.name
+    check_once(f"{where}gateways", (g.name for g in gateways), "gateway")
+
+
+def _check_listeners(document: VirtualServerDocument, where: str) -> None:
+    _check_count(f"{where}listeners", document.listeners, MAX_LISTENERS)
+    for index, listener in enumerate(document.listeners):
+        here = f"{where}listeners[{index}]."
+        check_port(f"{here}port", listener.port)
+        if listener.gateway_port is not None:
+            check_port(f"{here}gateway_port", listener.gateway_port)
+        if listener.check is not None:
+            check_health_check(f"{here}check", listener.check)
+    keys = (f"{item.protocol}/{item.port}" for item in document.listeners)
+    check_once(f"{where}listeners", keys, "listener")
+
+
+def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
+    """The document that describes ``server``, with the names of ``config``'s devices."""
+    return VirtualServerDocument(
+        name=server.name,
+        vips=tuple(v if names_network(v) else v.partition("/")[0] for v in server.vips),
+        devices=tuple(config.devices[d].name for d in server.devices),
+        witnesses=tuple(config.devices[d].name for d in server.witnesses),
+        profile=server.profile,
+        forwarding=server.forwarding,
+        gateways=tuple(
+            GatewayDocument(name=g.name, address=g.address, weight=g.weight, state=g.state)
+            for g in server.gateways
+        ),
+        listeners=tuple(
+            ListenerDocument(
+                protocol=item.protocol,
+                port=item.port,
+                gateway_port=None if item.gateway_port == item.port else item.gateway_port,
+                balance=item.balance,
+                check=item.check,
+            )
+            for item in server.listeners
+        ),
+    )
+
+
+def render_site(config: Config) -> dict[str, object]:
+    """The Site as plain data, ready for YAML or JSON; Virtual Servers in order of name.
+
+    Leaves out what equals its default. ``parse_site`` of it, applied, changes nothing.
+    """
+    servers = (document_of(config, s) for s in config.virtual_servers.values())
+    site = {"site": config.site.name} if config.site else {}
+    return {**site, "virtual_servers": [render_virtual_server(s) for s in servers]}
+
+
+def render_virtual_server(document: VirtualServerDocument) -> dict[str, object]:
+    """One Virtual Server as plain data; the inverse of :func:`parse_virtual_server`."""
+    plain: dict[str, object] = msgspec.to_builtins(document)
+    if document.listeners:
+        plain["listeners"] = list(_render_listeners(document.listeners))
+    return plain
+
+
+def _render_listeners(listeners: Iterable[ListenerDocument]) -> Iterable[dict[str, object]]:
+    """Listeners that always name their protocol, and of a check only what is special."""
+    for listener in listeners:
+        plain: dict[str, object] = {"protocol": listener.protocol, **msgspec.to_builtins(listener)}
+        if listener.check is not None:
+            usual = msgspec.structs.asdict(Check())
+            chosen = msgspec.structs.asdict(listener.check)
+            special = {k: v for k, v in chosen.items() if v != usual[k]}
+            plain["check"] = {"type": listener.check.type, **special}
+        yield plain

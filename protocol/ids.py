@@ -12,6 +12,7 @@ from typing import NewType
 import msgspec
 
 from protocol.errors import InvalidInput
+from protocol.shown import shown
 
 DeviceId = NewType("DeviceId", str)
 """16 lower-case hex digits, made at the first start of an agent."""
@@ -25,6 +26,7 @@ SITE_GROUP = GroupId("_site")
 ID_PATTERN = r"^[0-9a-f]{16}$"
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 _NAME = re.compile(NAME_PATTERN)
+_COUNTER = re.compile(r"[0-9]{1,18}")
 
 
 class Revision(msgspec.Struct, frozen=True, order=True, array_like=True):
@@ -43,8 +45,10 @@ class Revision(msgspec.Struct, frozen=True, order=True, array_like=True):
     def parse(cls, text: str) -> Revision:
         """Read ``TERM.N`` as printed by :meth:`__str__`; raise InvalidInput otherwise."""
         term, dot, n = text.partition(".")
-        if not (dot and term.isascii() and term.isdigit() and n.isascii() and n.isdigit()):
-            raise InvalidInput(f"revision {text!r} is not TERM.N", "Take it from `halbctl status`.")
+        if not (dot and _COUNTER.fullmatch(term) and _COUNTER.fullmatch(n)):
+            raise InvalidInput(
+                f"revision {shown(text)} is not TERM.N", "Take it from `halbctl status`."
+            )
         return cls(int(term), int(n))
 
 
@@ -53,9 +57,9 @@ NO_REVISION = Revision(0, 0)
 
 def check_name(kind: str, name: str) -> str:
     """Return ``name`` if it may name a ``kind``; raise InvalidInput otherwise."""
-    if not _NAME.match(name):
+    if not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"{kind} name {name!r} is not valid",
+            f"{kind} name {shown(name)} is not valid",
             "Use 1 to 63 letters, digits, '.', '_' or '-'; begin and end with a letter or digit.",
         )
     return name

@@ -1,0 +1,178 @@
+"""What an edit does to a configuration, in lines for people.
+
+``+`` is new, ``-`` goes away, ``~`` changes, as in
+``~ gateway rdp/gw1 weight 1 -> 3``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
+
+from protocol.config import Config, Edit
+from protocol.ids import DeviceId
+from protocol.objects import (
+    Assignment,
+    Check,
+    Device,
+    Gateway,
+    Key,
+    Listener,
+    SiteRecord,
+    Token,
+    Value,
+    VirtualServer,
+    key_of,
+)
+
+T = TypeVar("T")
+Fields = dict[str, str]
+"""What is said of a thing, by the name of the field."""
+
+
+def describe(config: Config, edit: Edit) -> tuple[str, ...]:
+    """One line for each thing that ``edit`` adds, removes or changes; none if nothing."""
+    lines: list[str] = []
+    names = {d.id: d.name for d in config.devices.values()}
+    names |= {v.id: v.name for v in edit.put if isinstance(v, Device)}
+    for value in edit.put:
+        lines += _changed(_present(config, key_of(value)), value, names)
+    for key in edit.delete:
+        present = _present(config, key)
+        if present is not None:
+            lines.append(f"- {_title(present)}")
+    return tuple(lines)
+
+
+def _present(config: Config, key: Key) -> Value | None:
+    record = config.records.get(key)
+    return record.value if record else None
+
+
+def _title(value: Value) -> str:
+    match value:
+        case SiteRecord():
+            return f"site {value.name}"
+        case Device():
+            return f"device {value.name}"
+        case Token():
+            return f"token {value.id}"
+        case VirtualServer():
+            return f"virtual server {value.name}"
+        case Assignment():
+            return f"assignment {value.uid}"
+
+
+def _changed(old: Value | None, new: Value, names: dict[DeviceId, str]) -> Iterator[str]:
+    title = _title(new)
+    if old is None:
+        yield f"+ {title}"
+    else:
+        before, after = _fields(old, names), _fields(new, names)
+        yield from (f"~ {title} {line}" for line in _differences(before, after))
+    if isinstance(new, VirtualServer):
+        yield from _parts_changed(old if isinstance(old, VirtualServer) else None, new)
+
+
+def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
+    """What may change of a value, except the parts of a Virtual Server."""
+
+    def named(ids: Iterable[DeviceId], none: str) -> str:
+        return ", ".join(names.get(i, i) for i in ids) or none
+
+    match value:
+        case SiteRecord():
+            return {"name": value.name, "voters": named(value.voters, "none")}
+        case Device():
+            return {
+                "name": value.name,
+                "addresses": ", ".join(value.addresses),
+                "drained": _yes(value.drained),
+            }
+        case Token():
+            return {"uses left": str(value.uses_left)}
+        case VirtualServer():
+            return {
+                "devices": named(value.devices, "all"),
+                "witnesses": named(value.witnesses, "none"),
+                "profile": value.profile.value,
+                "forwarding": value.forwarding,
+            }
+        case Assignment():
+            return {"voters": named(value.voters, "none"), "vips": ", ".join(value.vips)}
+
+
+def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[str]:
+    name = new.name
+    yield from _compared(
+        f"vip {name} ", old.vips if old else (), new.vips, lambda v: v, lambda _: {}
+    )
+    yield from _compared(
+        f"gateway {name}/", old.gateways if old else (), new.gateways, lambda g: g.name, _gateway
+    )
+    yield from _compared(
+        f"listener {name}/", old.listeners if old else (), new.listeners, lambda i: i.key, _listener
+    )
+
+
+def _compared(
+    title: str,
+    old: Iterable[T],
+    new: Iterable[T],
+    key: Callable[[T], str],
+    fields: Callable[[T], Fields],
+) -> Iterator[str]:
+    before, after = {key(o): o for o in old}, {key(n): n for n in new}
+    for name, item in after.items():
+        if name not in before:
+            said = " ".join(f"{k} {v}" for k, v in fields(item).items())
+            yield f"+ {title}{name} {said}".rstrip()
+            continue
+        for line in _differences(fields(before[name]), fields(item)):
+            yield f"~ {title}{name} {line}"
+    for name in before:
+        if name not in after:
+            yield f"- {title}{name}"
+    if _reordered(list(before), list(after)):
+        yield f"~ {title.rstrip('/ ')} order {', '.join(before)} -> {', '.join(after)}"
+
+
+def _reordered(before: list[Hashable], after: list[Hashable]) -> bool:
+    """Whether what both have stands in another order."""
+    return [b for b in before if b in after] != [a for a in after if a in before]
+
+
+def _gateway(gateway: Gateway) -> Fields:
+    return {
+        "address": gateway.address,
+        "weight": str(gateway.weight),
+        "state": gateway.state,
+    }
+
+
+def _listener(listener: Listener) -> Fields:
+    return {
+        "gateway port": str(listener.gateway_port),
+        "balance": listener.balance,
+        "check": _check(listener.check),
+    }
+
+
+def _check(check: Check | None) -> str:
+    if check is None:
+        return "none"
+    port = "" if check.port is None else f" port {check.port}"
+    return (
+        f"{check.type}{port} every {check.interval:g} s, timeout {check.timeout:g} s, "
+        f"fall {check.fall}, rise {check.rise}"
+    )
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
+
+
+def _differences(before: Fields, after: Fields) -> Iterator[str]:
+    for field, value in after.items():
+        if before[field] != value:
+            yield f"{field} {before[field]} -> {value}"
