@@ -25,10 +25,12 @@ def note(text: str) -> None:
 
 
 def warn(text: str) -> None:
+    """Warn the operator of something that ends nothing."""
     say(Paint.for_stream(sys.stderr)("halb: warning:", "yellow", "bold"), text)
 
 
 def say(label: str, text: str) -> None:
+    """Print one labelled sentence to stderr."""
     print(label, clean(text), file=sys.stderr)
 
 
@@ -42,9 +44,7 @@ def from_failure(failure: dict[str, Any]) -> HalbError:
 
 def usage(error: Any) -> int:
     """Print an error of the command line itself, as Typer found it."""
-    print_hint = ""
-    if getattr(error, "ctx", None) is not None:
-        print_hint = f"See `{error.ctx.command_path} --help`."
-    failed = HalbError(error.format_message().strip().rstrip("."), print_hint)
-    report(failed)
+    context = getattr(error, "ctx", None)
+    remedy = f"See `{context.command_path} --help`." if context else ""
+    report(HalbError(error.format_message().strip().rstrip("."), remedy))
     return int(error.exit_code)

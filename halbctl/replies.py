@@ -10,6 +10,8 @@ from typing import Any, TypedDict
 
 
 class Listener(TypedDict):
+    """:class:`protocol.api.ListenerStatus`."""
+
     protocol: str
     port: int
     gateway_port: int
@@ -17,6 +19,8 @@ class Listener(TypedDict):
 
 
 class Gateway(TypedDict):
+    """:class:`protocol.api.GatewayStatus`."""
+
     name: str
     address: str
     state: str
@@ -26,6 +30,8 @@ class Gateway(TypedDict):
 
 
 class VirtualServerDevice(TypedDict):
+    """:class:`protocol.api.VirtualServerDevice`."""
+
     name: str
     role: str
     eligible: bool
@@ -33,6 +39,8 @@ class VirtualServerDevice(TypedDict):
 
 
 class VirtualServer(TypedDict):
+    """:class:`protocol.api.VirtualServerStatus`."""
+
     name: str
     vips: list[str]
     state: str
@@ -47,6 +55,8 @@ class VirtualServer(TypedDict):
 
 
 class Device(TypedDict):
+    """:class:`protocol.api.DeviceStatus`."""
+
     name: str
     id: str
     addresses: list[str]
@@ -59,6 +69,8 @@ class Device(TypedDict):
 
 
 class Status(TypedDict):
+    """:class:`protocol.api.Status`."""
+
     site: str
     revision: str
     device: str
@@ -70,6 +82,8 @@ class Status(TypedDict):
 
 
 class Entry(TypedDict):
+    """:class:`protocol.api.HistoryEntry`."""
+
     at: int
     kind: str
     virtual_server: str
@@ -82,5 +96,7 @@ class Entry(TypedDict):
 
 
 class Exported(TypedDict):
+    """:class:`protocol.api.Exported`."""
+
     document: dict[str, Any]
     revision: str

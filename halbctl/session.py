@@ -73,10 +73,12 @@ def finish(ctx: typer.Context, done: dict[str, Any]) -> None:
 
 
 def get_status(ctx: typer.Context) -> Status:
+    """The Site as the agent sees it now."""
     return cast("Status", ask(ctx, {"op": "status"}))
 
 
 def get_document(ctx: typer.Context) -> Exported:
+    """The Site as a document, and the revision that it is of."""
     return cast("Exported", ask(ctx, {"op": "export"}))
 
 

@@ -40,6 +40,7 @@ class Settings:
 
 
 def settings_of(ctx: typer.Context) -> Settings:
+    """The settings of the command line that ``ctx`` is part of."""
     assert isinstance(ctx.obj, Settings)
     return ctx.obj
 

@@ -70,6 +70,7 @@ def test_an_agent_that_just_starts_is_waited_for(halbctl: Halbctl, run_dir: Path
     assert (ran.code, ran.err) == (0, "")
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user, which only root may become")
 def test_a_user_outside_the_group(run_dir: Path) -> None:
     import halbctl.client
