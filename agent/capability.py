@@ -17,7 +17,7 @@ class CapabilityMissing(HalbError):
     def __init__(self, names: Iterable[str], purpose: str) -> None:
         wanted = " and ".join(names)
         super().__init__(
-            f"no permission to {purpose}: {wanted} is missing",
+            f"no permission to {purpose}: {wanted} missing",
             "Run halb-agent as root, or grant it: AmbientCapabilities= in the systemd unit, "
             "--cap-add with containers.",
         )

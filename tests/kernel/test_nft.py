@@ -1,0 +1,104 @@
+"""What is said when nftables, a capability or a program is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from agent.capability import CapabilityMissing, require
+from agent.netlink import ruleset_generation
+from agent.nft import KernelRefused, Nft, NftMissing, check
+from halbctl.lab.probes import python_environment
+from tests.kernel.namespaces import Inside, hosts
+
+pytestmark = pytest.mark.kernel
+
+PREPARE = """
+from agent.dataplane import DataPlane
+from protocol.errors import HalbError
+try:
+    DataPlane("eth0").prepare()
+except HalbError as error:
+    print(type(error).__name__, error.message)
+"""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Inside]:
+    with hosts("a") as network:
+        inside = Inside(network, "a")
+        yield inside
+        inside.close()
+
+
+def test_a_refusal_names_the_reason_and_the_command(host: Inside) -> None:
+    nft = host.call(Nft)
+    with pytest.raises(KernelRefused, match=r"No such file or directory .*\[add element .*nope"):
+        host.call(nft.run, "add element inet nope things { 1 }")
+
+
+def test_a_refused_transaction_changes_nothing(host: Inside) -> None:
+    nft = host.call(Nft)
+    with pytest.raises(KernelRefused):
+        host.call(nft.run, "add table inet half\nadd element inet half nope { 1 }\n")
+    assert host.call(nft.list_table, "inet", "half") is None
+
+
+def test_a_check_applies_nothing(host: Inside) -> None:
+    nft = host.call(Nft)
+    host.call(check, "add table inet tried")
+    assert host.call(nft.list_table, "inet", "tried") is None
+    with pytest.raises(KernelRefused, match="syntax error"):
+        host.call(check, "add tableau inet tried")
+
+
+def test_the_generation_counts_transactions(host: Inside) -> None:
+    nft = host.call(Nft)
+    before = host.call(ruleset_generation)
+    assert host.call(ruleset_generation) == before
+    host.call(nft.run, "add table inet counted")
+    assert host.call(ruleset_generation) > before
+
+
+def test_the_nft_program_may_be_missing(host: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(NftMissing, match="apt install nftables"):
+        host.call(check, "")
+
+
+def test_the_binding_may_be_missing(host: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nftables", None)
+    with pytest.raises(NftMissing, match="pip install oxl-libnftables"):
+        host.call(Nft)
+
+
+def test_the_library_may_be_missing(host: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load() -> None:
+        raise OSError("libnftables.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("nftables.Nftables", load)
+    with pytest.raises(NftMissing, match=r"libnftables\.so\.1 is not installed"):
+        host.call(Nft)
+
+
+@pytest.mark.parametrize("capability", ["net_admin", "net_raw"])
+def test_a_missing_capability_is_named(host: Inside, capability: str) -> None:
+    without = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}"]
+    found = subprocess.run(
+        host.network.within("a", [*without, sys.executable, "-c", PREPARE]),
+        env=python_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.startswith("CapabilityMissing no permission"), found.stderr
+    assert f"CAP_{capability.upper()} missing" in found.stdout
+
+
+def test_both_missing_capabilities_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.capability._effective", lambda: 0)
+    with pytest.raises(CapabilityMissing, match="CAP_NET_ADMIN and CAP_NET_RAW missing"):
+        require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device")
