@@ -13,7 +13,7 @@ from protocol.document import (
     parse_virtual_server,
     render_virtual_server,
 )
-from protocol.errors import Refused
+from protocol.errors import InvalidInput
 from protocol.nearest import nearest
 
 CONTEXT = 3
@@ -21,10 +21,10 @@ CONTEXT = 3
 
 
 def virtual_server(document: dict[str, Any], name: str) -> VirtualServerDocument:
-    """The Virtual Server of this name in an exported Site; raise Refused without."""
+    """The Virtual Server of this name in an exported Site; raise InvalidInput without."""
     servers = {vs["name"]: vs for vs in document["virtual_servers"]}
     if name not in servers:
-        raise Refused(f"no Virtual Server is named {name!r}", nearest(name, servers))
+        raise InvalidInput(f"no Virtual Server is named {name!r}", nearest(name, servers))
     return parse_virtual_server(servers[name])
 
 

@@ -12,7 +12,7 @@ from halbctl.output import Paint, emit
 from halbctl.screens import device_table
 from halbctl.session import change, confirm, finish, get_status
 from halbctl.settings import settings_of
-from protocol.errors import Refused
+from protocol.errors import InvalidInput
 
 app = area("Show, drain and remove the devices of the Site.")
 
@@ -36,7 +36,7 @@ def show(ctx: typer.Context, device: Name) -> None:
         from protocol.nearest import nearest
 
         names = [d["name"] for d in status["devices"]]
-        raise Refused(f"no device is named {device!r}", nearest(device, names))
+        raise InvalidInput(f"no device is named {device!r}", nearest(device, names))
     paint = Paint.for_stream(sys.stdout)
     lines = device_table([found], status["revision"], paint)
     for vs in status["virtual_servers"]:

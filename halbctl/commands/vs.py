@@ -13,7 +13,7 @@ from halbctl.output import Paint, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
 from halbctl.session import change, confirm, finish, get_document, get_status
 from halbctl.settings import settings_of
-from protocol.errors import Refused
+from protocol.errors import InvalidInput
 
 app = area("Make, show, edit and delete Virtual Servers.")
 
@@ -112,7 +112,7 @@ def show(ctx: typer.Context, name: Name) -> None:
         from protocol.nearest import nearest
 
         names = [vs["name"] for vs in status["virtual_servers"]]
-        raise Refused(f"no Virtual Server is named {name!r}", nearest(name, names))
+        raise InvalidInput(f"no Virtual Server is named {name!r}", nearest(name, names))
     states = {device["name"]: device["state"] for device in status["devices"]}
     lines = virtual_server_block(found, states, time.time(), Paint.for_stream(sys.stdout))
     emit(found, settings_of(ctx).output, lines)

@@ -157,7 +157,7 @@ def test_edit_without_options_needs_a_terminal(peer: Peer, halbctl: Halbctl) -> 
 
 def test_edit_of_an_unknown_virtual_server(peer: Peer, halbctl: Halbctl) -> None:
     ran = halbctl("vs", "edit", "nope", "--profile", "fast")
-    assert ran.code == ExitCode.FAILED
+    assert ran.code == ExitCode.USAGE
     assert "hint: Known: rdp, web." in ran.err
 
 

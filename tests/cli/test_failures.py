@@ -169,6 +169,20 @@ def test_a_wrong_environment(halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch) 
     assert "HALB_OUTPUT 'xml' is not known" in halbctl("status").err
 
 
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("vs", "show", "rdb"), "no Virtual Server is named 'rdb'\nhint: Did you mean 'rdp'?"),
+        (("device", "show", "z"), "no device is named 'z'\nhint: Known: a, b, w."),
+    ],
+)
+def test_an_unknown_name(peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], says: str) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    ran = halbctl(*argv)
+    assert (ran.code, ran.out) == (ExitCode.USAGE, "")
+    assert says in ran.err
+
+
 def test_a_group_without_a_command_prints_its_help(halbctl: Halbctl) -> None:
     ran = halbctl("gateway")
     assert ran.code == ExitCode.USAGE
