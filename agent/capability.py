@@ -1,14 +1,30 @@
-"""The capabilities of this process, so that a missing one is named before anything fails."""
+"""What this process and its kernel are able to, so that a lack is named before anything fails."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from platform import release
 
 from protocol.errors import HalbError
 
 NUMBER = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 """Bit numbers, from ``capability.h`` of Linux."""
+
+
+KERNEL = (5, 18)
+"""The egress hook came with 5.16, the mark of an address's origin with 5.18."""
+
+
+class KernelTooOld(HalbError):
+    """The kernel lacks what a lease needs."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(
+            f"this kernel is Linux {found}: it cannot keep a lease for HALB",
+            "Linux {}.{} or newer is needed on devices.".format(*KERNEL),
+        )
 
 
 class CapabilityMissing(HalbError):
@@ -29,6 +45,14 @@ def require(names: Iterable[str], purpose: str) -> None:
     missing = [name for name in names if not held >> NUMBER[name] & 1]
     if missing:
         raise CapabilityMissing(missing, purpose)
+
+
+def require_kernel(found: str | None = None) -> None:
+    """Raise :class:`KernelTooOld` if the release ``found`` (default: the running one) is."""
+    found = found or release()
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    if numbers and (int(numbers[1]), int(numbers[2])) < KERNEL:
+        raise KernelTooOld(found)
 
 
 def _effective() -> int:

@@ -17,7 +17,7 @@ from itertools import product
 
 from agent import addresses, gate, ruleset, sysctl
 from agent.addresses import InterfaceMissing
-from agent.capability import require
+from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements
@@ -81,9 +81,10 @@ class DataPlane:
     def prepare(self) -> None:
         """Check and set up all that a lease needs; keep what a killed agent left.
 
-        Raises CapabilityMissing, NftMissing, InterfaceMissing, SysctlRefused,
+        Raises KernelTooOld, CapabilityMissing, NftMissing, InterfaceMissing, SysctlRefused,
         KernelRefused or LeaseBroken, each with its remedy.
         """
+        require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self._interface)
         check(gate.replaced(self._interface, "") + ruleset.load(ruleset.sample()))

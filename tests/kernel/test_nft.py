@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.capability import CapabilityMissing, require
 from agent.netlink import ruleset_generation
 from agent.nft import KernelRefused, Nft, NftMissing, check
 from halbctl.lab.probes import python_environment
@@ -96,9 +95,3 @@ def test_a_missing_capability_is_named(host: Inside, capability: str) -> None:
     )
     assert found.stdout.startswith("CapabilityMissing no permission"), found.stderr
     assert f"CAP_{capability.upper()} missing" in found.stdout
-
-
-def test_both_missing_capabilities_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.capability._effective", lambda: 0)
-    with pytest.raises(CapabilityMissing, match="CAP_NET_ADMIN and CAP_NET_RAW missing"):
-        require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device")
