@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from agent.rate import Rate
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.wire import Header
 
@@ -62,20 +63,10 @@ class Window:
 class Arrivals:
     """The memory of what came from one peer, on all its links."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self._incarnation = -1
         self._windows: dict[bool, Window] = {}
-        self._tokens = BURST
-        self._filled = now
-
-    def admit(self, now: float) -> bool:
-        """Count one frame at ``now``, in seconds; False where the peer sends too many."""
-        self._tokens = min(BURST, self._tokens + (now - self._filled) * RATE) - 1
-        self._filled = now
-        if self._tokens < 0:
-            self._tokens = 0.0
-            return False
-        return True
+        self.rate = Rate(RATE, BURST)
 
     def judge(self, header: Header, site: bytes, urgent: bool) -> Verdict:
         """What to do with a frame of the urgent or the bulk channel."""

@@ -105,7 +105,7 @@ class PeerLinks:
 
     def __init__(self, peer: Peer, now: float) -> None:
         self.peer = peer
-        self.arrivals = Arrivals(now)
+        self.arrivals = Arrivals()
         self.counters: dict[str, int] = {}
         self.their_interval = IDLE_BEAT_NS
         self.our_interval = IDLE_BEAT_NS

@@ -184,7 +184,7 @@ class Transport:
     def _frame_came(self, links: PeerLinks, link: Link, frames: list[bytes]) -> None:
         now = asyncio.get_running_loop().time()
         link.frame_came(now)
-        if not links.arrivals.admit(now):
+        if not links.arrivals.rate.admit(now):
             links.count("throttled")
             links.hang_up(now)
             return

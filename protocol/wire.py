@@ -30,6 +30,8 @@ MAX_BULK = 8 * 1024 * 1024
 MAX_DEPTH = 24
 """Deepest nesting of lists and maps."""
 MAX_INTEGER = 2**63 - 1
+MAX_ID = 64
+"""Characters of a request's id that are repeated in an answer to garbage."""
 LOWEST = -(2**63)
 """Smallest integer of what people write: their rules are checked later, with better errors."""
 
@@ -197,6 +199,19 @@ def encode_request(request: api.Request) -> bytes:
 def decode_request(data: bytes) -> api.Request:
     """The request in a frame of at most :data:`protocol.api.MAX_FRAME` bytes."""
     return unpack(data, api.Request, api.MAX_FRAME, lowest=LOWEST)
+
+
+class _Named(msgspec.Struct, frozen=True):
+    id: str
+
+
+def request_id(data: bytes) -> str | None:
+    """The id of a request that :func:`decode_request` refused, where one can be read."""
+    try:
+        found = unpack(data, _Named, api.MAX_FRAME, lowest=LOWEST).id
+    except MalformedMessage:
+        return None
+    return found if len(found) <= MAX_ID else None
 
 
 def encode_reply(reply: api.Reply) -> bytes:

@@ -1,0 +1,227 @@
+"""What a device must not forget: who it is, its votes, and the configuration.
+
+One directory, mode 0700, used by one agent at a time. A damaged file is set
+aside and said so; what it held is then as good as lost, and the core is told
+what follows from that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent.keys import KeyPair
+from agent.sockets import new_key_pair
+from agent.storedfile import Damaged, DiskError, StoredFile, naming, sync_folder
+from protocol.config import Config
+from protocol.effects import Ballot
+from protocol.errors import InvalidInput, MalformedMessage
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.wire import config_from_bytes, config_to_bytes, pack, unpack
+
+__all__ = ["Disk", "DiskError", "Identity", "Loaded"]
+
+_LIMIT = 64 * 1024 * 1024
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this device is to all others, for ever."""
+
+    device: DeviceId
+    keys: KeyPair
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the last life of the agent left behind."""
+
+    ballots: dict[GroupId, Ballot]
+    config: Config | None
+    committed: Revision
+    incarnation: int
+    """Greater than in every former life; durable already."""
+    notes: tuple[str, ...]
+    """Sentences for the operator about files that were set aside."""
+    ballots_lost: bool = False
+    """Votes of a former life are not known: the voter must not vote until that is safe."""
+
+
+class _IdentityContent(msgspec.Struct, frozen=True):
+    device: DeviceId
+    public: str
+    secret: str
+
+
+class _BallotContent(msgspec.Struct, frozen=True, array_like=True):
+    group: GroupId
+    term: int
+    vote: DeviceId | None
+
+
+class _BallotsContent(msgspec.Struct, frozen=True, array_like=True):
+    ballots: tuple[_BallotContent, ...]
+
+
+class _ConfigContent(msgspec.Struct, frozen=True, array_like=True):
+    committed: Revision
+    config: bytes
+
+
+class _IncarnationContent(msgspec.Struct, frozen=True, array_like=True):
+    number: int
+
+
+class Disk:
+    """The state directory, held by this process until :meth:`close`."""
+
+    def __init__(self, folder: Path, lock: int) -> None:
+        """Use :meth:`open`."""
+        self.folder = folder
+        self._lock = lock
+        self._identity = StoredFile(folder, "identity")
+        self._ballots = StoredFile(folder, "ballots")
+        self._config = StoredFile(folder, "config")
+        self._previous = StoredFile(folder, "config.previous", kind="config")
+        self._incarnation = StoredFile(folder, "incarnation")
+        self._notes: list[str] = []
+        self.identity = self._load_identity()
+
+    @classmethod
+    def open(cls, folder: Path) -> Disk:
+        """Make the directory if needed and lock it; raises DiskError if another agent has it."""
+        with naming(folder, "use the state directory"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _take(lock, folder)
+                return cls(folder, lock)
+            except BaseException:
+                os.close(lock)
+                raise
+
+    def _load_identity(self) -> Identity:
+        content = self._read(self._identity, _parse(_IdentityContent))
+        if content is not None:
+            try:
+                return Identity(content.device, KeyPair(content.public, content.secret))
+            except InvalidInput as error:
+                self._set_aside(self._identity, error.message)
+        for file in (self._config, self._previous, self._ballots):
+            if file.exists():
+                self._set_aside(file, "it belongs to an identity that is lost")
+        if self._notes:
+            self._notes.append(
+                "this device lost its identity and starts as a new one: join it with "
+                "`halbctl join TOKEN`, and remove the old one with `halbctl device remove`"
+            )
+        identity = Identity(DeviceId(secrets.token_hex(8)), new_key_pair())
+        keys = identity.keys
+        self._identity.write(pack(_IdentityContent(identity.device, keys.public, keys.secret)))
+        return identity
+
+    def load(self) -> Loaded:
+        """Read everything; call once, at the start."""
+        expected = self._ballots.exists()
+        ballots = self._read(self._ballots, _parse(_BallotsContent))
+        config_damaged = False
+        stored = None
+        if self._config.exists():
+            stored = self._read(self._config, _parse_config)
+            config_damaged = stored is None
+        if stored is None:
+            stored = self._read(self._previous, _parse_config)
+            if stored is not None:
+                self._notes.append(
+                    f"continuing with the configuration before, revision {stored[0].revision}; "
+                    "the other devices have what is newer"
+                )
+            elif config_damaged:
+                self._notes.append(
+                    "no configuration is left: join the Site again with `halbctl join TOKEN`"
+                )
+        config, committed = stored or (None, NO_REVISION)
+        return Loaded(
+            ballots={b.group: Ballot(b.term, b.vote) for b in ballots.ballots} if ballots else {},
+            config=config,
+            committed=committed,
+            incarnation=self._next_incarnation(),
+            notes=tuple(self._notes),
+            ballots_lost=(ballots is None and (expected or config is not None)) or config_damaged,
+        )
+
+    def _next_incarnation(self) -> int:
+        last = self._read(self._incarnation, _parse(_IncarnationContent))
+        number = max(int(time.time()), (last.number if last else 0) + 1)
+        self._incarnation.write(pack(_IncarnationContent(number)))
+        return number
+
+    def save_ballots(self, ballots: Mapping[GroupId, Ballot]) -> None:
+        """Replace all ballots durably. Takes as long as the disk; raises DiskError."""
+        content = tuple(_BallotContent(g, b.term, b.vote) for g, b in ballots.items())
+        self._ballots.write(pack(_BallotsContent(content)))
+
+    def save_config(self, config: Config, committed: Revision) -> None:
+        """Replace the configuration durably; the former one is kept beside it.
+
+        May run in a thread of its own, beside :meth:`save_ballots`.
+        """
+        # A configuration without ballots means that ballots were lost.
+        self._ballots.write_if_missing(pack(_BallotsContent(())))
+        content = pack(_ConfigContent(committed, config_to_bytes(config)))
+        self._config.write(content, keep_as=self._previous.path)
+
+    def forget_site(self) -> None:
+        """Delete configuration and ballots; the identity stays."""
+        for file in (self._previous, self._config, self._ballots):
+            file.remove()
+
+    def close(self) -> None:
+        """Let another agent use the directory."""
+        os.close(self._lock)
+
+    def _read(self, file: StoredFile, parse: Callable[[bytes], T]) -> T | None:
+        try:
+            content = file.read()
+            return None if content is None else parse(content)
+        except (Damaged, MalformedMessage) as error:
+            self._set_aside(file, error.message)
+            return None
+
+    def _set_aside(self, file: StoredFile, reason: str) -> None:
+        aside = file.set_aside()
+        self._notes.append(f"{file.path} was set aside as {aside.name}: {reason}")
+
+
+def _parse(kind: type[T]) -> Callable[[bytes], T]:
+    return lambda content: unpack(content, kind, _LIMIT)
+
+
+def _parse_config(content: bytes) -> tuple[Config, Revision]:
+    stored = unpack(content, _ConfigContent, _LIMIT)
+    return config_from_bytes(stored.config, _LIMIT), stored.committed
+
+
+def _take(lock: int, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode("ascii", "replace").strip() or "unknown"
+        raise DiskError(
+            f"state directory {folder} is in use by another halb-agent (process {holder})",
+            "Stop that one, or start this one with another --state-dir.",
+        ) from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    sync_folder(folder)

@@ -1,0 +1,256 @@
+"""The control socket: real ZeroMQ on both sides, and clients that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from agent import control, sockets
+from agent.control import ControlServer
+from agent.sockets import Socket
+from protocol import api
+from protocol.errors import ExitCode, HalbError, InvalidInput, NoQuorum, Refused
+from protocol.wire import decode_reply, encode_request
+
+VERSION = api.VersionInfo(
+    agent="0.1.0", protocol_min=1, protocol_max=1, device="a", id="0" * 16, site=""
+)
+STATUS = api.Status(
+    site="paris", revision="1.1", device="a", coordinator=None,
+    virtual_servers=(), devices=(), warnings=(),
+)  # fmt: skip
+
+
+async def carry_out(request: api.Request) -> api.Result:
+    match request.op:
+        case api.GetVersion():
+            return VERSION
+        case api.GetStatus():
+            raise NoQuorum("two of three devices are silent", "Start them.")
+        case api.Export():
+            raise ValueError("a defect")
+        case api.GetHistory():
+            await asyncio.sleep(3600)
+    raise Refused("no")
+
+
+async def watch(interval: float) -> AsyncIterator[api.Status]:
+    while True:
+        yield STATUS
+        await asyncio.sleep(interval)
+
+
+class Client:
+    """A DEALER as ``halbctl`` has one."""
+
+    def __init__(self, socket: Socket, context: Any, got: asyncio.Queue[list[bytes]]) -> None:
+        self.socket, self.context, self.got = socket, context, got
+
+    @classmethod
+    async def to(cls, path: Path) -> Client:
+        context, got = sockets.new_context(), asyncio.Queue[list[bytes]]()
+        socket = await Socket.open(context, sockets.DEALER, {}, got.put_nowait)
+        socket.connect(f"ipc://{path}")
+        return cls(socket, context, got)
+
+    def send(self, op: api.Op, request: str = "1", version: int = api.API_VERSION) -> None:
+        self.socket.send((encode_request(api.Request(version, request, op)),))
+
+    async def reply(self) -> api.Reply:
+        (frame,) = await asyncio.wait_for(self.got.get(), 5)
+        return decode_reply(frame)
+
+    async def close(self) -> None:
+        await self.socket.close()
+        self.context.destroy()
+
+
+def with_server(path: Path, scenario: Callable[[ControlServer, Client], Awaitable[None]]) -> None:
+    async def run() -> None:
+        server = ControlServer(path, carry_out, watch)
+        await server.start()
+        client = await Client.to(path)
+        try:
+            await scenario(server, client)
+        finally:
+            await client.close()
+            await server.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_is_answered_under_its_id(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.send(api.GetVersion(), "xyz")
+        assert await client.reply() == api.Reply(api.API_VERSION, "xyz", VERSION)
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_a_refusal_carries_exit_code_message_and_remedy(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.send(api.GetStatus())
+        failure = (await client.reply()).failure
+        assert failure == api.Failure(5, "two of three devices are silent", "Start them.")
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_a_defect_is_reported_to_the_client_and_to_the_loop(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        seen: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: seen.append(context))
+        client.send(api.Export())
+        failure = (await client.reply()).failure
+        assert failure
+        assert "ValueError: a defect" in failure.message
+        await until(lambda: bool(seen))
+        client.send(api.GetVersion(), "2")
+        assert (await client.reply()).result == VERSION
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_garbage_is_counted_answered_where_possible_and_harms_nobody(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        for frames in ((b"\xc1garbage",), (b"a", b"b"), (b"",), (os.urandom(5000),)):
+            client.socket.send(frames)
+        client.socket.send((msgpack.packb({"v": 1, "id": "g1", "op": {"op": "fly"}}),))
+        failed = await client.reply()
+        assert failed.id == "g1"
+        assert failed.failure
+        assert failed.failure.exit_code == ExitCode.USAGE
+        assert "fly" in failed.failure.message
+        client.send(api.GetVersion(), "2")
+        assert (await client.reply()).result == VERSION
+        assert server.counters()["malformed"] == 5
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_an_oversized_frame_is_dropped_with_its_connection(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.socket.send((bytes(api.MAX_FRAME + 1),))
+        other = await Client.to(server.path)
+        other.send(api.GetVersion())
+        assert (await other.reply()).result == VERSION
+        await other.close()
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_another_version_of_the_api_is_refused(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.send(api.GetVersion(), version=99)
+        failure = (await client.reply()).failure
+        assert failure
+        assert "version 99" in failure.message
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_a_watch_goes_on_until_its_lease_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "WATCH_LEASE_S", 0.4)
+
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.send(api.Watch(0.02), "w")
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        for _ in range(10):
+            reply = await client.reply()
+            assert reply.more
+            assert reply.result == STATUS
+        client.send(api.KeepWatching(), "w")
+        extended = clock()
+        with pytest.raises(TimeoutError):
+            while True:
+                await asyncio.wait_for(client.got.get(), 0.3)
+        assert extended - began < 0.4 <= clock() - extended
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_requests_at_work_are_bounded(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        for n in range(control.AT_WORK + 1):
+            client.send(api.GetHistory(), str(n))
+        reply = await client.reply()
+        assert reply.id == str(control.AT_WORK)
+        assert reply.failure
+        assert "under way" in reply.failure.message
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_a_client_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        deaf = client.context.socket(sockets.DEALER)
+        deaf.connect(f"ipc://{server.path}")
+        deaf.send(encode_request(api.Request(api.API_VERSION, "w", api.Watch(0.0))))
+        for n in range(20):
+            client.send(api.GetVersion(), str(n))
+            assert (await client.reply()).result == VERSION
+        assert len(server.counters()) == 1
+        deaf.close(0)
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_only_owner_and_group_may_use_the_socket(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        mode = server.path.stat().st_mode
+        assert stat.S_IMODE(mode) == 0o660
+
+    with_server(tmp_path / "c", scenario)
+
+
+def test_a_second_agent_is_refused_and_the_first_lives_on(tmp_path: Path) -> None:
+    async def scenario(server: ControlServer, client: Client) -> None:
+        with pytest.raises(Refused, match="in use by another"):
+            await ControlServer(server.path, carry_out, watch).start()
+        client.send(api.GetVersion())
+        assert (await client.reply()).result == VERSION
+
+    with_server(tmp_path / "c", scenario)
+
+
+async def refused_start(path: Path) -> HalbError:
+    with pytest.raises(HalbError) as caught:
+        await ControlServer(path, carry_out, watch).start()
+    return caught.value
+
+
+def test_a_stale_socket_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:
+    os.mknod(tmp_path / "c", stat.S_IFSOCK | 0o600)
+
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.send(api.GetVersion())
+        assert (await client.reply()).result == VERSION
+
+    with_server(tmp_path / "c", scenario)
+    (tmp_path / "f").write_text("precious")
+    error = asyncio.run(refused_start(tmp_path / "f"))
+    assert "is no socket" in error.message
+    assert (tmp_path / "f").read_text() == "precious"
+
+
+def test_a_path_too_long_is_named(tmp_path: Path) -> None:
+    error = asyncio.run(refused_start(tmp_path / ("x" * 120)))
+    assert isinstance(error, InvalidInput)
+    assert "107 may be" in error.message
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # what is waited for sends no event
+            await asyncio.sleep(0.01)
