@@ -99,6 +99,13 @@ def local_addresses() -> frozenset[str]:
     return frozenset(address.ip for _, address in _dump())
 
 
+def ours() -> tuple[tuple[str, str], ...]:
+    """(interface, VIP) of every address of this host that carries our mark."""
+    return tuple(
+        (socket.if_indextoname(index), address.ip) for index, address in _dump() if address.ours
+    )
+
+
 def add(interface: str, vip: str) -> None:
     """Put a VIP on ``interface``: /32, or /128 without duplicate detection.
 

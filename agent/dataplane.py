@@ -16,7 +16,6 @@ from ipaddress import ip_address
 from itertools import product
 
 from agent import addresses, gate, ruleset, sysctl
-from agent.addresses import InterfaceMissing
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows
 from agent.lease import KernelLease
@@ -27,6 +26,7 @@ from agent.ruleset import Desired as Desired
 from agent.ruleset import Ruleset, compile_ruleset
 from protocol.ids import GroupId
 
+_DEVICE = re.compile(r'hook \w+ device "([^"]+)"')
 _COMMENT = re.compile(r'^\tcomment "(.*)"$', re.MULTILINE)
 
 
@@ -91,7 +91,10 @@ class DataPlane:
         if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
-        self._load_gate()
+        for interface, vip in addresses.ours():
+            if interface != self._interface:
+                addresses.remove(interface, vip)
+        self._load_gate(anew=not self._gate_fits())
         sysctl.enforce(self._interface)
         lease = KernelLease(self._interface)
         try:
@@ -154,13 +157,8 @@ class DataPlane:
     def remove(self) -> None:
         """Leave nothing behind: addresses, tables and settings, also those of a killed agent."""
         former = self._former or self._former_settings()
-        try:
-            for address in addresses.addresses(self._interface):
-                if address.ours:
-                    addresses.remove(self._interface, address.ip)
-        except InterfaceMissing:
-            # Its addresses went with it.
-            pass
+        for interface, vip in addresses.ours():
+            addresses.remove(interface, vip)
         for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE)):
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
         sysctl.restore(self._interface, former)
@@ -175,6 +173,11 @@ class DataPlane:
         noted = _COMMENT.search(listing)
         return sysctl.from_note(noted[1]) if noted else {}
 
+    def _gate_fits(self) -> bool:
+        """Whether the gate, if there is one, hangs on the service interface and no other."""
+        listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
+        return listing is None or set(_DEVICE.findall(listing)) == {self._interface, "lo"}
+
     def _load_gate(self, *, anew: bool = False) -> None:
         """Make the gate, with every VIP behind it that a killed agent left on the interface."""
         note = "was " + sysctl.note(self._former)
@@ -184,7 +187,7 @@ class DataPlane:
             except KernelRefused:
                 # A table of another release: its sets have other types.
                 anew = True
-        left = [a.ip for a in addresses.addresses(self._interface) if a.ours]
+        left = [vip for _, vip in addresses.ours()]
         if anew:
             self._nft.run(gate.replaced(self._interface, note) + gate.guard(left))
         elif left:

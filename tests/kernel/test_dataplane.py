@@ -212,6 +212,19 @@ def test_left_overs_of_a_killed_agent_are_taken_over(network: Network) -> None:
     client.close()
 
 
+def test_an_agent_that_moved_to_another_interface_leaves_the_first_one(device: Device) -> None:
+    device.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "other")
+    device.reconcile(WANTED)
+    moved = device.call(DataPlane, "eth1")
+    device.call(moved.prepare)
+    device.call(moved.reconcile, WANTED)
+    gate = device.run("nft", "list", "table", "netdev", "halb_lease")
+    assert 'device "eth1"' in gate
+    assert "eth0" not in gate
+    assert VIP not in device.run("ip", "address", "show", "dev", "eth0")
+    assert VIP in device.run("ip", "address", "show", "dev", "eth1")
+
+
 def test_a_vip_is_never_on_the_interface_without_the_gate(device: Device) -> None:
     """While a gate that somebody deleted is made anew, it holds every VIP from the first moment."""
     client = Inside(device.network, "client")
