@@ -319,7 +319,8 @@ def render_site(config: Config) -> dict[str, object]:
 
 def render_virtual_server(document: VirtualServerDocument) -> dict[str, object]:
     """One Virtual Server as plain data; the inverse of :func:`parse_virtual_server`."""
-    plain: dict[str, object] = msgspec.to_builtins(document)
+    # By way of JSON, as ``to_builtins`` would leave tuples where lists belong.
+    plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(document))
     if document.listeners:
         plain["listeners"] = list(_render_listeners(document.listeners))
     return plain

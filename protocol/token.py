@@ -109,7 +109,7 @@ def _unpacked(text: str) -> object:
     if len(data) <= _CHECKSUM_BYTES or _checksum(packed) != checksum:
         raise InvalidInput("its checksum does not match, so characters are missing or changed")
     try:
-        return msgpack.unpackb(packed, max_buffer_size=MAX_CHARS, strict_map_key=True)
+        return msgpack.unpackb(packed)
     except (ValueError, msgpack.UnpackException):
         raise InvalidInput("it was not made by halbctl") from None
 
