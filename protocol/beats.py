@@ -64,7 +64,7 @@ class Beats:
             )
             intervals = (c.interval for c in claims)
             contact.interval = min(intervals, default=IDLE_BEAT_NS)
-            contact.beat_at = min(contact.beat_at, contact.last_sent + contact.interval)
+            contact.beat_at = min(contact.beat_at, _next_round(now, contact.interval))
             if at_once and claims != self._claims_for.get(device, ()):
                 contact.beat_at = now
             self._claims_for[device] = claims
@@ -117,7 +117,7 @@ class Beats:
         """Send what is due."""
         for device, contact in self.contacts.items():
             if now >= contact.beat_at:
-                contact.beat_at = now + contact.interval
+                contact.beat_at = _next_round(now, contact.interval)
                 contact.resent = not self._claims_for.get(device)
             elif not contact.resent and self._resend_at(contact) <= now:
                 contact.resent = True
@@ -144,3 +144,12 @@ class Beats:
         for contact in self.contacts.values():
             if contact.heard is not None:
                 contact.heard = min(now, contact.heard + stall)
+
+
+def _next_round(now: int, interval: int) -> int:
+    """When the next beat of this interval is due, to all peers at the same moment.
+
+    A majority's age is that of its oldest member: beats to different voters
+    that drifted apart would make every round look late.
+    """
+    return (now // interval + 1) * interval

@@ -15,6 +15,7 @@ from random import Random
 from protocol.assignment import next_edit
 from protocol.changes import Change, edit_for
 from protocol.config import Config, Edit
+from protocol.describe import describe
 from protocol.effects import Outcome
 from protocol.errors import HalbError, NotCommitted, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
@@ -28,6 +29,8 @@ RESEND_NS = 200 * MILLISECOND
 """A device that did not confirm a revision for this long is sent it again."""
 COMMIT_TIMEOUT_NS = 5 * SECOND
 """After this a change that no majority confirmed is reported as not committed."""
+NOTHING_TO_CHANGE = "nothing to change"
+"""Detail of a change that finds everything as it wishes."""
 MAX_REMEMBERED = 1000
 """Recent requests whose outcome is kept, so that a repeated one is not done twice."""
 
@@ -65,6 +68,8 @@ class Coordinator:
         self._remembered: OrderedDict[str, Outcome] = OrderedDict()
         self._settling: dict[tuple[GroupId, int], int] = {}
         """When majorities were first seen to have an assignment's change in force."""
+        self._idle_until = 0
+        """No assignment can be due before this, unless something comes in."""
         self._write(Edit(), out)
         self.replicate(now, out)
 
@@ -86,19 +91,21 @@ class Coordinator:
             return None
         config = self.replica.stored
         try:
-            if if_revision is not None and if_revision != self.replica.committed.revision:
+            if if_revision is not None and if_revision != config.revision:
                 raise RevisionConflict(
-                    f"the Site is at revision {self.replica.committed.revision}, not {if_revision}",
+                    f"the Site is at revision {config.revision}, not {if_revision}",
                     "Read it again, and repeat the change on what you find.",
                 )
             edit = edit_for(config, change, unix_s=unix_s, new_uid=self._new_uid)
         except HalbError as error:
             return self._remember(Outcome(request, error=error))
-        if not edit.put and not edit.delete:
-            revision = self.replica.committed.revision
-            return self._remember(Outcome(request, revision, "nothing to change"))
-        revision = self._write(edit, out)
-        self._pending.append(_Pending(request, "done", revision, now + COMMIT_TIMEOUT_NS))
+        if edit.put or edit.delete:
+            detail = "\n".join(describe(config, edit))
+            revision = self._write(edit, out)
+        else:
+            # What makes the change needless may itself not be committed yet.
+            detail, revision = NOTHING_TO_CHANGE, config.revision
+        self._pending.append(_Pending(request, detail, revision, now + COMMIT_TIMEOUT_NS))
         self.replicate(now, out)
         return None
 
@@ -151,6 +158,7 @@ class Coordinator:
         if follower.stored != message.revision:
             follower.sent = None
         follower.stored, follower.committed = message.revision, message.committed
+        self._idle_until = 0
         self.advance(out)
         self.replicate(now, out)
 
@@ -166,8 +174,8 @@ class Coordinator:
         if self.replica.durable.term == self.term:
             reached[self.me] = self.replica.durable.n
         n = confirmed_by_majority(site.voters, reached)
-        if n is not None:
-            self.replica.commit(Revision(self.term, n), out)
+        if n is not None and self.replica.commit(Revision(self.term, n), out):
+            self._idle_until = 0
 
     def outcomes(self, now: int) -> list[Outcome]:
         """Requests that ended: committed, or given up waiting."""
@@ -201,7 +209,8 @@ class Coordinator:
     def on_time(self, now: int, out: Outbox) -> None:
         """Move assignments towards the wish, and repeat what was not confirmed."""
         replica = self.replica
-        if replica.committed.revision == replica.stored.revision:
+        if self._idle_until <= now and replica.committed.revision == replica.stored.revision:
+            self._idle_until = now + RESEND_NS
             edit = next_edit(replica.committed, lambda uid: self._settled(uid, now), self._ready)
             if edit.put or edit.delete:
                 self._write(edit, out)

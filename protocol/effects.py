@@ -13,7 +13,7 @@ from protocol.changes import Change
 from protocol.config import Config
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import Message
-from protocol.timing import Profile
+from protocol.timing import SECOND, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ class Propose:
     if_revision: Revision | None
     unix_s: int
     """Wall clock, for expiry of tokens only."""
+    timeout: int = 6 * SECOND
+    """Nanoseconds until the request ends for want of a coordinator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,14 @@ class Stop:
     """Clean stop: hand everything over, resign what nobody takes."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Undo :class:`Stop`: the device stays after all."""
+
+
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | LeaseLapsed | Propose | Promote | Adopt | Stop
+    | GatewayHealth | LeaseLapsed | Propose | Promote | Adopt | Stop | Resume
 )  # fmt: skip
 
 

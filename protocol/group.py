@@ -60,7 +60,7 @@ class Group:
         self.acked: dict[DeviceId, int] = {}
         """Newest own beat, by its send time, that each voter acked in this term."""
         self.confirmed = 0
-        """Send time of the newest beat that a majority acked."""
+        """Send time of the newest beat that a majority acked in time."""
         self.refreshed = 0
         """When the kernel lease was last opened or renewed."""
         self.claimed_from = 0
@@ -242,10 +242,11 @@ class Group:
         # The lease counts from the question: the oldest moment that the votes vouch for.
         self.acked = dict.fromkeys(self.votes, self.asked_at)
         self.confirmed = self.asked_at
-        if now - self.asked_at <= self.timing.fresh:
+        self.role = Role.ELECT
+        if not self.may_campaign():
+            self.resign(now, out)
+        elif now - self.asked_at <= self.timing.fresh:
             self._become_primary(now, out)
-        else:
-            self.role = Role.ELECT
 
     def _become_primary(self, now: int, out: Outbox) -> None:
         self.role = Role.PRIMARY
@@ -282,14 +283,17 @@ class Group:
 
     def _confirm(self, now: int, out: Outbox) -> None:
         newest = confirmed_by_majority(self.voter.electorate.voters, self.acked)
-        if newest is None or newest <= self.confirmed:
+        if newest is None or newest <= self.confirmed or now - newest > self.timing.fresh:
+            # A round that took too long renews nothing: if all do, this device
+            # steps down rather than be primary with a lapsed lease.
             return
         self.confirmed = newest
         self._keep_promise()
-        if now - newest > self.timing.fresh:
-            return
         if self.role is Role.ELECT:
-            self._become_primary(now, out)
+            if self.may_campaign():
+                self._become_primary(now, out)
+            else:
+                self.resign(now, out)
         elif now - self.refreshed > self.timing.lease - LEASE_MARGIN_NS:
             # The kernel renews only what still lives; a lapsed lease is opened anew,
             # which a fresh majority permits as it does after an election.

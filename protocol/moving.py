@@ -80,8 +80,11 @@ class Moving:
         if group is None or group.role is not Role.PRIMARY:
             return
         under_way = self._moves.get(message.group)
-        if under_way is not None and under_way.request == message.id:
-            return
+        if under_way is not None:
+            if under_way.request == message.id:
+                return
+            # This device is primary again: the earlier move has failed.
+            self._follow(message.group, under_way, group, now, out)
         moved = message.to is None and group.voter.term > message.term > 0
         if message.to == self.me or moved:
             self._end(Outcome(message.id, detail="is primary already"), origin, out)

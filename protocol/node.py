@@ -30,6 +30,7 @@ from protocol.effects import (
     Promote,
     Propose,
     Received,
+    Resume,
     Stop,
     Stopped,
 )
@@ -192,14 +193,16 @@ class Node:
                 for gid in groups:
                     if gid in self.groups:
                         self.groups[gid].on_lapsed()
-            case Propose(request, change, if_revision, unix_s):
-                self.requests.add(ProposeChange(request, change, if_revision, unix_s), now)
+            case Propose(request, change, if_revision, unix_s, timeout):
+                message = ProposeChange(request, change, if_revision, unix_s)
+                self.requests.add(message, now, timeout)
             case Promote():
                 self.moving.promote(item, self.configuration.in_force, self.requests, now, out)
             case Adopt(config):
                 self.configuration.adopt(config, out)
-            case Stop():
-                self.stopping = True
+            case Stop() | Resume():
+                self.stopping = isinstance(item, Stop)
+                self._stopped = self.roster.stopping = False
                 self._judge_fitness(touched)
 
     def _receive(
@@ -258,6 +261,7 @@ class Node:
     def _take_site_voters(self, now: int) -> None:
         """The coordinator's group follows the stored configuration, committed or not."""
         self._site_since = self.configuration.durable
+        self._meet(now)
         electorate = site_electorate(self.configuration.newest, self.configuration.durable)
         if electorate is None:
             return
@@ -267,11 +271,20 @@ class Node:
         else:
             group.reconfigure(electorate, (), Outbox(), now)
 
+    def _meet(self, now: int) -> None:
+        """Talk to the devices of the configuration in force and of the newest one.
+
+        Voters that only an uncommitted tail names must hear each other: their
+        votes are what commits it.
+        """
+        known = {**self.configuration.in_force.devices, **self.configuration.newest.devices}
+        self.beats.meet(tuple(d for d in known if d != self.me), now)
+
     def _take_into_force(self, now: int, out: Outbox) -> list[GroupId]:
         """Make devices and groups as the committed configuration says."""
         config = self.configuration.in_force
         self._in_force = config.revision
-        self.beats.meet(tuple(d for d in config.devices if d != self.me), now)
+        self._meet(now)
         mine = {
             uid: assignment
             for uid, assignment in config.assignments.items()
@@ -378,7 +391,7 @@ class Node:
         group = self.groups.get(gid)
         if group is not None:
             own = group.voter.leader
-            if group.role is Role.LAME_DUCK or (own == self.me and not group.claims):
+            if own == self.me and group.role is not Role.PRIMARY:
                 own = None
             if own is not None or group.voter.votes:
                 return own, group.voter.term

@@ -21,6 +21,7 @@ from protocol.timing import MILLISECOND, SECOND
 
 REPEAT_NS = 500 * MILLISECOND
 """An unanswered request is sent again after this."""
+NEVER = 1 << 62
 DEADLINE_NS = 6 * SECOND
 """An operator's request ends after this at the latest."""
 
@@ -30,7 +31,7 @@ class _Waiting:
     message: ProposeChange | RequestMove
     deadline: int
     sent_to: DeviceId | None = None
-    sent_at: int = 0
+    repeat_at: int = NEVER
 
 
 class Requests:
@@ -39,8 +40,11 @@ class Requests:
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
 
-    def add(self, message: ProposeChange | RequestMove, now: int) -> None:
-        self._waiting[message.id] = _Waiting(message, now + DEADLINE_NS)
+    def add(
+        self, message: ProposeChange | RequestMove, now: int, timeout: int = DEADLINE_NS
+    ) -> None:
+        """Carry a request to its addressee; it ends after ``timeout`` ns at the latest."""
+        self._waiting[message.id] = _Waiting(message, now + min(timeout, DEADLINE_NS))
 
     def on_return(self, sender: DeviceId, message: Return, out: Outbox) -> None:
         """The addressee answered; answers of anybody else are not heeded."""
@@ -74,18 +78,16 @@ class Requests:
             elif now >= waiting.deadline:
                 del self._waiting[request]
                 out.do(Outcome(request, error=_not_answered(group, addressee)))
-            elif addressee is not None and (
-                addressee != waiting.sent_to or now >= waiting.sent_at + REPEAT_NS
-            ):
-                waiting.sent_to, waiting.sent_at = addressee, now
+            elif addressee is None:
+                # Whoever takes the office is heard of in a step of its own.
+                waiting.repeat_at = NEVER
+            elif addressee != waiting.sent_to or now >= waiting.repeat_at:
+                waiting.sent_to, waiting.repeat_at = addressee, now + REPEAT_NS
                 out.send(addressee, message)
         return mine
 
     def wake_at(self) -> int:
-        due = 1 << 62
-        for waiting in self._waiting.values():
-            due = min(due, waiting.deadline, waiting.sent_at + REPEAT_NS)
-        return due
+        return min((min(w.deadline, w.repeat_at) for w in self._waiting.values()), default=NEVER)
 
 
 def _not_answered(group: GroupId, addressee: DeviceId | None) -> HalbError:

@@ -21,6 +21,9 @@ INFO_NS = SECOND
 MIN_INFO_NS = 20 * MILLISECOND
 """Changes are told at most this often."""
 
+WATCH_NS = 100 * MILLISECOND
+"""Peers' states are looked at this often."""
+
 
 class Roster:
     """This device's own :class:`Info`, and what the others told."""
@@ -36,6 +39,7 @@ class Roster:
         self._told: Info | None = None
         self._told_at = 0
         self._next = now
+        self._watched = 0
         self._states: dict[DeviceId, PeerState] = {}
 
     def info(self, stored: Revision, leads: Iterable[Lead]) -> Info:
@@ -70,6 +74,9 @@ class Roster:
 
     def watch(self, contacts: Mapping[DeviceId, Contact], now: int, out: Outbox) -> None:
         """Report peers that came, fell silent or went."""
+        if now < self._watched + WATCH_NS and contacts.keys() == self._states.keys():
+            return
+        self._watched = now
         for device, contact in contacts.items():
             state = contact.state(now, self.since)
             before = self._states.get(device)

@@ -1,0 +1,72 @@
+"""``halb-agent``: start, signals, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from agent import journal, realtime
+from agent.agent import Agent
+from agent.disk import Disk
+from agent.settings import Settings, read_settings
+from protocol.errors import HalbError
+
+_log = logging.getLogger("halb")
+
+
+def release() -> str:
+    """Version of the installed distribution; ``0+unknown`` where it runs uninstalled."""
+    try:
+        return version("halb")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+async def run(settings: Settings, disk: Disk) -> None:
+    """Work until SIGTERM or SIGINT, then stop cleanly."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    agent = Agent(settings, disk, disk.load(), release())
+    try:
+        await agent.start()
+    except BaseException:
+        await agent.close(leave_nothing=False)
+        raise
+    missing = realtime.enter().missing
+    for each in missing:
+        _log.warning("%s", each)
+    where = agent.config.site.name if agent.config.site else "no Site yet"
+    _log.info("device %s (%s) is up: %s", agent.name, agent.device, where)
+    await stop.wait()
+    # A second signal is for those who cannot wait: the kernel lease ends by itself.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)
+    _log.info("stopping")
+    await agent.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    try:
+        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+        journal.set_up(settings.log_level)
+        disk = Disk.open(settings.state_dir)
+        try:
+            asyncio.run(run(settings, disk))
+        finally:
+            disk.close()
+    except HalbError as error:
+        hint = f"\nhint: {error.remedy}" if error.remedy else ""
+        print(f"halb-agent: error: {error.message}{hint}", file=sys.stderr)
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""The agent of one device: its parts, and how they are wired together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from random import Random
+
+from agent.carrier import Carrier
+from agent.clock import boottime, unix_ms, unix_offset
+from agent.control import ControlServer
+from agent.disk import Disk, Loaded
+from agent.errands import Errands
+from agent.executor import Executor
+from agent.fitness import Lateness
+from agent.history import History, entry_of
+from agent.joining import JoinServer, ask_to_join
+from agent.kernel import Counts
+from agent.loop import Loop
+from agent.news import News
+from agent.operations import Operations
+from agent.picture import Facts
+from agent.settings import Settings
+from agent.status import build_status
+from agent.storage import Storage
+from agent.transport import Peer, Transport
+from protocol import api
+from protocol.changes import Change
+from protocol.config import Config
+from protocol.effects import Adopt, Event, Input, Outcome, Received, Resume, Stop
+from protocol.errors import TimedOut
+from protocol.ids import NO_REVISION, DeviceId, GroupId
+from protocol.joining import JoinReply, JoinRequest
+from protocol.messages import Message, Moved
+from protocol.node import Node
+from protocol.objects import Device
+from protocol.token import JoinToken
+from protocol.view import NodeView
+
+STOP_S = 3.0
+"""Seconds that a clean stop waits for its successors."""
+FORWARD_S = 0.3
+"""After handing over, packets still come here until the network has learnt."""
+
+_log = logging.getLogger("halb")
+
+
+class Agent:
+    """One device of a Site, or one that waits for ``init`` or ``join``."""
+
+    def __init__(self, settings: Settings, disk: Disk, loaded: Loaded, version: str) -> None:
+        self.settings = settings
+        self.version = version
+        self.device: DeviceId = disk.identity.device
+        self.keys = disk.identity.keys
+        self.notes = loaded.notes
+        self.history = History(settings.state_dir, report=_log.warning)
+        self.errands = Errands()
+        self.news = News()
+        self.lateness = Lateness()
+        self._incarnation = loaded.incarnation
+        self._random = Random(secrets.randbits(128))
+        self._storage = Storage(disk, loaded.ballots, self.deliver)
+        self._transport = Transport(
+            device=self.device,
+            keys=self.keys,
+            incarnation=loaded.incarnation,
+            listen=settings.addresses,
+            receive=self._on_message,
+        )
+        self._operations = Operations(self)
+        self._joins = JoinServer(settings.addresses, self.keys, self._operations.admit)
+        self._control = ControlServer(
+            settings.control, self._operations.carry_out, self._operations.watch
+        )
+        self._carrier: Carrier | None = None
+        if not settings.witness:
+            self._carrier = Carrier(self.device, settings.interface, self._random, self.deliver)
+        self._loaded = loaded
+        self._loop = Loop(self._new_node(), self.lateness.note)
+        self._stopped = asyncio.Event()
+
+    # Life
+
+    async def start(self) -> None:
+        """Take up work; raises HalbError with the remedy where this host does not allow it."""
+        await self._transport.start()
+        await self._joins.start()
+        if self._carrier is not None:
+            await self._carrier.start()
+        executor = Executor(
+            send=self._transport.send,
+            storage=self._storage,
+            vips=self._carrier.vips if self._carrier else None,
+            listener=self,
+        )
+        if self.config.site is not None:
+            self.on_config(self.config)
+        self._loop.start(executor.carry_out)
+        await self._control.start()
+
+    def _new_node(self) -> Node:
+        loaded = self._loaded
+        return Node(
+            device=self.device,
+            config=loaded.config or Config(),
+            committed=loaded.committed,
+            ballots=loaded.ballots,
+            now=boottime(),
+            random=self._random,
+            incarnation=self._incarnation,
+            version=self.version,
+            ballots_lost=loaded.ballots_lost,
+            unix_offset=unix_offset(),
+        )
+
+    async def stop(self) -> None:
+        """Hand everything over, then leave nothing behind."""
+        if self.in_site:
+            try:
+                await self.step_aside()
+            except TimedOut:
+                _log.warning("stopped without a successor for some Virtual Servers")
+            await asyncio.sleep(FORWARD_S)
+        await self.close(leave_nothing=True)
+
+    async def close(self, *, leave_nothing: bool) -> None:
+        await self._control.close()
+        self._loop.close()
+        await self._joins.close()
+        await self._transport.close()
+        if self._carrier is not None:
+            await self._carrier.close(leave_nothing=leave_nothing)
+        self._storage.close()
+
+    # The core
+
+    def deliver(self, item: Input) -> None:
+        """Hand an input to the core."""
+        self._loop.deliver(item)
+
+    def _on_message(self, sender: DeviceId, message: Message) -> None:
+        if isinstance(message, Moved):
+            self._remember(message.entry)
+        else:
+            self.deliver(Received(sender, message))
+
+    def on_config(self, config: Config) -> None:
+        """A newer configuration is committed: connect to its devices, carry its services."""
+        site = config.site
+        assert site is not None
+        self._transport.enter_site(site.id)
+        self._transport.set_peers(
+            Peer(d.id, d.public_key, d.addresses)
+            for d in config.devices.values()
+            if d.id != self.device
+        )
+        if self._carrier is not None:
+            self._carrier.on_config(config)
+        self.news.publish()
+
+    def on_event(self, event: Event) -> None:
+        """Something worth remembering happened: log it, and tell everyone of a move."""
+        marks = {}
+        if event.kind == "primary" and self._carrier is not None and self._carrier.vips:
+            announced = self._carrier.vips.announced.get(event.group or GroupId(""))
+            marks = {} if announced is None else {"announced": announced}
+        entry = entry_of(event, self.config, self.device, unix_ms(), marks)
+        self._remember(entry)
+        if event.kind == "primary":
+            for device in self.config.devices:
+                if device != self.device:
+                    self._transport.send(device, Moved(entry))
+
+    def _remember(self, entry: api.HistoryEntry) -> None:
+        if self.history.add(entry):
+            about = f" of {entry.virtual_server}" if entry.virtual_server else ""
+            term = f" (term {entry.term})" if entry.term else ""
+            _log.info("%s %s%s%s", entry.device, entry.text, about, term)
+        self.news.publish()
+
+    def on_outcome(self, outcome: Outcome) -> None:
+        self.errands.end(outcome)
+
+    def on_stopped(self) -> None:
+        self._stopped.set()
+
+    # What operations use
+
+    @property
+    def name(self) -> str:
+        """Name of this device, in its Site if it has one."""
+        known = self.config.devices.get(self.device)
+        return known.name if known else self.settings.name
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._loop.node.configuration.in_force
+
+    @property
+    def in_site(self) -> bool:
+        return self._loop.node.configuration.in_site
+
+    def view(self) -> NodeView:
+        return self._loop.node.view()
+
+    async def connections(self) -> Counts | None:
+        return await self._carrier.kernel.connections() if self._carrier else None
+
+    def status(self, counts: Counts | None) -> api.Status:
+        """What ``halbctl status`` shows."""
+        carrier = self._carrier
+        facts = Facts(
+            device=self.device,
+            name=self.name,
+            version=self.version,
+            applied=self._loop.node.roster.applied,
+            since={g.group: g.since for g in self.view().groups if g.leader == self.device},
+            connections=counts,
+            down=carrier.checks.reasons() if carrier else {},
+            drift=tuple(carrier.kernel.drift) if carrier else (),
+            notes=self._notes(),
+        )
+        return build_status(self.view(), self.config, facts)
+
+    def _notes(self) -> tuple[str, ...]:
+        profiles = {server.profile for server in self.config.virtual_servers.values()}
+        found = [
+            *self.notes,
+            *self.history.notes,
+            self._storage.problem,
+            self.history.trouble,
+            self.lateness.warning(profiles),
+            *(self._carrier.checks.troubles() if self._carrier else ()),
+        ]
+        return tuple(note for note in found if note)
+
+    def primary_name(self, group: GroupId) -> str | None:
+        """Name of a group's primary as far as known here."""
+        leader = next((g.leader for g in self.view().groups if g.group == group), None)
+        known = self.config.devices.get(leader) if leader else None
+        return known.name if known else None
+
+    async def precheck(self, change: Change) -> None:
+        """Raise if this host shows that the change cannot work."""
+        if self._carrier is not None:
+            await self._carrier.precheck(change)
+
+    def as_device(self) -> Device:
+        """This device as the configuration describes one."""
+        return Device(
+            id=self.device,
+            name=self.settings.name,
+            public_key=self.keys.public,
+            addresses=self.settings.addresses,
+            joined=1,
+            witness=self.settings.witness,
+        )
+
+    # Entering and leaving a Site
+
+    def enter_site(self, config: Config) -> None:
+        """Take ``config`` as the first configuration of this device."""
+        self.deliver(Adopt(config))
+
+    def make_token(self, token_id: str, secret: str, expires_at: int) -> JoinToken:
+        """A token that leads to this device first, then to the others."""
+        site = self.config.site
+        assert site is not None
+        devices = sorted(self.config.devices.values(), key=lambda d: d.id != self.device)
+        members = tuple((d.public_key, d.addresses) for d in devices[:7])
+        return JoinToken(site.id, site.name, token_id, secret, members, expires_at)
+
+    async def ask_to_join(
+        self, token: JoinToken, request: JoinRequest, seconds: float
+    ) -> JoinReply:
+        return await ask_to_join(token, request, self.keys, seconds)
+
+    async def step_aside(self) -> None:
+        """Hand everything over; raises TimedOut if that takes too long."""
+        self._stopped.clear()
+        self.deliver(Stop())
+        try:
+            await asyncio.wait_for(self._stopped.wait(), STOP_S)
+        except TimeoutError as error:
+            raise TimedOut(
+                f"not everything was handed over within {STOP_S:g} s", "Look at `halbctl status`."
+            ) from error
+
+    def come_back(self) -> None:
+        """Undo :meth:`step_aside`."""
+        self.deliver(Resume())
+
+    async def forget_site(self) -> None:
+        """Begin anew, outside any Site."""
+        self._storage.forget_site()
+        self._transport.set_peers(())
+        self._transport.enter_site("")
+        if self._carrier is not None:
+            self._carrier.on_config(Config())
+        self._loaded = Loaded(
+            ballots={}, config=None, committed=NO_REVISION, incarnation=self._incarnation, notes=()
+        )
+        self._loop.node = self._new_node()
+        self.news.publish()

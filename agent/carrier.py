@@ -1,0 +1,167 @@
+"""A device that carries Virtual Servers: kernel, gateways and fitness, kept in step.
+
+Takes the committed configuration and the health of the gateways, makes the
+kernel so, and tells the core what this device cannot carry and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Interface, IPv6Interface
+from random import Random
+
+from agent import addresses, fitness, prechecks
+from agent.addresses import InterfaceMissing, Link
+from agent.announce import Announcer
+from agent.checks import Down, HealthChecks
+from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.kernel import Kernel
+from agent.lease import KernelLease
+from agent.vips import Vips
+from protocol.assignment import carriers_of
+from protocol.changes import Change
+from protocol.config import Config
+from protocol.effects import ConfigApplied, Fitness, GatewayHealth, Input
+from protocol.ids import DeviceId, GroupId, Revision
+from protocol.objects import VirtualServer
+
+LOOK_S = 0.25
+"""Seconds between two looks at the interface and the leases."""
+
+_log = logging.getLogger("halb.carrier")
+
+
+class Carrier:
+    """The part of the agent that a witness does not have."""
+
+    def __init__(
+        self, device: DeviceId, interface: str, random: Random, deliver: Callable[[Input], None]
+    ) -> None:
+        self.device = device
+        self.interface = interface
+        self._deliver = deliver
+        self._config = Config()
+        self._loaded: frozenset[GroupId] = frozenset()
+        self._refused: dict[GroupId, str] = {}
+        self._trouble = ""
+        self._link: Link | None = None
+        self._networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
+        self._told: tuple[tuple[GroupId, str], ...] | None = None
+        self._plane = DataPlane(interface)
+        self.kernel = Kernel(self._plane, self._on_pass)
+        self.checks = HealthChecks(self._on_health, random)
+        self.vips: Vips | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Prepare the kernel; raises with the remedy if this host cannot carry anything."""
+        await self.kernel.start()
+        self.vips = Vips(KernelLease(self.interface), Announcer(self.interface), self._deliver)
+        self._look_at_link()
+        self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="look")
+
+    # What is wished
+
+    def on_config(self, config: Config) -> None:
+        """A newer committed configuration."""
+        self._config = config
+        self.checks.set_targets(self._carried())
+        self._wish()
+        self._judge()
+
+    def _carried(self) -> tuple[VirtualServer, ...]:
+        return tuple(
+            server
+            for server in self._config.virtual_servers.values()
+            if self.device in carriers_of(self._config, server)
+        )
+
+    def _wish(self) -> None:
+        carried = self._carried()
+        assignments = self._config.assignments
+        vips = {
+            server.uid: assignments[server.uid].vips
+            for server in carried
+            if server.uid in assignments
+        }
+        desired = Desired(virtual_servers=carried, vips=vips, down=self.checks.down)
+        self.kernel.want(desired, self._config.revision)
+
+    def _on_health(self, down: Down) -> None:
+        self._deliver(GatewayHealth(tuple(sorted(down))))
+        self._wish()
+
+    # What is
+
+    def _on_pass(
+        self, desired: Desired, revision: Revision, done: Reconciled | None, error: str
+    ) -> None:
+        self._trouble = error
+        if done is not None:
+            self._refused = dict(done.unfit)
+            self._loaded = frozenset(server.uid for server in desired.virtual_servers)
+            self._deliver(ConfigApplied(revision))
+            if done.lease_lost and self.vips is not None:
+                self.vips.check()
+        self._judge()
+
+    async def _look_forever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._look_at_link():
+                self._judge()
+            assert self.vips is not None
+            self.vips.check()
+
+    def _look_at_link(self) -> bool:
+        """Read the interface's state; whether it changed."""
+        try:
+            link: Link | None = addresses.link(self.interface)
+            networks = addresses.networks(self.interface)
+        except InterfaceMissing:
+            link, networks = None, ()
+        changed = (link, networks) != (self._link, self._networks)
+        self._link, self._networks = link, networks
+        return changed
+
+    def _judge(self) -> None:
+        host = fitness.Host(
+            interface=self.interface,
+            link=self._link,
+            networks=self._networks,
+            loaded=self._loaded,
+            refused=self._refused,
+            trouble=(self._trouble,) if self._trouble else (),
+        )
+        unfit = fitness.unfit(self._config, self.device, host)
+        if unfit != self._told:
+            self._told = unfit
+            self._deliver(Fitness(unfit))
+
+    async def precheck(self, change: Change) -> None:
+        """Raise if this host shows that the change cannot work."""
+        assert self.vips is not None
+        found = addresses.addresses(self.interface)
+        host = prechecks.Host(
+            device=self.device,
+            interface=self.interface,
+            networks=self._networks,
+            addresses=addresses.local_addresses(),
+            vips=frozenset(address.ip for address in found if address.ours),
+        )
+        await prechecks.check_change(change, self._config, host, self.vips.probe)
+
+    async def close(self, *, leave_nothing: bool) -> None:
+        """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
+        self.checks.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self.vips is not None:
+            self.vips.close()
+        if leave_nothing:
+            await self.kernel.remove()
+        else:
+            await self.kernel.close()

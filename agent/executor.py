@@ -1,0 +1,97 @@
+"""Carries out the effects of a step, in order.
+
+The one rule of safety here: when ballots cannot be written, nothing that this
+step would have said goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from agent.storage import Storage
+from agent.vips import Vips
+from protocol.config import Config
+from protocol.effects import (
+    Acquire,
+    Apply,
+    Effect,
+    Event,
+    Lame,
+    Outcome,
+    PersistBallots,
+    PersistConfig,
+    Refresh,
+    Release,
+    Send,
+    Stopped,
+)
+from protocol.ids import DeviceId
+from protocol.messages import Message
+
+
+class Listener(Protocol):
+    """What the agent does with effects that are news rather than deeds."""
+
+    def on_config(self, config: Config) -> None: ...
+    def on_event(self, event: Event) -> None: ...
+    def on_outcome(self, outcome: Outcome) -> None: ...
+    def on_stopped(self) -> None: ...
+
+
+class Executor:
+    """Turns effects into deeds."""
+
+    def __init__(
+        self,
+        *,
+        send: Callable[[DeviceId, Message], None],
+        storage: Storage,
+        vips: Vips | None,
+        listener: Listener,
+    ) -> None:
+        """``vips`` is None on a witness, which has no part in the kernel."""
+        self._send = send
+        self._storage = storage
+        self._vips = vips
+        self._listener = listener
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        mute = False
+        for effect in effects:
+            if isinstance(effect, Send):
+                if not mute:
+                    self._send(effect.to, effect.message)
+            elif isinstance(effect, PersistBallots):
+                mute = not self._storage.save_ballots(effect.ballots)
+            elif isinstance(effect, Acquire | Refresh | Release | Lame):
+                if not mute or isinstance(effect, Release | Lame):
+                    self._do_lease(effect)
+            else:
+                self._tell(effect)
+
+    def _do_lease(self, effect: Acquire | Refresh | Release | Lame) -> None:
+        if self._vips is None:
+            return
+        match effect:
+            case Refresh():
+                self._vips.refresh(effect)
+            case Acquire():
+                self._vips.acquire(effect)
+            case Release():
+                self._vips.release(effect)
+            case Lame():
+                self._vips.lame(effect)
+
+    def _tell(self, effect: PersistConfig | Apply | Event | Outcome | Stopped) -> None:
+        match effect:
+            case PersistConfig(config, committed):
+                self._storage.save_config(config, committed)
+            case Apply(config):
+                self._listener.on_config(config)
+            case Event():
+                self._listener.on_event(effect)
+            case Outcome():
+                self._listener.on_outcome(effect)
+            case Stopped():
+                self._listener.on_stopped()

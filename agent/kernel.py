@@ -1,0 +1,114 @@
+"""The kernel's upkeep: one worker that makes it as the newest configuration says.
+
+Wishes that come while a pass runs are merged: only the newest counts. A pass
+also runs every few seconds, and repairs what others changed. The loop never
+waits for a ruleset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.dataplane import DataPlane, Desired, Reconciled
+from protocol.errors import HalbError
+from protocol.ids import GroupId, Revision
+
+PASS_S = 2.0
+"""Seconds between two passes where nothing is wished."""
+COUNT_AGE_S = 1.0
+"""Counts of flows older than this are read anew when somebody asks."""
+COUNT_WAIT_S = 0.1
+"""A question for counts waits this long for the worker, then takes the older ones."""
+MAX_DRIFT = 20
+
+_log = logging.getLogger("halb.kernel")
+
+Counts = Mapping[tuple[GroupId, str], int]
+
+
+class Kernel:
+    """Runs a :class:`DataPlane` in its own thread."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        on_pass: Callable[[Desired, Revision, Reconciled | None, str], None],
+    ) -> None:
+        """``on_pass(wish, its revision, what was done, error)`` ends each pass, in the loop's thread."""
+        self._plane = plane
+        self._on_pass = on_pass
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-kernel")
+        self._loop = asyncio.get_running_loop()
+        self._desired = Desired()
+        self._revision = Revision()
+        self._wished = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._counts: Counts | None = None
+        self._counted_at = 0.0
+        self.drift: list[str] = []
+        """What others changed, newest last; repaired already."""
+
+    async def start(self) -> None:
+        """Prepare the kernel; raises with the remedy where it cannot be."""
+        await self._loop.run_in_executor(self._worker, self._plane.prepare)
+        self._task = self._loop.create_task(self._passes(), name="kernel passes")
+
+    def want(self, desired: Desired, revision: Revision) -> None:
+        """Make the kernel so; ``revision`` is the configuration that the wish comes from."""
+        self._desired, self._revision = desired, revision
+        self._wished.set()
+
+    async def _passes(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._wished.wait(), PASS_S)
+            except TimeoutError:
+                pass
+            self._wished.clear()
+            await self._pass(self._desired, self._revision)
+
+    async def _pass(self, desired: Desired, revision: Revision) -> None:
+        try:
+            done = await self._loop.run_in_executor(self._worker, self._plane.reconcile, desired)
+        except HalbError as error:
+            _log.error("%s %s", error.message, error.remedy)
+            self._on_pass(desired, revision, None, error.message)
+            return
+        for text in done.changed:
+            _log.info("kernel: %s", text)
+        for text in done.drift:
+            _log.warning("kernel: %s; repaired", text)
+        self.drift = [*self.drift, *done.drift][-MAX_DRIFT:]
+        self._on_pass(desired, revision, done, "")
+
+    async def connections(self) -> Counts | None:
+        """Live flows per gateway, at most a second old; None where they are not known yet."""
+        if self._loop.time() - self._counted_at > COUNT_AGE_S:
+            counting = self._loop.run_in_executor(self._worker, self._plane.connections)
+            counting.add_done_callback(self._counted)
+            await asyncio.wait([counting], timeout=COUNT_WAIT_S)
+        return self._counts
+
+    def _counted(self, done: asyncio.Future[Counts]) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._counts, self._counted_at = done.result(), self._loop.time()
+        else:
+            _log.error("cannot count flows: %s", error)
+
+    async def remove(self) -> None:
+        """Stop the passes and leave nothing behind in the kernel."""
+        await self.close()
+        await asyncio.to_thread(self._plane.remove)
+
+    async def close(self) -> None:
+        """Stop the passes; the kernel stays as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await asyncio.to_thread(self._worker.shutdown)

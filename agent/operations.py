@@ -1,0 +1,241 @@
+"""What the control API's requests do: each to a result, or a reasoned refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.clock import boottime
+from protocol import api
+from protocol.admission import found_site
+from protocol.changes import AdmitDevice, Change, PutToken, RemoveDevice, edit_for
+from protocol.config import Config
+from protocol.coordinator import NOTHING_TO_CHANGE
+from protocol.describe import describe
+from protocol.document import render_site
+from protocol.effects import Outcome, Promote, Propose
+from protocol.errors import InvalidInput, NoQuorum, Refused
+from protocol.ids import Revision, check_name
+from protocol.joining import JoinReply, JoinRequest, config_of, welcome
+from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
+from protocol.timing import SECOND
+from protocol.token import JoinToken, digest_of
+
+if TYPE_CHECKING:
+    from agent.agent import Agent
+
+MAX_TTL_S = 30 * 24 * 3600
+MAX_USES = 1000
+MIN_WATCH_S = 0.1
+JOIN_TIMEOUT_S = 15.0
+GRACE_S = 0.5
+"""Seconds beyond a request's time in which the core says why it failed."""
+
+
+class Operations:
+    """The requests of operators, carried out by an :class:`agent.agent.Agent`."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._entering = asyncio.Lock()
+
+    async def carry_out(self, request: api.Request) -> api.Result:
+        """The result of any request but a watch; raises HalbError with the reason."""
+        match request.op:
+            case api.GetVersion():
+                return self._version()
+            case api.Init(site):
+                return await self._init(site)
+            case api.Join(token):
+                return await self._join(token)
+            case api.GetHistory(name, limit):
+                return api.History(tuple(self.agent.history.query(name, limit)))
+            case _:
+                self._require_site()
+        match request.op:
+            case api.GetStatus():
+                return await self.status()
+            case api.Leave(force):
+                return await self._leave(request.id, force)
+            case api.CreateToken(ttl, uses):
+                return await self._create_token(request.id, ttl, uses)
+            case api.ListTokens():
+                return self._tokens()
+            case api.PutChange():
+                return await self._change(request.id, request.op)
+            case api.Export():
+                return self._export()
+            case api.PromoteTo():
+                return await self._promote(request.id, request.op)
+            case _:
+                raise InvalidInput(f"request {type(request.op).__name__} is not known here")
+
+    def _require_site(self) -> None:
+        if not self.agent.in_site:
+            raise Refused(
+                f"device {self.agent.name} belongs to no Site yet",
+                "Found one with `halbctl init SITE`, or join one with `halbctl join TOKEN`.",
+            )
+
+    # Reading
+
+    async def status(self) -> api.Status:
+        """The Site as seen from here."""
+        counts = await self.agent.connections()
+        began = time.perf_counter_ns()
+        status = self.agent.status(counts)
+        took = (time.perf_counter_ns() - began) // 1_000
+        return msgspec.structs.replace(status, took_us=took)
+
+    async def watch(self, interval: float) -> AsyncIterator[api.Status]:
+        """Status now, on each change, and at least each ``interval`` seconds, for ever."""
+        interval = max(interval, MIN_WATCH_S)
+        while True:
+            self._require_site()
+            yield await self.status()
+            await self.agent.news.wait_for_change(interval)
+
+    def _version(self) -> api.VersionInfo:
+        site = self.agent.config.site
+        return api.VersionInfo(
+            agent=self.agent.version,
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            device=self.agent.name,
+            id=self.agent.device,
+            site=site.name if site else "",
+        )
+
+    def _export(self) -> api.Exported:
+        config = self.agent.config
+        return api.Exported(render_site(config), str(config.revision))
+
+    def _tokens(self) -> api.Tokens:
+        listed = sorted(self.agent.config.tokens.values(), key=lambda t: t.expires_at)
+        return api.Tokens(tuple(api.TokenInfo(t.id, t.expires_at, t.uses_left) for t in listed))
+
+    # Writing
+
+    async def _change(self, request: str, op: api.PutChange) -> api.Done:
+        if_revision = api.parse_revision(op.if_revision)
+        config = self.agent.config
+        await self.agent.precheck(op.change)
+        if op.dry_run:
+            edit = edit_for(
+                config, op.change, unix_s=int(time.time()), new_uid=lambda: secrets.token_hex(8)
+            )
+            lines = describe(config, edit)
+            detail = "\n".join(lines) or NOTHING_TO_CHANGE
+            return api.Done(detail, str(config.revision), changed=bool(lines))
+        outcome = await self._propose(request, op.change, if_revision, op.timeout)
+        changed = outcome.detail != NOTHING_TO_CHANGE
+        return api.Done(outcome.detail, str(outcome.revision or ""), changed)
+
+    async def _propose(
+        self, request: str, change: Change, if_revision: Revision | None, timeout: float
+    ) -> Outcome:
+        future = self.agent.errands.begin(request)
+        patience = int(timeout * SECOND)
+        self.agent.deliver(Propose(request, change, if_revision, int(time.time()), patience))
+        # The core's own answer says more than that time is up.
+        return await self.agent.errands.wait(future, timeout + GRACE_S)
+
+    async def _promote(self, request: str, op: api.PromoteTo) -> api.Done:
+        future = self.agent.errands.begin(request)
+        began = boottime()
+        self.agent.deliver(Promote(request, op.virtual_server, op.to))
+        outcome = await self.agent.errands.wait(future, op.timeout)
+        took = (boottime() - began) / 1e6
+        server = self.agent.config.virtual_server_named(op.virtual_server)
+        primary = self.agent.primary_name(server.uid) if server else None
+        if outcome.detail == "is primary already":
+            return api.Done(f"{primary} is primary of {op.virtual_server} already", changed=False)
+        return api.Done(f"{primary} is primary of {op.virtual_server}, after {took:.0f} ms")
+
+    async def _create_token(self, request: str, ttl: int, uses: int) -> api.TokenCreated:
+        if not 1 <= ttl <= MAX_TTL_S:
+            raise InvalidInput(f"ttl {ttl} s is out of range", f"Use 1 to {MAX_TTL_S} seconds.")
+        if not 1 <= uses <= MAX_USES:
+            raise InvalidInput(f"{uses} uses are out of range", f"Use 1 to {MAX_USES}.")
+        token_id, secret = secrets.token_hex(8), secrets.token_hex(16)
+        expires_at = int(time.time()) + ttl
+        await self._propose(
+            request, PutToken(token_id, digest_of(secret), expires_at, uses), None, 5.0
+        )
+        token = self.agent.make_token(token_id, secret, expires_at)
+        return api.TokenCreated(token.encode(), token_id, expires_at, uses)
+
+    # Founding, joining, leaving
+
+    async def _init(self, site: str) -> api.Done:
+        async with self._entering:
+            self._require_no_site()
+            check_name("Site", site)
+            config = found_site(site, secrets.token_hex(8), self.agent.as_device())
+            await self._adopt(config)
+            return api.Done(f"Site {site} founded, with {self.agent.name} as its first device")
+
+    async def _join(self, text: str) -> api.Done:
+        token = JoinToken.decode(text)
+        async with self._entering:
+            self._require_no_site()
+            self._require_clock_before(token)
+            device = self.agent.as_device()
+            request = JoinRequest(token.id, token.secret, device)
+            reply = await self.agent.ask_to_join(token, request, JOIN_TIMEOUT_S)
+            await self._adopt(config_of(reply))
+            return api.Done(f"{self.agent.name} joined Site {token.site_name}")
+
+    def _require_clock_before(self, token: JoinToken) -> None:
+        if time.time() >= token.expires_at:
+            raise Refused(
+                f"the token expired {int(time.time() - token.expires_at)} s ago",
+                "Make a new one on a device of the Site with `halbctl token create`.",
+            )
+
+    def _require_no_site(self) -> None:
+        site = self.agent.config.site
+        if site is not None:
+            raise Refused(
+                f"device {self.agent.name} belongs to Site {site.name} already",
+                "Leave it first with `halbctl leave`.",
+            )
+
+    async def _adopt(self, config: Config) -> None:
+        self.agent.enter_site(config)
+        # Only with a coordinator can the next command change anything.
+        await self.agent.news.wait_until(
+            lambda: self.agent.in_site and self.agent.view().coordinator is not None, 10.0
+        )
+
+    async def admit(self, request: JoinRequest) -> JoinReply:
+        """Another device asks to join, with a token: answered by a member of the Site."""
+        self._require_site()
+        change = AdmitDevice(request.token_id, request.secret, request.device)
+        await self._propose(f"join-{secrets.token_hex(8)}", change, None, 6.0)
+        await self.agent.news.wait_until(
+            lambda: request.device.id in self.agent.config.devices, 5.0
+        )
+        return welcome(self.agent.config)
+
+    async def _leave(self, request: str, force: bool) -> api.Done:
+        async with self._entering:
+            config = self.agent.config
+            site = config.site
+            assert site is not None
+            alone = len(config.devices) == 1
+            await self.agent.step_aside()
+            if not alone:
+                try:
+                    await self._propose(request, RemoveDevice(self.agent.name), None, 6.0)
+                except (NoQuorum, Refused):
+                    if not force:
+                        self.agent.come_back()
+                        raise
+            await self.agent.forget_site()
+            return api.Done(f"{self.agent.name} left Site {site.name}")

@@ -1,0 +1,91 @@
+"""Durable state while the agent runs: ballots at once, configuration beside the loop.
+
+A ballot must be on disk before anyone hears of it, and is tiny: it is written
+in the loop. A configuration is acknowledged later, so a worker writes it. A
+disk that refuses is tried again each second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.disk import Disk, DiskError
+from protocol.config import Config
+from protocol.effects import Ballot, ConfigStored, Input, PersistFailed, PersistWorks
+from protocol.ids import GroupId, Revision
+
+RETRY_S = 1.0
+"""Seconds until a disk that refused is tried again."""
+
+_log = logging.getLogger("halb.storage")
+
+
+class Storage:
+    """Writes what the core wants durable, and tells it when that worked or failed."""
+
+    def __init__(
+        self, disk: Disk, ballots: Mapping[GroupId, Ballot], deliver: Callable[[Input], None]
+    ) -> None:
+        self.disk = disk
+        self.problem = ""
+        """What the disk last refused with; empty while it works."""
+        self._ballots = dict(ballots)
+        self._deliver = deliver
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-disk")
+        self._loop = asyncio.get_running_loop()
+        self._retry: asyncio.TimerHandle | None = None
+
+    def save_ballots(self, changed: Mapping[GroupId, Ballot]) -> bool:
+        """Make ballots durable; False if the disk refused, and nothing may be told of them."""
+        self._ballots.update(changed)
+        try:
+            self.disk.save_ballots(self._ballots)
+        except DiskError as error:
+            self._failed(error)
+            return False
+        return True
+
+    def save_config(self, config: Config, committed: Revision) -> None:
+        """Write a configuration in the worker; the core learns when it is durable."""
+        future = self._loop.run_in_executor(self._worker, self.disk.save_config, config, committed)
+        future.add_done_callback(lambda done: self._saved(done, config.revision))
+
+    def _saved(self, done: asyncio.Future[None], revision: Revision) -> None:
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._deliver(ConfigStored(revision))
+        elif isinstance(error, DiskError):
+            self._failed(error)
+        else:
+            raise error
+
+    def _failed(self, error: DiskError) -> None:
+        if not self.problem:
+            _log.error("%s %s", error.message, error.remedy)
+        self.problem = error.message
+        self._deliver(PersistFailed())
+        if self._retry is None:
+            self._retry = self._loop.call_later(RETRY_S, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        if self.save_ballots({}):
+            _log.warning("the disk takes writes again")
+            self.problem = ""
+            self._deliver(PersistWorks())
+
+    def forget_site(self) -> None:
+        """Leave the Site: nothing of it stays on disk."""
+        self._ballots = {}
+        self.disk.forget_site()
+
+    def close(self) -> None:
+        """Finish the write under way."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._worker.shutdown(wait=True)

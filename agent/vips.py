@@ -1,0 +1,133 @@
+"""Leases and announcements of VIPs: what the core decides, done to the kernel in time.
+
+An effect that comes after its deadline is not carried out: what confirmed it
+is too old by then, and the core is told that the lease lapsed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from agent.announce import Announcer, schedule
+from agent.clock import boottime
+from agent.lease import KernelLease
+from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
+from protocol.errors import HalbError
+from protocol.ids import GroupId
+
+_log = logging.getLogger("halb.vips")
+
+
+class Vips:
+    """Opens, renews and closes kernel leases, and tells the network about them."""
+
+    def __init__(
+        self, lease: KernelLease, announcer: Announcer, deliver: Callable[[Input], None]
+    ) -> None:
+        self._lease = lease
+        self._announcer = announcer
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[GroupId, tuple[str, ...]] = {}
+        self._announcements: dict[GroupId, list[asyncio.TimerHandle]] = {}
+        self.announced: dict[GroupId, int] = {}
+        """When (own clock, ns) each group's newest announcement began."""
+
+    def acquire(self, effect: Acquire) -> None:
+        """Open the lease, then announce: at once and again while the network may forget."""
+        if self._late(effect.group, effect.deadline):
+            return
+        try:
+            self._lease.acquire(effect.vips, effect.lease)
+        except HalbError as error:
+            self._refused(effect.group, error)
+            return
+        already = self._open.get(effect.group, ())
+        new = tuple(v for v in effect.vips if v not in already)
+        self._open[effect.group] = (*already, *new)
+        self._announce(effect.group)
+
+    def refresh(self, effect: Refresh) -> None:
+        if self._late(effect.group, effect.deadline):
+            return
+        try:
+            self._lease.refresh(effect.vips, effect.profile)
+        except HalbError as error:
+            self._refused(effect.group, error)
+
+    def release(self, effect: Release) -> None:
+        self._withdraw(effect.group, effect.vips)
+        try:
+            self._lease.release(effect.vips)
+        except HalbError as error:
+            self._refused(effect.group, error)
+
+    def lame(self, effect: Lame) -> None:
+        self._withdraw(effect.group, effect.vips)
+        try:
+            self._lease.lame(effect.vips, effect.drain)
+        except HalbError as error:
+            self._refused(effect.group, error)
+
+    async def probe(self, vip: str, seconds: float) -> str | None:
+        """MAC of whoever else answers for ``vip``, or None."""
+        return await self._announcer.probe(vip, seconds)
+
+    def check(self) -> None:
+        """Compare with the kernel: a lease that should be open and is not has lapsed."""
+        if not self._open:
+            return
+        held = self._lease.held().announced
+        lapsed = tuple(
+            group for group, vips in self._open.items() if any(v not in held for v in vips)
+        )
+        if lapsed:
+            self._deliver(LeaseLapsed(lapsed))
+
+    def _late(self, group: GroupId, deadline: int) -> bool:
+        late = boottime() - deadline
+        if late <= 0:
+            return False
+        _log.warning("lease of %s came %d ms too late: not renewed", group, late // 1_000_000)
+        self._deliver(LeaseLapsed((group,)))
+        return True
+
+    def _refused(self, group: GroupId, error: HalbError) -> None:
+        _log.error("lease of %s: %s %s", group, error.message, error.remedy)
+        self._deliver(LeaseLapsed((group,)))
+
+    def _announce(self, group: GroupId) -> None:
+        self._cancel(group)
+        now = boottime()
+        self.announced[group] = now
+        first, *later = schedule(now)
+        assert first == now
+        self._tell(group)
+        self._announcements[group] = [
+            self._loop.call_later((at - now) / 1e9, self._tell, group) for at in later
+        ]
+
+    def _tell(self, group: GroupId) -> None:
+        try:
+            self._announcer.announce(self._open[group])
+        except HalbError as error:
+            _log.warning("cannot announce %s: %s", group, error.message)
+
+    def _withdraw(self, group: GroupId, vips: tuple[str, ...]) -> None:
+        left = tuple(v for v in self._open.pop(group, ()) if v not in vips)
+        if left:
+            self._open[group] = left
+        else:
+            self._cancel(group)
+
+    def _cancel(self, group: GroupId) -> None:
+        for handle in self._announcements.pop(group, ()):
+            handle.cancel()
+
+    def close(self) -> None:
+        for group in list(self._announcements):
+            self._cancel(group)
+        self._lease.close()
+        self._announcer.close()

@@ -1,0 +1,224 @@
+"""Leased election: who becomes primary, when, and who never does."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.effects import (
+    Acquire,
+    Fitness,
+    Lame,
+    Outcome,
+    PersistFailed,
+    Promote,
+    Refresh,
+    Release,
+    Send,
+    Stop,
+    Stopped,
+)
+from protocol.errors import Refused
+from protocol.ids import SITE_GROUP
+from protocol.messages import Vote
+from protocol.timing import MILLISECOND, Profile, Timing
+from protocol.view import PeerState
+from tests.unit.cluster import RDP, Cluster
+
+T = Timing.of(Profile.NORMAL)
+
+
+def names(cluster: Cluster) -> list[str]:
+    return [d.id for d in cluster.devices]
+
+
+def test_the_best_ranked_device_becomes_primary_and_everyone_follows_it() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    assert cluster.primary() == first
+    assert cluster.view(second).leader == cluster.view(third).leader == first
+
+
+def test_nothing_moves_while_nothing_happens() -> None:
+    cluster = Cluster().settled()
+    term = cluster.view(cluster.devices[0].id).term
+    before = cluster.now
+    cluster.run(60_000)
+    assert cluster.view(cluster.devices[0].id).term == term
+    assert not cluster.all_of(Acquire, before)
+    assert not cluster.all_of(Release, before)
+
+
+def test_the_lease_is_refreshed_once_per_interval() -> None:
+    cluster = Cluster().settled()
+    before = cluster.now
+    cluster.run(10_000)
+    assert 95 <= len(cluster.all_of(Refresh, before)) <= 105
+
+
+def test_a_dead_primary_is_replaced_within_three_and_a_half_intervals() -> None:
+    cluster = Cluster().settled()
+    dead = cluster.primary()
+    assert dead is not None
+    cluster.kill(dead)
+    killed = cluster.now
+    cluster.run_until(lambda: cluster.primary() is not None)
+    assert cluster.now - killed <= 3.5 * T.interval
+
+
+def test_nobody_starts_a_lease_before_the_old_one_has_ended() -> None:
+    cluster = Cluster().settled()
+    dead = cluster.primary()
+    assert dead is not None
+    last = cluster.all_of(Refresh)[-1][0]
+    cluster.kill(dead)
+    killed = cluster.now
+    cluster.run_until(lambda: cluster.primary() is not None)
+    acquired = cluster.all_of(Acquire, killed)[0][0]
+    assert acquired > last + T.lease
+
+
+def test_a_returning_device_takes_nothing_back() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    cluster.kill(first)
+    cluster.run(1000)
+    successor = cluster.primary()
+    cluster.restart(first)
+    cluster.run(5000)
+    assert cluster.primary() == successor
+    assert cluster.view(first).leader == successor
+
+
+def test_a_primary_cut_from_the_majority_releases_before_any_promise_ends() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    cluster.drop = lambda a, b, m: first in (a, b)
+    cut = cluster.now
+    cluster.run(1000)
+    released = next(at for at, who, _ in cluster.all_of(Release, cut) if who == first)
+    acquired = next(at for at, who, _ in cluster.all_of(Acquire, cut) if who != first)
+    assert released < acquired
+
+
+def test_two_of_three_dead_leave_no_primary() -> None:
+    cluster = Cluster().settled()
+    for dead in cluster.devices[:2]:
+        cluster.kill(dead.id)
+    cluster.run(3000)
+    assert cluster.primary() is None
+
+
+def test_a_restarted_voter_grants_nothing_for_one_promise() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    cluster.kill(first)
+    cluster.kill(second)
+    cluster.restart(second)
+    restarted = cluster.now
+    cluster.run_until(lambda: cluster.primary() is not None)
+    assert cluster.now - restarted >= T.promise
+    assert third in cluster.nodes
+
+
+def test_an_unfit_device_is_passed_over() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    cluster.give(second, Fitness(((RDP, "interface eth0 is down"),)))
+    cluster.run(100)
+    cluster.kill(first)
+    cluster.run(1000)
+    assert cluster.primary() == third
+    assert cluster.view(second).unfit == "interface eth0 is down"
+
+
+def test_a_primary_that_becomes_unfit_hands_over() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    cluster.give(first, Fitness(((RDP, "interface eth0 is down"),)))
+    cluster.run(100)
+    assert cluster.primary() not in (None, first)
+
+
+def test_a_device_that_cannot_write_votes_for_nobody() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    for each in (second, third):
+        cluster.give(each, PersistFailed())
+    cluster.run(10)
+    cluster.kill(first)
+    killed = cluster.now
+    cluster.run(3000)
+    assert cluster.primary() is None
+    assert not [
+        e for _, _, e in cluster.all_of(Send, killed) if isinstance(e, Send) and
+        isinstance(e.message, Vote)
+    ]  # fmt: skip
+
+
+def test_a_hand_over_has_no_gap_longer_than_a_round_trip() -> None:
+    cluster = Cluster().settled()
+    asked = cluster.now
+    cluster.give(cluster.devices[2].id, Promote("r1", "rdp", "d2"))
+    cluster.run(500)
+    assert cluster.primary() == cluster.devices[1].id
+    lame = cluster.all_of(Lame, asked)[0][0]
+    acquired = cluster.all_of(Acquire, asked)[0][0]
+    assert 0 <= acquired - lame <= 2 * MILLISECOND
+
+
+def outcome(cluster: Cluster, request: str) -> Outcome:
+    (found,) = [
+        e for _, _, e in cluster.all_of(Outcome) if isinstance(e, Outcome) and e.request == request
+    ]
+    return found
+
+
+def test_promote_ends_with_one_outcome() -> None:
+    cluster = Cluster().settled()
+    cluster.give(cluster.devices[2].id, Promote("r1", "rdp", "d3"))
+    cluster.run(500)
+    assert outcome(cluster, "r1").error is None
+    cluster.give(cluster.devices[2].id, Promote("r2", "rdp", "d3"))
+    cluster.run(500)
+    assert outcome(cluster, "r2").detail == "is primary already"
+
+
+def test_promote_to_a_dead_device_is_refused_with_the_reason() -> None:
+    cluster = Cluster().settled()
+    cluster.kill(cluster.devices[2].id)
+    cluster.run(3000)
+    cluster.give(cluster.devices[1].id, Promote("r1", "rdp", "d3"))
+    cluster.run(500)
+    error = outcome(cluster, "r1").error
+    assert isinstance(error, Refused)
+    assert "silent" in str(error)
+    assert cluster.primary() == cluster.devices[0].id
+
+
+def test_a_successor_that_dies_leaves_the_primary_in_office() -> None:
+    cluster = Cluster().settled()
+    first, second, _ = (d.id for d in cluster.devices)
+    cluster.drop = lambda a, b, m: second in (a, b)
+    cluster.give(first, Promote("r1", "rdp", "d2"))
+    cluster.run(1000)
+    assert cluster.primary() == first
+    assert isinstance(outcome(cluster, "r1").error, Refused)
+
+
+def test_a_clean_stop_hands_everything_over_first() -> None:
+    cluster = Cluster().settled()
+    first, second, _ = (d.id for d in cluster.devices)
+    cluster.give(first, Stop())
+    cluster.run(500)
+    assert [who for _, who, _ in cluster.all_of(Stopped)] == [first]
+    assert cluster.primary() not in (None, first)
+    assert cluster.primary(SITE_GROUP) not in (None, first)
+    peers = {p.device: p.state for p in cluster.nodes[second].view().peers}
+    assert peers[first] is PeerState.STOPPED
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
+def test_sites_of_any_size_elect_one_primary(size: int) -> None:
+    cluster = Cluster(size).settled()
+    leaders = {cluster.view(d.id).leader for d in cluster.devices}
+    assert leaders == {cluster.primary()}
