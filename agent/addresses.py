@@ -99,6 +99,11 @@ def local_addresses() -> frozenset[str]:
     return frozenset(address.ip for _, address in _dump())
 
 
+def of_others() -> frozenset[str]:
+    """Every address of this host, on all interfaces, that is not one of our VIPs."""
+    return frozenset(address.ip for _, address in _dump() if not address.ours)
+
+
 def ours() -> tuple[tuple[str, str], ...]:
     """(interface, VIP) of every address of this host that carries our mark."""
     return tuple(

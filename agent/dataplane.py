@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import product
 
@@ -53,6 +53,23 @@ class _Seen:
     gate: Mapping[str, str]
     guarded: frozenset[str]
     index: int
+
+
+def _possible(desired: Desired, of_others: frozenset[str]) -> tuple[Desired, Mapping[GroupId, str]]:
+    """``desired`` without VIPs that are the host's own addresses, and whom that makes unfit.
+
+    The gate would cut the operator off from such an address.
+    """
+    if not desired.addresses & of_others:
+        return desired, {}
+    vips: dict[GroupId, tuple[str, ...]] = {}
+    unfit: dict[GroupId, str] = {}
+    for uid, assigned in desired.vips.items():
+        taken = [vip for vip in assigned if str(ip_address(vip)) in of_others]
+        vips[uid] = tuple(vip for vip in assigned if vip not in taken)
+        if taken:
+            unfit[uid] = f"VIP {taken[0]} is an address of this host already"
+    return replace(desired, vips=vips), unfit
 
 
 @dataclass(frozen=True)
@@ -110,18 +127,20 @@ class DataPlane:
         Virtual Server alone is in ``unfit``.
         """
         drift = self._drift()
+        possible, unfit = _possible(desired, addresses.of_others())
         try:
-            done = self._repair_and_change(drift, desired)
+            done = self._repair_and_change(drift, possible, unfit)
         except BaseException:
             # Half done by ourselves, which the next pass must not take for damage.
-            self._seen = None
+            self._ruleset = self._seen = None
             raise
-        self._desired = desired
         if done.changed or self._seen is None:
             self._seen = self._look()
         return done
 
-    def _repair_and_change(self, drift: _Drift, desired: Desired) -> Reconciled:
+    def _repair_and_change(
+        self, drift: _Drift, desired: Desired, unfit: Mapping[GroupId, str]
+    ) -> Reconciled:
         changed: list[str] = []
         if drift.gate:
             self._load_gate(anew=drift.anew)
@@ -133,12 +152,13 @@ class DataPlane:
             self._nft.run(gate.guard(unguarded))
             changed.append(f"gate closed for {', '.join(unguarded)}")
         changed += self._set_rules(wanted)
-        moved, missing, unfit = self._set_addresses(desired, wanted.vips)
+        moved, missing, refused = self._set_addresses(desired, wanted.vips)
         if stale := sorted((guarded | set(unguarded)) - wanted.vips):
             self._nft.run(gate.unguard(stale))
             changed.append(f"gate forgets {', '.join(stale)}")
         found = (*drift.rules, *drift.gate, *reset, *missing)
-        return Reconciled((*changed, *moved), found, unfit, drift.anew)
+        self._desired = desired
+        return Reconciled((*changed, *moved), found, {**unfit, **refused}, drift.anew)
 
     def connections(self) -> Mapping[tuple[GroupId, str], int]:
         """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones."""
@@ -227,27 +247,25 @@ class DataPlane:
         self, desired: Desired, vips: frozenset[str]
     ) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[GroupId, str]]:
         """Put VIPs on the interface and take stale ones off: (done, drift, unfit)."""
-        present = {address.ip: address.ours for address in addresses.addresses(self._interface)}
-        ours = {ip for ip, is_ours in present.items() if is_ours}
+        present = {vip for interface, vip in addresses.ours() if interface == self._interface}
         done: list[str] = []
-        foreign = vips & (present.keys() - ours)
-        failed = dict.fromkeys(foreign, "the address is configured there already")
-        for vip in sorted(vips - present.keys()):
+        failed: dict[str, str] = {}
+        for vip in sorted(vips - present):
             try:
                 addresses.add(self._interface, vip)
                 done.append(f"{vip} added to {self._interface}")
             except NetlinkError as error:
                 failed[vip] = error.message
-        for vip in sorted(ours - vips):
+        for vip in sorted(present - vips):
             addresses.remove(self._interface, vip)
             done.append(f"{vip} removed from {self._interface}")
         missing = tuple(
             f"{vip} had been removed from {self._interface}"
-            for vip in sorted((self._placed & vips) - present.keys())
+            for vip in sorted((self._placed & vips) - present)
         )
         self._placed = vips - failed.keys()
         unfit = {
-            uid: f"VIP {vip} on {self._interface}: {failed[canonical]}"
+            uid: f"VIP {vip}: {failed[canonical]}"
             for uid, assigned in desired.vips.items()
             for vip in assigned
             if (canonical := str(ip_address(vip))) in failed

@@ -18,6 +18,7 @@ from tests.kernel.namespaces import (
     VIPS,
     Device,
     Inside,
+    connect,
     desired,
     hosts,
     virtual_server,
@@ -182,6 +183,7 @@ def test_a_pass_that_was_refused_leaves_no_drift_behind(
         with pytest.raises(KernelRefused):
             device.reconcile(WANTED)
     done = device.reconcile(WANTED)
+    assert done.changed
     assert not done.drift
     assert not done.lease_lost
     assert device.call(device.lease.held).announced
@@ -236,14 +238,20 @@ def test_a_vip_is_never_on_the_interface_without_the_gate(device: Device) -> Non
     client.close()
 
 
-def test_an_address_of_the_operator_is_left_alone(device: Device) -> None:
-    device.run("ip", "address", "add", f"{VIP}/32", "dev", "eth0")
+def test_an_address_of_the_operator_is_left_alone_and_in_use(device: Device) -> None:
+    client = Inside(device.network, "client")
+    device.run("ip", "address", "add", f"{VIP}/24", "dev", "eth0")
     found = device.reconcile(WANTED)
-    assert found.unfit == {UID: f"VIP {VIP} on eth0: the address is configured there already"}
+    assert found.unfit == {UID: f"VIP {VIP} is an address of this host already"}
+    assert client.owner_of(VIP) is not None
+    with pytest.raises(ConnectionRefusedError):
+        client.call(connect, VIP, LISTENERS[0].port)
     device.reconcile(Desired())
     assert VIP in device.run("ip", "address")
-    device.run("ip", "address", "del", f"{VIP}/32", "dev", "eth0")
+    device.run("ip", "address", "del", f"{VIP}/24", "dev", "eth0")
     assert not device.reconcile(WANTED).unfit
+    assert client.owner_of(VIP, 0.1) is None
+    client.close()
 
 
 def plug_in_again(device: Device) -> None:
