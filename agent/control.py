@@ -54,7 +54,7 @@ class ControlServer:
         self.path = path
         self._carry_out = carry_out
         self._watch = watch
-        self._context = sockets.new_context()
+        self._context: sockets.Context | None = None
         self._socket: Socket | None = None
         self._lock: int | None = None
         self._work: dict[_Key, asyncio.Task[None]] = {}
@@ -69,6 +69,7 @@ class ControlServer:
                 f"control socket path {self.path} has {size} bytes; {LONGEST_PATH} may be",
                 "Choose a shorter one with --control PATH.",
             )
+        self._context = sockets.new_context()
         options = sockets.limits(send=QUEUE, receive=QUEUE, size=api.MAX_FRAME)
         options |= {sockets.LINGER: LINGER_MS}
         self._socket = await Socket.open(self._context, sockets.ROUTER, options, self._came)
@@ -198,7 +199,8 @@ class ControlServer:
         if self._socket is not None:
             socket, self._socket = self._socket, None
             await socket.close()
-        self._context.destroy()
+        if self._context is not None:
+            self._context.destroy()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

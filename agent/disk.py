@@ -162,8 +162,9 @@ class Disk:
         )
 
     def _next_incarnation(self) -> int:
+        """One more than the last; by the clock, so that it grows if the file is lost too."""
         last = self._read(self._incarnation, _parse(_IncarnationContent))
-        number = max(int(time.time()), (last.number if last else 0) + 1)
+        number = max(time.time_ns() // 1_000_000, (last.number if last else 0) + 1)
         self._incarnation.write(pack(_IncarnationContent(number)))
         return number
 

@@ -57,7 +57,7 @@ class JoinServer:
         self._listen = tuple(split_endpoint(check_endpoint("address", each)) for each in listen)
         self._keys = keys
         self._answer = answer
-        self._context = sockets.new_context()
+        self._context: sockets.Context | None = None
         self._socket: Socket | None = None
         self._work: set[asyncio.Task[None]] = set()
         self._rate = Rate(RATE, BURST)
@@ -65,11 +65,17 @@ class JoinServer:
 
     async def start(self) -> None:
         """Bind; raises InvalidInput as :meth:`agent.transport.Transport.start` does."""
+        self._context = sockets.new_context()
         options = sockets.BOUNDED | sockets.limits(send=AT_WORK, receive=AT_WORK, size=MAX_REQUEST)
         options |= sockets.serving(self._keys, enforce_allow_list=False)
         options |= {sockets.LINGER: 100}
         self._socket = await Socket.open(self._context, sockets.ROUTER, options, self._came)
-        sockets.bind_all(self._socket, ((str(ip), port + PORT_OFFSET) for ip, port in self._listen))
+        endpoints = [(str(ip), port + PORT_OFFSET) for ip, port in self._listen]
+        try:
+            sockets.bind_all(self._socket, endpoints)
+        except HalbError:
+            await self.close()
+            raise
 
     def counters(self) -> Mapping[str, int]:
         """Requests by fate since the start."""
@@ -119,7 +125,8 @@ class JoinServer:
         if self._socket is not None:
             socket, self._socket = self._socket, None
             await socket.close()
-        self._context.destroy()
+        if self._context is not None:
+            self._context.destroy()
 
 
 async def ask_to_join(

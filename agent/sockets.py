@@ -207,13 +207,16 @@ class Publisher:
 class AllowList:
     """Whose keys may connect to the serving sockets of one context (ZAP, ZeroMQ RFC 27)."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self) -> None:
         self.keys: Container[bytes] = frozenset()
         """Public keys in Z85."""
         self.refused = 0
-        self._authenticator = AsyncioAuthenticator(context=zmq.asyncio.Context.shadow(context))
+        self._authenticator: AsyncioAuthenticator | None = None
 
-    def start(self) -> None:
+    def start(self, context: Context) -> None:
+        """Decide for ``context``. Until then, and with any other, it lets nobody in."""
+        shadow = zmq.asyncio.Context.shadow(context)
+        self._authenticator = AsyncioAuthenticator(context=shadow)
         self._authenticator.start()
         self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), self)
 
@@ -224,7 +227,8 @@ class AllowList:
         return allowed
 
     def stop(self) -> None:
-        self._authenticator.stop()
+        if self._authenticator is not None:
+            self._authenticator.stop()
 
 
 def bind_all(socket: Socket | Publisher, endpoints: Iterable[tuple[str, int]]) -> None:

@@ -22,7 +22,7 @@ FORMAT = 1
 """Version of the format, and of what is in the files."""
 LARGEST = 64 * 1024 * 1024
 """Bytes of the largest content that is read."""
-_HEADER = struct.Struct(">8sHxxI16s32s")
+_HEADER = struct.Struct(">8sHI16s32s")
 
 
 class DiskError(HalbError):

@@ -73,30 +73,31 @@ class Transport:
         self._peers: dict[DeviceId, PeerLinks] = {}
         self._gone: Counter[str] = Counter()
         self._counts = Counter(sent=0, oversized=0, unknown_receiver=0)
-        self._context = sockets.new_context()
-        self._allowed = AllowList(self._context)
+        self._context: sockets.Context | None = None
+        self._allowed = AllowList()
         self._channels: dict[bool, Publisher] = {}
         self._ticks: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Bind. Raises InvalidInput for an address not of this host or a port in use."""
-        self._allowed.start()
+        self._context = sockets.new_context()
+        self._allowed.start(self._context)
         try:
             for urgent in (True, False):
-                self._bind(urgent)
+                self._bind(self._context, urgent)
         except BaseException:
             await self.close()
             raise
         self._ticks = asyncio.get_running_loop().create_task(self._tick_forever())
 
-    def _bind(self, urgent: bool) -> None:
+    def _bind(self, context: sockets.Context, urgent: bool) -> None:
         queue = URGENT_QUEUE if urgent else BULK_QUEUE
         # A subscriber has nothing to say but its topic.
         options = sockets.limits(send=queue, size=1024) | sockets.BOUNDED
         options |= sockets.serving(self._keys, enforce_allow_list=True)
         options |= {sockets.LINGER: FAREWELL_MS}
-        self._channels[urgent] = Publisher(self._context, options)
+        self._channels[urgent] = Publisher(context, options)
         sockets.bind_all(self._channels[urgent], self._endpoints(urgent))
 
     def _endpoints(self, urgent: bool) -> list[tuple[str, int]]:
@@ -113,6 +114,7 @@ class Transport:
         connected is ended, and the others' connections come back within 0.1 s.
         """
         wanted = {peer.id: peer for peer in peers if peer.id != self._device and peer.addresses}
+        assert self._context is not None, "start first"
         now = asyncio.get_running_loop().time()
         self._allowed.keys = {peer.public_key.encode() for peer in wanted.values()}
         expelled = False
@@ -255,4 +257,5 @@ class Transport:
         for channel in channels.values():
             channel.close()
         self._allowed.stop()
-        self._context.destroy()
+        if self._context is not None:
+            self._context.destroy()
