@@ -16,6 +16,7 @@ from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND
 from protocol.view import PeerState, PeerView
 
+NEVER = 1 << 62
 INFO_NS = SECOND
 """Interval of :class:`Info` where nothing changes."""
 MIN_INFO_NS = 20 * MILLISECOND
@@ -38,7 +39,7 @@ class Roster:
         self.stopping = False
         self._told: Info | None = None
         self._told_at = 0
-        self._next = now
+        self._next = NEVER
         self._watched = 0
         self._states: dict[DeviceId, PeerState] = {}
 
