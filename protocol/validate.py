@@ -15,8 +15,8 @@ from protocol.ids import ID_PATTERN, check_name
 from protocol.objects import MAX_WEIGHT, Check, Device
 from protocol.shown import shown
 
-MAX_ADDRESSES = 4
-"""Addresses of one device."""
+MAX_ADDRESSES = 2
+"""Addresses of one device: two connections lead to each peer."""
 MAX_TOKENS = 1000
 """Join tokens that are valid at one time."""
 MAX_TOKEN_USES = 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from protocol.changes import (
@@ -194,7 +193,7 @@ def test_an_address_that_is_a_vip() -> None:
         (device("d d", 5), "'d d'"),
         (device("d", 5, public_key="short"), "Z85"),
         (device("d", 5, addresses=()), "0 addresses"),
-        (device("d", 5, addresses=tuple(f"10.0.0.{i}:7480" for i in range(1, 6))), "5 addresses"),
+        (device("d", 5, addresses=tuple(f"10.0.0.{i}:7480" for i in range(1, 4))), "3 addresses"),
         (device("d", 5, addresses=("host:7480",)), "'host:7480'"),
         (device("d", 5, addresses=("10.0.0.1",)), "IP:PORT"),
         (device("d", 5, addresses=("fd77::1:7480",)), "[fd77::11]:7480"),
@@ -254,9 +253,7 @@ def test_a_device_that_leaves_is_taken_out_of_all_virtual_servers() -> None:
     assert config.device_named("b") is None
     assert server(config).devices == (device("a", 1).id,)
     assert server(after(config, RemoveDevice("c"))).witnesses == ()
-    assert (
-        server(config, "web") == server(site(RDP, WEB), "web") or not server(config, "web").devices
-    )
+    assert server(config, "web").devices == ()
 
 
 def test_the_only_device_of_a_virtual_server_stays() -> None:
@@ -280,9 +277,3 @@ def test_the_voters_of_the_site_are_left_to_the_coordinator() -> None:
     config = site()
     for change in (admit(), RemoveDevice("a")):
         assert after(with_token(config), change).site == config.site
-
-
-def test_only_known_fields_of_a_device_are_taken_over() -> None:
-    assert set(msgspec.structs.asdict(D)) == {
-        "id", "name", "public_key", "addresses", "joined", "witness", "drained",
-    }  # fmt: skip

@@ -33,6 +33,7 @@ from protocol.document import (
 from protocol.errors import ExitCode, HalbError, InvalidInput, Refused, RevisionConflict
 from protocol.ids import SITE_GROUP
 from protocol.objects import key_of
+from protocol.timing import Profile
 from tests.unit.paris import RDP, WEB, after, device, edit, gateways, server, site
 
 
@@ -342,7 +343,7 @@ DOCUMENTS = st.builds(
     NAMES,
     st.lists(st.sampled_from(["10.77.0.100/24", "10.77.0.7", "fd77::7/64"]), max_size=2),
     st.lists(st.sampled_from(["a", "b", "c", "w", "zz"]), max_size=3),
-    st.sampled_from(["fast", "normal"]),
+    st.sampled_from([Profile.FAST, Profile.NORMAL]),
     st.lists(st.sampled_from(["10.77.0.31", "10.77.0.100", "fd77::31"]), max_size=3),
 )
 CHANGES: st.SearchStrategy[Change] = st.one_of(
@@ -366,7 +367,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
 )
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(CHANGES, max_size=12))
 def test_whatever_is_done_the_site_stays_one_that_can_be_described(changes: list[Change]) -> None:
     config = site(RDP, WEB)

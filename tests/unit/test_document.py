@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.changes import ApplyDocument
@@ -305,6 +305,7 @@ def sites(draw: st.DrawFn) -> dict[str, object]:
     return {"virtual_servers": servers}
 
 
+@settings(deadline=None)
 @given(sites())
 def test_what_is_exported_describes_the_same_site(data: dict[str, Any]) -> None:
     config = site(*data["virtual_servers"])
@@ -314,6 +315,7 @@ def test_what_is_exported_describes_the_same_site(data: dict[str, Any]) -> None:
     assert render_site(site(*(msgspec.to_builtins(s) for s in again.virtual_servers))) == exported
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ExitCode, InvalidInput
@@ -60,6 +60,7 @@ def test_a_token_of_another_release() -> None:
     assert "halb-agent" in error.remedy
 
 
+@settings(deadline=None)
 @given(st.integers(len(PREFIX), len(TOKEN.encode()) - 1))
 def test_a_truncated_copy_is_told_apart(length: int) -> None:
     error = refusal(TOKEN.encode()[:length])
@@ -67,6 +68,7 @@ def test_a_truncated_copy_is_told_apart(length: int) -> None:
     assert "Copy it again" in error.remedy
 
 
+@settings(deadline=None)
 @given(
     st.integers(len(PREFIX), len(TOKEN.encode()) - 2),
     st.sampled_from("abcXYZ019-_=+/ é\x00"),
@@ -102,6 +104,7 @@ def test_contents_are_checked_although_the_checksum_is_right(case: str) -> None:
     assert "garbled" in refusal(forged.encode()).message
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_whatever_lead_to_another_error(packed: bytes) -> None:
     from protocol.token import _checksum
@@ -111,6 +114,7 @@ def test_no_bytes_whatever_lead_to_another_error(packed: bytes) -> None:
         JoinToken.decode(PREFIX + text)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(st.none() | st.integers(-(2**63), 2**64 - 1) | st.binary() | st.text(), st.lists)
 )
@@ -132,7 +136,7 @@ def test_of_many_members_a_token_names_a_few() -> None:
 
 def test_the_longest_token_can_be_read() -> None:
     addresses = tuple(
-        f"[2001:db8:1111:2222:3333:4444:5555:{i:x}]:65533" for i in range(0xFF00, 0xFF04)
+        f"[2001:db8:1111:2222:3333:4444:5555:{i:x}]:65533" for i in range(0xFF00, 0xFF02)
     )
     largest = msgspec.structs.replace(
         TOKEN,
