@@ -78,8 +78,9 @@ def revoke_token(config: Config, token: str) -> Edit:
 def admit(config: Config, token_id: str, secret: str, device: Device, unix_s: int) -> Edit:
     """Let a device in that shows a join token; the token loses one use.
 
-    A device that belongs to the Site already, by id and key, is admitted again:
-    it may come with another name or other addresses.
+    A device that belongs to the Site already is admitted again if it comes as it
+    is known, as after a reply that was lost. A token proves nothing of who a
+    newcomer is, so it changes no other device.
     """
     token = _valid_token(config, token_id, secret, unix_s)
     newcomer = check_device(device)
@@ -87,7 +88,7 @@ def admit(config: Config, token_id: str, secret: str, device: Device, unix_s: in
     if known is None and len(config.devices) >= MAX_DEVICES:
         raise Refused(f"the Site has {MAX_DEVICES} devices already", "Remove one of them first.")
     if known is not None:
-        _refuse_impostor(known, newcomer)
+        _refuse_other_than_known(known, newcomer)
     for other in config.devices.values():
         if other.id != newcomer.id:
             _refuse_twin(other, newcomer)
@@ -172,17 +173,20 @@ def _valid_token(config: Config, token_id: str, secret: str, unix_s: int) -> Tok
     return token
 
 
-def _refuse_impostor(known: Device, newcomer: Device) -> None:
+def _refuse_other_than_known(known: Device, newcomer: Device) -> None:
     if known.public_key != newcomer.public_key:
         raise Refused(
             f"device id {known.id} belongs to device {known.name!r}, which has another key",
             "Empty the new device's state directory and start its agent again.",
         )
-    if known.witness != newcomer.witness:
-        was = "a witness" if known.witness else "no witness"
+    if (known.name, known.addresses, known.witness) != (
+        newcomer.name, newcomer.addresses, newcomer.witness,
+    ):  # fmt: skip
+        kind = "witness" if known.witness else "device"
         raise Refused(
-            f"device {known.name!r} belongs to the Site as {was}",
-            f"Take it out first with `halbctl device remove {known.name}`.",
+            f"this device belongs to the Site already, as {kind} {known.name!r} "
+            f"at {', '.join(known.addresses)}",
+            f"Start its agent so, or take it out first: `halbctl device remove {known.name}`.",
         )
 
 
