@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             disk.close()
     except HalbError as error:
         hint = f"\nhint: {error.remedy}" if error.remedy else ""
-        print(f"halb-agent: error: {error.message}{hint}", file=sys.stderr)
+        sys.stderr.write(f"halb-agent: error: {error.message}{hint}\n")
         return int(error.exit_code)
     return 0
 

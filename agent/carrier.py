@@ -27,8 +27,10 @@ from protocol.effects import ConfigApplied, Fitness, GatewayHealth, Input
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.objects import VirtualServer
 
-LOOK_S = 0.25
-"""Seconds between two looks at the interface and the leases."""
+LOOK_S = 0.5
+"""Seconds between two looks at the interface's link."""
+SLOW_LOOKS = 4
+"""Every so many looks the interface's networks and the leases are read, too."""
 
 _log = logging.getLogger("halb.carrier")
 
@@ -59,7 +61,7 @@ class Carrier:
         """Prepare the kernel; raises with the remedy if this host cannot carry anything."""
         await self.kernel.start()
         self.vips = Vips(KernelLease(self.interface), Announcer(self.interface), self._deliver)
-        self._look_at_link()
+        self._look_at_link(networks=True)
         self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="look")
 
     # What is wished
@@ -108,22 +110,30 @@ class Carrier:
         self._judge()
 
     async def _look_forever(self) -> None:
+        assert self.vips is not None
+        looks = 0
         while True:
             await asyncio.sleep(LOOK_S)
-            if self._look_at_link():
+            looks += 1
+            slow = looks % SLOW_LOOKS == 0
+            if self._look_at_link(networks=slow):
                 self._judge()
-            assert self.vips is not None
-            self.vips.check()
+            if slow:
+                self.vips.check()
 
-    def _look_at_link(self) -> bool:
+    def _look_at_link(self, *, networks: bool) -> bool:
         """Read the interface's state; whether it changed."""
+        found = self._networks
         try:
             link: Link | None = addresses.link(self.interface)
-            networks = addresses.networks(self.interface)
+            if networks:
+                found = addresses.networks(self.interface)
         except InterfaceMissing:
-            link, networks = None, ()
-        changed = (link, networks) != (self._link, self._networks)
-        self._link, self._networks = link, networks
+            link, found = None, ()
+        if link is not None and self._link is None and not networks:
+            found = addresses.networks(self.interface)
+        changed = (link, found) != (self._link, self._networks)
+        self._link, self._networks = link, found
         return changed
 
     def _judge(self) -> None:

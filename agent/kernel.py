@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from agent.dataplane import DataPlane, Desired, Reconciled
 from protocol.errors import HalbError
@@ -37,7 +38,10 @@ class Kernel:
         plane: DataPlane,
         on_pass: Callable[[Desired, Revision, Reconciled | None, str], None],
     ) -> None:
-        """``on_pass(wish, its revision, what was done, error)`` ends each pass, in the loop's thread."""
+        """Each pass ends with ``on_pass(wish, its revision, what was done, error)``.
+
+        It is called in the loop's thread.
+        """
         self._plane = plane
         self._on_pass = on_pass
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-kernel")
@@ -63,10 +67,8 @@ class Kernel:
 
     async def _passes(self) -> None:
         while True:
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wished.wait(), PASS_S)
-            except TimeoutError:
-                pass
             self._wished.clear()
             await self._pass(self._desired, self._revision)
 

@@ -137,13 +137,13 @@ class Operations:
         return api.Done(outcome.detail, str(outcome.revision or ""), changed)
 
     async def _propose(
-        self, request: str, change: Change, if_revision: Revision | None, timeout: float
+        self, request: str, change: Change, if_revision: Revision | None, seconds: float
     ) -> Outcome:
         future = self.agent.errands.begin(request)
-        patience = int(timeout * SECOND)
+        patience = int(seconds * SECOND)
         self.agent.deliver(Propose(request, change, if_revision, int(time.time()), patience))
         # The core's own answer says more than that time is up.
-        return await self.agent.errands.wait(future, timeout + GRACE_S)
+        return await self.agent.errands.wait(future, seconds + GRACE_S)
 
     async def _promote(self, request: str, op: api.PromoteTo) -> api.Done:
         future = self.agent.errands.begin(request)

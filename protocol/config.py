@@ -26,7 +26,6 @@ from protocol.objects import (
     key_of,
 )
 
-
 MAX_EPOCHS = 64
 """Terms that a configuration remembers; a device from before them gets a whole copy."""
 

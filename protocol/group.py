@@ -360,11 +360,11 @@ class Group:
         if self.role is Role.WAITING and now >= voter.abstain_until:
             self.role = Role.SECONDARY
         self._step_down_if_late(out, now)
-        if len(voter.electorate.voters) == 1 and self.claims:
+        alone = len(voter.electorate.voters) == 1 and self.claims
+        if alone and now - self.confirmed >= self.timing.interval:
             # The only voter is its own majority.
-            if now - self.confirmed >= self.timing.interval:
-                self.acked[self.me] = now
-                self._confirm(now, out)
+            self.acked[self.me] = now
+            self._confirm(now, out)
         if voter.held and now >= voter.promise_until:
             self._answer_held(now, out)
         if self.role is Role.LAME_DUCK and now >= self.abort_at:
