@@ -26,7 +26,7 @@ class Replica:
         """Newest configuration known to be committed, and therefore in force."""
         self._tail: list[Config] = []
         """Configurations after the committed one, oldest first."""
-        self._writing: Revision | None = None
+        self._writing: tuple[Revision, Revision] | None = None
         self._persisted = (config.revision, committed)
         if config.revision == committed:
             self.committed = config
@@ -46,7 +46,7 @@ class Replica:
 
     def on_stored(self, revision: Revision, out: Outbox) -> None:
         """The disk has ``revision``."""
-        self._writing = None
+        self._persisted, self._writing = self._writing or self._persisted, None
         if self.stored.descends_from(revision):
             self.durable = max(self.durable, revision)
         self._write(out)
@@ -63,8 +63,7 @@ class Replica:
         """One write at a time; what came meanwhile is written in one go after it."""
         wanted = (self.stored.revision, self.committed.revision)
         if self._writing is None and self._persisted != wanted:
-            self._writing = self.stored.revision
-            self._persisted = wanted
+            self._writing = wanted
             out.do(PersistConfig(self.stored, self.committed.revision))
 
     def commit(self, revision: Revision, out: Outbox) -> bool:
@@ -85,15 +84,19 @@ class Replica:
         that sees an unexpected revision sends what is missing, or all.
         """
         if message.to > self.stored.revision:
-            if message.base is None:
-                base = Config()
-            elif message.base == self.stored.revision:
-                base = self.stored
-            else:
+            base = self._at(message.base)
+            if base is None:
                 return
             self.append(_built(base, message), out)
         if self.stored.descends_from(message.committed):
             self.commit(message.committed, out)
+
+    def _at(self, revision: Revision | None) -> Config | None:
+        """The configuration of this device at ``revision``, as far as it is still kept."""
+        if revision is None:
+            return Config()
+        kept = (self.stored, *self._tail, self.committed)
+        return next((c for c in kept if c.revision == revision), None)
 
     def report(self, term: int) -> Stored:
         """What this device has, for the coordinator of ``term``."""

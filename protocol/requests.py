@@ -13,7 +13,14 @@ from dataclasses import dataclass
 import msgspec
 
 from protocol.effects import Outcome
-from protocol.errors import BY_EXIT_CODE, ExitCode, HalbError, NoQuorum, TimedOut
+from protocol.errors import (
+    BY_EXIT_CODE,
+    ExitCode,
+    HalbError,
+    NoQuorum,
+    NotCommitted,
+    TimedOut,
+)
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import ProposeChange, RequestMove, Return
 from protocol.outbox import Outbox
@@ -32,6 +39,8 @@ class _Waiting:
     deadline: int
     sent_to: DeviceId | None = None
     repeat_at: int = NEVER
+    asked_before: bool = False
+    """Another coordinator was asked before the present one."""
 
 
 class Requests:
@@ -52,7 +61,12 @@ class Requests:
         if waiting is None or waiting.sent_to != sender:
             return
         del self._waiting[message.id]
-        out.do(outcome_of(message))
+        outcome = outcome_of(message)
+        refused = outcome.error is not None and not isinstance(outcome.error, NotCommitted)
+        if refused and waiting.asked_before:
+            # It may be refused because an earlier coordinator stored it.
+            outcome = Outcome(message.id, error=_unclear(message))
+        out.do(outcome)
 
     def on_time(
         self,
@@ -82,6 +96,8 @@ class Requests:
                 # Whoever takes the office is heard of in a step of its own.
                 waiting.repeat_at = NEVER
             elif addressee != waiting.sent_to or now >= waiting.repeat_at:
+                other = waiting.sent_to not in (None, addressee)
+                waiting.asked_before |= other and isinstance(message, ProposeChange)
                 waiting.sent_to, waiting.repeat_at = addressee, now + REPEAT_NS
                 out.send(addressee, message)
         return mine
@@ -102,6 +118,13 @@ def _not_answered(group: GroupId, addressee: DeviceId | None) -> HalbError:
             "`halbctl status` shows why.",
         )
     return TimedOut("the primary did not answer in time", "Look at `halbctl status`, then repeat.")
+
+
+def _unclear(answer: Return) -> HalbError:
+    return NotCommitted(
+        f"the coordinator changed meanwhile, and the new one says: {answer.detail}",
+        "Your change may have been stored by the former one: look before you repeat it.",
+    )
 
 
 def outcome_of(message: Return) -> Outcome:
