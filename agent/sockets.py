@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
 import aiozmq
 import zmq
-import zmq.asyncio
-from zmq.auth.asyncio import AsyncioAuthenticator
+from zmq.utils import z85
 
 from agent.addresses import local_addresses
 from agent.keys import KeyPair
@@ -193,15 +193,25 @@ class Publisher:
 
     def bind(self, endpoint: str) -> None:
         """Accept connections at ``endpoint``; raise OSError."""
-        self._raw.bind(endpoint)
+        with _as_os_error():
+            self._raw.bind(endpoint)
 
     def unbind(self, endpoint: str) -> None:
         """Stop accepting and end the connections accepted at ``endpoint``."""
-        self._raw.unbind(endpoint)
+        with _as_os_error():
+            self._raw.unbind(endpoint)
 
     def close(self) -> None:
         """Close; what is queued has the time of LINGER to leave."""
         self._raw.close()
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror) from error
 
 
 class AllowList:
@@ -211,24 +221,34 @@ class AllowList:
         self.keys: Container[bytes] = frozenset()
         """Public keys in Z85."""
         self.refused = 0
-        self._authenticator: AsyncioAuthenticator | None = None
+        self._socket: Socket | None = None
 
-    def start(self, context: Context) -> None:
-        """Decide for ``context``. Until then, and with any other, it lets nobody in."""
-        shadow = zmq.asyncio.Context.shadow(context)
-        self._authenticator = AsyncioAuthenticator(context=shadow)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(ZAP_DOMAIN.decode(), self)
+    async def start(self, context: Context) -> None:
+        """Decide for ``context``. Where nobody decides, nobody gets in: ZAP_ENFORCE_DOMAIN."""
+        self._socket = await Socket.open(context, zmq.ROUTER, {}, self._asked)
+        self._socket.bind("inproc://zeromq.zap.01")
 
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Called with the key that a connection has proven to own."""
-        allowed = key in self.keys
+    def _asked(self, frames: list[bytes]) -> None:
+        """A connection has proven to own a key: libzmq asks whether that is enough."""
+        client, delimiter, version, request, domain, _, _, mechanism, *credentials = frames
+        allowed = (
+            (version, domain, mechanism) == (b"1.0", ZAP_DOMAIN, b"CURVE")
+            and len(credentials) == 1
+            and z85.encode(credentials[0]) in self.keys
+        )
         self.refused += not allowed
-        return allowed
+        status = (b"200", b"OK") if allowed else (b"400", b"not a device of this Site")
+        if self._socket is not None:
+            self._socket.send((client, delimiter, version, request, *status, b"", b""))
 
-    def stop(self) -> None:
-        if self._authenticator is not None:
-            self._authenticator.stop()
+    def nudge(self) -> None:
+        if self._socket is not None:
+            self._socket.nudge()
+
+    async def stop(self) -> None:
+        if self._socket is not None:
+            socket, self._socket = self._socket, None
+            await socket.close()
 
 
 def bind_all(socket: Socket | Publisher, endpoints: Iterable[tuple[str, int]]) -> None:

@@ -82,7 +82,7 @@ class Transport:
     async def start(self) -> None:
         """Bind. Raises InvalidInput for an address not of this host or a port in use."""
         self._context = sockets.new_context()
-        self._allowed.start(self._context)
+        await self._allowed.start(self._context)
         try:
             for urgent in (True, False):
                 self._bind(self._context, urgent)
@@ -226,6 +226,7 @@ class Transport:
         while True:
             await asyncio.sleep(IDLE_TICK)
             self._tick(loop.time())
+            self._allowed.nudge()
             for links in self._peers.values():
                 links.nudge()
 
@@ -256,6 +257,6 @@ class Transport:
         await asyncio.gather(*self._tasks)
         for channel in channels.values():
             channel.close()
-        self._allowed.stop()
+        await self._allowed.stop()
         if self._context is not None:
             self._context.destroy()

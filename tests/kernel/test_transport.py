@@ -1,0 +1,410 @@
+"""Messages between devices over real sockets: who is heard, who is refused, and cuts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+
+from agent import sockets
+from agent.keys import KeyPair
+from agent.sockets import Publisher, Socket
+from agent.transport import Peer, Transport
+from protocol.errors import InvalidInput
+from protocol.ids import DeviceId, Revision
+from protocol.messages import Ack, Beat, Message, Stored
+from protocol.wire import pack_header, site_bytes
+from tests.kernel.namespaces import Inside, hosts
+
+pytestmark = pytest.mark.kernel
+
+IP = "10.77.0.11"
+SITE, OTHER_SITE = "ab" * 8, "cd" * 8
+NEWS = Stored(3, Revision(1, 2), Revision(1, 1))
+T = 100_000_000
+_ports = count(7480, 10)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Inside]:
+    with hosts("a") as network:
+        inside = Inside(network, "a")
+        yield inside
+        inside.close()
+
+
+class Device:
+    """One device's transport, with what it received."""
+
+    def __init__(self, letter: str, incarnation: int = 1, keys: KeyPair | None = None) -> None:
+        self.id = DeviceId(letter * 16)
+        self.keys = keys or sockets.new_key_pair()
+        self.port = next(_ports)
+        self.got: list[tuple[DeviceId, Message]] = []
+        self.incarnation = incarnation
+        self.transport: Transport
+
+    def as_peer(self) -> Peer:
+        return Peer(self.id, self.keys.public, (f"{IP}:{self.port}",))
+
+    async def start(self, *peers: Device, site: str = SITE) -> None:
+        self.transport = Transport(
+            device=self.id,
+            keys=self.keys,
+            incarnation=self.incarnation,
+            listen=(f"{IP}:{self.port}",),
+            receive=lambda sender, message: self.got.append((sender, message)),
+        )
+        await self.transport.start()
+        self.transport.enter_site(site)
+        self.transport.set_peers(peer.as_peer() for peer in peers)
+
+    async def restart(self, *peers: Device) -> None:
+        await self.transport.close()
+        self.incarnation += 1
+        await self.start(*peers)
+
+    def beat(self, to: Device) -> None:
+        self.transport.send(to.id, Beat(time.monotonic_ns(), T, 1, None))
+
+    def count(self, name: str) -> int:
+        return self.transport.counters().get(name, 0)
+
+
+@asynccontextmanager
+async def started(*devices: Device) -> AsyncIterator[None]:
+    """All devices as peers of each other, and connected."""
+    try:
+        for device in devices:
+            await device.start(*devices)
+        for one in devices:
+            for other in devices:
+                if one is not other:
+                    await heard(one, other)
+        yield
+    finally:
+        for device in devices:
+            await device.transport.close()
+
+
+async def heard(sender: Device, receiver: Device, within: float = 5.0) -> float:
+    """Send beats until one that was sent from now on arrives; seconds that it took."""
+    began = time.monotonic_ns()
+
+    def fresh() -> bool:
+        return any(
+            isinstance(message, Beat) and message.sent >= began and sender.id == by
+            for by, message in receiver.got
+        )
+
+    await until(fresh, within, lambda: sender.beat(receiver))
+    return (time.monotonic_ns() - began) / 1e9
+
+
+async def until(
+    condition: Callable[[], bool], within: float = 5.0, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    async with asyncio.timeout(within):
+        while not condition():
+            meanwhile()
+            await asyncio.sleep(0.02)
+
+
+async def stays_false(condition: Callable[[], bool], meanwhile: Callable[[], None]) -> None:
+    """Fail if ``condition`` comes true within 1.2 s, which is several dials."""
+    with pytest.raises(TimeoutError):
+        await until(condition, 1.2, meanwhile)
+
+
+def run(host: Inside, scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run ``scenario`` in an event loop inside the namespace."""
+
+    async def main() -> None:
+        await scenario()
+
+    host.call(lambda: asyncio.run(main()))
+
+
+def test_messages_of_both_channels_arrive_once_and_name_their_sender(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+            await until(
+                lambda: (a.id, NEWS) in b.got, meanwhile=lambda: a.transport.send(b.id, NEWS)
+            )
+            await until(lambda: b.count("duplicates") > 0, meanwhile=lambda: a.beat(b))
+            b.got.clear()
+            sent = [Ack(n, 1) for n in range(200)]
+            for message in sent:
+                a.transport.send(b.id, message)
+            await until(lambda: len(b.got) >= 200)
+            await until(lambda: b.count("duplicates") >= 200)
+            assert b.got == [(a.id, message) for message in sent]
+
+    run(host, scenario)
+
+
+def test_a_device_that_is_no_peer_is_refused_until_it_is_one(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        await a.start()
+        await b.start(a)
+        await until(lambda: a.count("refused") > 0)
+        await stays_false(lambda: bool(b.got), lambda: a.beat(b))
+        a.transport.set_peers([b.as_peer()])
+        await heard(a, b)
+        await a.transport.close()
+        await b.transport.close()
+
+    run(host, scenario)
+
+
+def test_a_stranger_with_another_key_hears_and_says_nothing(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        stranger = Device("b")
+        async with started(a, b):
+            stranger.port = b.port + 5
+            b.got.clear()
+            await stranger.start(a)
+            await stays_false(lambda: bool(stranger.got), lambda: a.beat(b))
+            assert a.count("refused") > 0
+            await stranger.transport.close()
+
+    run(host, scenario)
+
+
+def test_who_answers_at_a_peers_address_with_another_key_is_not_believed(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        await a.start(b)
+        impostor = Device("b")
+        impostor.port = b.port
+        await impostor.start(a)
+        await stays_false(lambda: bool(a.got), lambda: impostor.beat(a))
+        await impostor.transport.close()
+        await a.transport.close()
+
+    run(host, scenario)
+
+
+def test_a_client_without_encryption_is_refused(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+            context, got = sockets.new_context(), list[list[bytes]]()
+            plain = await Socket.open(context, sockets.SUB, {}, got.append)
+            plain.subscribe(b"")
+            plain.connect(sockets.tcp(IP, a.port))
+            await stays_false(lambda: bool(got), lambda: a.beat(b))
+            await plain.close()
+            context.destroy()
+
+    run(host, scenario)
+
+
+def test_another_site_is_not_heard(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+            a.transport.enter_site(OTHER_SITE)
+            b.got.clear()
+            await until(lambda: b.count("foreign") > 3, meanwhile=lambda: a.beat(b))
+            assert not b.got
+            b.transport.enter_site(OTHER_SITE)
+            await heard(a, b)
+
+    run(host, scenario)
+
+
+def test_a_removed_device_is_cut_off_at_once_and_others_go_on(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b, c = Device("a"), Device("b"), Device("c")
+        async with started(a, b, c):
+            a.transport.set_peers([c.as_peer()])
+            took = await heard(a, c)
+            assert took < 2.0
+            b.got.clear()
+            # Even if a still addressed it, the connections are gone.
+            topic = b.id.encode() + pack_header(site_bytes(SITE), 99, 1) + b"x"
+            before = b.count("malformed")
+            await stays_false(
+                lambda: b.count("malformed") > before,
+                lambda: a.transport._channels[True].send(topic),
+            )
+
+    run(host, scenario)
+
+
+def test_a_restarted_device_is_heard_and_its_former_life_is_not(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a", incarnation=7), Device("b")
+        async with started(a, b):
+            await a.restart(b)
+            await heard(a, b)
+            a.incarnation -= 2
+            await a.restart(b)
+            b.got.clear()
+            await until(lambda: b.count("stale") > 3, meanwhile=lambda: a.beat(b))
+            assert not b.got
+
+    run(host, scenario)
+
+
+def test_garbage_on_every_port_harms_nobody(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+            for port in (a.port, a.port + 1):
+                for garbage in (b"", os.urandom(4096), b"GET / HTTP/1.0\r\n\r\n", b"\xff" * 10):
+                    _, writer = await asyncio.open_connection(IP, port)
+                    writer.write(garbage)
+                    await writer.drain()
+                    writer.close()
+            await heard(a, b)
+            await heard(b, a)
+
+    run(host, scenario)
+
+
+def test_garbage_from_a_peer_is_counted_and_dropped(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        await b.start(a)
+        context = sockets.new_context()
+        allowed = sockets.AllowList()
+        await allowed.start(context)
+        allowed.keys = {b.keys.public.encode()}
+        evil = Publisher(context, sockets.serving(a.keys, enforce_allow_list=True))
+        evil.bind(sockets.tcp(IP, a.port))
+        topic, header = b.id.encode(), pack_header(site_bytes(SITE), 1, 0)
+        frames = [
+            topic,
+            topic + b"HALB",
+            topic + os.urandom(100),
+            topic + header + b"\xc1",
+            *(topic + pack_header(site_bytes(SITE), 1, n) + os.urandom(50) for n in range(1, 20)),
+            topic + pack_header(site_bytes(SITE), 1, 50) + b"\x81\xa1t\xa6stored",
+        ]
+
+        def misbehave() -> None:
+            for frame in frames:
+                evil.send(frame)
+
+        await until(lambda: b.count("malformed") >= 20, meanwhile=misbehave)
+        assert not b.got
+        await b.transport.close()
+        evil.close()
+        await allowed.stop()
+        context.destroy()
+
+    run(host, scenario)
+
+
+def test_a_peer_that_floods_is_hung_up_and_comes_back(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+
+            def flood() -> None:
+                for _ in range(1000):
+                    a.beat(b)
+
+            await until(lambda: b.count("throttled") > 0, 20, flood)
+            await heard(a, b)
+
+    run(host, scenario)
+
+
+def test_a_failing_receiver_does_not_stop_what_follows(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        seen: list[str] = []
+        loop = asyncio.get_running_loop()
+        async with started(a, b):
+            loop.set_exception_handler(lambda _, context: seen.append(context["message"]))
+            good = b.transport._deliver
+
+            def fails(sender: DeviceId, message: Message) -> None:
+                raise ValueError("a defect")
+
+            b.transport._deliver = fails
+            await until(lambda: len(seen) > 3, meanwhile=lambda: a.beat(b))
+            b.transport._deliver = good
+            await heard(a, b)
+
+    run(host, scenario)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5])
+def test_after_a_cut_fresh_beats_come_soon_and_no_old_ones(host: Inside, seconds: float) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+            clock = asyncio.get_running_loop().time
+            for _ in range(10):
+                a.beat(b)
+                b.beat(a)
+                await asyncio.sleep(0.1)
+            host_run(CUT)
+            ends = clock() + seconds
+            while clock() < ends:
+                a.beat(b)
+                b.beat(a)
+                await asyncio.sleep(0.1)
+            host_run("delete table inet cut")
+            healed = time.monotonic_ns()
+            b.got.clear()
+            took = await heard(a, b)
+            old = [m for _, m in b.got if isinstance(m, Beat) and m.sent < healed - 2 * T]
+            print(f"cut {seconds} s: fresh beat after {took * 1000:.0f} ms, {len(old)} old ones")
+            assert took < 1.5
+            assert len(old) <= 20
+
+    def host_run(command: str) -> None:
+        import subprocess
+
+        subprocess.run(["nft", command], check=True)
+
+    run(host, scenario)
+
+
+CUT = (
+    "add table inet cut; add chain inet cut c { type filter hook input priority 0; }; "
+    "add rule inet cut c meta l4proto tcp drop"
+)
+
+
+def test_an_address_of_another_host_is_named_with_those_that_are(host: Inside) -> None:
+    async def scenario() -> None:
+        transport = Transport(
+            device=DeviceId("a" * 16),
+            keys=sockets.new_key_pair(),
+            incarnation=1,
+            listen=("10.99.0.1:7480",),
+            receive=lambda sender, message: None,
+        )
+        with pytest.raises(InvalidInput, match=r"10\.99\.0\.1 is not on this host") as caught:
+            await transport.start()
+        assert IP in caught.value.remedy
+        assert "--address" in caught.value.remedy
+
+    run(host, scenario)
+
+
+def test_a_port_in_use_is_named(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        await a.start()
+        b.port = a.port - 1
+        with pytest.raises(InvalidInput, match=f"port {a.port} on {IP} is in use") as caught:
+            await b.start()
+        assert "ss -ltnp" in caught.value.remedy
+        await a.transport.close()
+
+    run(host, scenario)
