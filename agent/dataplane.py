@@ -86,7 +86,7 @@ class DataPlane:
     """Rules, addresses and settings of one service interface; used by one thread only."""
 
     def __init__(self, interface: str) -> None:
-        self._interface = gate.check_interface(interface)
+        self.interface = gate.check_interface(interface)
         self._nft = Nft()
         self._desired = Desired()
         self._ruleset: Ruleset | None = None
@@ -103,17 +103,17 @@ class DataPlane:
         """
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
-        addresses.link(self._interface)
-        check(gate.replaced(self._interface, "") + ruleset.load(ruleset.sample()))
+        addresses.link(self.interface)
+        check(gate.replaced(self.interface, "") + ruleset.load(ruleset.sample()))
         if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
         for interface, vip in addresses.ours():
-            if interface != self._interface:
+            if interface != self.interface:
                 addresses.remove(interface, vip)
         self._load_gate(anew=not self._gate_fits())
-        sysctl.enforce(self._interface)
-        lease = KernelLease(self._interface)
+        sysctl.enforce(self.interface)
+        lease = KernelLease(self.interface)
         try:
             lease.verify()
         finally:
@@ -145,7 +145,7 @@ class DataPlane:
         if drift.gate:
             self._load_gate(anew=drift.anew)
             changed.append("gate made anew" if drift.anew else "gate mended")
-        reset = tuple(f"{name} was changed" for name in sysctl.enforce(self._interface))
+        reset = tuple(f"{name} was changed" for name in sysctl.enforce(self.interface))
         wanted = self._compile(desired)
         guarded = self._guarded()
         if unguarded := sorted(wanted.vips - guarded):
@@ -181,7 +181,7 @@ class DataPlane:
             addresses.remove(interface, vip)
         for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE)):
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
-        sysctl.restore(self._interface, former)
+        sysctl.restore(self.interface, former)
         self._ruleset = self._seen = None
         self._placed, self._former = frozenset(), {}
 
@@ -189,27 +189,27 @@ class DataPlane:
         """The settings before our first change: noted in the kernel, or as they are now."""
         listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
         if listing is None:
-            return sysctl.survey(self._interface)
+            return sysctl.survey(self.interface)
         noted = _COMMENT.search(listing)
         return sysctl.from_note(noted[1]) if noted else {}
 
     def _gate_fits(self) -> bool:
         """Whether the gate, if there is one, hangs on the service interface and no other."""
         listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
-        return listing is None or set(_DEVICE.findall(listing)) == {self._interface, "lo"}
+        return listing is None or set(_DEVICE.findall(listing)) == {self.interface, "lo"}
 
     def _load_gate(self, *, anew: bool = False) -> None:
         """Make the gate, with every VIP behind it that a killed agent left on the interface."""
         note = "was " + sysctl.note(self._former)
         if not anew:
             try:
-                self._nft.run(gate.table(self._interface, note))
+                self._nft.run(gate.table(self.interface, note))
             except KernelRefused:
                 # A table of another release: its sets have other types.
                 anew = True
         left = [vip for _, vip in addresses.ours()]
         if anew:
-            self._nft.run(gate.replaced(self._interface, note) + gate.guard(left))
+            self._nft.run(gate.replaced(self.interface, note) + gate.guard(left))
         elif left:
             self._nft.run(gate.guard(left))
 
@@ -247,20 +247,20 @@ class DataPlane:
         self, desired: Desired, vips: frozenset[str]
     ) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[GroupId, str]]:
         """Put VIPs on the interface and take stale ones off: (done, drift, unfit)."""
-        present = {vip for interface, vip in addresses.ours() if interface == self._interface}
+        present = {vip for interface, vip in addresses.ours() if interface == self.interface}
         done: list[str] = []
         failed: dict[str, str] = {}
         for vip in sorted(vips - present):
             try:
-                addresses.add(self._interface, vip)
-                done.append(f"{vip} added to {self._interface}")
+                addresses.add(self.interface, vip)
+                done.append(f"{vip} added to {self.interface}")
             except NetlinkError as error:
                 failed[vip] = error.message
         for vip in sorted(present - vips):
-            addresses.remove(self._interface, vip)
-            done.append(f"{vip} removed from {self._interface}")
+            addresses.remove(self.interface, vip)
+            done.append(f"{vip} removed from {self.interface}")
         missing = tuple(
-            f"{vip} had been removed from {self._interface}"
+            f"{vip} had been removed from {self.interface}"
             for vip in sorted((self._placed & vips) - present)
         )
         self._placed = vips - failed.keys()
@@ -277,11 +277,11 @@ class DataPlane:
 
         Costs one short question while no nftables transaction happened on the host.
         """
-        index = addresses.link(self._interface).index
+        index = addresses.link(self.interface).index
         if self._seen is None:
             return _Drift()
         if index != self._seen.index:
-            return _Drift(gate=(f"interface {self._interface} was made anew",), anew=True)
+            return _Drift(gate=(f"interface {self.interface} was made anew",), anew=True)
         if ruleset_generation() == self._seen.generation:
             return _Drift()
         before, now = self._seen, self._look()
@@ -304,5 +304,5 @@ class DataPlane:
             blocks(self._nft.list_table("inet", ruleset.TABLE) or ""),
             blocks(listed or ""),
             frozenset() if listed is None else self._read_guarded(),
-            addresses.link(self._interface).index,
+            addresses.link(self.interface).index,
         )
