@@ -36,6 +36,8 @@ class Measured:
     doomed: int
     """Those of them that ended with a gateway that died; nothing can save them."""
     survivors: int
+    lost: dict[str, int]
+    """How the others ended: ``ECONNRESET``, ``closed``, ``silent``, ...; with their number."""
     stall_ms: float
     """Longest time without a message of a survivor, beyond its pace of 100 ms."""
     outage_ms: float
@@ -74,6 +76,7 @@ class Stage:
         time.sleep(SETTLE_S)
         found = self.probes.end()
         established, newcomers = found["established"], found["newcomers"]
+        silent = established["silent"]
         vips = found["owners"]["vips"]
         first = vips[self.site.plan.vips[0]]
         return Measured(
@@ -81,6 +84,7 @@ class Stage:
             connections=established["connections"],
             doomed=doomed,
             survivors=established["survivors"],
+            lost={**established["lost"], **({"silent": silent} if silent else {})},
             stall_ms=established["stall_ms"] or 0.0,
             outage_ms=newcomers["outage_ms"],
             failed=sum(newcomers["failed"].values()),

@@ -55,7 +55,7 @@ def broken(measured: Measured) -> list[Broken]:
         (
             m.survivors >= m.connections - m.doomed,
             f"{m.connections - m.doomed} of {m.connections} connections live on",
-            f"{m.survivors}",
+            f"{m.survivors} ({_how(m)})",
         ),
         (m.two_owners_ms == 0, "0 ms with two owners", f"{m.two_owners_ms:g} ms"),
     ]
@@ -68,6 +68,11 @@ def broken(measured: Measured) -> list[Broken]:
     if m.event in MOVES:
         promised.append((m.before != m.after, f"{m.before} is relieved", f"{m.after}"))
     return [Broken(m.event, promise, was) for kept, promise, was in promised if not kept]
+
+
+def _how(m: Measured) -> str:
+    """``22 ECONNRESET, 3 silent``: how connections were lost."""
+    return ", ".join(f"{number} {how}" for how, number in m.lost.items()) or "none lost"
 
 
 def _at_most(value: float, limit: float, late: float, what: str) -> tuple[bool, str, str]:

@@ -54,7 +54,9 @@ class Outcome:
             return self.output
         known = self.code in ExitCode.__members__.values()
         kind = BY_EXIT_CODE.get(ExitCode(self.code), HalbError) if known else HalbError
-        raise kind(self.errors.strip() or f"halbctl ended with exit code {self.code}")
+        message, _, remedy = self.errors.strip().partition("\nhint: ")
+        message = message.rpartition("halb: error: ")[2]
+        raise kind(message or f"halbctl ended with exit code {self.code}", remedy)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ GOOD = Measured(
     connections=200,
     doomed=0,
     survivors=200,
+    lost={},
     stall_ms=420.0,
     outage_ms=290.0,
     failed=50,
