@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.watch import KernelWatch
 from protocol.errors import HalbError
 from protocol.ids import GroupId, Revision
 
@@ -50,6 +51,7 @@ class Kernel:
         self._revision = Revision()
         self._wished = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._watch: KernelWatch | None = None
         self._counts: Counts | None = None
         self._counted_at = 0.0
         self.drift: list[str] = []
@@ -58,6 +60,7 @@ class Kernel:
     async def start(self) -> None:
         """Prepare the kernel; raises with the remedy where it cannot be."""
         await self._loop.run_in_executor(self._worker, self._plane.prepare)
+        self._watch = KernelWatch(self._plane.interface, self._wished.set)
         self._task = self._loop.create_task(self._passes(), name="kernel passes")
 
     def want(self, desired: Desired, revision: Revision) -> None:
@@ -110,6 +113,8 @@ class Kernel:
 
     async def close(self) -> None:
         """Stop the passes; the kernel stays as it is."""
+        if self._watch is not None:
+            self._watch.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -24,7 +24,8 @@ class Beats:
         self.contacts: dict[DeviceId, Contact] = {}
         self.epoch = 1
         """Number of this device's list of claims."""
-        self._claimed: dict[GroupId, Claim] = {}
+        self._claimed: dict[GroupId, tuple[Claim, tuple[DeviceId, ...]]] = {}
+        """What is claimed, and from whom."""
         self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}
 
     def meet(self, devices: tuple[DeviceId, ...], now: int) -> None:
@@ -41,15 +42,13 @@ class Beats:
         changed = False
         for gid in touched:
             group = self.groups.get(gid)
-            claim = group.claim() if group is not None and group.claims else None
-            if claim == self._claimed.get(gid):
+            if group is None or not group.claims:
+                changed |= self._claimed.pop(gid, None) is not None
                 continue
-            changed = True
-            if claim is None:
-                del self._claimed[gid]
-            else:
-                assert group is not None
-                self._claimed[gid] = claim
+            claimed = (group.claim(), group.voter.electorate.voters)
+            if claimed != self._claimed.get(gid):
+                changed = True
+                self._claimed[gid] = claimed
                 group.claimed_from = self.epoch + 1
         if changed:
             self.epoch += 1
@@ -57,11 +56,7 @@ class Beats:
 
     def _share_out(self, now: int, at_once: bool) -> None:
         for device, contact in self.contacts.items():
-            claims = tuple(
-                claim
-                for gid, claim in self._claimed.items()
-                if device in self.groups[gid].voter.electorate.voters
-            )
+            claims = tuple(claim for claim, voters in self._claimed.values() if device in voters)
             intervals = (c.interval for c in claims)
             contact.interval = min(intervals, default=IDLE_BEAT_NS)
             contact.beat_at = min(contact.beat_at, _next_round(now, contact.interval))

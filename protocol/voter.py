@@ -162,12 +162,13 @@ class Voter:
         if reason is Reason.NONE:
             if ask.term <= self.term:
                 reason = Reason.STALE_TERM
-            elif (
-                self.promised_to not in (None, sender)
-                and self.freed_for != sender
-                and now - self.heard < self.timing.would_vote
-            ):
-                reason = Reason.HEARS_PRIMARY
+            elif self.promised_to not in (None, sender) and self.freed_for != sender:
+                if now - self.heard < self.timing.would_vote:
+                    reason = Reason.HEARS_PRIMARY
+                elif self.leader is None and self.promise_until - now > self.timing.hold:
+                    # Bound by a vote for another candidate: a vote asked for now would
+                    # be refused, and only make the terms grow.
+                    reason = Reason.PROMISED
         return Answer(self.group, ask.term, self.term, reason is Reason.NONE, reason)
 
     def refuses_vote(self, sender: DeviceId, vote: Vote, now: int) -> Reason:

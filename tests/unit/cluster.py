@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 from random import Random
+from typing import TypeVar
 
 from protocol.config import Config, Edit
 from protocol.effects import (
@@ -25,7 +26,7 @@ from protocol.effects import (
     Received,
     Send,
 )
-from protocol.ids import NO_REVISION, DeviceId, GroupId
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.node import Node
 from protocol.objects import Device, SiteRecord, VirtualServer
 from protocol.timing import MILLISECOND
@@ -34,6 +35,7 @@ from protocol.view import GroupView, Role
 LINK_NS = MILLISECOND // 5
 DISK_NS = MILLISECOND
 RDP = GroupId("b" * 16)
+E = TypeVar("E")
 
 
 def device(n: int, **changes: object) -> Device:
@@ -61,7 +63,7 @@ class Cluster:
         self.config = first_config(self.devices, *(servers or (server(),)))
         self.nodes: dict[DeviceId, Node] = {}
         self.ballots: dict[DeviceId, dict[GroupId, Ballot]] = {}
-        self.disks: dict[DeviceId, tuple[Config, object]] = {}
+        self.disks: dict[DeviceId, tuple[Config, Revision]] = {}
         self.effects: list[tuple[int, DeviceId, Effect]] = []
         self.drop: Callable[[DeviceId, DeviceId, object], bool] = lambda a, b, m: False
         self._queue: list[tuple[int, int, DeviceId, Input]] = []
@@ -71,9 +73,9 @@ class Cluster:
             self._start(each.id, Config(), NO_REVISION)
             self.give(each.id, Adopt(self.config))
 
-    def _start(self, id_: DeviceId, config: Config, committed: object) -> None:
+    def _start(self, id_: DeviceId, config: Config, committed: Revision) -> None:
         self.nodes[id_] = Node(
-            device=id_, config=config, committed=committed, ballots=self.ballots[id_],  # type: ignore[arg-type]
+            device=id_, config=config, committed=committed, ballots=self.ballots[id_],
             now=self.now, random=Random(id_), incarnation=self.now + 1, version="1.0.0",
         )  # fmt: skip
 
@@ -127,8 +129,9 @@ class Cluster:
                 case Apply(config):
                     self.give(id_, ConfigApplied(config.revision), DISK_NS)
 
-    def all_of(self, kind: type, since: int = 0) -> list[tuple[int, DeviceId, Effect]]:
-        return [e for e in self.effects if isinstance(e[2], kind) and e[0] >= since]
+    def all_of(self, kind: type[E], since: int = 0) -> list[tuple[int, DeviceId, E]]:
+        """Effects of one kind: (when, on which device, effect)."""
+        return [(at, who, e) for at, who, e in self.effects if isinstance(e, kind) and at >= since]
 
     def view(self, id_: DeviceId, group: GroupId = RDP) -> GroupView:
         nothing = GroupView(group, Role.SECONDARY, 0, None, 0, (), "unknown")

@@ -167,9 +167,7 @@ def test_a_hand_over_has_no_gap_longer_than_a_round_trip() -> None:
 
 
 def outcome(cluster: Cluster, request: str) -> Outcome:
-    (found,) = [
-        e for _, _, e in cluster.all_of(Outcome) if isinstance(e, Outcome) and e.request == request
-    ]
+    (found,) = [e for _, _, e in cluster.all_of(Outcome) if e.request == request]
     return found
 
 

@@ -1,0 +1,189 @@
+"""The replicated configuration: ordered by one coordinator, committed by a majority."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from protocol.changes import DeleteVirtualServer, PutVirtualServer, RemoveDevice, SetDevice
+from protocol.config import Config
+from protocol.document import VirtualServerDocument
+from protocol.effects import Acquire, Apply, Event, Outcome, Propose, Release, Send
+from protocol.errors import InvalidInput, NoQuorum, NotCommitted, RevisionConflict
+from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.messages import Append
+from protocol.quorum import majority
+from tests.unit.cluster import RDP, Cluster, server
+
+
+def web(vip: str = "10.0.0.2/24", name: str = "web") -> PutVirtualServer:
+    return PutVirtualServer(VirtualServerDocument(name=name, vips=(vip,)))
+
+
+def propose(
+    cluster: Cluster,
+    at: DeviceId,
+    change: PutVirtualServer | DeleteVirtualServer | RemoveDevice | SetDevice,
+    request: str = "r",
+    if_revision: Revision | None = None,
+) -> Outcome:
+    """Propose ``change`` on a device and run until its outcome."""
+    cluster.give(at, Propose(request, change, if_revision, unix_s=0))
+
+    def found() -> list[Outcome]:
+        seen = [e for _, _, e in cluster.all_of(Outcome)]
+        return [e for e in seen if e.request == request]
+
+    cluster.run_until(lambda: bool(found()), 10_000)
+    (only,) = found()
+    return only
+
+
+def in_force(cluster: Cluster, at: DeviceId) -> Config:
+    return cluster.nodes[at].configuration.in_force
+
+
+def test_a_change_made_anywhere_is_in_force_everywhere() -> None:
+    cluster = Cluster().settled()
+    outcome = propose(cluster, cluster.devices[2].id, web())
+    assert outcome.error is None
+    cluster.run(100)
+    for device in cluster.devices:
+        assert in_force(cluster, device.id).virtual_server_named("web") is not None
+
+
+def test_a_refused_change_changes_nothing() -> None:
+    cluster = Cluster().settled()
+    before = in_force(cluster, cluster.devices[0].id).revision
+    outcome = propose(cluster, cluster.devices[1].id, DeleteVirtualServer("wbe"))
+    assert isinstance(outcome.error, InvalidInput)
+    assert in_force(cluster, cluster.devices[0].id).revision == before
+
+
+def test_of_two_changes_on_one_revision_only_one_commits() -> None:
+    cluster = Cluster().settled()
+    first, second, _ = (d.id for d in cluster.devices)
+    revision = in_force(cluster, first).revision
+    cluster.give(first, Propose("r1", web(), revision, 0))
+    cluster.give(second, Propose("r2", web("10.0.0.3/24", "ssh"), revision, 0))
+    cluster.run(1000)
+    errors = [e.error for _, _, e in cluster.all_of(Outcome)]
+    assert sum(error is None for error in errors) == 1
+    assert sum(isinstance(error, RevisionConflict) for error in errors) == 1
+
+
+def test_without_a_majority_a_change_is_refused_and_says_so() -> None:
+    cluster = Cluster().settled()
+    for device in cluster.devices[1:]:
+        cluster.kill(device.id)
+    cluster.run(3000)
+    outcome = propose(cluster, cluster.devices[0].id, web())
+    assert isinstance(outcome.error, NoQuorum)
+
+
+def test_a_change_that_only_the_coordinator_stored_is_reported_and_later_dropped() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    assert cluster.primary(SITE_GROUP) == first
+    cluster.drop = lambda a, b, m: first in (a, b)
+    outcome = propose(cluster, first, web())
+    assert isinstance(outcome.error, NotCommitted)
+    assert propose(cluster, second, web("10.0.0.3/24", "ssh"), "r2").error is None
+    cluster.drop = lambda a, b, m: False
+    cluster.run(2000)
+    assert in_force(cluster, first) == in_force(cluster, third)
+    assert in_force(cluster, first).virtual_server_named("web") is None
+    dropped = [e for _, who, e in cluster.all_of(Event) if e.kind == "config-dropped"]
+    assert len(dropped) == 1
+
+
+def test_a_committed_change_survives_any_single_crash() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    assert propose(cluster, first, web()).error is None
+    cluster.kill(first)
+    cluster.run(2000)
+    for survivor in (second, third):
+        assert in_force(cluster, survivor).virtual_server_named("web") is not None
+
+
+def test_a_device_that_was_away_gets_only_what_it_lacks() -> None:
+    cluster = Cluster().settled()
+    first, _, third = (d.id for d in cluster.devices)
+    cluster.kill(third)
+    propose(cluster, first, web())
+    cluster.restart(third)
+    restarted = cluster.now
+    cluster.run(3000)
+    assert in_force(cluster, third).virtual_server_named("web") is not None
+    sends = [e for _, _, e in cluster.all_of(Send, restarted) if e.to == third]
+    bases = [e.message.base for e in sends if isinstance(e.message, Append)]
+    assert bases
+    assert None not in bases
+
+
+def test_voters_change_one_at_a_time_with_overlapping_majorities() -> None:
+    cluster = Cluster(5, (server(devices=()),)).settled()
+    first = cluster.devices[0].id
+    fewer = PutVirtualServer(
+        VirtualServerDocument(name="rdp", vips=("10.0.0.1/24",), devices=("d4", "d5"))
+    )
+    assert propose(cluster, first, fewer).error is None
+    cluster.run(5000)
+    histories = [e.config for _, _, e in cluster.all_of(Apply)]
+    seen = {c.assignments[RDP].number: c.assignments[RDP] for c in histories if c.assignments}
+    numbered = [seen[n].voters for n in sorted(seen)]
+    assert set(numbered[-1]) == {d.id for d in cluster.devices[3:]}
+    for old, new in pairwise(numbered):
+        assert majority(old) + majority(new) > len(set(old) | set(new))
+    assert cluster.primary() in numbered[-1]
+
+
+def test_a_vip_is_free_for_another_virtual_server_only_after_its_lease_is_over() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    propose(cluster, first, DeleteVirtualServer("rdp"))
+    propose(cluster, first, web("10.0.0.1/24"), "r2")
+    cluster.run(3000)
+    uid = in_force(cluster, first).virtual_server_named("web")
+    assert uid is not None
+    released = max(at for at, _, e in cluster.all_of(Release))
+    acquired = min(at for at, _, e in cluster.all_of(Acquire) if e.group == uid.uid)
+    assert acquired > released
+
+
+def test_a_drained_device_hands_over_and_takes_nothing() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    assert propose(cluster, cluster.devices[2].id, SetDevice("d1", drained=True)).error is None
+    cluster.run(1000)
+    assert cluster.primary() not in (None, first)
+    assert cluster.view(first).unfit == "is drained"
+
+
+def test_a_removed_device_votes_on_nothing_any_more() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    cluster.kill(third)
+    assert propose(cluster, second, RemoveDevice("d3")).error is None
+    cluster.run(3000)
+    config = in_force(cluster, first)
+    assert config.site is not None
+    assert set(config.site.voters) == set(config.assignments[RDP].voters) == {first, second}
+
+
+def test_a_repeated_request_is_answered_but_not_carried_out_twice() -> None:
+    cluster = Cluster().settled()
+    second = cluster.devices[1].id
+    assert propose(cluster, second, web()).error is None
+    revision = in_force(cluster, second).revision
+    cluster.give(second, Propose("r", web(), None, 0))
+    cluster.run(1000)
+    assert in_force(cluster, second).virtual_server_named("web") is not None
+    again = in_force(cluster, second)
+    assert again.revision_of(("virtual-server", _uid(again))) <= revision
+
+
+def _uid(config: Config) -> GroupId:
+    found = config.virtual_server_named("web")
+    assert found is not None
+    return found.uid
