@@ -74,6 +74,10 @@ class Link:
         """Dial anew after ``silence`` seconds without a frame; whether it was done."""
         if self._socket is None or now - self.heard < silence or now < self._dial_after:
             return False
+        # If this process was stalled, the silence may be its own.
+        self._socket.drain()
+        if now - self.heard < silence:
+            return False
         self._socket.disconnect(self.endpoint)
         self._socket.connect(self.endpoint)
         self._dial_after = now + self._retry

@@ -37,9 +37,9 @@ from protocol.wire import (
 
 __all__ = ["Peer", "Transport"]
 
-TICK, IDLE_TICK = 0.05, 0.25
-"""Seconds between two looks at silent connections: while messages are sent, and while not.
-A wake-up of its own for each would cost more than all that is received."""
+TICK, IDLE_TICK = 0.05, 0.5
+"""Seconds between two looks at silent connections: at the least, on the occasion of a
+message, and at the most. A wake-up of its own costs more than what it looks at."""
 TOPIC_SIZE = 16
 """A frame begins with the receiver's id."""
 URGENT_QUEUE, BULK_QUEUE = 2048, 64
@@ -169,9 +169,7 @@ class Transport:
             return
         if type(message) is Beat:
             links.our_interval = message.interval
-            now = asyncio.get_running_loop().time()
-            if now >= self._next_tick:
-                self._tick(now)
+        self._tick_if_due(asyncio.get_running_loop().time())
         urgent = isinstance(message, URGENT)
         body = encode(message)
         if len(body) > (MAX_URGENT if urgent else MAX_BULK):
@@ -186,6 +184,7 @@ class Transport:
     def _frame_came(self, links: PeerLinks, link: Link, frames: list[bytes]) -> None:
         now = asyncio.get_running_loop().time()
         link.frame_came(now)
+        self._tick_if_due(now)
         if not links.arrivals.rate.admit(now):
             links.count("throttled")
             links.hang_up(now)
@@ -225,12 +224,14 @@ class Transport:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(IDLE_TICK)
-            self._tick(loop.time())
+            self._tick_if_due(loop.time())
             self._allowed.nudge()
             for links in self._peers.values():
                 links.nudge()
 
-    def _tick(self, now: float) -> None:
+    def _tick_if_due(self, now: float) -> None:
+        if now < self._next_tick:
+            return
         self._next_tick = now + TICK
         for links in self._peers.values():
             links.tick(now)

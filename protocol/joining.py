@@ -65,6 +65,7 @@ def error_of(failure: Failure) -> HalbError:
 
 
 def encode_join_request(request: JoinRequest) -> bytes:
+    """One frame to a member; it carries a secret."""
     return pack(request)
 
 
@@ -74,6 +75,7 @@ def decode_join_request(data: bytes) -> JoinRequest:
 
 
 def encode_join_reply(reply: JoinReply) -> bytes:
+    """One frame to the newcomer."""
     return pack(reply)
 
 

@@ -341,6 +341,21 @@ def test_a_failing_receiver_does_not_stop_what_follows(host: Inside) -> None:
     run(host, scenario)
 
 
+def test_a_stall_of_the_process_itself_is_not_taken_for_silence(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b = Device("a"), Device("b")
+        async with started(a, b):
+            await heard(a, b)
+            before = b.count("redials")
+            for _ in range(3):
+                a.beat(b)
+            time.sleep(0.6)  # noqa: ASYNC251  # the stall
+            b.beat(a)
+            assert b.count("redials") == before
+
+    run(host, scenario)
+
+
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5])
 def test_after_a_cut_fresh_beats_come_soon_and_no_old_ones(host: Inside, seconds: float) -> None:
     async def scenario() -> None:
