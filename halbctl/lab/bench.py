@@ -33,7 +33,7 @@ def rounds_of(stage: Stage, rounds: int) -> list[Measured]:
         lost: list[str] = []
         for act in _one_round(stage, lost):
             if not lost:
-                stage.wait_in_order()
+                stage.wait_agreed()
             measured = act()
             results.append(measured)
             note(f"round {number} of {rounds}: {TITLES[measured.event]}: {_short(measured)}")

@@ -149,7 +149,6 @@ class Demo:
             )
             gateway = self._gateways()[1]
             self.event(f"{gateway}, a gateway, loses power", lambda: stage.lose_gateway(gateway))
-            stage.recover_gateway(gateway)
             hanging = self.site.primary()
             self.event(f"the agent of {hanging}, the primary, hangs for 10 s", stage.hang)
         self.tell.chapter("The day in one table, all measured just now")

@@ -15,7 +15,7 @@ from typing import Any
 from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.probes import Probes
 from halbctl.lab.servers import ECHO
-from halbctl.lab.site import START_TIMEOUT, Site, in_order, start_server
+from halbctl.lab.site import START_TIMEOUT, Site, agreed, start_server
 from protocol.errors import TimedOut
 
 HANG_S = 10.0
@@ -67,10 +67,13 @@ class Stage:
     site: Site
     probes: Probes
 
-    def measure(self, event: str, act: Callable[[], object], doomed: int = 0) -> Measured:
-        """Measure what ``act`` does; ``doomed`` connections cannot survive it."""
+    def measure(
+        self, event: str, act: Callable[[], object], doomed: Callable[[], int] = lambda: 0
+    ) -> Measured:
+        """Measure what ``act`` does; ``doomed`` counts the connections that cannot survive it."""
         before = self.site.primary()
         self.probes.begin()
+        lost_anyway = doomed()
         began = time.monotonic()
         act()
         time.sleep(SETTLE_S)
@@ -82,7 +85,7 @@ class Stage:
         return Measured(
             event=event,
             connections=established["connections"],
-            doomed=doomed,
+            doomed=lost_anyway,
             survivors=established["survivors"],
             lost={**established["lost"], **({"silent": silent} if silent else {})},
             stall_ms=established["stall_ms"] or 0.0,
@@ -121,7 +124,7 @@ class Stage:
             self.site.freeze(primary)
             time.sleep(HANG_S)
             self.site.thaw(primary)
-            self.wait_in_order()
+            self.wait_agreed()
 
         return self.measure("hang", act)
 
@@ -152,7 +155,7 @@ class Stage:
             self._wait_moved(primary)
             time.sleep(CUT_S)
             self.site.heal()
-            self.wait_in_order()
+            self.wait_agreed()
 
         return self.measure("partition", act)
 
@@ -163,14 +166,12 @@ class Stage:
             self.site.cut_devices_from_each_other()
             time.sleep(CUT_S)
             self.site.heal()
-            self.wait_in_order()
+            self.wait_agreed()
 
         return self.measure("shatter", act)
 
     def lose_gateway(self, gateway: str) -> Measured:
         """Power loss of a gateway; connections through it end with it."""
-        doomed = self.connections_of(gateway)
-
         def act() -> None:
             self.site.network.unplug(gateway)
             self.site.service(gateway).kill()
@@ -178,7 +179,7 @@ class Stage:
                 f"{gateway} is down", lambda: self._gateway_state(gateway) == "down", START_TIMEOUT
             )
 
-        return self.measure("gateway", act, doomed)
+        return self.measure("gateway", act, lambda: self.connections_of(gateway))
 
     def recover_gateway(self, gateway: str) -> None:
         """Bring a gateway back and wait until it is used again."""
@@ -199,9 +200,9 @@ class Stage:
                 return str(entry["state"])
         return ""
 
-    def wait_in_order(self) -> None:
+    def wait_agreed(self) -> None:
         """Wait until all devices are fit and agree on the primary."""
-        self.site.wait("the Site is in order", lambda: in_order(self.site), START_TIMEOUT)
+        self.site.wait("the devices agree", lambda: agreed(self.site), START_TIMEOUT)
 
     def _lose(self, primary: str, lose: Callable[[str], None]) -> None:
         lose(primary)
@@ -223,7 +224,7 @@ class Stage:
             return any(entry["name"] == device and entry["eligible"] for entry in devices)
 
         self.site.wait(f"{device} is fit again", fit, START_TIMEOUT)
-        self.wait_in_order()
+        self.wait_agreed()
 
 
 def next_device(site: Site) -> str:

@@ -291,13 +291,14 @@ def wait_serving(site: Site) -> float:
 
 
 def in_order(site: Site) -> bool:
-    """Whether every agent that runs sees the same primary, fit devices, and no gateway down."""
+    """Whether the devices are :func:`agreed` and no gateway is down."""
+    return agreed(site) and site.virtual_server(site.primary())["state"] == "ok"
+
+
+def agreed(site: Site) -> bool:
+    """Whether all agents that run name the same primary and find every device fit."""
     running = [h.name for h in site.plan.device_hosts if site.service(h.name).pid is not None]
     entries = [site.virtual_server(name) for name in running]
-    fit = all(device["eligible"] or device["role"] == "witness"
-              for entry in entries for device in entry["devices"])  # fmt: skip
-    return (
-        fit
-        and {entry["state"] for entry in entries} == {"ok"}
-        and len({entry["primary"] for entry in entries} - {None}) == 1
-    )
+    devices = [device for entry in entries for device in entry["devices"]]
+    fit = all(device["eligible"] or device["role"] == "witness" for device in devices)
+    return fit and len({entry["primary"] for entry in entries} - {None}) == 1

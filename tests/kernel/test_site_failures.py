@@ -28,7 +28,7 @@ def on_stage(site: Site) -> Iterator[Stage]:
 
 @pytest.fixture(autouse=True)
 def in_order(on_stage: Stage) -> None:
-    on_stage.wait_in_order()
+    on_stage.wait_agreed()
 
 
 def test_a_crash_and_the_return(on_stage: Stage) -> None:

@@ -34,7 +34,7 @@ def test_a_clean_stop_hands_over_and_leaves_nothing_behind() -> None:
         assert not site.control(primary).exists()
 
         site.start(primary)
-        on_stage.wait_in_order()
+        on_stage.wait_agreed()
         assert site.primary() == stopped.after
 
         # A second device leaves for good: it goes on as an agent without a Site.
@@ -53,7 +53,7 @@ def test_a_clean_stop_hands_over_and_leaves_nothing_behind() -> None:
 
         # And may come back, with a new token.
         site.halbctl(leaver, "join", create_token(site, rest[0])).check()
-        on_stage.wait_in_order()
+        on_stage.wait_agreed()
 
 
 def test_two_devices_and_a_witness_survive_the_loss_of_one() -> None:

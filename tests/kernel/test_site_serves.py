@@ -123,7 +123,7 @@ def test_a_drained_device_hands_over_and_takes_nothing(site: Site) -> None:
         assert refused.code == 1
         assert "drained" in refused.errors
         site.halbctl("a", "device", "undrain", drained).check()
-        on_stage.wait_in_order()
+        on_stage.wait_agreed()
 
 
 def test_history_tells_of_the_moves_with_their_times(site: Site) -> None:
