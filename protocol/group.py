@@ -160,6 +160,7 @@ class Group:
         out.send(sender, answer)
 
     def on_vote(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:
+        """A candidate asks for a vote: grant it, refuse it with a reason, or hold the question."""
         self._step_down_if_late(out, now)
         voter = self.voter
         reason = voter.refuses_vote(sender, vote, now)

@@ -73,8 +73,9 @@ def _undocumented_in(scope: ast.Module | ast.ClassDef) -> Iterator[tuple[int, st
         if item.name.startswith("_"):
             continue
         length = (item.end_lineno or 0) - item.lineno + 1
-        short = isinstance(scope, ast.ClassDef) and length <= METHOD_LINES
-        if not short and not ast.get_docstring(item):
+        # A method of a derived class may inherit its docstring, as `inspect.getdoc` finds it.
+        exempt = isinstance(scope, ast.ClassDef) and (length <= METHOD_LINES or scope.bases)
+        if not exempt and not ast.get_docstring(item):
             yield item.lineno, item.name
         if isinstance(item, ast.ClassDef):
             yield from _undocumented_in(item)
