@@ -12,6 +12,7 @@ from halbctl.app import area
 from halbctl.errors import note
 from halbctl.output import Cell, Paint, emit, table
 from halbctl.settings import settings_of
+from protocol.errors import InvalidInput
 
 app = area("Make a Site of namespaces on this machine, break it, look, remove it.")
 
@@ -94,8 +95,12 @@ def exec_(
     """Run a command on a host of the lab; `halbctl` in it talks to that device's agent."""
     from halbctl.lab.lifecycle import find
 
+    # What follows HOST is the command's own, so the parser leaves a first "--" in it.
+    words = command[1:] if command[0] == "--" else command
+    if not words:
+        raise InvalidInput(f"no command to run on {host}", "Write it after `--`.")
     site = find(name)
-    argv = site.network.within(site.plan.host(host).name, command)
+    argv = site.network.within(site.plan.host(host).name, words)
     env = {**os.environ, "HALB_CONTROL": str(site.control(host))}
     os.execvpe(argv[0], argv, env)  # noqa: S606 - this process becomes the command
 
