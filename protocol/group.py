@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from random import Random
 
+from protocol.candidacy import Candidacy
 from protocol.effects import Acquire, Event, Lame, Refresh, Release
 from protocol.ids import DeviceId
+from protocol.lease import Lease
 from protocol.messages import (
     Answer,
     Ask,
@@ -28,16 +30,13 @@ from protocol.messages import (
     Voted,
 )
 from protocol.outbox import Outbox
-from protocol.quorum import confirmed_by_majority, has_majority
-from protocol.timing import DRAIN_NS, MILLISECOND, Profile, Timing
+from protocol.quorum import has_majority
+from protocol.timing import DRAIN_NS, Profile, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
 
 NEVER = 1 << 62
 """A time that does not come."""
-
-LEASE_MARGIN_NS = 10 * MILLISECOND
-"""A lease this close to its end may be over when the datagram arrives: jiffies and scheduling."""
 
 
 class Group:
@@ -57,25 +56,10 @@ class Group:
         self.unfit = ""
         """Why this device may not become primary; empty if it may."""
         self.stopping = False
-        self.acked: dict[DeviceId, int] = {}
-        """Newest own beat, by its send time, that each voter acked in this term."""
-        self.confirmed = 0
-        """Send time of the newest beat that a majority acked in time."""
-        self.refreshed = 0
-        """When the kernel lease was last opened or renewed."""
+        self.lease = Lease()
+        self.candidacy = Candidacy(voter)
         self.claimed_from = 0
         """Epoch of this device's list of claims from which on the group is in it."""
-        self.not_before = 0
-        """No candidacy before this."""
-        self.vacant_since: int | None = None
-        """The primary resigned: no evidence of its silence is needed."""
-        self.ask_next = 0
-        self.answers: dict[DeviceId, int] = {}
-        """When each voter last said that it would vote for this device."""
-        self.votes: set[DeviceId] = set()
-        self.asked_at = 0
-        self.known_term = 0
-        """Highest term heard of, which the next candidacy must exceed."""
         self.abort_at = NEVER
         self.successor: DeviceId | None = None
         self.timeline: dict[str, int] = {}
@@ -93,12 +77,6 @@ class Group:
 
     def _others(self) -> list[DeviceId]:
         return [v for v in self.voter.electorate.voters if v != self.me]
-
-    def _rank(self) -> int:
-        """Place among the possible successors; the silent primary is not one."""
-        gone = self.voter.promised_to
-        ranked = [c for c in self.voter.electorate.carriers if c != gone or c == self.me]
-        return ranked.index(self.me)
 
     def may_campaign(self) -> bool:
         """Whether this device may stand for primary at all."""
@@ -120,7 +98,7 @@ class Group:
             out.do(Release(self.group, gone))
         if new and self.role is Role.PRIMARY:
             self._acquire(new, now, out)
-        self.acked = {v: t for v, t in self.acked.items() if v in electorate.voters}
+        self.lease.keep(electorate.voters)
 
     def retime(self, timing: Timing, profile: Profile, now: int, out: Outbox) -> None:
         """Change the profile. A lease under way is given up rather than stretched."""
@@ -144,10 +122,9 @@ class Group:
             self._become_secondary(out, now, release=self.role is not Role.LAME_DUCK)
         changed = voter.leader != sender or claim.term != voter.term
         voter.follow(sender, claim, now, out)
-        self.vacant_since = None
-        if self.timeline:
+        if self.timeline or self.candidacy.vacant_since is not None:
             self.timeline = {}
-            self.answers.clear()
+            self.candidacy.forget()
         if changed:
             out.do(Event("leader", self.group, "follows a primary", claim.term, sender))
         return None
@@ -160,6 +137,7 @@ class Group:
         out.send(sender, answer)
 
     def on_vote(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:
+        """A candidate asks for this device's vote: grant it, refuse it, or hold the question."""
         """A candidate asks for a vote: grant it, refuse it with a reason, or hold the question."""
         self._step_down_if_late(out, now)
         voter = self.voter
@@ -174,8 +152,7 @@ class Group:
         if self.role is not Role.WAITING:
             self._become_secondary(out, now, release=False)
         voter.grant(sender, vote, now, out)
-        self.vacant_since = None
-        self.answers.clear()
+        self.candidacy.forget()
 
     def on_hand_over(self, sender: DeviceId, message: HandOver, now: int, out: Outbox) -> None:
         freed = self.voter.free(sender, message.term, message.to)
@@ -185,47 +162,37 @@ class Group:
 
     def on_resign(self, sender: DeviceId, message: Resign, now: int) -> None:
         if self.voter.forget_promise(sender, message.term, now):
-            self.vacant_since = now
+            self.candidacy.vacant_since = now
             self.timeline = {"silent": now}
 
     # Messages as a candidate
 
     def on_answer(self, sender: DeviceId, answer: Answer, now: int) -> None:
-        self.known_term = max(self.known_term, answer.known_term)
-        if answer.would_vote and answer.term == self._next_term():
-            self.answers[sender] = now
-        else:
-            self.answers.pop(sender, None)
+        """A voter says whether it would vote for this device."""
+        self.candidacy.note(sender, answer, now)
 
     def on_voted(self, sender: DeviceId, voted: Voted, now: int, out: Outbox) -> None:
-        self.known_term = max(self.known_term, voted.known_term)
+        candidacy = self.candidacy
+        candidacy.known_term = max(candidacy.known_term, voted.known_term)
         if self.role is not Role.CANDIDATE or voted.term != self.voter.term:
             return
         if voted.granted:
-            self.votes.add(sender)
+            candidacy.votes.add(sender)
             self._count_votes(now, out)
-
-    def _next_term(self) -> int:
-        return max(self.voter.term, self.known_term) + 1
 
     def campaign(self, now: int, out: Outbox, handover_term: int = 0) -> None:
         """Become a candidate of the next term and ask for votes."""
         voter = self.voter
         assert not voter.bound_against(self.me, now)
-        voter.cast(self._next_term(), self.me, out)
+        voter.cast(self.candidacy.next_term(), self.me, out)
         voter.leader = None
         voter.freed_for = None
         # A candidate that holds no lease is free to vote for another in a later term.
         voter.promised_to, voter.promise_until = self.me, now
         voter.heard = now
         self.role = Role.CANDIDATE
-        self.vacant_since = None
         self.abort_at = NEVER
-        self.votes = {self.me}
-        self.acked = {}
-        self.asked_at = now
-        jitter = self.random.randrange(self.timing.interval)
-        self.not_before = now + self.timing.retry + jitter
+        self.candidacy.stand(now, self.random.randrange(self.timing.interval))
         self.timeline = {**self.timeline, "voted": now}
         question = Vote(
             self.group, voter.term, voter.electorate.number, voter.electorate.revision,
@@ -236,17 +203,17 @@ class Group:
         self._count_votes(now, out)
 
     def _count_votes(self, now: int, out: Outbox) -> None:
-        if not has_majority(self.voter.electorate.voters, self.votes):
+        candidacy = self.candidacy
+        if not has_majority(self.voter.electorate.voters, candidacy.votes):
             return
         self.timeline["won"] = now
         self.voter.leader = self.me
         # The lease counts from the question: the oldest moment that the votes vouch for.
-        self.acked = dict.fromkeys(self.votes, self.asked_at)
-        self.confirmed = self.asked_at
+        self.lease.begin(candidacy.votes, candidacy.asked_at)
         self.role = Role.ELECT
         if not self.may_campaign():
             self.resign(now, out)
-        elif now - self.asked_at <= self.timing.fresh:
+        elif now - self.candidacy.asked_at <= self.timing.fresh:
             self._become_primary(now, out)
 
     def _become_primary(self, now: int, out: Outbox) -> None:
@@ -262,58 +229,52 @@ class Group:
     # The primary
 
     def _acquire(self, vips: tuple[str, ...], now: int, out: Outbox) -> None:
-        self.refreshed = now
+        self.lease.refreshed = now
         if vips:
-            deadline = self.confirmed + self.timing.fresh
+            deadline = self.lease.confirmed + self.timing.fresh
             out.do(Acquire(self.group, self.voter.term, vips, self.timing.lease, deadline))
 
     def _keep_promise(self) -> None:
         """A primary's own vote is bound as long as its lease can last."""
-        self.voter.promise(self.me, self.confirmed + self.timing.promise)
-        self.voter.heard = self.confirmed
+        self.voter.promise(self.me, self.lease.confirmed + self.timing.promise)
+        self.voter.heard = self.lease.confirmed
 
     def on_acked(self, voter: DeviceId, sent: int, now: int, out: Outbox) -> None:
         """``voter`` acked the beat that was sent at ``sent`` (own clock)."""
-        if not self.claims or voter not in self.voter.electorate.voters:
-            return
-        if sent <= self.acked.get(voter, 0):
-            return
-        self.acked[voter] = sent
-        self.acked[self.me] = now
-        self._confirm(now, out)
+        if self.claims:
+            voters = self.voter.electorate.voters
+            # This device confirms itself, always and at once.
+            self.lease.ack(self.me, now, voters, now, self.timing)
+            if self.lease.ack(voter, sent, voters, now, self.timing):
+                self._confirmed(now, out)
 
-    def _confirm(self, now: int, out: Outbox) -> None:
-        newest = confirmed_by_majority(self.voter.electorate.voters, self.acked)
-        if newest is None or newest <= self.confirmed or now - newest > self.timing.fresh:
-            # A round that took too long renews nothing: if all do, this device
-            # steps down rather than be primary with a lapsed lease.
-            return
-        self.confirmed = newest
+    def _confirmed(self, now: int, out: Outbox) -> None:
+        """A fresh majority round: open the lease, or renew it."""
         self._keep_promise()
         if self.role is Role.ELECT:
             if self.may_campaign():
                 self._become_primary(now, out)
             else:
                 self.resign(now, out)
-        elif now - self.refreshed > self.timing.lease - LEASE_MARGIN_NS:
+        elif self.lease.lapsed(now, self.timing):
             # The kernel renews only what still lives; a lapsed lease is opened anew,
             # which a fresh majority permits as it does after an election.
             self._acquire(self.vips, now, out)
         elif self.vips:
-            self.refreshed = now
-            deadline = newest + self.timing.fresh
+            self.lease.refreshed = now
+            deadline = self.lease.confirmed + self.timing.fresh
             out.do(Refresh(self.group, self.vips, self.profile, deadline))
 
     def on_lapsed(self) -> None:
         """The kernel lease is not open although this device is primary."""
-        self.refreshed = 0
+        self.lease.refreshed = 0
 
     def on_refused(self, refusal: Refusal, now: int, out: Outbox) -> None:
         """A voter refuses the claim; a higher term ends this one."""
-        self.known_term = max(self.known_term, refusal.term)
+        self.candidacy.known_term = max(self.candidacy.known_term, refusal.term)
         if self.claims and refusal.term > self.voter.term:
             self._become_secondary(out, now)
-            self.not_before = now + self.timing.interval
+            self.candidacy.not_before = now + self.timing.interval
 
     def hand_over(self, to: DeviceId, now: int, out: Outbox) -> None:
         """Planned move: announce nothing more, keep forwarding, free the voters for ``to``."""
@@ -346,12 +307,12 @@ class Group:
             self.voter.leader = None
         self.role = Role.SECONDARY
         self.abort_at = NEVER
-        self.votes = set()
+        self.candidacy.standing = False
 
     def _step_down_if_late(self, out: Outbox, now: int) -> None:
-        if self.claims and now >= self.confirmed + self.timing.step_down:
+        if self.claims and now >= self.lease.ends(self.timing):
             self._become_secondary(out, now)
-            self.not_before = now + 2 * self.timing.interval
+            self.candidacy.not_before = now + 2 * self.timing.interval
 
     # Timers
 
@@ -362,10 +323,10 @@ class Group:
             self.role = Role.SECONDARY
         self._step_down_if_late(out, now)
         alone = len(voter.electorate.voters) == 1 and self.claims
-        if alone and now - self.confirmed >= self.timing.interval:
+        if alone and now - self.lease.confirmed >= self.timing.interval:
             # The only voter is its own majority.
-            self.acked[self.me] = now
-            self._confirm(now, out)
+            self.lease.ack(self.me, now, voter.electorate.voters, now, self.timing)
+            self._confirmed(now, out)
         if voter.held and now >= voter.promise_until:
             self._answer_held(now, out)
         if self.role is Role.LAME_DUCK and now >= self.abort_at:
@@ -391,40 +352,12 @@ class Group:
 
     def _seek_office(self, now: int, out: Outbox) -> None:
         """As a secondary that misses the primary: gather evidence, then stand."""
-        voter = self.voter
-        if now < self.not_before or not self.may_campaign():
+        if now < self.candidacy.not_before or not self.may_campaign():
             return
-        bound = voter.bound_against(self.me, now)
-        if self.vacant_since is not None:
-            if now >= self._stand_at() and not bound:
-                self.campaign(now, out)
-            return
-        self._ask_if_due(now, out)
-        if now >= self._stand_at() and not bound:
-            fresh = {v for v, at in self.answers.items() if now - at <= self.timing.ask}
-            if has_majority(voter.electorate.voters, fresh | {self.me}):
-                self.campaign(now, out)
-
-    def _stand_at(self) -> int:
-        """The earliest moment to become a candidate, as far as silence decides."""
-        stagger = self._rank() * self.timing.stagger
-        if self.vacant_since is not None:
-            return self.vacant_since + stagger
-        if self.role is Role.CANDIDATE:
-            return self.not_before
-        return self.voter.heard + self.timing.promise + stagger
-
-    def _ask_if_due(self, now: int, out: Outbox) -> None:
-        voter = self.voter
-        if now < max(voter.heard + self.timing.ask, self.ask_next):
-            return
-        self.ask_next = now + self.timing.interval // 2
-        if "asked" not in self.timeline:
-            self.timeline = {"silent": voter.heard, "asked": now}
-        electorate = voter.electorate
-        question = Ask(self.group, self._next_term(), electorate.number, electorate.revision)
-        for other in self._others():
-            out.send(other, question)
+        if self.candidacy.ask_if_due(now, out) and "asked" not in self.timeline:
+            self.timeline = {"silent": self.voter.heard, "asked": now}
+        if self.candidacy.ripe(now):
+            self.campaign(now, out)
 
     def wake_at(self, now: int) -> int:
         """When :meth:`on_time` is due next."""
@@ -435,23 +368,14 @@ class Group:
         if voter.held:
             due = min(due, voter.promise_until)
         if self.claims:
-            due = min(due, self.confirmed + timing.step_down)
+            due = min(due, self.lease.ends(timing))
             if len(voter.electorate.voters) == 1:
-                due = min(due, self.confirmed + timing.interval)
+                due = min(due, self.lease.confirmed + timing.interval)
         elif self.role is Role.LAME_DUCK:
             due = min(due, self.abort_at)
         elif self.may_campaign():
-            due = min(due, max(self._campaign_due(now), self.not_before))
+            due = min(due, self.candidacy.due(now))
         return due
-
-    def _campaign_due(self, now: int) -> int:
-        stand = self._stand_at()
-        if self.voter.bound_against(self.me, now):
-            stand = max(stand, self.voter.promise_until)
-        if self.vacant_since is not None:
-            return stand
-        ask = max(self.voter.heard + self.timing.ask, self.ask_next)
-        return min(ask, stand) if now < stand else ask
 
     def forgive(self, stall: int, now: int) -> None:
         """This process was deaf for ``stall``: the others were not silent for it.

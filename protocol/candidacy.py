@@ -1,0 +1,115 @@
+"""When a secondary stands for primary: evidence first, then votes.
+
+It asks the others before it stands (PreVote), so that a device which alone
+misses the primary disturbs nobody; devices stand in order of rank, so that
+they rarely stand against each other.
+"""
+
+from __future__ import annotations
+
+from protocol.ids import DeviceId
+from protocol.messages import Answer, Ask
+from protocol.outbox import Outbox
+from protocol.quorum import has_majority
+from protocol.voter import Voter
+
+
+class Candidacy:
+    """Evidence that the primary is gone, and the votes of a candidacy under way.
+
+    Times are nanoseconds of the device's own clock.
+    """
+
+    def __init__(self, voter: Voter) -> None:
+        self._voter = voter
+        self.not_before = 0
+        """No candidacy before this."""
+        self.vacant_since: int | None = None
+        """The primary resigned: no evidence of its silence is needed."""
+        self.standing = False
+        """A candidate waits for votes, or for its next try."""
+        self.asked_at = 0
+        """When the votes of this candidacy were asked for."""
+        self.votes: set[DeviceId] = set()
+        self.known_term = 0
+        """Highest term heard of, which the next candidacy must exceed."""
+        self._ask_next = 0
+        self._answers: dict[DeviceId, int] = {}
+        """When each voter last said that it would vote for this device."""
+
+    def next_term(self) -> int:
+        """The term to stand in."""
+        return max(self._voter.term, self.known_term) + 1
+
+    def forget(self) -> None:
+        """There is a primary: what was gathered against the last one is void."""
+        self.vacant_since = None
+        self._answers.clear()
+
+    def stand(self, now: int, jitter: int) -> None:
+        """Votes are asked for now; the next try comes ``jitter`` ns later than the soonest."""
+        self.standing = True
+        self.vacant_since = None
+        self.votes = {self._voter.me}
+        self.asked_at = now
+        self.not_before = now + self._voter.timing.retry + jitter
+
+    def note(self, sender: DeviceId, answer: Answer, now: int) -> None:
+        """A voter's answer to a question of this device."""
+        self.known_term = max(self.known_term, answer.known_term)
+        if answer.would_vote and answer.term == self.next_term():
+            self._answers[sender] = now
+        else:
+            self._answers.pop(sender, None)
+
+    def rank(self) -> int:
+        """Place among the possible successors; the silent primary is not one."""
+        voter = self._voter
+        gone = voter.promised_to
+        ranked = [c for c in voter.electorate.carriers if c != gone or c == voter.me]
+        return ranked.index(voter.me)
+
+    def ripe(self, now: int) -> bool:
+        """Whether silence, evidence and promises let this device stand now."""
+        voter = self._voter
+        if now < self._stand_at() or voter.bound_against(voter.me, now):
+            return False
+        fresh = {v for v, at in self._answers.items() if now - at <= voter.timing.ask}
+        return self.vacant_since is not None or has_majority(
+            voter.electorate.voters, fresh | {voter.me}
+        )
+
+    def ask_if_due(self, now: int, out: Outbox) -> bool:
+        """Ask all other voters if it is time; whether it was."""
+        if self.vacant_since is not None or now < self._ask_at():
+            return False
+        voter = self._voter
+        self._ask_next = now + voter.timing.interval // 2
+        electorate = voter.electorate
+        question = Ask(voter.group, self.next_term(), electorate.number, electorate.revision)
+        for other in electorate.voters:
+            if other != voter.me:
+                out.send(other, question)
+        return True
+
+    def _ask_at(self) -> int:
+        return max(self._voter.heard + self._voter.timing.ask, self._ask_next)
+
+    def _stand_at(self) -> int:
+        """The earliest moment to stand, as far as silence decides."""
+        voter = self._voter
+        stagger = self.rank() * voter.timing.stagger
+        if self.vacant_since is not None:
+            return self.vacant_since + stagger
+        if self.standing:
+            return self.not_before
+        return voter.heard + voter.timing.promise + stagger
+
+    def due(self, now: int) -> int:
+        """When to look again."""
+        stand = self._stand_at()
+        if self._voter.bound_against(self._voter.me, now):
+            stand = max(stand, self._voter.promise_until)
+        if self.vacant_since is None:
+            stand = min(self._ask_at(), stand) if now < stand else self._ask_at()
+        return max(stand, self.not_before)
