@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import time
@@ -18,7 +19,7 @@ from halbctl.lab.probes import python_environment
 from halbctl.lab.site import Outcome, Site, create_token
 from tests.kernel.sites import serving, unformed
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("bad-input")]
 
 GARBAGE = """
 import os, socket, sys
@@ -136,6 +137,13 @@ def test_tokens_that_do_not_let_in(site: Site, stranger: Site) -> None:
     assert len(stranger.status("a")["devices"]) == 1
 
 
+def only(folder: Path, *tools: str) -> str:
+    """A search path with these tools of the system and no others."""
+    for tool in tools:
+        (folder / tool).symlink_to(shutil.which(tool) or f"/usr/sbin/{tool}")
+    return str(folder)
+
+
 def run_agent(
     site: Site, flags: tuple[str, ...], before: tuple[str, ...] = (), **env: str
 ) -> subprocess.CompletedProcess[str]:
@@ -158,11 +166,12 @@ def test_agents_that_cannot_start_say_why(tmp_path: Path) -> None:
         site.service("b").terminate(10)
         cases: list[tuple[subprocess.CompletedProcess[str], tuple[str, ...]]] = [
             (run_agent(site, ("--address", "10.77.0.99:7480")), ("10.77.0.99",)),
-            (run_agent(site, ("--interface", "eth7")), ("eth7", "eth0")),
+            (run_agent(site, ("--interface", "eth7")), ("eth7",)),
             (
                 run_agent(site, (), ("setpriv", "--bounding-set=-net_admin")),
                 ("CAP_NET_ADMIN",),
             ),
+            (run_agent(site, (), PATH=only(tmp_path, "ip", "env")), ("nft",)),
             (run_agent(site, ("--control", str(site.control("a")))), (str(site.control("a")),)),
             (run_agent(site, ("--control", f"/tmp/{'x' * 120}")), ("xxx",)),
         ]

@@ -11,7 +11,7 @@ from halbctl.lab.measure import Stage, next_device
 from halbctl.lab.site import Site
 from tests.kernel.sites import assert_kept, serving, stage
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("failures")]
 
 
 @pytest.fixture(scope="module")

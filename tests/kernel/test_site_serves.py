@@ -18,7 +18,7 @@ from halbctl.lab.servers import ECHO
 from halbctl.lab.site import Site
 from tests.kernel.sites import assert_kept, serving, stage
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("serves")]
 
 WEIGHTS = (3, 1)
 UDP_CLIENT = """
