@@ -1,0 +1,182 @@
+"""S10, S11 and S13: one history of the configuration, and nothing committed is lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from protocol.changes import PutToken
+from protocol.config import Config
+from protocol.effects import Outcome, Promote, Propose
+from protocol.errors import InvalidInput, Refused, RevisionConflict
+from protocol.ids import NO_REVISION, DeviceId, Revision
+from protocol.quorum import majority
+
+if TYPE_CHECKING:
+    from tests.sim.checkers import Checker
+    from tests.sim.shell import Process
+
+OUTCOME_NS = 6_000_000_000
+"""An operator's command ends within this, done or refused (L7)."""
+
+
+@dataclass(slots=True)
+class Request:
+    """An operator's command, and how it ended."""
+
+    process: Process
+    item: Propose | Promote
+    at: int
+    """Real time."""
+    outcome: Outcome | None = None
+    ended: int = 0
+    token: str | None = field(default=None)
+    """Id of the token that the change puts: the mark that it must leave behind."""
+
+
+class ConfigCheck:
+    """Follows what is stored, in force and reported committed on every device."""
+
+    def __init__(self, checker: Checker, first: Config) -> None:
+        self._checker = checker
+        self.newest = first
+        """The newest configuration that any device put in force."""
+        self._contents: dict[Revision, Config] = {first.revision: first}
+        self.requests: dict[str, Request] = {}
+        self._based_on: dict[Revision, str] = {}
+
+    # Stored and in force
+
+    def storing(self, process: Process, config: Config) -> None:
+        """A configuration becomes durable, in place of the one on disk."""
+        old = process.machine.disk.config
+        kept = self.newest.revision
+        if old.descends_from(kept) and not config.descends_from(kept):
+            text = f"{process.name} replaces {old.revision} by {config.revision}, loses {kept}"
+            self._checker.fail("S11", text)
+        self._one_voter_at_a_time(old, config)
+
+    def applying(self, process: Process, config: Config) -> None:
+        """A configuration is in force, so it must be committed and on the one history."""
+        revision, newest = config.revision, self.newest
+        if process.in_force is not None and revision < process.in_force.revision:
+            text = f"{process.name} goes back from {process.in_force.revision} to {revision}"
+            self._checker.fail("S11", text)
+        first = self._contents.setdefault(revision, config)
+        if first is not config and first.records != config.records:
+            self._checker.fail("S11", f"{revision} has two contents: {_difference(first, config)}")
+        if revision > newest.revision:
+            if not config.descends_from(newest.revision):
+                self._lost(process, newest.revision, config)
+            self._on_majority(process, config)
+            self.newest = config
+        elif not newest.descends_from(revision):
+            self._lost(process, revision, newest)
+
+    def _lost(self, process: Process, revision: Revision, config: Config) -> None:
+        text = f"{revision} was committed, is not in {config.revision} {config.epochs}"
+        self._checker.fail("S11", f"{process.name}: {text}")
+
+    def _on_majority(self, process: Process, config: Config) -> None:
+        """What is committed is on the disks of most voters of the coordinator."""
+        if config.site is None:
+            return
+        voters = config.site.voters
+        world = self._checker.world
+        holders = sum(
+            1
+            for m in world.machines
+            if m.id in voters and m.disk.config.descends_from(config.revision)
+        )
+        if holders < majority(voters):
+            text = f"{process.name} holds {config.revision} for committed, it is on {holders} disks"
+            self._checker.fail("S11", text)
+
+    def _one_voter_at_a_time(self, old: Config, new: Config) -> None:
+        """S13: neighbouring voter lists differ in one voter, so majorities meet."""
+        for uid, after in new.assignments.items():
+            before = old.assignments.get(uid)
+            if before is None:
+                continue
+            steps = after.number - before.number
+            self._differ("assignment " + uid, before.voters, after.voters, abs(steps))
+        if old.site and new.site:
+            steps = abs(new.revision.n - old.revision.n) + (
+                0 if new.descends_from(old.revision) else len(new.devices)
+            )
+            self._differ("coordinator", old.site.voters, new.site.voters, steps)
+
+    def _differ(
+        self, what: str, old: tuple[DeviceId, ...], new: tuple[DeviceId, ...], steps: int
+    ) -> None:
+        if len(set(old) ^ set(new)) > steps:
+            text = f"{what}: voters go from {old} to {new} in {steps} steps"
+            self._checker.fail("S13", text)
+
+    # Operators
+
+    def asked(self, process: Process, item: Propose | Promote) -> None:
+        token = None
+        if isinstance(item, Propose) and isinstance(item.change, PutToken):
+            token = item.change.id
+        now = self._checker.world.now
+        self.requests[item.request] = Request(process, item, now, token=token)
+
+    def ended(self, process: Process, outcome: Outcome) -> None:
+        request = self.requests.get(outcome.request)
+        if request is None or request.process is not process:
+            text = f"{process.name} ends {outcome.request}, which it was not asked"
+            self._checker.fail("L7", text)
+            return
+        if request.outcome is not None:
+            self._checker.fail("L7", f"{outcome.request} ends twice: {request.outcome}, {outcome}")
+        request.outcome = outcome
+        request.ended = self._checker.world.now
+        what = type(request.item).__name__.lower()
+        error = type(outcome.error).__name__ if outcome.error else "done"
+        self._checker.seen[f"{what}: {error}"] += 1
+        if outcome.error is None and isinstance(request.item, Propose):
+            self._committed(process, request.item, outcome.revision)
+
+    def _committed(self, process: Process, item: Propose, revision: Revision | None) -> None:
+        """S11: a success names a revision that a majority of disks has."""
+        if revision is None or revision == NO_REVISION:
+            self._checker.fail("S11", f"{item.request} succeeds without a revision")
+            return
+        world = self._checker.world
+        voters = self.newest.site.voters if self.newest.site else ()
+        holders = [m for m in world.machines if m.id in voters]
+        count = sum(1 for m in holders if m.disk.config.descends_from(revision))
+        if count < majority(voters):
+            text = f"{process.name} reports {revision} committed, it is on {count} disks"
+            self._checker.fail("S11", text)
+        if item.if_revision is not None and revision != item.if_revision:
+            first = self._based_on.setdefault(item.if_revision, item.request)
+            if first != item.request:
+                text = f"{first} and {item.request} both commit on {item.if_revision}"
+                self._checker.fail("S11", text)
+
+    # The end
+
+    def finish(self) -> None:
+        """After healing: acknowledged marks are there, refused ones are not, all have ended."""
+        tokens = self.newest.tokens
+        world = self._checker.world
+        for name, request in self.requests.items():
+            outcome = request.outcome
+            if outcome is None:
+                if request.process.alive and world.now - request.at > OUTCOME_NS:
+                    self._checker.fail("L7", f"{name} has not ended: {request.item}")
+                continue
+            if request.token is None:
+                continue
+            if outcome.error is None and request.token not in tokens:
+                self._checker.fail("S11", f"{name} was committed at {outcome.revision}, is lost")
+            refused = isinstance(outcome.error, (InvalidInput, Refused, RevisionConflict))
+            if refused and request.token in tokens:
+                self._checker.fail("S11", f"{name} was refused ({outcome.error}) but is stored")
+
+
+def _difference(first: Config, second: Config) -> str:
+    keys = first.records.keys() | second.records.keys()
+    return str([k for k in sorted(keys) if first.records.get(k) != second.records.get(k)])

@@ -1,0 +1,170 @@
+"""S1 and S5 to S9: who announces a VIP, as the kernels have it, and on whose word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from protocol.effects import Acquire, Lame, Refresh, Release
+from protocol.ids import DeviceId, GroupId
+from protocol.messages import Ack, Beat, Claim, Vote, Voted
+from protocol.quorum import majority
+from protocol.timing import MILLISECOND
+
+if TYPE_CHECKING:
+    from tests.sim.checkers import Bounds, Checker
+    from tests.sim.machine import Machine
+    from tests.sim.shell import Process
+
+
+class LeaseCheck:
+    """Follows every lease element of every kernel."""
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+        self.ends: dict[str, int] = {}
+        """VIP to the real time at which its last announcer stops or stopped."""
+        self.holder: dict[str, DeviceId] = {}
+        self.gaps: list[tuple[str, int, int, bool]] = []
+        """(VIP, real time, gap in ns, new holder?) at each acquire after the first."""
+        self.overlap = 0
+        """Nanoseconds that would have had two announcers; measured by ablations."""
+        self._lame: set[tuple[int, str]] = set()
+        self._lists: dict[tuple[DeviceId, DeviceId, int], tuple[Claim, ...]] = {}
+        self._asked: dict[tuple[DeviceId, GroupId, int], int] = {}
+        self._fresh: dict[tuple[DeviceId, GroupId, int], dict[DeviceId, int]] = {}
+        self._terms: dict[tuple[DeviceId, GroupId], int] = {}
+
+    # What a device says and hears
+
+    def restarted(self, device: DeviceId) -> None:
+        self._lists = {k: v for k, v in self._lists.items() if k[0] != device}
+        self._fresh = {k: v for k, v in self._fresh.items() if k[0] != device}
+        self._asked = {k: v for k, v in self._asked.items() if k[0] != device}
+
+    def says_beat(self, device: DeviceId, to: DeviceId, beat: Beat) -> None:
+        if beat.claims is not None:
+            self._lists[device, to, beat.epoch] = beat.claims
+
+    def says_vote(self, process: Process, vote: Vote) -> None:
+        self._asked.setdefault((process.machine.id, vote.group, vote.term), process.stepped_at)
+
+    def hears_ack(self, device: DeviceId, sender: DeviceId, ack: Ack) -> None:
+        claims = self._lists.get((device, sender, ack.epoch))
+        if not claims:
+            return
+        refused = {r.group for r in ack.refused}
+        for claim in claims:
+            if claim.group not in refused:
+                self._confirm(device, claim.group, claim.term, sender, ack.echo)
+
+    def hears_voted(self, device: DeviceId, sender: DeviceId, voted: Voted) -> None:
+        asked = self._asked.get((device, voted.group, voted.term))
+        if voted.granted and asked is not None:
+            self._confirm(device, voted.group, voted.term, sender, asked)
+
+    def _confirm(
+        self, device: DeviceId, group: GroupId, term: int, voter: DeviceId, sent: int
+    ) -> None:
+        fresh = self._fresh.setdefault((device, group, term), {})
+        fresh[voter] = max(fresh.get(voter, 0), sent)
+
+    # What a device does to its kernel
+
+    def acquiring(self, process: Process, effect: Acquire, until: int) -> None:
+        """Called just before the lease opens."""
+        machine, now = process.machine, process.world.now
+        bounds = self._checker.bounds(effect.group)
+        self._terms[machine.id, effect.group] = effect.term
+        for vip in effect.vips:
+            self._lame.discard((machine.index, vip))
+            self._nobody_else_announces(machine, vip, until)
+            if vip in self.holder:
+                gap = max(0, now - self.ends[vip])
+                self.gaps.append((vip, now, gap, self.holder[vip] != machine.id))
+            self.holder[vip] = machine.id
+            self.ends[vip] = until
+        if bounds and effect.lease > bounds.lease:
+            self._checker.fail("S7", f"{process.name} takes a lease of {effect.lease} ns")
+        self._may_carry(process, effect.group)
+        if bounds and effect.vips:
+            self._is_supported(process, effect.group, until, bounds)
+
+    def refreshed(self, process: Process, effect: Refresh, until: int) -> None:
+        for vip in effect.vips:
+            self._nobody_else_announces(process.machine, vip, until)
+            if self.holder.get(vip) == process.machine.id:
+                self.ends[vip] = max(self.ends[vip], until)
+        if bounds := self._checker.bounds(effect.group):
+            self._is_supported(process, effect.group, until, bounds)
+
+    def released(self, process: Process, effect: Release) -> None:
+        self._ended(process.machine, effect.vips, process.world.now)
+
+    def lamed(self, process: Process, effect: Lame) -> None:
+        for vip in effect.vips:
+            self._lame.add((process.machine.index, vip))
+        self._ended(process.machine, effect.vips, process.world.now)
+
+    def power_lost(self, machine: Machine, now: int) -> None:
+        self._ended(machine, [v for v, d in self.holder.items() if d == machine.id], now)
+        self._lame = {(i, v) for i, v in self._lame if i != machine.index}
+
+    def _ended(self, machine: Machine, vips: Sequence[str], now: int) -> None:
+        for vip in vips:
+            if self.holder.get(vip) == machine.id:
+                self.ends[vip] = min(self.ends[vip], now)
+
+    # The checks
+
+    def _nobody_else_announces(self, machine: Machine, vip: str, until: int) -> None:
+        """S1, and S9: others may only forward, and only after their own hand-over."""
+        world = self._checker.world
+        now = world.now
+        for other in world.machines:
+            if other is machine:
+                continue
+            if other.kernel.announces(vip, now):
+                end = other.kernel.announce[vip]
+                self.overlap += min(end, until) - now
+                left = (end - now) / MILLISECOND
+                text = f"{vip}: {machine.index} announces while {other.index} does, {left:.3f} ms"
+                self._checker.fail("S1", text)
+            elif other.kernel.accepts(vip, now) and (other.index, vip) not in self._lame:
+                text = f"{vip}: {other.index} forwards beside {machine.index} without a hand-over"
+                self._checker.fail("S9", text)
+
+    def _may_carry(self, process: Process, group: GroupId) -> None:
+        """S8: drained, unfit and witness devices take nothing by themselves."""
+        config, device = process.in_force, process.machine.id
+        if config is None:
+            return
+        record = config.devices.get(device)
+        if record is None or record.drained or record.witness:
+            self._checker.fail("S8", f"{process.name} takes {group} although it is {record}")
+        if group in self._checker.unfit.get(process.machine.index, ()):
+            self._checker.fail("S8", f"{process.name} takes {group} although it is unfit")
+
+    def _is_supported(self, process: Process, group: GroupId, until: int, bounds: Bounds) -> None:
+        """S5: a majority promised beyond the lease's end. S6: its beats were fresh."""
+        checker, machine = self._checker, process.machine
+        voters = checker.voters(process, group)
+        if not voters:
+            return
+        needed, promises = majority(voters), checker.votes.promises
+        others = [v for v in voters if v != machine.id]
+        kept = len(voters) - len(others)
+        for voter in others:
+            promise = promises.get((voter, group))
+            if promise and promise.holder == machine.id and promise.until >= until:
+                kept += 1
+        if kept < needed:
+            text = f"{process.name}'s lease of {group} ends {until}, promises {promises}"
+            checker.fail("S5", text)
+        term = self._terms.get((machine.id, group), 0)
+        fresh = self._fresh.get((machine.id, group, term), {})
+        now = machine.clock.local(checker.world.now)
+        sent = sorted((now if v == machine.id else fresh.get(v, 0) for v in voters), reverse=True)
+        if now - sent[needed - 1] > bounds.fresh:
+            age = (now - sent[needed - 1]) / MILLISECOND
+            checker.fail("S6", f"{process.name} renews {group} on a round {age:.3f} ms old")

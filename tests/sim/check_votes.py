@@ -1,0 +1,184 @@
+"""S2, S3 and S4: terms, votes and promises, seen from outside of the core.
+
+Promises are followed by what each voter *says*: an ack renews the promise to
+the sender of the beat, a granted vote is a promise to the candidate. Whoever
+then grants a vote to another device before that promise ran out on its own
+clock, and without having been freed, breaks S4, also across restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from protocol.effects import Ballot
+from protocol.ids import DeviceId, GroupId
+from protocol.messages import Ack, Beat, Claim, HandOver, Resign, Vote, Voted
+
+if TYPE_CHECKING:
+    from tests.sim.checkers import Checker
+    from tests.sim.shell import Process
+
+
+@dataclass(slots=True)
+class Promise:
+    """A voter's promise, as its own messages gave it."""
+
+    holder: DeviceId
+    term: int
+    until: int
+    """Real time at which it ends on the voter's clock."""
+
+
+class VoteCheck:
+    """What every device has said about terms, votes and promises."""
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+        self.promises: dict[tuple[DeviceId, GroupId], Promise] = {}
+        self._granted: dict[tuple[DeviceId, GroupId, int], DeviceId] = {}
+        self._primary: dict[tuple[GroupId, int], DeviceId] = {}
+        self._lists: dict[tuple[DeviceId, DeviceId], tuple[int, tuple[Claim, ...]]] = {}
+        self._beats: dict[DeviceId, dict[tuple[DeviceId, int], tuple[Claim, ...]]] = {}
+        self._resigned: dict[DeviceId, set[tuple[DeviceId, GroupId, int]]] = {}
+        """Resignations heard in a step: what is said in it to those primaries binds no more."""
+        self._tokens: dict[tuple[GroupId, int], DeviceId] = {}
+        self._freed: dict[tuple[DeviceId, GroupId, DeviceId, int], DeviceId] = {}
+        """(voter, group, primary, term) to the successor, of hand-overs that it heard of."""
+        self._questions: dict[tuple[DeviceId, DeviceId, GroupId, int], int] = {}
+
+    def restarted(self, device: DeviceId) -> None:
+        """A process forgot the lists of claims that it was sent."""
+        for pair in [p for p in self._lists if p[0] == device]:
+            del self._lists[pair]
+        self._beats.pop(device, None)
+
+    def is_primary(self, device: DeviceId, group: GroupId, term: int) -> None:
+        """S2: one primary per group and term."""
+        first = self._primary.setdefault((group, term), device)
+        if first != device:
+            self._checker.fail("S2", f"{group} has primaries {first} and {device} in term {term}")
+
+    # What a device hears
+
+    def begin_step(self, device: DeviceId) -> None:
+        self._beats[device] = {}
+        self._resigned[device] = set()
+
+    def hears_beat(self, device: DeviceId, sender: DeviceId, beat: Beat) -> None:
+        if beat.claims is not None:
+            self._lists[device, sender] = (beat.epoch, beat.claims)
+        epoch, claims = self._lists.get((device, sender), (0, ()))
+        if epoch == beat.epoch and claims:
+            self._beats[device][sender, beat.sent] = claims
+
+    def hears_hand_over(self, device: DeviceId, sender: DeviceId, message: HandOver) -> None:
+        self._freed[device, message.group, sender, message.term] = message.to
+
+    def hears_resign(self, device: DeviceId, sender: DeviceId, message: Resign) -> None:
+        promise = self.promises.get((device, message.group))
+        if promise and promise.holder == sender and promise.term <= message.term:
+            del self.promises[device, message.group]
+        self._resigned[device].add((sender, message.group, message.term))
+
+    def hears_vote(self, device: DeviceId, sender: DeviceId, vote: Vote) -> None:
+        self._questions[device, sender, vote.group, vote.term] = vote.handover_term
+
+    # What a device says
+
+    def persisting(self, process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
+        """S3: what is written never goes back, and no vote is changed within a term."""
+        durable = process.machine.disk.ballots
+        for group, ballot in ballots.items():
+            old = durable.get(group, Ballot())
+            again = ballot.term == old.term and old.vote not in (None, ballot.vote)
+            if ballot.term < old.term or again:
+                self._checker.fail("S3", f"{process.name} replaces {old} of {group} by {ballot}")
+
+    def says_beat(self, process: Process, beat: Beat) -> None:
+        for claim in beat.claims or ():
+            device = process.machine.id
+            self.is_primary(device, claim.group, claim.term)
+            self._must_be_durable(process, claim.group, claim.term, device)
+
+    def says_hand_over(self, process: Process, message: HandOver) -> None:
+        self._tokens[message.group, message.term] = message.to
+
+    def says_vote(self, process: Process, vote: Vote) -> None:
+        """A candidate votes for itself; it has no other primary from then on."""
+        device = process.machine.id
+        self._keeps_promise(process, device, vote.group, vote.term)
+        self.promises.pop((device, vote.group), None)
+        self._votes_for(process, vote.group, vote.term, device)
+
+    def says_voted(self, process: Process, to: DeviceId, voted: Voted) -> None:
+        if not voted.granted:
+            self._checker.seen[f"refused: {voted.reason.name}"] += 1
+            return
+        group, term, device = voted.group, voted.term, process.machine.id
+        self._votes_for(process, group, term, to)
+        self._keeps_promise(process, to, group, term)
+        if until := self._promise_end(process, group):
+            self._promise(device, group, Promise(to, term, until))
+
+    def says_ack(self, process: Process, to: DeviceId, ack: Ack) -> None:
+        device = process.machine.id
+        claims = self._beats.get(device, {}).get((to, ack.echo))
+        if not claims:
+            return
+        refused = {r.group for r in ack.refused}
+        for claim in claims:
+            if claim.group not in refused and (until := self._promise_end(process, claim.group)):
+                self._promise(device, claim.group, Promise(to, claim.term, until))
+
+    def _promise(self, device: DeviceId, group: GroupId, new: Promise) -> None:
+        """A primary of a newer term replaces an older one; its promise lasts until it resigns."""
+        old = self.promises.get((device, group))
+        if (new.holder, group, new.term) in self._resigned[device]:
+            if old and old.term < new.term:
+                del self.promises[device, group]
+        elif old and (old.holder, old.term) == (new.holder, new.term):
+            if (device, group, new.holder, new.term) not in self._freed:
+                old.until = max(old.until, new.until)
+        else:
+            self.promises[device, group] = new
+
+    def _promise_end(self, process: Process, group: GroupId) -> int:
+        """When a promise given in this step ends; 0 where its length is in doubt."""
+        bounds = self._checker.bounds(group)
+        if bounds is None:
+            return 0
+        return process.machine.clock.real(process.stepped_at + bounds.promise)
+
+    def _votes_for(self, process: Process, group: GroupId, term: int, to: DeviceId) -> None:
+        device = process.machine.id
+        first = self._granted.setdefault((device, group, term), to)
+        if first != to:
+            text = f"{process.name} votes for {first} and {to} in term {term} of {group}"
+            self._checker.fail("S3", text)
+        self._must_be_durable(process, group, term, to)
+
+    def _must_be_durable(self, process: Process, group: GroupId, term: int, to: DeviceId) -> None:
+        ballot = process.machine.disk.ballots.get(group, Ballot())
+        # A step may vote in one term and go on to a newer one before it speaks.
+        if ballot.term <= term and ballot != Ballot(term, to):
+            text = f"{process.name} tells of {Ballot(term, to)} for {group}, on disk is {ballot}"
+            self._checker.fail("S3", text)
+
+    def _keeps_promise(self, process: Process, to: DeviceId, group: GroupId, term: int) -> None:
+        """S4: a vote for another device than the one promised to needs that one's word."""
+        device = process.machine.id
+        promise = self.promises.get((device, group))
+        now = process.machine.clock.real(process.stepped_at)
+        if promise is None or to == promise.holder or promise.until <= now:
+            return
+        if self._freed.get((device, group, promise.holder, promise.term)) == to:
+            return
+        token = self._questions.get((device, to, group, term), 0)
+        if token == promise.term and self._tokens.get((group, token)) == to:
+            self._checker.seen["vote by token alone"] += 1
+            return
+        left = (promise.until - now) / 1e6
+        text = f"{process.name} votes for {to} in {group}, {left:.3f} ms are left of {promise}"
+        self._checker.fail("S4", text)

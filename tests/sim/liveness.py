@@ -1,0 +1,193 @@
+"""The second phase of a run: heal a random majority, freeze every other fault, demand order.
+
+L1 one primary soon, L2 all agree on it, L3 all have the same configuration,
+S14 then nothing moves any more, S16 the kernel is as the role says.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from protocol.ids import GroupId
+from protocol.quorum import majority
+from protocol.timing import INTERVAL_NS, SECOND, Profile
+from protocol.view import Role
+from tests.sim import network
+from tests.sim.world import World
+
+CONFIG_NS = 5 * SECOND
+"""All devices of the core have the same committed configuration within this (L3)."""
+QUIET_NS = 3 * SECOND
+
+
+def heal_core(world: World, random: Random) -> list[int]:
+    """Heal a random majority of the devices; what is wrong outside of it stays wrong."""
+    count = len(world.machines)
+    size = random.randint(count // 2 + 1, count)
+    core = sorted(random.sample(range(count), size))
+    world.frozen = frozenset(range(count)) - frozenset(core)
+    world.network.quality = network.LAN
+    world.network.heal_all(world.now, core)
+    world.log(None, f"heal {core}")
+    _shut_out(world, core, random)
+    for index in core:
+        machine = world.machines[index]
+        machine.disk.full = False
+        machine.disk.fsync_ns = 500_000
+        process = world.running(index)
+        if process is not None and process.stopping:
+            world.kill(index)
+        world.start(index)
+        process = world.running(index)
+        if process is not None:
+            process.ambush = 0
+            process.unstall()
+        world.set_unfit(index, ())
+    return core
+
+
+def _shut_out(world: World, core: list[int], random: Random) -> None:
+    """The others are deaf for good: some are also mute, some go on disturbing."""
+    for outsider in sorted(world.frozen):
+        mute = random.random() < 0.5
+        for index in core:
+            world.network.cut(index, outsider)
+            if mute:
+                world.network.cut(outsider, index)
+
+
+def slowest(world: World) -> int:
+    """T of the slowest Virtual Server in force, or of the coordinator group."""
+    servers = world.checker.configs.newest.virtual_servers.values()
+    profiles = [vs.profile for vs in servers] + [Profile.NORMAL]
+    return max(INTERVAL_NS[p] for p in profiles)
+
+
+def servable(world: World, core: list[int]) -> list[GroupId]:
+    """Virtual Servers that the core must serve: a majority votes, and somebody can carry."""
+    config = world.checker.configs.newest
+    ids = {world.machines[i].id for i in core}
+    found = []
+    for uid, assignment in config.assignments.items():
+        server = config.virtual_servers.get(uid)
+        if server is None or not assignment.vips:
+            continue
+        voting = sum(1 for v in assignment.voters if v in ids)
+        able = [
+            v
+            for v in assignment.voters
+            if v in ids
+            and v in config.devices
+            and v not in server.witnesses
+            and not config.devices[v].drained
+        ]
+        if voting >= majority(assignment.voters) and able:
+            found.append(uid)
+    return sorted(found)
+
+
+def check(world: World, core: list[int]) -> None:
+    """Demand L1, L2, L3, S16 and S14 of the healed core."""
+    unit = slowest(world)
+    healed = world.now
+    world.run_until(healed + 10 * unit)
+    _one_primary(world, core)
+    world.run_until(healed + 12 * unit)
+    _agree(world, core)
+    world.run_until(healed + max(CONFIG_NS, 15 * unit))
+    _one_primary(world, core)
+    _agree(world, core)
+    _same_configuration(world, core)
+    _kernel_as_role(world, core)
+    _nothing_moves(world, core)
+    if not world.checker.failed:
+        world.run_for(SECOND)
+        world.checker.configs.finish()
+
+
+def _one_primary(world: World, core: list[int]) -> None:
+    checker = world.checker
+    if checker.failed:
+        return
+    for uid in servable(world, core):
+        for vip in world.vips_of(uid):
+            found = world.announcers(vip)
+            if len(found) != 1:
+                checker.fail("L1", f"{vip} of {uid} is announced by {found}, core is {core}")
+
+
+def _leaders(world: World, core: list[int]) -> dict[GroupId, set[tuple[str | None, int]]]:
+    leaders: dict[GroupId, set[tuple[str | None, int]]] = {}
+    for index in core:
+        process = world.running(index)
+        if process is None:
+            continue
+        for view in process.core.view().groups:
+            if process.machine.id in view.voters:
+                leaders.setdefault(view.group, set()).add((view.leader, view.term))
+    return leaders
+
+
+def _agree(world: World, core: list[int]) -> None:
+    checker = world.checker
+    if checker.failed:
+        return
+    leaders = _leaders(world, core)
+    for uid in (*servable(world, core), GroupId("_site")):
+        found = leaders.get(uid, set())
+        if len(found) != 1 or None in {leader for leader, _ in found}:
+            text = f"of {uid}, the core {core} believes {sorted(map(str, found))}"
+            checker.fail("L2", text)
+
+
+def _same_configuration(world: World, core: list[int]) -> None:
+    checker = world.checker
+    if checker.failed:
+        return
+    found = {}
+    for index in core:
+        process = world.running(index)
+        if process is not None:
+            view = process.core.view()
+            found[index] = (view.committed, view.stored)
+    newest = checker.configs.newest.revision
+    if any(pair != (newest, newest) for pair in found.values()):
+        text = {i: f"{c} {s}" for i, (c, s) in found.items()}
+        checker.fail("L3", f"newest is {newest}, (committed, stored) are {text}")
+
+
+def _kernel_as_role(world: World, core: list[int]) -> None:
+    """S16: exactly the primaries announce, and they announce exactly their VIPs."""
+    checker = world.checker
+    if checker.failed:
+        return
+    config = checker.configs.newest
+    for index in core:
+        process = world.running(index)
+        if process is None:
+            continue
+        expected: set[str] = set()
+        for view in process.core.view().groups:
+            if view.role is Role.PRIMARY and view.group in config.assignments:
+                expected.update(config.assignments[view.group].vips)
+        kernel = world.machines[index].kernel
+        actual = {vip for vip in kernel.announce if kernel.announces(vip, world.now)}
+        if actual != expected:
+            text = f"{process.name} announces {sorted(actual)}, is primary of {sorted(expected)}"
+            checker.fail("S16", text)
+
+
+def _nothing_moves(world: World, core: list[int]) -> None:
+    """S14: without faults no election, no release, no new configuration."""
+    checker = world.checker
+    if checker.failed:
+        return
+    before = (_leaders(world, core), checker.seen["acquire"], checker.seen["release"])
+    revision = checker.configs.newest.revision
+    world.run_for(QUIET_NS)
+    after = (_leaders(world, core), checker.seen["acquire"], checker.seen["release"])
+    if checker.failed:
+        return
+    if before != after or revision != checker.configs.newest.revision:
+        now = checker.configs.newest.revision
+        checker.fail("S14", f"moved: {before} {revision} -> {after} {now}")

@@ -1,0 +1,140 @@
+"""One host of the simulation: its clock, its disk and its kernel.
+
+The kernel outlives the agent: a lease opened by a process that was killed
+ends by its timeout alone. A power cut ends kernel state at once and restarts
+the clock. Real time is the simulator's; a device sees only its own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from protocol.config import Config
+from protocol.effects import Ballot
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.timing import MILLISECOND, SECOND
+
+JIFFY_NS = 4 * MILLISECOND
+"""A kernel timer may fire this much late (HZ = 250)."""
+
+MILLION = 1_000_000
+
+
+class Clock:
+    """CLOCK_BOOTTIME of one host: an offset and a rate against real time."""
+
+    __slots__ = ("offset", "ppm")
+
+    def __init__(self, offset: int, ppm: int) -> None:
+        self.offset = offset
+        self.ppm = ppm
+
+    def local(self, real: int) -> int:
+        return self.offset + real + real * self.ppm // MILLION
+
+    def real(self, local: int) -> int:
+        """The first real time at which this clock shows ``local`` or more."""
+        real = (local - self.offset) * MILLION // (MILLION + self.ppm)
+        while self.local(real) < local:
+            real += 1
+        return real
+
+    def restart(self, real: int, uptime: int) -> None:
+        """Make this clock show ``uptime`` at ``real``: the host has booted."""
+        self.offset = 0
+        self.offset = uptime - self.local(real)
+
+
+class Kernel:
+    """The two lease sets: VIP to the real time at which its element expires."""
+
+    __slots__ = ("accept", "announce")
+
+    def __init__(self) -> None:
+        self.announce: dict[str, int] = {}
+        self.accept: dict[str, int] = {}
+
+    def acquire(self, vips: Sequence[str], until: int) -> None:
+        for vip in vips:
+            self.announce[vip] = until
+            self.accept[vip] = until
+
+    def refresh(self, vips: Sequence[str], now: int, until: int) -> bool:
+        """Renew what still lives, as the marked datagram does; whether anything announced did."""
+        renewed = False
+        for vip in vips:
+            if self.announce.get(vip, 0) > now:
+                self.announce[vip] = until
+                renewed = True
+            if until > self.accept.get(vip, 0) > now:
+                self.accept[vip] = until
+        return renewed
+
+    def release(self, vips: Sequence[str]) -> None:
+        for vip in vips:
+            self.announce.pop(vip, None)
+            self.accept.pop(vip, None)
+
+    def lame(self, vips: Sequence[str], now: int, until: int) -> None:
+        """Stop announcing; go on accepting until ``until`` what is accepted now."""
+        for vip in vips:
+            self.announce.pop(vip, None)
+            if self.accept.get(vip, 0) > now:
+                self.accept[vip] = until
+
+    def clear(self) -> None:
+        self.announce.clear()
+        self.accept.clear()
+
+    def announces(self, vip: str, now: int) -> bool:
+        return self.announce.get(vip, 0) > now
+
+    def accepts(self, vip: str, now: int) -> bool:
+        return self.accept.get(vip, 0) > now
+
+
+@dataclass(slots=True)
+class Disk:
+    """What is durable. Writes are atomic: old or new, never a mixture."""
+
+    config: Config = field(default_factory=Config)
+    committed: Revision = NO_REVISION
+    ballots: dict[GroupId, Ballot] = field(default_factory=dict)
+    incarnation: int = 0
+    full: bool = False
+    """Refuses every write."""
+    fsync_ns: int = MILLISECOND // 2
+    """Mean time of one durable write."""
+
+    def write_ns(self, random: Random) -> int:
+        return 50_000 + int(random.expovariate(1.0) * self.fsync_ns)
+
+
+class Machine:
+    """A host: what survives a killed agent, and what survives a power cut."""
+
+    __slots__ = ("clock", "disk", "id", "index", "kernel", "powered", "random")
+
+    def __init__(self, index: int, device: DeviceId, random: Random) -> None:
+        self.index = index
+        self.id = device
+        self.random = random
+        self.clock = Clock(random.randrange(1, 10_000) * SECOND, random.randint(-1000, 1000))
+        self.kernel = Kernel()
+        self.disk = Disk()
+        self.powered = True
+
+    def lease_end(self, now: int, duration: int) -> int:
+        """Real time at which a kernel timer of ``duration`` set now fires at the latest."""
+        local_end = self.clock.local(now) + duration
+        return self.clock.real(local_end) + self.random.randrange(JIFFY_NS)
+
+    def lose_power(self) -> None:
+        self.kernel.clear()
+        self.powered = False
+
+    def boot(self, now: int) -> None:
+        self.clock.restart(now, self.random.randrange(1, 30) * SECOND)
+        self.powered = True

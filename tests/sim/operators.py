@@ -1,0 +1,163 @@
+"""Operators who type commands at random devices, with real changes."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from random import Random
+
+from protocol.changes import (
+    AddGateway,
+    AdmitDevice,
+    Change,
+    DeleteVirtualServer,
+    PutToken,
+    PutVirtualServer,
+    RemoveGateway,
+    SetDevice,
+    SetGateway,
+)
+from protocol.document import GatewayDocument, ListenerDocument, VirtualServerDocument
+from protocol.effects import Promote, Propose
+from protocol.ids import Revision
+from protocol.timing import MILLISECOND, Profile
+from tests.sim.site import device, device_name
+from tests.sim.world import World
+
+EXPIRES_AT = 4_000_000_000
+"""Unix time far ahead: no token of a simulation expires."""
+UNIX_S = 1_700_000_000
+PROFILES = (Profile.FAST, Profile.NORMAL, Profile.CALM)
+EXTRA_SERVERS = 2
+"""Virtual Servers that operators create and delete."""
+
+
+def promote(world: World, index: int, server: int, to: int | None) -> None:
+    """``halbctl promote`` typed at a device."""
+    request = f"m{len(world.checker.configs.requests)}"
+    name = None if to is None else device_name(to)
+    _ask(world, index, Promote(request, f"vs{server}", name))
+
+
+def propose(
+    world: World, index: int, change: Change, if_revision: Revision | None = None
+) -> str | None:
+    """A change typed at a device; returns its request id, None where no agent runs."""
+    request = f"c{len(world.checker.configs.requests)}"
+    item = Propose(request, change, if_revision, UNIX_S + world.now // 1_000_000_000)
+    return request if _ask(world, index, item) else None
+
+
+def _ask(world: World, index: int, item: Propose | Promote) -> bool:
+    process = world.running(index)
+    if process is None or process.stopping:
+        return False
+    world.checker.configs.asked(process, item)
+    return world.hand_in(index, item)
+
+
+def random_command(world: World, random: Random) -> None:
+    """One command, as an operator on a bad day would type it."""
+    index = random.randrange(len(world.machines))
+    process = world.running(index)
+    if process is None:
+        return
+    change = random_change(world, random)
+    if_revision = None
+    if random.random() < 0.3:
+        if_revision = process.core.view().committed
+        if random.random() < 0.5:  # somebody else has the same idea
+            other = random.randrange(len(world.machines))
+            propose(world, other, random_token(random), if_revision)
+    propose(world, index, change, if_revision)
+
+
+def random_token(random: Random) -> PutToken:
+    """A change whose effect can be told from every other one's."""
+    return PutToken(
+        id=f"{random.getrandbits(64):016x}",
+        digest=f"{random.getrandbits(256):064x}",
+        expires_at=EXPIRES_AT,
+        uses=1,
+    )
+
+
+def random_change(world: World, random: Random) -> Change:
+    roll = random.random()
+    if roll < 0.3:
+        return random_token(random)
+    servers = len(world.setup.profiles)
+    server = f"vs{random.randrange(servers)}"
+    gateway = f"gw{random.randrange(3)}"
+    if roll < 0.45:
+        address = f"10.77.0.{31 + random.randrange(3)}"
+        return AddGateway(server, GatewayDocument(name=gateway, address=address))
+    if roll < 0.5:
+        return RemoveGateway(server, gateway)
+    if roll < 0.55:
+        return SetGateway(server, gateway, weight=random.randrange(10))
+    if roll < 0.65:
+        device = device_name(random.randrange(len(world.machines)))
+        return SetDevice(device, random.random() < 0.4)
+    return random_server_change(world, random)
+
+
+def random_server_change(world: World, random: Random) -> Change:
+    """Create, replace or delete one of a few Virtual Servers that compete for two VIPs."""
+    name = f"extra{random.randrange(EXTRA_SERVERS)}"
+    if random.random() < 0.3:
+        return DeleteVirtualServer(name)
+    names = [device_name(i) for i in range(len(world.machines))]
+    carriers = random.sample(names, random.randint(min(2, len(names)), len(names)))
+    document = VirtualServerDocument(
+        name=name,
+        vips=(f"10.77.0.{200 + random.randrange(EXTRA_SERVERS)}/24",),
+        devices=tuple(carriers),
+        profile=random.choice(PROFILES),
+        listeners=(ListenerDocument(port=443),),
+    )
+    return PutVirtualServer(document, must="either")
+
+
+def drain(world: World, index: int, target: int) -> str:
+    """``halbctl device drain`` typed at a device that runs."""
+    request = propose(world, index, SetDevice(device_name(target), drained=True))
+    assert request is not None
+    return request
+
+
+def succeeded(world: World, request: str) -> bool:
+    outcome = world.checker.configs.requests[request].outcome
+    return outcome is not None and outcome.error is None
+
+
+SECRET = "s" * 32
+"""What every joining device of a simulation shows."""
+
+
+def join(world: World, through: int, index: int) -> bool:
+    """``token create`` and ``join``: True once the device is in the Site, as the agents do it."""
+    token = PutToken(
+        id=f"{0xA000 + index:016x}",
+        digest=sha256(SECRET.encode()).hexdigest(),
+        expires_at=EXPIRES_AT,
+        uses=2,  # one stays over: a token that vanished would look like a lost change
+    )
+    admit = AdmitDevice(token_id=token.id, secret=SECRET, device=device(index))
+    for change in (token, admit):
+        request = propose(world, through, change)
+        if request is None or not wait_for(world, request):
+            return False
+    process = world.running(through)
+    if process is None or process.in_force is None:
+        return False
+    world.adopt(index, process.in_force)
+    return True
+
+
+def wait_for(world: World, request: str) -> bool:
+    """Let the world run until a command ended; whether it was carried out."""
+    for _ in range(700):
+        if world.checker.configs.requests[request].outcome is not None or world.checker.failed:
+            break
+        world.run_for(10 * MILLISECOND)
+    return succeeded(world, request)

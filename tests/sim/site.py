@@ -1,0 +1,94 @@
+"""The Site that a simulation starts with: devices, Virtual Servers, assignments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from protocol.config import Config, Edit
+from protocol.effects import Ballot
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.objects import Assignment, Device, SiteRecord, Value, VirtualServer
+from protocol.timing import Profile
+
+
+def device_id(index: int) -> DeviceId:
+    return DeviceId(f"{index + 1:016x}")
+
+
+def device_name(index: int) -> str:
+    return chr(ord("a") + index)
+
+
+def group_id(index: int) -> GroupId:
+    return GroupId(f"{0xF000 + index:016x}")
+
+
+def vip_of(index: int) -> str:
+    return f"10.77.0.{100 + index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a simulation is made of."""
+
+    devices: int = 3
+    profiles: tuple[Profile, ...] = (Profile.NORMAL,)
+    """One Virtual Server for each."""
+    witness: bool = False
+    """The last device votes but carries nothing."""
+    founders: int | None = None
+    """So many devices are in the Site at the start, the others wait to join; None: all are."""
+    codec: bool = False
+    """Every message goes through the codec, as on a real wire."""
+
+
+FIRST_TERM = 1
+FIRST_BALLOTS = {SITE_GROUP: Ballot(FIRST_TERM, device_id(0))}
+"""The first device founded the Site, so it was coordinator in term 1."""
+
+
+def device(index: int, *, witness: bool = False) -> Device:
+    return Device(
+        id=device_id(index),
+        name=device_name(index),
+        public_key=f"{index:040d}",
+        addresses=(f"10.0.0.{index + 1}:7480",),
+        joined=index + 1,
+        witness=witness,
+    )
+
+
+def build_site(setup: Setup, random: Random) -> Config:
+    """A configuration as an established Site has it."""
+    count = setup.devices if setup.founders is None else setup.founders
+    ids = tuple(device_id(i) for i in range(count))
+    values: list[Value] = [SiteRecord(id="5" * 16, name="sim", voters=ids[:7])]
+    values += [device(i, witness=setup.witness and i == count - 1) for i in range(count)]
+    for number, profile in enumerate(setup.profiles):
+        carriers = list(ids[:-1] if setup.witness else ids)
+        if number:
+            random.shuffle(carriers)
+        witnesses = ids[-1:] if setup.witness else ()
+        values.append(
+            VirtualServer(
+                uid=group_id(number),
+                name=f"vs{number}",
+                vips=(f"{vip_of(number)}/24",),
+                devices=() if setup.founders else tuple(carriers),
+                witnesses=witnesses,
+                profile=profile,
+                seed=number,
+            )
+        )
+        values.append(
+            Assignment(
+                uid=group_id(number),
+                number=1,
+                voters=(*carriers, *witnesses),
+                vips=(vip_of(number),),
+                slowest=profile,
+                profile=profile,
+            )
+        )
+    return Config().edited(Edit(put=tuple(values)), FIRST_TERM)

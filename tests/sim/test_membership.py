@@ -1,0 +1,116 @@
+"""Sites that grow, shrink and change their voters while things go wrong."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from protocol.changes import PutVirtualServer, RemoveDevice
+from protocol.document import ListenerDocument, VirtualServerDocument
+from protocol.errors import InvalidInput
+from protocol.timing import MILLISECOND, SECOND, Profile
+from tests.sim import liveness, operators
+from tests.sim.run import make_node
+from tests.sim.site import Setup, device_id, device_name
+from tests.sim.world import World
+
+
+def growing(seed: int, devices: int) -> World:
+    """A Site of one device that the others have joined one after the other."""
+    world = World(seed, Setup(devices=devices, founders=1), make_node)
+    world.start_all()
+    world.run_for(3 * SECOND)
+    for index in range(1, devices):
+        assert operators.join(world, index - 1, index), world.checker.violations
+        world.run_for(2 * SECOND)
+    return world
+
+
+@pytest.mark.parametrize("devices", [2, 3, 5])
+def test_a_site_grows_from_one_device(devices: int) -> None:
+    for seed in range(3):
+        world = growing(seed, devices)
+        liveness.check(world, list(range(devices)))
+        assert not world.checker.violations, world.checker.violations[0]
+        config = world.checker.configs.newest
+        assert config.site is not None
+        assert len(config.site.voters) == devices
+        for assignment in config.assignments.values():
+            assert len(assignment.voters) == devices
+
+
+def test_a_grown_site_survives_the_loss_of_its_founder() -> None:
+    for seed in range(5):
+        world = growing(seed, 3)
+        world.crash(0)
+        world.frozen = frozenset({0})
+        liveness.check(world, [1, 2])
+        assert not world.checker.violations, world.checker.violations[0]
+
+
+def test_joining_goes_on_while_devices_are_killed() -> None:
+    for seed in range(10):
+        random = Random(seed)
+        world = World(seed, Setup(devices=4, founders=1), make_node)
+        world.start_all()
+        world.run_for(3 * SECOND)
+        joined = [0]
+        for index in (1, 2, 3):
+            for _ in range(3):
+                victim = random.choice(joined)
+                delay = random.randrange(1, 400) * MILLISECOND
+                world.push(world.now + delay, _kill_and_restart, world, victim)
+            if operators.join(world, random.choice(joined), index):
+                joined.append(index)
+            world.run_for(2 * SECOND)
+        world.run_for(5 * SECOND)
+        assert not world.checker.violations, f"seed {seed}: {world.checker.violations[0]}"
+        liveness.check(world, joined)
+        assert not world.checker.violations, f"seed {seed}: {world.checker.violations[0]}"
+
+
+def _kill_and_restart(world: World, victim: int) -> None:
+    world.kill(victim)
+    world.start_after(victim, 20 * MILLISECOND)
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_a_removed_device_lets_go_and_the_others_go_on(removed: int) -> None:
+    for seed in range(3):
+        world = growing(seed, 4)
+        request = operators.propose(world, 3, RemoveDevice(device_name(removed)))
+        assert request is not None
+        operators.wait_for(world, request)
+        outcome = world.checker.configs.requests[request].outcome
+        assert outcome is not None
+        assert not isinstance(outcome.error, InvalidInput), "its own deed is held against it"
+        world.run_for(5 * SECOND)
+        assert not world.checker.violations, world.checker.violations[0]
+        assert removed not in world.announcers(world.first_vip)
+        rest = [i for i in range(4) if i != removed]
+        liveness.check(world, rest)
+        assert not world.checker.violations, world.checker.violations[0]
+        config = world.checker.configs.newest
+        assert config.site is not None
+        assert device_id(removed) not in config.site.voters
+        assert len(config.site.voters) == 3
+
+
+def test_a_change_of_profile_leaves_one_owner() -> None:
+    for seed in range(5):
+        world = growing(seed, 3)
+        for profile in (Profile.FAST, Profile.CALM, Profile.NORMAL):
+            document = VirtualServerDocument(
+                name="vs0",
+                vips=(f"{world.first_vip}/24",),
+                profile=profile,
+                listeners=(ListenerDocument(port=443),),
+            )
+            request = operators.propose(world, seed % 3, PutVirtualServer(document))
+            assert request is not None
+            assert operators.wait_for(world, request)
+            world.run_for(seed * 200 * MILLISECOND)
+        world.run_for(5 * SECOND)
+        liveness.check(world, [0, 1, 2])
+        assert not world.checker.violations, world.checker.violations[0]
