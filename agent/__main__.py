@@ -54,7 +54,9 @@ async def run(settings: Settings, disk: Disk) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     try:
-        settings = read_settings(sys.argv[1:] if arguments is None else arguments)
+        settings = read_settings(
+            sys.argv[1:] if arguments is None else arguments, version=release()
+        )
         journal.set_up(settings.log_level)
         disk = Disk.open(settings.state_dir)
         try:

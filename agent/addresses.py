@@ -36,9 +36,10 @@ class InterfaceMissing(HalbError):
     """The service interface does not exist (any more)."""
 
     def __init__(self, interface: str) -> None:
+        others = ", ".join(name for _, name in socket.if_nameindex() if name != "lo") or "none"
         super().__init__(
             f"network interface {interface} does not exist",
-            "Bring it back, or start halb-agent with --interface NAME (see `ip link`).",
+            f"Bring it back, or start halb-agent with --interface NAME; there are: {others}.",
         )
 
 

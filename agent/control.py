@@ -57,6 +57,7 @@ class ControlServer:
         self._context: sockets.Context | None = None
         self._socket: Socket | None = None
         self._lock: int | None = None
+        self._bound = False
         self._work: dict[_Key, asyncio.Task[None]] = {}
         self._watched_until: dict[_Key, float] = {}
         self._counts: Counter[str] = Counter()
@@ -95,6 +96,7 @@ class ControlServer:
             socket.bind(f"ipc://{self.path}")
         finally:
             os.umask(former)
+        self._bound = True
         _give_to_group(self.path)
 
     def counters(self) -> Mapping[str, int]:
@@ -202,6 +204,9 @@ class ControlServer:
         if self._context is not None:
             self._context.destroy()
         if self._lock is not None:
+            if self._bound:
+                self.path.unlink(missing_ok=True)
+                _lock_of(self.path).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
@@ -216,10 +221,12 @@ def _internal(error: Exception) -> HalbError:
     )
 
 
+def _lock_of(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
+
+
 def _take_lock(path: Path) -> int:
-    lock = os.open(
-        path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
+    lock = os.open(_lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -89,9 +89,19 @@ def read_settings(
         state_dir=Path(values.get("state-dir", DEFAULT_STATE_DIR)),
         control=Path(values.get("control", DEFAULT_CONTROL)),
         witness=values.get("witness", False),
-        kernel_lease=not values.get("no-kernel-lease", False),
+        kernel_lease=_kernel_lease(values.get("no-kernel-lease", False)),
         log_level=values.get("log-level", "info"),
     )
+
+
+def _kernel_lease(unwanted: bool) -> bool:
+    if unwanted:
+        raise InvalidInput(
+            "no-kernel-lease is not supported in this release: nothing else keeps a hung agent"
+            " from holding its VIPs",
+            "Run Linux 5.18 or newer, or let this device be a --witness.",
+        )
+    return True
 
 
 def host_addresses() -> tuple[HostAddress, ...]:

@@ -103,16 +103,17 @@ class Configuration:
 
     def on_propose(
         self, sender: DeviceId | None, message: ProposeChange, now: int, out: Outbox
-    ) -> None:
-        """A change to write; one for a coordinator that this device is not is sent again."""
+    ) -> bool:
+        """Write a change; False if this device is not coordinator, and did nothing."""
         if self.coordinator is None:
-            return
+            return False
         self._origins[message.id] = sender
         outcome = self.coordinator.propose(
             message.id, message.change, message.if_revision, message.unix_s, now, out
         )
         if outcome is not None:
             self._tell([outcome], out)
+        return True
 
     def on_time(self, now: int, out: Outbox) -> None:
         self._next = 1 << 62

@@ -74,21 +74,24 @@ class Moving:
         contacts: Mapping[DeviceId, Contact],
         now: int,
         out: Outbox,
-    ) -> None:
-        """Hand over if this device is primary; a repeated request changes nothing."""
+    ) -> bool:
+        """Hand over if this device is primary, else return False.
+
+        A repeated request changes nothing.
+        """
         group = groups.get(message.group)
         if group is None or group.role is not Role.PRIMARY:
-            return
+            return False
         under_way = self._moves.get(message.group)
         if under_way is not None:
             if under_way.request == message.id:
-                return
+                return True
             # This device is primary again: the earlier move has failed.
             self._follow(message.group, under_way, group, now, out)
         moved = message.to is None and group.voter.term > message.term > 0
         if message.to == self.me or moved:
             self._end(Outcome(message.id, detail="is primary already"), origin, out)
-            return
+            return True
         to = message.to or best_successor(group, contacts, now)
         reason = "no other device can take it" if to is None else why_not(group, to, contacts, now)
         if to is None or reason:
@@ -97,9 +100,10 @@ class Moving:
                 "`halbctl status` shows each device's state.",
             )
             self._end(Outcome(message.id, error=error), origin, out)
-            return
+            return True
         self._moves[message.group] = _Move(message.id, origin, to, now + MOVE_TIMEOUT_NS)
         group.hand_over(to, now, out)
+        return True
 
     def on_time(
         self,

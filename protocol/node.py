@@ -34,8 +34,8 @@ from protocol.effects import (
     Stop,
     Stopped,
 )
-from protocol.electorates import electorate_of, site_electorate
 from protocol.group import Group
+from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import (
     Ack,
@@ -45,7 +45,6 @@ from protocol.messages import (
     Beat,
     HandOver,
     Info,
-    Lead,
     Message,
     Moved,
     ProposeChange,
@@ -57,13 +56,12 @@ from protocol.messages import (
     Voted,
 )
 from protocol.moving import Moving
+from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.requests import Requests
-from protocol.roster import Roster, leader_told
-from protocol.timers import Timers
-from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
-from protocol.view import GroupView, NodeView, Role
-from protocol.voter import Electorate, Voter
+from protocol.roster import Roster
+from protocol.timing import MILLISECOND
+from protocol.view import NodeView, Role
 
 STALL_NS = 20 * MILLISECOND
 """A step that comes later than this after it was due was missed by this process."""
@@ -91,28 +89,27 @@ class Node:
         ``ballots_lost``: a configuration was found on disk but no ballots that
         can be trusted; the device votes again once it has heard a primary.
         """
-        self.unix_offset = unix_offset
         self.me = device
-        self.random = random
-        self.started = now
-        self.ballots = dict(ballots)
-        self.ballots_lost = ballots_lost
-        self.groups: dict[GroupId, Group] = {}
-        self.timers = Timers()
+        self.configuration = Configuration(device, config, committed, random)
+        self.groups = Groups(
+            device,
+            random,
+            ballots,
+            now=now,
+            restarted=self.configuration.restarted,
+            ballots_lost=ballots_lost,
+        )
         self.beats = Beats(self.groups)
+        self.offices = Offices(device, self.groups, self.beats.contacts, unix_offset)
         self.roster = Roster(version=version, incarnation=incarnation, now=now)
         self.requests = Requests()
-        self.configuration = Configuration(device, config, committed, random)
         self.moving = Moving(device)
-        self.disk_works = True
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
         self._in_force = NO_REVISION
-        self._leads: dict[GroupId, Lead] = {}
         self._due = now
-        self._take_site_voters(now)
-        self._take_into_force(now, Outbox())
+        self._follow_configuration(now, Outbox(), [])
 
     # The step
 
@@ -125,7 +122,7 @@ class Node:
         for item in inputs:
             self._take(item, now, out, touched)
         self._follow_configuration(now, out, touched)
-        touched.extend(self.timers.take_due(now))
+        touched.extend(self.groups.timers.take_due(now))
         for gid in touched:
             if gid in self.groups:
                 self.groups[gid].on_time(now, out)
@@ -141,10 +138,10 @@ class Node:
         self.beats.on_time(now, out)
         for gid in touched:
             if gid in self.groups:
-                self.timers.set(gid, self.groups[gid].wake_at(now))
-            self._note_lead(gid, now)
+                self.groups.timers.set(gid, self.groups[gid].wake_at(now))
+            self.offices.note(gid, now)
         if self.configuration.in_site:
-            info = self.roster.info(self.configuration.stored, self._leads.values())
+            info = self.roster.info(self.configuration.stored, self.offices.leads.values())
             self.roster.watch(self.beats.contacts, now, out)
             self.roster.tell(info, self.beats.contacts, now, out)
         self._due = self._next_due(now)
@@ -155,7 +152,7 @@ class Node:
 
     def _next_due(self, now: int) -> int:
         due = min(
-            self.timers.next(),
+            self.groups.timers.next(),
             self.beats.wake_at(),
             self.roster.wake_at(),
             self.requests.wake_at(),
@@ -167,9 +164,7 @@ class Node:
     def _forgive(self, stall: int, now: int) -> None:
         """We were deaf, not they silent: what the peers sent meanwhile is yet to be read."""
         self.beats.forgive(stall, now)
-        for gid, group in self.groups.items():
-            group.forgive(stall, now)
-            self.timers.set(gid, now)
+        self.groups.forgive(stall, now)
 
     # Inputs
 
@@ -240,10 +235,8 @@ class Node:
                 pass
 
     def _on_disk(self, works: bool, out: Outbox, touched: list[GroupId]) -> None:
-        self.disk_works = works
-        for gid, group in self.groups.items():
-            group.voter.disk_works = works
-            touched.append(gid)
+        self.groups.on_disk(works)
+        touched.extend(self.groups)
         self.configuration.on_disk(works, out)
 
     # Configuration
@@ -254,24 +247,21 @@ class Node:
         return group.voter.term if group is not None else 0
 
     def _follow_configuration(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
-        if self.configuration.durable != self._site_since:
-            self._take_site_voters(now)
+        """Groups and contacts are as the stored and the committed configuration say."""
+        configuration = self.configuration
+        if configuration.durable != self._site_since:
+            self._site_since = configuration.durable
+            self._meet(now)
+            self.groups.follow_site(configuration.newest, configuration.durable, now)
             touched.append(SITE_GROUP)
-        if self.configuration.in_force.revision != self._in_force:
-            touched.extend(self._take_into_force(now, out))
-
-    def _take_site_voters(self, now: int) -> None:
-        """The coordinator's group follows the stored configuration, committed or not."""
-        self._site_since = self.configuration.durable
-        self._meet(now)
-        electorate = site_electorate(self.configuration.newest, self.configuration.durable)
-        if electorate is None:
-            return
-        group = self.groups.get(SITE_GROUP)
-        if group is None:
-            self._form(SITE_GROUP, electorate, (), Profile.NORMAL, Profile.NORMAL, now)
-        else:
-            group.reconfigure(electorate, (), Outbox(), now)
+        if configuration.in_force.revision != self._in_force:
+            self._in_force = configuration.in_force.revision
+            self._meet(now)
+            touched.extend(self.groups.follow(configuration.in_force, now, out))
+            # Claims of groups that end are withdrawn while their voters are still known.
+            self.beats.reclaim(touched, now)
+            self.groups.dissolve(configuration.in_force)
+            self._judge_fitness(touched)
 
     def _meet(self, now: int) -> None:
         """Talk to the devices of the configuration in force and of the newest one.
@@ -282,77 +272,11 @@ class Node:
         known = {**self.configuration.in_force.devices, **self.configuration.newest.devices}
         self.beats.meet(tuple(d for d in known if d != self.me), now)
 
-    def _take_into_force(self, now: int, out: Outbox) -> list[GroupId]:
-        """Make devices and groups as the committed configuration says."""
-        config = self.configuration.in_force
-        self._in_force = config.revision
-        self._meet(now)
-        mine = {
-            uid: assignment
-            for uid, assignment in config.assignments.items()
-            if self.me in assignment.voters and self.me in config.devices
-        }
-        touched: list[GroupId] = [SITE_GROUP]
-        for uid in [g for g in self.groups if g not in mine and g != SITE_GROUP]:
-            self._dissolve(uid, now, out)
-            touched.append(uid)
-        for uid, assignment in mine.items():
-            electorate = electorate_of(config, assignment)
-            group = self.groups.get(uid)
-            if group is not None and group.profile != assignment.profile:
-                group.retime(Timing.of(assignment.profile), assignment.profile, now, out)
-            if group is None:
-                profile, slowest = assignment.profile, assignment.slowest
-                self._form(uid, electorate, assignment.vips, profile, slowest, now)
-            elif group.voter.electorate != electorate or group.vips != assignment.vips:
-                group.reconfigure(electorate, assignment.vips, out, now)
-            touched.append(uid)
-        self._judge_fitness(touched)
-        return touched
-
-    def _form(
-        self,
-        gid: GroupId,
-        electorate: Electorate,
-        vips: tuple[str, ...],
-        profile: Profile,
-        slowest: Profile,
-        now: int,
-    ) -> None:
-        timing = Timing.of(profile)
-        alone = electorate.voters == (self.me,)
-        known = gid in self.ballots or self.configuration.restarted
-        wait = Timing.of(max(profile, slowest, key=lambda p: INTERVAL_NS[p])).promise
-        voter = Voter(
-            gid, self.me, timing, electorate, self.ballots.get(gid, Ballot()), now=now,
-            abstain_until=self.started + wait if known else now,
-            abstain_until_heard=self.ballots_lost and not alone,
-        )  # fmt: skip
-        voter.disk_works = self.disk_works
-        group = Group(voter, vips=vips, profile=profile, random=self.random, now=now)
-        self.groups[gid] = group
-        self.timers.set(gid, now)
-
-    def _dissolve(self, gid: GroupId, now: int, out: Outbox) -> None:
-        """The group is gone, or this device has no vote in it any more."""
-        group = self.groups[gid]
-        if group.role in (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK):
-            group.resign(now, out)
-        self.ballots[gid] = group.voter.ballot
-        self.beats.reclaim([gid], now)
-        del self.groups[gid]
-        self.timers.drop(gid)
-
     def _judge_fitness(self, touched: list[GroupId]) -> None:
-        reasons = dict(self.roster.unfit)
         device = self.configuration.in_force.devices.get(self.me)
-        for gid, group in self.groups.items():
-            reason = reasons.get(gid, "")
-            if gid != SITE_GROUP and device is not None and device.drained:
-                reason = "is drained"
-            if (group.unfit, group.stopping) != (reason, self.stopping):
-                group.unfit, group.stopping = reason, self.stopping
-                touched.append(gid)
+        drained = device is not None and device.drained
+        unfit = dict(self.roster.unfit)
+        touched.extend(self.groups.judge(unfit, drained, self.stopping))
 
     def _coordinate(self, now: int, out: Outbox) -> None:
         """Carry out what operators asked of this device, as coordinator and as primary."""
@@ -360,11 +284,14 @@ class Node:
         in_office = site is not None and site.role is Role.PRIMARY
         term = site.voter.term if site is not None and in_office else None
         self.configuration.take_office(term, now, out)
-        for message in self.requests.on_time(self._office, self.me, now, out):
+        for message in self.requests.on_time(self.offices.holder, self.me, now, out):
             if isinstance(message, ProposeChange):
-                self.configuration.on_propose(None, message, now, out)
+                taken = self.configuration.on_propose(None, message, now, out)
             else:
-                self.moving.request(None, message, self.groups, self.beats.contacts, now, out)
+                contacts = self.beats.contacts
+                taken = self.moving.request(None, message, self.groups, contacts, now, out)
+            if taken:
+                self.requests.taken(message)
         self.configuration.on_time(now, out)
 
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
@@ -378,69 +305,15 @@ class Node:
             self._settle(now, out, touched)
             out.do(Stopped())
 
-    # Views
-
-    def _note_lead(self, gid: GroupId, now: int) -> None:
-        group = self.groups.get(gid)
-        if group is None or group.role is not Role.PRIMARY:
-            self._leads.pop(gid, None)
-        elif gid not in self._leads or self._leads[gid].term != group.voter.term:
-            since = (now + self.unix_offset) // MILLISECOND
-            self._leads[gid] = Lead(gid, group.voter.term, since)
-
-    def _office(self, gid: GroupId) -> tuple[DeviceId | None, int]:
-        """(primary, term) of a group as far as known here, by vote or by hearsay."""
-        group = self.groups.get(gid)
-        if group is not None:
-            own = group.voter.leader
-            if own == self.me and group.role is not Role.PRIMARY:
-                own = None
-            if own is not None or group.voter.votes:
-                return own, group.voter.term
-        told = leader_told(self.beats.contacts.values(), gid)
-        return told if told is not None else (None, 0)
-
-    def _since(self, gid: GroupId, leader: DeviceId | None, term: int) -> int:
-        if leader == self.me:
-            leads: Iterable[Lead] = self._leads.values()
-        else:
-            contact = self.beats.contacts.get(leader) if leader else None
-            leads = contact.info.leads if contact and contact.info else ()
-        return next((ld.since for ld in leads if (ld.group, ld.term) == (gid, term)), 0)
-
     def view(self) -> NodeView:
         """What this device knows now."""
-        now = self._due
         config = self.configuration.in_force
-        groups = [self._group_view(gid) for gid in (SITE_GROUP, *config.virtual_servers)]
         return NodeView(
-            groups=tuple(groups),
-            peers=self.roster.peers(self.beats.contacts, now),
+            groups=self.offices.views(config),
+            peers=self.roster.peers(self.beats.contacts, self._due),
             stored=self.configuration.stored,
             committed=config.revision,
-            coordinator=self._office(SITE_GROUP)[0],
-        )
-
-    def _group_view(self, gid: GroupId) -> GroupView:
-        leader, term = self._office(gid)
-        group = self.groups.get(gid)
-        if group is None:
-            assignment = self.configuration.in_force.assignments.get(gid)
-            voters = assignment.voters if assignment else ()
-            number = assignment.number if assignment else 0
-            unfit = "is not assigned to this Virtual Server"
-            since = self._since(gid, leader, term)
-            return GroupView(gid, Role.SECONDARY, term, leader, number, voters, unfit, since)
-        voter = group.voter
-        unfit = group.unfit
-        if not unfit and self.me not in voter.electorate.carriers:
-            unfit = "is a witness"
-        if not unfit and group.role is Role.WAITING:
-            unfit = "has just started"
-        electorate = voter.electorate
-        since = self._since(gid, leader, term)
-        return GroupView(
-            gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since
+            coordinator=self.offices.holder(SITE_GROUP)[0],
         )
 
 

@@ -86,12 +86,12 @@ class Requests:
             addressee, term = office(group)
             if isinstance(message, RequestMove) and addressee is not None and not message.term:
                 message = waiting.message = msgspec.structs.replace(message, term=term)
-            if addressee == me:
-                del self._waiting[request]
-                mine.append(message)
-            elif now >= waiting.deadline:
+            if now >= waiting.deadline:
                 del self._waiting[request]
                 out.do(Outcome(request, error=_not_answered(group, addressee)))
+            elif addressee == me:
+                waiting.repeat_at = NEVER
+                mine.append(message)
             elif addressee is None:
                 # Whoever takes the office is heard of in a step of its own.
                 waiting.repeat_at = NEVER
@@ -101,6 +101,10 @@ class Requests:
                 waiting.sent_to, waiting.repeat_at = addressee, now + REPEAT_NS
                 out.send(addressee, message)
         return mine
+
+    def taken(self, message: ProposeChange | RequestMove) -> None:
+        """This device carries the request out itself, and will tell its outcome."""
+        del self._waiting[message.id]
 
     def wake_at(self) -> int:
         return min((min(w.deadline, w.repeat_at) for w in self._waiting.values()), default=NEVER)

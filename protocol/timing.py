@@ -72,6 +72,7 @@ class Timing:
 
     @classmethod
     def from_interval(cls, t: int) -> Timing:
+        """The durations for T = ``t`` nanoseconds."""
         """The durations for an interval of ``t`` nanoseconds, at least 20 ms."""
         timing = cls(
             interval=t,

@@ -105,6 +105,9 @@ def _unpacked(text: str) -> object:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (ValueError, binascii.Error):
         raise InvalidInput("characters are missing or do not belong to it") from None
+    if base64.urlsafe_b64encode(data).decode("ascii").rstrip("=") != text:
+        # The last character has bits that no byte uses.
+        raise InvalidInput("its last character is not the one it was made with")
     packed, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
     if len(data) <= _CHECKSUM_BYTES or _checksum(packed) != checksum:
         raise InvalidInput("its checksum does not match, so characters are missing or changed")

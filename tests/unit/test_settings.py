@@ -56,7 +56,6 @@ state-dir: /srv/halb
 address: ["10.78.0.11:7000", "[fd77::11]:7010"]
 control: /tmp/c
 witness: true
-no-kernel-lease: true
 log-level: debug
 """
 
@@ -69,7 +68,7 @@ def test_the_file_says_what_it_says(tmp_path: Path) -> None:
         state_dir=Path("/srv/halb"),
         control=Path("/tmp/c"),
         witness=True,
-        kernel_lease=False,
+        kernel_lease=True,
         log_level="debug",
     )
 
@@ -142,3 +141,8 @@ def test_a_host_without_addresses_is_told_so() -> None:
 def test_a_witness_may_listen_where_no_interface_is_known() -> None:
     found = read("--witness", "--address", "10.99.0.1:7480")
     assert found.interface == ""
+
+
+def test_a_device_without_the_kernel_lease_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="not supported in this release"):
+        read_settings(["--no-kernel-lease"], hostname="a", host=HOST)

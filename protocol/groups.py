@@ -1,0 +1,152 @@
+"""The groups that this device votes in: formed, changed and dissolved as configured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from random import Random
+
+from protocol.config import Config
+from protocol.effects import Ballot
+from protocol.electorates import electorate_of, site_electorate
+from protocol.group import Group
+from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.objects import Assignment
+from protocol.outbox import Outbox
+from protocol.timers import Timers
+from protocol.timing import INTERVAL_NS, Profile, Timing
+from protocol.view import Role
+from protocol.voter import Electorate, Voter
+
+
+class Groups(Mapping[GroupId, Group]):
+    """Groups by id; :attr:`timers` knows when each is due."""
+
+    def __init__(
+        self,
+        me: DeviceId,
+        random: Random,
+        ballots: Mapping[GroupId, Ballot],
+        *,
+        now: int,
+        restarted: bool,
+        ballots_lost: bool,
+    ) -> None:
+        """``restarted``: promises may have been made before ``now`` and forgotten."""
+        self.me = me
+        self.timers = Timers()
+        self.disk_works = True
+        self._groups: dict[GroupId, Group] = {}
+        self._random = random
+        self._ballots = dict(ballots)
+        self._started = now
+        self._restarted = restarted
+        self._ballots_lost = ballots_lost
+
+    def __getitem__(self, gid: GroupId) -> Group:
+        return self._groups[gid]
+
+    def __iter__(self) -> Iterator[GroupId]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def follow_site(self, config: Config, durable: Revision, now: int) -> None:
+        """The coordinator's group is as the stored configuration says, committed or not."""
+        electorate = site_electorate(config, durable)
+        if electorate is None:
+            return
+        group = self._groups.get(SITE_GROUP)
+        if group is None:
+            self._form(SITE_GROUP, electorate, (), (Profile.NORMAL, Profile.NORMAL), now)
+        else:
+            group.reconfigure(electorate, (), Outbox(), now)
+
+    def follow(self, config: Config, now: int, out: Outbox) -> list[GroupId]:
+        """The Virtual Servers' groups are as the committed configuration says.
+
+        Returns the groups that may have changed. A group that this device has no
+        vote in any more is dissolved, by :meth:`dissolve`, after its resignation.
+        """
+        mine = {
+            uid: assignment
+            for uid, assignment in config.assignments.items()
+            if self.me in assignment.voters and self.me in config.devices
+        }
+        for uid in [g for g in self._groups if g not in mine and g != SITE_GROUP]:
+            group = self._groups[uid]
+            if group.role in (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK):
+                group.resign(now, out)
+        for uid, assignment in mine.items():
+            self._follow_one(uid, assignment, electorate_of(config, assignment), now, out)
+        return [g for g in self._groups if g != SITE_GROUP]
+
+    def _follow_one(
+        self, uid: GroupId, assignment: Assignment, electorate: Electorate, now: int, out: Outbox
+    ) -> None:
+        group = self._groups.get(uid)
+        if group is None:
+            profiles = (assignment.profile, assignment.slowest)
+            self._form(uid, electorate, assignment.vips, profiles, now)
+            return
+        if group.profile != assignment.profile:
+            group.retime(Timing.of(assignment.profile), assignment.profile, now, out)
+        if group.voter.electorate != electorate or group.vips != assignment.vips:
+            group.reconfigure(electorate, assignment.vips, out, now)
+
+    def _form(
+        self,
+        gid: GroupId,
+        electorate: Electorate,
+        vips: tuple[str, ...],
+        profiles: tuple[Profile, Profile],
+        now: int,
+    ) -> None:
+        """``profiles``: the present one, and the slower of it and the former one."""
+        profile, slowest = profiles
+        alone = electorate.voters == (self.me,)
+        known = gid in self._ballots or self._restarted
+        longest = Timing.of(max(profile, slowest, key=lambda p: INTERVAL_NS[p])).promise
+        voter = Voter(
+            gid, self.me, Timing.of(profile), electorate,
+            self._ballots.get(gid, Ballot()), now=now,
+            abstain_until=self._started + longest if known else now,
+            abstain_until_heard=self._ballots_lost and not alone,
+        )  # fmt: skip
+        voter.disk_works = self.disk_works
+        group = Group(voter, vips=vips, profile=profile, random=self._random, now=now)
+        self._groups[gid] = group
+        self.timers.set(gid, now)
+
+    def dissolve(self, config: Config) -> None:
+        """Forget the groups that ``config`` gives this device no vote in; ballots are kept."""
+        for gid in list(self._groups):
+            assignment = config.assignments.get(gid)
+            mine = assignment is not None and self.me in assignment.voters
+            if gid != SITE_GROUP and not (mine and self.me in config.devices):
+                self._ballots[gid] = self._groups.pop(gid).voter.ballot
+                self.timers.drop(gid)
+
+    def judge(self, unfit: Mapping[GroupId, str], drained: bool, stopping: bool) -> list[GroupId]:
+        """Tell each group why this device may not be its primary; the groups that it is news to."""
+        changed = []
+        for gid, group in self._groups.items():
+            reason = unfit.get(gid, "")
+            if drained and gid != SITE_GROUP:
+                reason = "is drained"
+            if (group.unfit, group.stopping) != (reason, stopping):
+                group.unfit, group.stopping = reason, stopping
+                changed.append(gid)
+        return changed
+
+    def on_disk(self, works: bool) -> None:
+        """The disk takes writes, or refuses them: a voter that cannot write votes for nobody."""
+        self.disk_works = works
+        for group in self._groups.values():
+            group.voter.disk_works = works
+
+    def forgive(self, stall: int, now: int) -> None:
+        """This process was deaf for ``stall`` nanoseconds."""
+        for gid, group in self._groups.items():
+            group.forgive(stall, now)
+            self.timers.set(gid, now)

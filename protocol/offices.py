@@ -1,0 +1,86 @@
+"""Who is primary of what, as far as this device knows: by vote or by hearsay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from protocol.config import Config
+from protocol.contact import Contact
+from protocol.group import Group
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.messages import Lead
+from protocol.roster import leader_told
+from protocol.timing import MILLISECOND
+from protocol.view import GroupView, Role
+
+
+class Offices:
+    """A voter knows the primary that it follows; others believe what the devices tell."""
+
+    def __init__(
+        self,
+        me: DeviceId,
+        groups: Mapping[GroupId, Group],
+        contacts: Mapping[DeviceId, Contact],
+        unix_offset: int,
+    ) -> None:
+        self.me = me
+        self._groups = groups
+        self._contacts = contacts
+        self._unix_offset = unix_offset
+        self.leads: dict[GroupId, Lead] = {}
+        """Groups that this device is primary of."""
+
+    def note(self, gid: GroupId, now: int) -> None:
+        """The group may have changed: keep :attr:`leads` true."""
+        group = self._groups.get(gid)
+        if group is None or group.role is not Role.PRIMARY:
+            self.leads.pop(gid, None)
+        elif gid not in self.leads or self.leads[gid].term != group.voter.term:
+            since = (now + self._unix_offset) // MILLISECOND
+            self.leads[gid] = Lead(gid, group.voter.term, since)
+
+    def holder(self, gid: GroupId) -> tuple[DeviceId | None, int]:
+        """(primary, term) of a group; (None, term) while none is known."""
+        group = self._groups.get(gid)
+        if group is not None:
+            own = group.voter.leader
+            if own == self.me and group.role is not Role.PRIMARY:
+                own = None
+            if own is not None or group.voter.votes:
+                return own, group.voter.term
+        told = leader_told(self._contacts.values(), gid)
+        return told if told is not None else (None, 0)
+
+    def _since(self, gid: GroupId, leader: DeviceId | None, term: int) -> int:
+        leads: Iterable[Lead] = ()
+        if leader == self.me:
+            leads = self.leads.values()
+        elif leader is not None:
+            contact = self._contacts.get(leader)
+            leads = contact.info.leads if contact and contact.info else ()
+        return next((ld.since for ld in leads if (ld.group, ld.term) == (gid, term)), 0)
+
+    def views(self, config: Config) -> tuple[GroupView, ...]:
+        """The coordinator's group and all Virtual Servers, as seen from here."""
+        return tuple(self._view(gid, config) for gid in (SITE_GROUP, *config.virtual_servers))
+
+    def _view(self, gid: GroupId, config: Config) -> GroupView:
+        leader, term = self.holder(gid)
+        since = self._since(gid, leader, term)
+        group = self._groups.get(gid)
+        if group is None:
+            assignment = config.assignments.get(gid)
+            voters = assignment.voters if assignment else ()
+            number = assignment.number if assignment else 0
+            unfit = "is not assigned to this Virtual Server"
+            return GroupView(gid, Role.SECONDARY, term, leader, number, voters, unfit, since)
+        electorate = group.voter.electorate
+        unfit = group.unfit
+        if not unfit and self.me not in electorate.carriers:
+            unfit = "is a witness"
+        if not unfit and group.role is Role.WAITING:
+            unfit = "has just started"
+        return GroupView(
+            gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since
+        )
