@@ -24,6 +24,7 @@ from protocol import api, messages
 from protocol.errors import ExitCode
 from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
 from protocol.view import Role
+from tests.sim.checkers import RULES
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -190,6 +191,11 @@ def test_every_kernel_setting_is_documented() -> None:
     text = read("docs/data-plane.md")
     names = [path.rpartition("/")[2] for path, _ in sysctl.FORWARDING]
     assert not [name for name in names if name not in text]
+
+
+def test_every_rule_of_the_simulator_is_documented_and_no_other() -> None:
+    tables = rows(read("docs/testing.md"))
+    assert {row[0] for row in tables if re.fullmatch(r"[SL]\d+", row[0])} == set(RULES)
 
 
 def test_every_dependency_has_its_line_and_no_other() -> None:
