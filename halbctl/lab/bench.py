@@ -79,7 +79,11 @@ def summary(results: Sequence[Measured]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"event": event, "runs": len(same)}
         for figure in FIGURES:
             values = [getattr(result, figure) for result in same]
-            row[figure] = {"median": median(values), "min": min(values), "max": max(values)}
+            row[figure] = {
+                "median": round(median(values), 1),
+                "min": min(values),
+                "max": max(values),
+            }
         rows.append(row)
     return rows
 

@@ -80,6 +80,8 @@ class Established(Instrument):
 
     def ready(self, data: object, events: int, now: float) -> None:
         assert isinstance(data, Connection)
+        if data.lost:
+            return  # given up earlier in the same round of events
         if not data.opened:
             failed = data.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failed:
@@ -120,6 +122,11 @@ class Established(Instrument):
         connection.lost = reason
         self.selector.unregister(connection.sock)
         connection.sock.close()
+
+    def renew(self, now: float) -> None:
+        for connection in self._connections:
+            if not connection.lost:
+                self._lose(connection, "renewed")
 
     def begin(self, now: float) -> None:
         for connection in self._connections:

@@ -1,9 +1,10 @@
 """The loop that every measuring instrument of the lab runs in, a process each.
 
 An instrument measures all the time; its parent says on standard input which
-part counts: ``begin`` starts a window, ``end`` closes it, and each is answered
-by one line of JSON. End of input ends the process. Times are CLOCK_MONOTONIC,
-which all namespaces of a machine share.
+part counts: ``begin`` starts a window (``renew`` does too, with connections
+that are all new), ``end`` closes it, and each is answered by one line of JSON.
+End of input ends the process. Times are CLOCK_MONOTONIC, which all namespaces
+of a machine share.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ class Instrument(ABC):
     def begin(self, now: float) -> None:
         """Start a window."""
 
+    def renew(self, now: float) -> None:  # noqa: B027 - most instruments keep nothing
+        """Forget everything that was opened before."""
+
     @abstractmethod
     def begun(self, now: float) -> bool:
         """Everything is in place, the window may start to count."""
@@ -67,7 +71,9 @@ def run(instrument: Instrument) -> None:
             command = os.read(sys.stdin.fileno(), 4096).decode().strip()
             if not command:
                 return
-            if command == "begin":
+            if command == "renew":
+                instrument.renew(now)
+            if command in ("begin", "renew"):
                 instrument.begin(now)
                 waiting = True
             else:

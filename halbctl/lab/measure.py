@@ -68,11 +68,19 @@ class Stage:
     probes: Probes
 
     def measure(
-        self, event: str, act: Callable[[], object], doomed: Callable[[], int] = lambda: 0
+        self,
+        event: str,
+        act: Callable[[], object],
+        doomed: Callable[[], int] = lambda: 0,
+        *,
+        renew: bool = False,
     ) -> Measured:
-        """Measure what ``act`` does; ``doomed`` counts the connections that cannot survive it."""
+        """Measure what ``act`` does; ``doomed`` counts the connections that cannot survive it.
+
+        With ``renew`` no device but the primary has ever seen one of the connections.
+        """
         before = self.site.primary()
-        self.probes.begin()
+        self.probes.begin(renew=renew)
         lost_anyway = doomed()
         began = time.monotonic()
         act()
@@ -112,9 +120,9 @@ class Stage:
         return self.measure("return", lambda: self._back(device, self.site.start))
 
     def promote(self, to: str) -> Measured:
-        """Planned move."""
+        """Planned move, to a device that has never seen any of the connections."""
         command = ("promote", VIRTUAL_SERVER, "--to", to, "--wait")
-        return self.measure("promote", lambda: self.site.halbctl(to, *command).check())
+        return self.measure("promote", lambda: self.site.halbctl(to, *command).check(), renew=True)
 
     def hang(self) -> Measured:
         """SIGSTOP of the primary's agent for ten seconds, then SIGCONT."""
@@ -172,6 +180,7 @@ class Stage:
 
     def lose_gateway(self, gateway: str) -> Measured:
         """Power loss of a gateway; connections through it end with it."""
+
         def act() -> None:
             self.site.network.unplug(gateway)
             self.site.service(gateway).kill()

@@ -75,6 +75,8 @@ class Newcomers(Instrument):
 
     def ready(self, data: object, events: int, now: float) -> None:
         assert isinstance(data, Attempt)
+        if data.over:
+            return  # given up earlier in the same round of events
         if not data.connected:
             failed = data.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if failed:

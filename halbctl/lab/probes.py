@@ -106,10 +106,10 @@ class Probes:
             self.close()
             raise
 
-    def begin(self) -> None:
-        """Open a window in all instruments."""
+    def begin(self, *, renew: bool = False) -> None:
+        """Open a window in all instruments; ``renew``: with connections that are all new."""
         for probe in self.by_name.values():
-            probe.tell("begin")
+            probe.tell("renew" if renew else "begin")
         for probe in self.by_name.values():
             probe.answer()
 
