@@ -291,8 +291,9 @@ def wait_serving(site: Site) -> float:
 
 
 def in_order(site: Site) -> bool:
-    """Whether the devices are :func:`agreed` and no gateway is down."""
-    return agreed(site) and site.virtual_server(site.primary())["state"] == "ok"
+    """Whether the devices are :func:`agreed` and every gateway is up."""
+    gateways = site.virtual_server(site.primary())["gateways"]
+    return agreed(site) and all(gateway["state"] == "up" for gateway in gateways)
 
 
 def agreed(site: Site) -> bool:
