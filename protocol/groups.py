@@ -139,6 +139,10 @@ class Groups(Mapping[GroupId, Group]):
                 changed.append(gid)
         return changed
 
+    def unfit(self) -> list[tuple[GroupId, str]]:
+        """Groups that this device may not be primary of now, with the reason."""
+        return [(gid, group.unfit) for gid, group in self._groups.items() if group.unfit]
+
     def on_disk(self, works: bool) -> None:
         """The disk takes writes, or refuses them: a voter that cannot write votes for nobody."""
         self.disk_works = works

@@ -141,7 +141,8 @@ class Node:
                 self.groups.timers.set(gid, self.groups[gid].wake_at(now))
             self.offices.note(gid, now)
         if self.configuration.in_site:
-            info = self.roster.info(self.configuration.stored, self.offices.leads.values())
+            leads = self.offices.leads.values()
+            info = self.roster.info(self.configuration.stored, leads, self.groups.unfit())
             self.roster.watch(self.beats.contacts, now, out)
             self.roster.tell(info, self.beats.contacts, now, out)
         self._due = self._next_due(now)

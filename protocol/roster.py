@@ -34,6 +34,7 @@ class Roster:
         self.incarnation = incarnation
         self.since = now
         self.unfit: tuple[tuple[GroupId, str], ...] = ()
+        """What the shell found; the core may know more reasons."""
         self.gateways_down: tuple[tuple[GroupId, str], ...] = ()
         self.applied = NO_REVISION
         self.stopping = False
@@ -43,7 +44,9 @@ class Roster:
         self._watched = 0
         self._states: dict[DeviceId, PeerState] = {}
 
-    def info(self, stored: Revision, leads: Iterable[Lead]) -> Info:
+    def info(
+        self, stored: Revision, leads: Iterable[Lead], unfit: Iterable[tuple[GroupId, str]]
+    ) -> Info:
         """What this device says about itself now."""
         return Info(
             incarnation=self.incarnation,
@@ -53,7 +56,7 @@ class Roster:
             stored=stored,
             applied=self.applied,
             leads=tuple(leads),
-            unfit=self.unfit,
+            unfit=tuple(unfit),
             gateways_down=self.gateways_down,
             stopping=self.stopping,
         )

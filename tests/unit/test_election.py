@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.changes import SetDevice
 from protocol.effects import (
     Acquire,
     Fitness,
@@ -11,6 +12,7 @@ from protocol.effects import (
     Outcome,
     PersistFailed,
     Promote,
+    Propose,
     Refresh,
     Release,
     Send,
@@ -191,6 +193,16 @@ def test_promote_to_a_dead_device_is_refused_with_the_reason() -> None:
     assert isinstance(error, Refused)
     assert "silent" in str(error)
     assert cluster.primary() == cluster.devices[0].id
+
+
+def test_promote_to_a_drained_device_is_refused_with_the_reason() -> None:
+    cluster = Cluster().settled()
+    drained = Propose("drain", SetDevice("d3", drained=True), None, 0)
+    cluster.give(cluster.devices[0].id, drained)
+    cluster.run(500)
+    cluster.give(cluster.devices[1].id, Promote("r1", "rdp", "d3"))
+    cluster.run(500)
+    assert "is drained" in str(outcome(cluster, "r1").error)
 
 
 def test_a_successor_that_dies_leaves_the_primary_in_office() -> None:
