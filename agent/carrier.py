@@ -20,6 +20,7 @@ from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.kernel import Kernel
 from agent.lease import KernelLease
 from agent.vips import Vips
+from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
 from protocol.changes import Change
 from protocol.config import Config
@@ -60,7 +61,8 @@ class Carrier:
     async def start(self) -> None:
         """Prepare the kernel; raises with the remedy if this host cannot carry anything."""
         await self.kernel.start()
-        self.vips = Vips(KernelLease(self.interface), Announcer(self.interface), self._deliver)
+        lease, announcer = KernelLease(self.interface), Announcer(self.interface)
+        self.vips = Vips(lease, announcer, self._deliver, self._addresses_of)
         self._look_at_link(networks=True)
         self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="look")
 
@@ -72,6 +74,11 @@ class Carrier:
         self.checks.set_targets(self._carried())
         self._wish()
         self._judge()
+
+    def _addresses_of(self, device: DeviceId) -> tuple[str, ...]:
+        """Addresses of another device, without ports."""
+        known = self._config.devices.get(device)
+        return tuple(str(split_endpoint(each)[0]) for each in known.addresses) if known else ()
 
     def _carried(self) -> tuple[VirtualServer, ...]:
         return tuple(

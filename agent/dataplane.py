@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import product
 
-from agent import addresses, gate, ruleset, sysctl
+from agent import addresses, gate, relay, ruleset, sysctl
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows
 from agent.lease import KernelLease
@@ -104,7 +104,8 @@ class DataPlane:
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self.interface)
-        check(gate.replaced(self.interface, "") + ruleset.load(ruleset.sample()))
+        sample = gate.replaced(self.interface, "") + ruleset.load(ruleset.sample())
+        check(sample + relay.sample())
         if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
@@ -179,7 +180,7 @@ class DataPlane:
         former = self._former or self._former_settings()
         for interface, vip in addresses.ours():
             addresses.remove(interface, vip)
-        for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE)):
+        for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE), *relay.TABLES):
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
         sysctl.restore(self.interface, former)
         self._ruleset = self._seen = None

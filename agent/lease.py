@@ -12,9 +12,10 @@ import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from agent import gate
+from agent import gate, relay
 from agent.capability import CapabilityMissing
 from agent.gate import MARK, REFRESH_PORT
 from agent.listing import elements
@@ -74,6 +75,19 @@ class KernelLease:
     def release(self, vips: Sequence[str]) -> None:
         """Close the lease of ``vips`` at once, whether it is open or not."""
         self._nft.run(gate.release(vips))
+
+    def relay(self, vips: Sequence[str], to: Sequence[str], drain_ns: int) -> None:
+        """Send packets of flows that only the predecessor knows on to it, for ``drain_ns``."""
+        self.end_relay(vips)
+        script = relay.begin(vips, to, drain_ns)
+        if script:
+            self._nft.run(script)
+
+    def end_relay(self, vips: Sequence[str]) -> None:
+        """Send nothing on any more, which is usually so already."""
+        for script in relay.end(vips):
+            with suppress(KernelRefused):
+                self._nft.run(script)
 
     def lame(self, vips: Sequence[str], drain_ns: int) -> bool:
         """Stop announcing at once; go on taking packets for ``drain_ns``.

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.announce import Announcer, schedule
 from agent.clock import boottime
 from agent.lease import KernelLease
 from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
-from protocol.ids import GroupId
+from protocol.ids import DeviceId, GroupId
+from protocol.timing import DRAIN_NS
 
 _log = logging.getLogger("halb.vips")
 
@@ -24,11 +25,17 @@ class Vips:
     """Opens, renews and closes kernel leases, and tells the network about them."""
 
     def __init__(
-        self, lease: KernelLease, announcer: Announcer, deliver: Callable[[Input], None]
+        self,
+        lease: KernelLease,
+        announcer: Announcer,
+        deliver: Callable[[Input], None],
+        addresses_of: Callable[[DeviceId], Sequence[str]],
     ) -> None:
+        """``addresses_of`` gives the addresses of another device, without ports."""
         self._lease = lease
         self._announcer = announcer
         self._deliver = deliver
+        self._addresses_of = addresses_of
         self._loop = asyncio.get_running_loop()
         self._open: dict[GroupId, tuple[str, ...]] = {}
         self._announcements: dict[GroupId, list[asyncio.TimerHandle]] = {}
@@ -44,10 +51,19 @@ class Vips:
         except HalbError as error:
             self._refused(effect.group, error)
             return
+        if effect.predecessor is not None:
+            self._relay(effect.vips, effect.predecessor)
         already = self._open.get(effect.group, ())
         new = tuple(v for v in effect.vips if v not in already)
         self._open[effect.group] = (*already, *new)
         self._announce(effect.group)
+
+    def _relay(self, vips: tuple[str, ...], to: DeviceId) -> None:
+        """Before the announcement: it moves the gateways in the middle of their flows."""
+        try:
+            self._lease.relay(vips, self._addresses_of(to), DRAIN_NS)
+        except HalbError as error:
+            _log.warning("flows may stall: cannot send packets on to %s: %s", to, error.message)
 
     def refresh(self, effect: Refresh) -> None:
         if self._late(effect.group, effect.deadline):
@@ -59,6 +75,7 @@ class Vips:
 
     def release(self, effect: Release) -> None:
         self._withdraw(effect.group, effect.vips)
+        self._lease.end_relay(effect.vips)
         try:
             self._lease.release(effect.vips)
         except HalbError as error:
@@ -66,6 +83,7 @@ class Vips:
 
     def lame(self, effect: Lame) -> None:
         self._withdraw(effect.group, effect.vips)
+        self._lease.end_relay(effect.vips)
         try:
             self._lease.lame(effect.vips, effect.drain)
         except HalbError as error:

@@ -182,6 +182,8 @@ class Acquire:
     lease: int
     """Timeout of the lease elements, nanoseconds."""
     deadline: int
+    predecessor: DeviceId | None = None
+    """Device that handed over, and goes on forwarding for ``DRAIN_NS``; None otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ class Group:
         """Epoch of this device's list of claims from which on the group is in it."""
         self.abort_at = NEVER
         self.successor: DeviceId | None = None
+        self.predecessor: DeviceId | None = None
+        """Who handed over to this candidate; None in an election."""
         self.timeline: dict[str, int] = {}
 
     # Views
@@ -158,7 +160,7 @@ class Group:
         freed = self.voter.free(sender, message.term, message.to)
         if freed and message.to == self.me and self.may_campaign() and self.role is Role.SECONDARY:
             self.timeline = {"silent": now}
-            self.campaign(now, out, handover_term=message.term)
+            self.campaign(now, out, message.term, sender)
 
     def on_resign(self, sender: DeviceId, message: Resign, now: int) -> None:
         if self.voter.forget_promise(sender, message.term, now):
@@ -180,10 +182,13 @@ class Group:
             candidacy.votes.add(sender)
             self._count_votes(now, out)
 
-    def campaign(self, now: int, out: Outbox, handover_term: int = 0) -> None:
+    def campaign(
+        self, now: int, out: Outbox, handover_term: int = 0, predecessor: DeviceId | None = None
+    ) -> None:
         """Become a candidate of the next term and ask for votes."""
         voter = self.voter
         assert not voter.bound_against(self.me, now)
+        self.predecessor = predecessor
         voter.cast(self.candidacy.next_term(), self.me, out)
         voter.leader = None
         voter.freed_for = None
@@ -220,7 +225,7 @@ class Group:
         self.role = Role.PRIMARY
         self.timeline["acquired"] = now
         self._keep_promise()
-        self._acquire(self.vips, now, out)
+        self._acquire(self.vips, now, out, self.predecessor)
         out.do(
             Event("primary", self.group, "became primary", self.voter.term, self.me, self.timeline)
         )
@@ -228,11 +233,14 @@ class Group:
 
     # The primary
 
-    def _acquire(self, vips: tuple[str, ...], now: int, out: Outbox) -> None:
+    def _acquire(
+        self, vips: tuple[str, ...], now: int, out: Outbox, predecessor: DeviceId | None = None
+    ) -> None:
         self.lease.refreshed = now
         if vips:
             deadline = self.lease.confirmed + self.timing.fresh
-            out.do(Acquire(self.group, self.voter.term, vips, self.timing.lease, deadline))
+            term, lease = self.voter.term, self.timing.lease
+            out.do(Acquire(self.group, term, vips, lease, deadline, predecessor))
 
     def _keep_promise(self) -> None:
         """A primary's own vote is bound as long as its lease can last."""

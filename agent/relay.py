@@ -1,0 +1,78 @@
+"""Sending on what a new primary cannot translate yet: tables ``ip`` and ``ip6 halb_relay``.
+
+Pure. An announcement moves the gateways to the successor at once, in the middle
+of flows whose connection entries only the predecessor has. For as long as that
+one still forwards, the successor sends it a copy of each packet that belongs to
+no flow it knows; the original goes on to the guard, which drops it. Without this
+a planned move costs some flows a lost packet, a stall of about 100 ms.
+
+The tables are made with their first use: they stand apart from the lease, so
+that trouble with them can never keep a lease from opening. ``dup to`` does not
+exist in the family ``inet``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from agent.gate import split
+from protocol.timing import MILLISECOND
+
+TABLE = "halb_relay"
+TABLES = (("ip", TABLE), ("ip6", TABLE))
+_HOOK = "type filter hook input priority filter - 1"
+"""Right before the guard, which drops what is sent on."""
+_FAMILY = {4: "ip", 6: "ip6"}
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+
+
+def begin(vips: Sequence[str], to: Sequence[str], drain_ns: int) -> str:
+    """Send packets to ``vips`` on for ``drain_ns``, to the first address of the same family.
+
+    Empty where ``to`` has no such address; refused for VIPs that :func:`end` did not
+    end before.
+    """
+    lines: list[str] = []
+    for version, some in split(vips):
+        address = next((a for a in to if ip_address(a).version == version), None)
+        if address is not None:
+            timeout = f"timeout {drain_ns // MILLISECOND}ms"
+            former = ", ".join(f"{vip} {timeout} : {address}" for vip in some)
+            lines += _table(_FAMILY[version], _TYPE[version])
+            lines.append(f"add element {_FAMILY[version]} {TABLE} former {{ {former} }}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def end(vips: Sequence[str]) -> tuple[str, ...]:
+    """Send nothing on any more: a script per VIP, refused if nothing was sent on for it.
+
+    A device that hands over must do this: two that send on to each other would
+    pass a packet to and fro.
+    """
+    return tuple(
+        f"delete element {_FAMILY[version]} {TABLE} former {{ {vip} }}\n"
+        for version, some in split(vips)
+        for vip in some
+    )
+
+
+def sample() -> str:
+    """Every statement that this module writes, to be tried on a kernel."""
+    vips = ("192.0.2.1", "2001:db8::1")
+    return begin(vips, ("192.0.2.2", "2001:db8::2"), 1000 * MILLISECOND) + "".join(end(vips))
+
+
+def _table(family: str, kind: str) -> list[str]:
+    """The table, in a form that may be loaded again at any time."""
+    rule = (
+        "ct direction original ct status & dnat == 0 meta l4proto { tcp, udp } "
+        f"dup to {family} daddr map @former"
+    )
+    return [
+        f"add table {family} {TABLE}",
+        f"add map {family} {TABLE} former {{ type {kind} : {kind}; flags timeout; }}",
+        f"add chain {family} {TABLE} unknown {{ {_HOOK}; policy accept; }}",
+        f"flush chain {family} {TABLE} unknown",
+        f"add rule {family} {TABLE} unknown {rule}",
+    ]
