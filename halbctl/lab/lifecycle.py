@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from halbctl.lab.namespaces import Network, check_lab_name
 from halbctl.lab.plan import Plan
@@ -43,9 +44,8 @@ def removed_on_error(site: Site) -> Iterator[None]:
 
 def build(plan: Plan) -> Site:
     """Make a lab's network, servers and agents, none of them in a Site yet."""
-    folder = state_root() / plan.name
     try:
-        folder.mkdir(mode=0o700)
+        folder = _new_folder(plan.name)
     except FileExistsError:
         raise Refused(
             f"lab {plan.name!r} exists", f"`halbctl lab down --name {plan.name}` removes it."
@@ -61,6 +61,16 @@ def build(plan: Plan) -> Site:
         down(plan.name)
         raise
     return site
+
+
+def _new_folder(name: str) -> Path:
+    try:
+        folder = state_root() / name
+        folder.mkdir(mode=0o700)
+    except FileNotFoundError:  # another lab went down just now, and was the last one
+        folder = state_root() / name
+        folder.mkdir(mode=0o700)
+    return folder
 
 
 def _start_processes(site: Site) -> None:
@@ -117,6 +127,8 @@ def down(name: str) -> bool:
             network.remove()
             realm.close()
         shutil.rmtree(folder, ignore_errors=not folder.exists())
+        with suppress(OSError):  # other labs are in it
+            folder.parent.rmdir()
         return found
 
 
