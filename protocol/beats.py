@@ -15,15 +15,18 @@ from protocol.messages import Ack, Beat, Claim, Reason, Refusal
 from protocol.outbox import Outbox
 from protocol.timing import IDLE_BEAT_NS
 
+EPOCH_BITS = 20
+"""Lists of claims that one run of an agent can number."""
+
 
 class Beats:
     """The heartbeat traffic of one device. Times are nanoseconds of its clock."""
 
-    def __init__(self, groups: Mapping[GroupId, Group]) -> None:
+    def __init__(self, groups: Mapping[GroupId, Group], incarnation: int) -> None:
         self.groups = groups
         self.contacts: dict[DeviceId, Contact] = {}
-        self.epoch = 1
-        """Number of this device's list of claims."""
+        self.epoch = incarnation << EPOCH_BITS
+        """Number of this device's list of claims: no two runs of an agent share one."""
         self._claimed: dict[GroupId, tuple[Claim, tuple[DeviceId, ...]]] = {}
         """What is claimed, and from whom."""
         self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}

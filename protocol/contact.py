@@ -30,7 +30,8 @@ class Contact:
         self.last_sent = 0
         self.resent = True
         """The newest beat was repeated, or needs no repetition."""
-        self.acked_sent = 0
+        self.acked_sent = now
+        """Newest own beat that was acked; those of a former run of the agent do not count."""
         self.acked_epoch = 0
         self.interval = IDLE_BEAT_NS
         self.claims: tuple[Claim, ...] = ()

@@ -46,9 +46,11 @@ class Lease:
         timing: Timing,
     ) -> bool:
         """Count an ack of the beat sent at ``sent``; whether it confirms the lease anew."""
-        if voter not in voters or sent <= self._acked.get(voter, 0):
+        if sent <= self._acked.get(voter, 0) or voter not in voters:
             return False
         self._acked[voter] = sent
+        if sent <= self.confirmed:
+            return False
         newest = confirmed_by_majority(voters, self._acked)
         if newest is None or newest <= self.confirmed or now - newest > timing.fresh:
             return False

@@ -99,7 +99,7 @@ class Node:
             restarted=self.configuration.restarted,
             ballots_lost=ballots_lost,
         )
-        self.beats = Beats(self.groups)
+        self.beats = Beats(self.groups, incarnation)
         self.offices = Offices(device, self.groups, self.beats.contacts, unix_offset)
         self.roster = Roster(version=version, incarnation=incarnation, now=now)
         self.requests = Requests()
@@ -109,6 +109,7 @@ class Node:
         self._site_since = NO_REVISION
         self._in_force = NO_REVISION
         self._due = now
+        self._chores_due = now
         self._follow_configuration(now, Outbox(), [])
 
     # The step
@@ -119,23 +120,28 @@ class Node:
         touched: list[GroupId] = []
         if now - self._due > STALL_NS:
             self._forgive(now - self._due, now)
+        chores = now >= self._chores_due
         for item in inputs:
             self._take(item, now, out, touched)
+            chores |= not _is_heartbeat(item)
         self._follow_configuration(now, out, touched)
         touched.extend(self.groups.timers.take_due(now))
         for gid in touched:
             if gid in self.groups:
                 self.groups[gid].on_time(now, out)
-        self._coordinate(now, out)
-        self._follow_configuration(now, out, touched)
-        self._move(now, out, touched)
-        self._settle(now, out, touched)
+        if chores or touched:
+            # Heartbeats that change nothing, which nearly all are, skip this.
+            self._coordinate(now, out)
+            self._follow_configuration(now, out, touched)
+            self._move(now, out, touched)
+            self._settle(now, out, touched)
+        self.beats.on_time(now, out)
+        self._due = self._next_due(now)
         return out.take()
 
     def _settle(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """After all changes of this step: tell the peers, and plan the next one."""
         self.beats.reclaim(touched, now)
-        self.beats.on_time(now, out)
         for gid in touched:
             if gid in self.groups:
                 self.groups.timers.set(gid, self.groups[gid].wake_at(now))
@@ -145,21 +151,19 @@ class Node:
             info = self.roster.info(self.configuration.stored, leads, self.groups.unfit())
             self.roster.watch(self.beats.contacts, now, out)
             self.roster.tell(info, self.beats.contacts, now, out)
-        self._due = self._next_due(now)
+        self._chores_due = min(
+            self.roster.wake_at(),
+            self.requests.wake_at(),
+            self.configuration.wake_at(),
+            self.moving.wake_at(),
+        )
 
     def wake_at(self) -> int:
         """When ``step`` must be called at the latest."""
         return self._due
 
     def _next_due(self, now: int) -> int:
-        due = min(
-            self.groups.timers.next(),
-            self.beats.wake_at(),
-            self.roster.wake_at(),
-            self.requests.wake_at(),
-            self.configuration.wake_at(),
-            self.moving.wake_at(),
-        )
+        due = min(self.groups.timers.next(), self.beats.wake_at(), self._chores_due)
         return max(due, now + 1)
 
     def _forgive(self, stall: int, now: int) -> None:
@@ -316,6 +320,10 @@ class Node:
             committed=config.revision,
             coordinator=self.offices.holder(SITE_GROUP)[0],
         )
+
+
+def _is_heartbeat(item: Input) -> bool:
+    return isinstance(item, Received) and isinstance(item.message, Beat | Ack)
 
 
 def _deliver(
