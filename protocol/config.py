@@ -14,9 +14,11 @@ import msgspec
 
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.objects import (
+    MAX_HANDLED,
     SITE_KEY,
     Assignment,
     Device,
+    Handled,
     Key,
     Record,
     SiteRecord,
@@ -80,6 +82,15 @@ class Config:
     def tokens(self) -> dict[str, Token]:
         return {v.id: v for v in self._values() if isinstance(v, Token)}
 
+    def handled(self, request: str) -> Record | None:
+        """The record of a request that was carried out, while it is remembered."""
+        record = self.records.get(("handled", request))
+        return record if record is not None and isinstance(record.value, Handled) else None
+
+    def tombstones(self) -> Iterable[Record]:
+        """What was deleted and not collected yet."""
+        return (r for r in self.records.values() if r.value is None)
+
     def _values(self) -> Iterable[Value]:
         return (r.value for r in self.records.values() if r.value is not None)
 
@@ -104,8 +115,18 @@ class Config:
             records[key] = Record(key[0], key[1], revision, value)
         for key in edit.delete:
             records[key] = Record(key[0], key[1], revision, None)
-        older = tuple(e for e in self.epochs if e.term != term)[1 - MAX_EPOCHS :]
-        return Config(revision, records, (*older, Epoch(term, revision.n)), self.floor)
+        return self.at(revision, records, self.floor)
+
+    def collected(self, floor: Revision, term: int) -> Config:
+        """The next revision, without the tombstones up to ``floor``."""
+        assert self.floor < floor <= self.revision
+        return self.at(Revision(term, self.revision.n + 1), self.records, floor)
+
+    def at(self, revision: Revision, records: Mapping[Key, Record], floor: Revision) -> Config:
+        """A successor of this configuration, with what need not be remembered left out."""
+        older = tuple(e for e in self.epochs if e.term != revision.term)[1 - MAX_EPOCHS :]
+        epochs = (*older, Epoch(revision.term, revision.n))
+        return Config(revision, remembered(records, floor), epochs, floor)
 
     def descends_from(self, revision: Revision) -> bool:
         """Whether ``revision`` is this one or one that it was made from."""
@@ -117,3 +138,20 @@ class Config:
         """Records that changed after ``revision``, which must be an ancestor."""
         assert self.descends_from(revision)
         return tuple(r for r in self.records.values() if r.revision > revision)
+
+
+def remembered(records: Mapping[Key, Record], floor: Revision) -> dict[Key, Record]:
+    """``records`` without tombstones up to ``floor`` and without old handled requests.
+
+    A pure function of the history, so devices that got there by different
+    deltas hold the same records.
+    """
+    handled = sorted((r.revision, r.key) for r in records.values() if r.kind == "handled")[
+        :-MAX_HANDLED
+    ]
+    old = {("handled", key) for _, key in handled}
+    return {
+        key: record
+        for key, record in records.items()
+        if key not in old and (record.value is not None or record.revision > floor)
+    }

@@ -12,6 +12,7 @@ from protocol.messages import Append, ProposeChange, Stored
 from protocol.outbox import Outbox
 from protocol.replica import Replica
 from protocol.requests import return_of
+from protocol.tombstones import Tombstones
 
 
 class Configuration:
@@ -28,6 +29,7 @@ class Configuration:
         self._leader_term = 0
         self._origins: dict[str, DeviceId | None] = {}
         """Who asked for each change under way; None: this device's operator."""
+        self.tombstones = Tombstones()
         self._next = 1 << 62
 
     @property
@@ -108,20 +110,27 @@ class Configuration:
         if self.coordinator is None:
             return False
         self._origins[message.id] = sender
-        outcome = self.coordinator.propose(
-            message.id, message.change, message.if_revision, message.unix_s, now, out
-        )
+        outcome = self.coordinator.propose(message, now, out)
         if outcome is not None:
             self._tell([outcome], out)
         return True
 
     def on_time(self, now: int, out: Outbox) -> None:
         self._next = 1 << 62
+        self.tombstones.note(self.in_force, now)
         if self.coordinator is not None:
+            self._collect(self.coordinator, now, out)
             self.coordinator.on_time(now, out)
             self.coordinator.advance(out)
             self._tell(self.coordinator.outcomes(now), out)
             self._next = now + RESEND_NS
+
+    def _collect(self, coordinator: Coordinator, now: int, out: Outbox) -> None:
+        if not coordinator.quiet or not self.tombstones.due(now):
+            return
+        floor = self.tombstones.floor(coordinator.passed(), now)
+        if floor is not None and floor > self.newest.floor:
+            coordinator.collect(floor, out)
 
     def wake_at(self) -> int:
         return self._next

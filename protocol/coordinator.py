@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from random import Random
 
 from protocol.assignment import next_edit
-from protocol.changes import Change, edit_for
+from protocol.changes import edit_for
 from protocol.config import Config, Edit
 from protocol.describe import describe
 from protocol.effects import Outcome
 from protocol.errors import HalbError, NotCommitted, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
-from protocol.messages import Append, Stored
+from protocol.messages import Append, ProposeChange, Stored
+from protocol.objects import MAX_DETAIL, Handled
 from protocol.outbox import Outbox
 from protocol.quorum import confirmed_by_majority, has_majority
 from protocol.replica import Replica
@@ -50,7 +51,10 @@ class _Pending:
     request: str
     detail: str
     revision: Revision
+    """Answered once this is committed."""
     deadline: int
+    error: HalbError | None = None
+    """Refused; told only when what the refusal rests on is committed."""
 
 
 class Coordinator:
@@ -75,39 +79,53 @@ class Coordinator:
 
     # Writes
 
-    def propose(
-        self,
-        request: str,
-        change: Change,
-        if_revision: Revision | None,
-        unix_s: int,
-        now: int,
-        out: Outbox,
-    ) -> Outcome | None:
-        """Write a change; the outcome if it is known already, else it comes with the commit."""
+    def propose(self, asked: ProposeChange, now: int, out: Outbox) -> Outcome | None:
+        """Write a change; the outcome if it is known already, else it comes with the commit.
+
+        A request that any coordinator carried out before is answered with the
+        revision that it got, once that is committed.
+        """
+        request, config = asked.id, self.replica.stored
         if request in self._remembered:
             return self._remembered[request]
         if any(p.request == request for p in self._pending):
             return None
-        config = self.replica.stored
+        handled = config.handled(request)
+        if handled is not None and isinstance(handled.value, Handled):
+            self._wait_for(request, handled.value.detail, handled.revision, now)
+            return None
         try:
-            if if_revision is not None and if_revision != config.revision:
+            if asked.if_revision not in (None, config.revision):
                 raise RevisionConflict(
-                    f"the Site is at revision {config.revision}, not {if_revision}",
+                    f"the Site is at revision {config.revision}, not {asked.if_revision}",
                     "Read it again, and repeat the change on what you find.",
                 )
-            edit = edit_for(config, change, unix_s=unix_s, new_uid=self._new_uid)
+            edit = edit_for(config, asked.change, unix_s=asked.unix_s, new_uid=self._new_uid)
         except HalbError as error:
-            return self._remember(Outcome(request, error=error))
+            # By then no former coordinator's copy of this request can be kept either.
+            self._wait_for(request, "", config.revision, now, error)
+            return None
         if edit.put or edit.delete:
             detail = "\n".join(describe(config, edit))
-            revision = self._write(edit, out)
+            mark = Handled(id=request, detail=detail[:MAX_DETAIL], by=asked.by, unix_s=asked.unix_s)
+            revision = self._write(Edit((*edit.put, mark), edit.delete), out)
         else:
             # What makes the change needless may itself not be committed yet.
             detail, revision = NOTHING_TO_CHANGE, config.revision
-        self._pending.append(_Pending(request, detail, revision, now + COMMIT_TIMEOUT_NS))
+        self._wait_for(request, detail, revision, now)
         self.replicate(now, out)
         return None
+
+    def _wait_for(
+        self,
+        request: str,
+        detail: str,
+        revision: Revision,
+        now: int,
+        error: HalbError | None = None,
+    ) -> None:
+        deadline = now + COMMIT_TIMEOUT_NS
+        self._pending.append(_Pending(request, detail, revision, deadline, error))
 
     def _new_uid(self) -> str:
         return f"{self.random.getrandbits(64):016x}"
@@ -117,6 +135,10 @@ class Coordinator:
         while len(self._remembered) > MAX_REMEMBERED:
             self._remembered.popitem(last=False)
         return outcome
+
+    def collect(self, floor: Revision, out: Outbox) -> None:
+        """Let the tombstones up to ``floor`` go, in a revision of its own."""
+        self.replica.append(self.replica.stored.collected(floor, self.term), out)
 
     def _write(self, edit: Edit, out: Outbox) -> Revision:
         self.replica.append(self.replica.stored.edited(edit, self.term), out)
@@ -183,7 +205,8 @@ class Coordinator:
         waiting: list[_Pending] = []
         for pending in self._pending:
             if self.replica.committed.revision >= pending.revision:
-                ended.append(Outcome(pending.request, pending.revision, pending.detail))
+                revision = None if pending.error else pending.revision
+                ended.append(Outcome(pending.request, revision, pending.detail, pending.error))
             elif now >= pending.deadline:
                 ended.append(self._given_up(pending))
             else:
@@ -198,6 +221,8 @@ class Coordinator:
         return ended
 
     def _given_up(self, pending: _Pending) -> Outcome:
+        if pending.error is not None:
+            return Outcome(pending.request, error=pending.error)
         error = NotCommitted(
             f"revision {pending.revision} is stored but no majority has confirmed it",
             "Look at `halbctl status`: the change is kept if a majority comes to have it.",
@@ -209,12 +234,28 @@ class Coordinator:
     def on_time(self, now: int, out: Outbox) -> None:
         """Move assignments towards the wish, and repeat what was not confirmed."""
         replica = self.replica
-        if self._idle_until <= now and replica.committed.revision == replica.stored.revision:
+        if self._idle_until <= now and self.quiet:
             self._idle_until = now + RESEND_NS
             edit = next_edit(replica.committed, lambda uid: self._settled(uid, now), self._ready)
             if edit.put or edit.delete:
                 self._write(edit, out)
         self.replicate(now, out)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether all that was written is committed, an entry of the own term among it.
+
+        Only then may voters change: a voter list that rests on entries of a
+        former term can be undone by two coordinators at once (Ongaro's
+        correction of single-server changes, raft-dev, July 2015).
+        """
+        return self.replica.committed.revision == self.replica.stored.revision
+
+    def passed(self) -> list[Revision]:
+        """What each device of the Site has on disk, as far as it reported in this term."""
+        followers = (self.followers.get(d) for d in self.replica.committed.devices if d != self.me)
+        reached = [f.stored or NO_REVISION if f else NO_REVISION for f in followers]
+        return [*reached, self.replica.durable]
 
     def _in_force(self, device: DeviceId) -> Revision:
         if device == self.me:

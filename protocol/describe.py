@@ -16,6 +16,7 @@ from protocol.objects import (
     Check,
     Device,
     Gateway,
+    Handled,
     Key,
     Listener,
     SiteRecord,
@@ -61,6 +62,8 @@ def _title(value: Value) -> str:
             return f"virtual server {value.name}"
         case Assignment():
             return f"assignment {value.uid}"
+        case Handled():
+            return f"request {value.id}"
 
 
 def _changed(old: Value | None, new: Value, names: dict[DeviceId, str]) -> Iterator[str]:
@@ -100,6 +103,8 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
             }
         case Assignment():
             return {"voters": named(value.voters, "none"), "vips": ", ".join(value.vips)}
+        case Handled():
+            return {"detail": value.detail}
 
 
 def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from protocol.changes import Change
 from protocol.config import Config
+from protocol.conflicts import Conflict
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import Message
 from protocol.timing import SECOND, Profile
@@ -162,6 +163,13 @@ class PersistConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepConflict:
+    """Keep this for the operator, durably before any later :class:`PersistConfig`."""
+
+    conflict: Conflict
+
+
+@dataclass(frozen=True, slots=True)
 class Apply:
     """This committed configuration is now in force: make the kernel so."""
 
@@ -249,6 +257,6 @@ class Stopped:
 
 
 Effect = (
-    Send | PersistBallots | PersistConfig | Apply | Acquire | Refresh | Release | Lame
+    Send | PersistBallots | PersistConfig | KeepConflict | Apply | Acquire | Refresh | Release | Lame
     | Outcome | Event | Stopped
 )  # fmt: skip

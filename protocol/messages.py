@@ -203,7 +203,9 @@ class ProposeChange(msgspec.Struct, frozen=True, tag_field="t", tag="propose"):
     change: Change
     if_revision: Revision | None
     unix_s: int
-    """Wall clock of the device that took the change, for expiry of tokens only."""
+    """Wall clock of the device that took the change: expiry of tokens, and display."""
+    by: DeviceId = DeviceId("")
+    """Device that took the change; display only."""
 
 
 class RequestMove(msgspec.Struct, frozen=True, tag_field="t", tag="move"):

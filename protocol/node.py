@@ -196,7 +196,7 @@ class Node:
                     if gid in self.groups:
                         self.groups[gid].on_lapsed()
             case Propose(request, change, if_revision, unix_s, timeout):
-                message = ProposeChange(request, change, if_revision, unix_s)
+                message = ProposeChange(request, change, if_revision, unix_s, self.me)
                 self.requests.add(message, now, timeout)
             case Promote():
                 self.moving.promote(item, self.configuration.in_force, self.requests, now, out)

@@ -22,6 +22,9 @@ MAX_GATEWAYS = 100
 MAX_LISTENERS = 64
 MAX_VIPS = 8
 MAX_WEIGHT = 256
+MAX_HANDLED = 256
+"""Recent requests that a configuration remembers."""
+MAX_DETAIL = 400
 SLOTS = 256
 """Hash buckets of one listener."""
 
@@ -163,7 +166,22 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
         return not self.former and not self.releasing
 
 
-Value = SiteRecord | Device | Token | VirtualServer | Assignment
+class Handled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="handled"):
+    """A request that was carried out: whoever coordinates answers a repeat of it.
+
+    Only the newest :data:`MAX_HANDLED` are kept. Its key is the request's id.
+    """
+
+    id: str
+    detail: str
+    """What was done, for people; at most :data:`MAX_DETAIL` characters."""
+    by: str = ""
+    """Id of the device whose operator asked."""
+    unix_s: int = 0
+    """When, by that device's wall clock; display only."""
+
+
+Value = SiteRecord | Device | Token | VirtualServer | Assignment | Handled
 
 Key = tuple[str, str]
 """(kind, key), such as ``("device", "0123456789abcdef")``."""
@@ -184,6 +202,8 @@ def key_of(value: Value) -> Key:
             return ("virtual-server", value.uid)
         case Assignment():
             return ("assignment", value.uid)
+        case Handled():
+            return ("handled", value.id)
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

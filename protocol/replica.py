@@ -7,8 +7,9 @@ can be lost so. A revision is in force once it is known to be committed.
 
 from __future__ import annotations
 
-from protocol.config import Config, Epoch
-from protocol.effects import Apply, Event, PersistConfig
+from protocol.config import Config, Epoch, remembered
+from protocol.conflicts import dropped
+from protocol.effects import Apply, Event, KeepConflict, PersistConfig
 from protocol.ids import SITE_GROUP, Revision
 from protocol.messages import Append, Stored
 from protocol.objects import Record
@@ -35,14 +36,19 @@ class Replica:
 
     def append(self, config: Config, out: Outbox) -> None:
         """Take ``config`` as the newest; it is acked once durable."""
-        dropped = not config.descends_from(self.stored.revision)
-        if dropped:
+        if not config.descends_from(self.stored.revision):
+            conflict = dropped(self.stored, self._known_committed(), config)
+            if conflict is not None:
+                out.do(KeepConflict(conflict))
             text = f"dropped revision {self.stored.revision}, which was never committed"
             out.do(Event("config-dropped", SITE_GROUP, text))
             self._tail = [c for c in self._tail if config.descends_from(c.revision)]
         self.stored = config
         self._tail.append(config)
         self._write(out)
+
+    def _known_committed(self) -> Revision:
+        return max(self.committed.revision, self._persisted[1])
 
     def on_stored(self, revision: Revision, out: Outbox) -> None:
         """The disk has ``revision``."""
@@ -108,4 +114,4 @@ def _built(base: Config, message: Append) -> Config:
     for record in message.records:
         records[record.kind, record.key] = record
     epochs = tuple(Epoch(term, last) for term, last in message.epochs)
-    return Config(message.to, records, epochs, message.floor)
+    return Config(message.to, remembered(records, message.floor), epochs, message.floor)

@@ -18,7 +18,6 @@ from protocol.errors import (
     ExitCode,
     HalbError,
     NoQuorum,
-    NotCommitted,
     TimedOut,
 )
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
@@ -39,8 +38,6 @@ class _Waiting:
     deadline: int
     sent_to: DeviceId | None = None
     repeat_at: int = NEVER
-    asked_before: bool = False
-    """Another coordinator was asked before the present one."""
 
 
 class Requests:
@@ -61,12 +58,7 @@ class Requests:
         if waiting is None or waiting.sent_to != sender:
             return
         del self._waiting[message.id]
-        outcome = outcome_of(message)
-        refused = outcome.error is not None and not isinstance(outcome.error, NotCommitted)
-        if refused and waiting.asked_before:
-            # It may be refused because an earlier coordinator stored it.
-            outcome = Outcome(message.id, error=_unclear(message))
-        out.do(outcome)
+        out.do(outcome_of(message))
 
     def on_time(
         self,
@@ -96,8 +88,6 @@ class Requests:
                 # Whoever takes the office is heard of in a step of its own.
                 waiting.repeat_at = NEVER
             elif addressee != waiting.sent_to or now >= waiting.repeat_at:
-                other = waiting.sent_to not in (None, addressee)
-                waiting.asked_before |= other and isinstance(message, ProposeChange)
                 waiting.sent_to, waiting.repeat_at = addressee, now + REPEAT_NS
                 out.send(addressee, message)
         return mine
@@ -122,13 +112,6 @@ def _not_answered(group: GroupId, addressee: DeviceId | None) -> HalbError:
             "`halbctl status` shows why.",
         )
     return TimedOut("the primary did not answer in time", "Look at `halbctl status`, then repeat.")
-
-
-def _unclear(answer: Return) -> HalbError:
-    return NotCommitted(
-        f"the coordinator changed meanwhile, and the new one says: {answer.detail}",
-        "Your change may have been stored by the former one: look before you repeat it.",
-    )
 
 
 def outcome_of(message: Return) -> Outcome:

@@ -133,6 +133,10 @@ class Cluster:
         """Effects of one kind: (when, on which device, effect)."""
         return [(at, who, e) for at, who, e in self.effects if isinstance(e, kind) and at >= since]
 
+    def sent_to(self, to: DeviceId, since: int = 0) -> list[tuple[int, DeviceId, Send]]:
+        """Messages to one device: (when, from which device, the send)."""
+        return [(at, who, e) for at, who, e in self.all_of(Send, since) if e.to == to]
+
     def view(self, id_: DeviceId, group: GroupId = RDP) -> GroupView:
         nothing = GroupView(group, Role.SECONDARY, 0, None, 0, (), "unknown")
         groups = self.nodes[id_].view().groups

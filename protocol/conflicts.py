@@ -1,0 +1,60 @@
+"""What a device had stored and had to give up, kept for the operator.
+
+A revision that no majority confirmed is dropped when a newer coordinator does
+not have it; a break-glass edit ends when a coordinator is back. Neither is
+merged: whole objects win or lose, and the loser is listed by ``halbctl
+conflicts`` until :data:`MAX_CONFLICTS` newer ones push it out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from protocol.config import Config
+from protocol.ids import Revision
+from protocol.objects import Handled, Record, SiteRecord
+
+MAX_CONFLICTS = 10
+"""Conflicts that a device keeps."""
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """Edits of this device's copy that the Site did not take."""
+
+    kind: Literal["dropped", "local"]
+    """``dropped``: stored, never committed. ``local``: made by ``--local``."""
+    lost: Revision
+    """The revision that this device had, or the one that the local edit began from."""
+    won: Revision
+    """The revision that replaced it."""
+    records: tuple[Record, ...]
+    """Objects as they were to become; a record without value is a deletion."""
+
+
+def dropped(lost: Config, committed: Revision, won: Config) -> Conflict | None:
+    """What ``won`` does not have of ``lost``; None if no object is concerned.
+
+    ``committed`` is the newest revision that this device knew to be committed;
+    it decides on what is from before the epochs that ``won`` remembers.
+    """
+    oldest = won.epochs[0].term if won.epochs else 0
+
+    def gone(revision: Revision) -> bool:
+        if revision.term < oldest:
+            return revision > committed
+        return not won.descends_from(revision)
+
+    records = tuple(r for r in lost.records.values() if gone(r.revision) and _concerns_people(r))
+    return Conflict("dropped", lost.revision, won.revision, records) if records else None
+
+
+def _concerns_people(record: Record) -> bool:
+    """The coordinator writes assignments and voters anew by itself."""
+    return record.kind != "assignment" and not isinstance(record.value, SiteRecord)
+
+
+def requests_of(conflict: Conflict) -> tuple[Handled, ...]:
+    """The requests whose work was lost: who asked for it, and when."""
+    return tuple(r.value for r in conflict.records if isinstance(r.value, Handled))
