@@ -9,6 +9,7 @@ from random import Random
 
 from agent.carrier import Carrier
 from agent.clock import boottime, unix_ms, unix_offset
+from agent.conflicts import keep
 from agent.control import ControlServer
 from agent.disk import Disk, Loaded
 from agent.errands import Errands
@@ -28,6 +29,7 @@ from agent.transport import Peer, Transport
 from protocol import api
 from protocol.changes import Change
 from protocol.config import Config
+from protocol.conflicts import Conflict
 from protocol.effects import Adopt, Event, Input, Outcome, Received, Resume, Stop
 from protocol.errors import TimedOut
 from protocol.ids import NO_REVISION, DeviceId, GroupId
@@ -55,6 +57,7 @@ class Agent:
         self.device: DeviceId = disk.identity.device
         self.keys = disk.identity.keys
         self.notes = loaded.notes
+        self.conflicts = loaded.conflicts
         self.history = History(settings.state_dir, report=_log.warning)
         self.errands = Errands()
         self.news = News()
@@ -179,6 +182,11 @@ class Agent:
             term = f" (term {entry.term})" if entry.term else ""
             _log.info("%s %s%s%s", entry.device, entry.text, about, term)
         self.news.publish()
+
+    def on_conflict(self, conflict: Conflict) -> None:
+        """Keep what the Site did not take; the worker writes it before what replaces it."""
+        self.conflicts = keep(self.conflicts, conflict, unix_ms())
+        self._storage.save_conflicts(self.conflicts)
 
     def on_outcome(self, outcome: Outcome) -> None:
         self.errands.end(outcome)

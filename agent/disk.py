@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.conflicts import Kept
 from agent.keys import KeyPair
 from agent.sockets import new_key_pair
 from agent.storedfile import Damaged, DiskError, StoredFile, naming, sync_folder
@@ -52,6 +53,7 @@ class Loaded:
     """Greater than in every former life; durable already."""
     notes: tuple[str, ...]
     """Sentences for the operator about files that were set aside."""
+    conflicts: tuple[Kept, ...] = ()
     ballots_lost: bool = False
     """Votes of a former life are not known: the voter must not vote until that is safe."""
 
@@ -77,6 +79,10 @@ class _ConfigContent(msgspec.Struct, frozen=True, array_like=True):
     config: bytes
 
 
+class _ConflictsContent(msgspec.Struct, frozen=True, array_like=True):
+    conflicts: tuple[Kept, ...]
+
+
 class _IncarnationContent(msgspec.Struct, frozen=True, array_like=True):
     number: int
 
@@ -93,6 +99,7 @@ class Disk:
         self._config = StoredFile(folder, "config")
         self._previous = StoredFile(folder, "config.previous", kind="config")
         self._incarnation = StoredFile(folder, "incarnation")
+        self._conflicts = StoredFile(folder, "conflicts")
         self._notes: list[str] = []
         self.identity = self._load_identity()
 
@@ -152,12 +159,14 @@ class Disk:
                     "no configuration is left: join the Site again with `halbctl join TOKEN`"
                 )
         config, committed = stored or (None, NO_REVISION)
+        conflicts = self._read(self._conflicts, _parse(_ConflictsContent))
         return Loaded(
             ballots={b.group: Ballot(b.term, b.vote) for b in ballots.ballots} if ballots else {},
             config=config,
             committed=committed,
             incarnation=self._next_incarnation(),
             notes=tuple(self._notes),
+            conflicts=conflicts.conflicts if conflicts else (),
             ballots_lost=(ballots is None and (expected or config is not None)) or config_damaged,
         )
 
@@ -183,8 +192,12 @@ class Disk:
         content = pack(_ConfigContent(committed, config_to_bytes(config)))
         self._config.write(content, keep_as=self._previous.path)
 
+    def save_conflicts(self, conflicts: tuple[Kept, ...]) -> None:
+        """Replace the list of conflicts durably."""
+        self._conflicts.write(pack(_ConflictsContent(conflicts)))
+
     def forget_site(self) -> None:
-        """Delete configuration and ballots; the identity stays."""
+        """Delete configuration and ballots; the identity and the conflicts stay."""
         for file in (self._previous, self._config, self._ballots):
             file.remove()
 

@@ -12,11 +12,13 @@ from typing import Protocol
 from agent.storage import Storage
 from agent.vips import Vips
 from protocol.config import Config
+from protocol.conflicts import Conflict
 from protocol.effects import (
     Acquire,
     Apply,
     Effect,
     Event,
+    KeepConflict,
     Lame,
     Outcome,
     PersistBallots,
@@ -34,6 +36,7 @@ class Listener(Protocol):
     """What the agent does with effects that are news rather than deeds."""
 
     def on_config(self, config: Config) -> None: ...
+    def on_conflict(self, conflict: Conflict) -> None: ...
     def on_event(self, event: Event) -> None: ...
     def on_outcome(self, outcome: Outcome) -> None: ...
     def on_stopped(self) -> None: ...
@@ -83,10 +86,14 @@ class Executor:
             case Lame():
                 self._vips.lame(effect)
 
-    def _tell(self, effect: PersistConfig | Apply | Event | Outcome | Stopped) -> None:
+    def _tell(
+        self, effect: PersistConfig | KeepConflict | Apply | Event | Outcome | Stopped
+    ) -> None:
         match effect:
             case PersistConfig(config, committed):
                 self._storage.save_config(config, committed)
+            case KeepConflict(conflict):
+                self._listener.on_conflict(conflict)
             case Apply(config):
                 self._listener.on_config(config)
             case Event():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.clock import boottime
+from agent.conflicts import shown
 from protocol import api
 from protocol.admission import found_site
 from protocol.changes import AdmitDevice, Change, PutToken, RemoveDevice, edit_for
@@ -44,7 +45,9 @@ class Operations:
         self.agent = agent
         self._entering = asyncio.Lock()
 
-    async def carry_out(self, request: api.Request) -> api.Result:
+    async def carry_out(  # noqa: C901 - one case per request is the point
+        self, request: api.Request
+    ) -> api.Result:
         """The result of any request but a watch; raises HalbError with the reason."""
         match request.op:
             case api.GetVersion():
@@ -70,6 +73,8 @@ class Operations:
                 return await self._change(request.id, request.op)
             case api.Export():
                 return self._export()
+            case api.GetConflicts():
+                return api.Conflicts(shown(self.agent.conflicts, self.agent.config))
             case api.PromoteTo():
                 return await self._promote(request.id, request.op)
             case _:

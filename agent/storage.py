@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+from agent.conflicts import Kept
 from agent.disk import Disk, DiskError
 from protocol.config import Config
 from protocol.effects import Ballot, ConfigStored, Input, PersistFailed, PersistWorks
@@ -53,6 +54,11 @@ class Storage:
         future = self._loop.run_in_executor(self._worker, self.disk.save_config, config, committed)
         future.add_done_callback(lambda done: self._saved(done, config.revision))
 
+    def save_conflicts(self, conflicts: tuple[Kept, ...]) -> None:
+        """Write them in the worker, before any configuration that is given to it later."""
+        future = self._loop.run_in_executor(self._worker, self.disk.save_conflicts, conflicts)
+        future.add_done_callback(_report)
+
     def _saved(self, done: asyncio.Future[None], revision: Revision) -> None:
         if done.cancelled():
             return
@@ -89,3 +95,12 @@ class Storage:
         if self._retry is not None:
             self._retry.cancel()
         self._worker.shutdown(wait=True)
+
+
+def _report(done: asyncio.Future[None]) -> None:
+    """A list for people: a disk that refuses it must not stop the votes."""
+    error = None if done.cancelled() else done.exception()
+    if isinstance(error, DiskError):
+        _log.error("%s %s", error.message, error.remedy)
+    elif error is not None:
+        raise error

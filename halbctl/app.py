@@ -26,6 +26,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "document": ("apply", "diff", "export"),
     "promote": ("promote",),
     "history": ("history",),
+    "conflicts": ("conflicts",),
     "version": ("version",),
     "lab": (),
 }

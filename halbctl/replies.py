@@ -100,3 +100,33 @@ class Exported(TypedDict):
 
     document: dict[str, Any]
     revision: str
+
+
+class LostObject(TypedDict):
+    """:class:`protocol.api.LostObject`."""
+
+    kind: str
+    name: str
+    action: str
+    document: dict[str, Any] | None
+
+
+class LostRequest(TypedDict):
+    """:class:`protocol.api.LostRequest`."""
+
+    id: str
+    by: str
+    at: str
+    detail: str
+
+
+class Conflict(TypedDict):
+    """:class:`protocol.api.ConflictInfo`."""
+
+    id: str
+    kind: str
+    at: str
+    lost: str
+    won: str
+    requests: list[LostRequest]
+    objects: list[LostObject]

@@ -101,9 +101,13 @@ class GetHistory(msgspec.Struct, frozen=True, tag_field="op", tag="history"):
     limit: int = 100
 
 
+class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts"):
+    """What this device had stored and the Site did not take. Answered by :class:`Conflicts`."""
+
+
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
-    | ListTokens | PutChange | Export | PromoteTo | GetHistory
+    | ListTokens | PutChange | Export | PromoteTo | GetHistory | GetConflicts
 )  # fmt: skip
 
 
@@ -282,7 +286,52 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
     entries: tuple[HistoryEntry, ...]
 
 
-Result = Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History
+class LostObject(msgspec.Struct, frozen=True):
+    """One object that was to change."""
+
+    kind: str
+    """virtual-server | device | token"""
+    name: str
+    action: str
+    """put | deleted"""
+    document: dict[str, object] | None
+    """A Virtual Server as it was to become, in the form of :mod:`protocol.document`."""
+
+
+class LostRequest(msgspec.Struct, frozen=True):
+    """One request whose work was lost."""
+
+    id: str
+    by: str
+    """Device whose operator asked."""
+    at: str
+    """ISO 8601, UTC, by that device's clock."""
+    detail: str
+
+
+class ConflictInfo(msgspec.Struct, frozen=True):
+    """Edits that this device had stored and had to give up."""
+
+    id: str
+    kind: str
+    """dropped | local"""
+    at: str
+    """ISO 8601, UTC: when they were given up."""
+    lost: str
+    """Revision that had them, or that a local edit began from."""
+    won: str
+    """Revision that took their place."""
+    requests: tuple[LostRequest, ...]
+    objects: tuple[LostObject, ...]
+
+
+class Conflicts(msgspec.Struct, frozen=True, tag_field="re", tag="conflicts"):
+    """The last ten, oldest first."""
+
+    conflicts: tuple[ConflictInfo, ...]
+
+
+Result = Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
 
 
 class Failure(msgspec.Struct, frozen=True):

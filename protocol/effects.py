@@ -257,6 +257,6 @@ class Stopped:
 
 
 Effect = (
-    Send | PersistBallots | PersistConfig | KeepConflict | Apply | Acquire | Refresh | Release | Lame
-    | Outcome | Event | Stopped
+    Send | PersistBallots | PersistConfig | KeepConflict | Apply | Acquire | Refresh | Release
+    | Lame | Outcome | Event | Stopped
 )  # fmt: skip

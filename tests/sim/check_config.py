@@ -1,4 +1,4 @@
-"""S10, S11 and S13: one history of the configuration, and nothing committed is lost."""
+"""S10 to S13: one history of the configuration; nothing committed is lost or returns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from protocol.config import Config
 from protocol.effects import Outcome, Promote, Propose
 from protocol.errors import InvalidInput, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
+from protocol.objects import Key
 from protocol.quorum import majority
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ConfigCheck:
         self._contents: dict[Revision, Config] = {first.revision: first}
         self.requests: dict[str, Request] = {}
         self._based_on: dict[Revision, str] = {}
+        self._deleted: set[Key] = set()
+        """Objects whose ids are never used again."""
 
     # Stored and in force
 
@@ -55,6 +58,17 @@ class ConfigCheck:
             text = f"{process.name} replaces {old.revision} by {config.revision}, loses {kept}"
             self._checker.fail("S11", text)
         self._one_voter_at_a_time(old, config)
+        self._nothing_returns(process, config)
+
+    def _nothing_returns(self, process: Process, config: Config) -> None:
+        """S12: what the committed history deleted is in no later configuration."""
+        if not config.descends_from(self.newest.revision):
+            return
+        for kind, key in self._deleted:
+            record = config.records.get((kind, key))
+            if record is not None and record.value is not None:
+                text = f"{process.name} has {kind} {key} again at {config.revision}"
+                self._checker.fail("S12", text)
 
     def applying(self, process: Process, config: Config) -> None:
         """A configuration is in force, so it must be committed and on the one history."""
@@ -69,6 +83,13 @@ class ConfigCheck:
             if not config.descends_from(newest.revision):
                 self._lost(process, newest.revision, config)
             self._on_majority(process, config)
+            self._deleted |= {
+                key
+                for key, record in newest.records.items()
+                if key[0] in ("virtual-server", "token") and key not in _living(config)
+            }
+            if config.floor > newest.floor:
+                self._checker.seen["tombstones collected"] += 1
             self.newest = config
         elif not newest.descends_from(revision):
             self._lost(process, revision, newest)
@@ -175,6 +196,10 @@ class ConfigCheck:
             refused = isinstance(outcome.error, (InvalidInput, Refused, RevisionConflict))
             if refused and request.token in tokens:
                 self._checker.fail("S11", f"{name} was refused ({outcome.error}) but is stored")
+
+
+def _living(config: Config) -> set[Key]:
+    return {key for key, record in config.records.items() if record.value is not None}
 
 
 def _difference(first: Config, second: Config) -> str:

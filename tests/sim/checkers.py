@@ -1,7 +1,7 @@
 """All checks of one world, and the counters of what it went through.
 
 Safety is checked at every event: see ``check_votes`` (S2-S4), ``check_leases``
-(S1, S5-S9) and ``check_config`` (S10, S11, S13); S15 is in ``shell``; liveness
+(S1, S5-S9) and ``check_config`` (S10 to S13); S15 is in ``shell``; liveness
 and quiet (L1-L7, S14, S16) are in ``liveness``. ``seen`` counts what happened,
 so that a batch of seeds can prove that it visited the interesting states.
 """
@@ -49,6 +49,7 @@ RULES = {
     "S8": "a drained, unfit or witness device takes nothing",
     "S9": "a device forwards beside another only after its own hand-over",
     "S11": "what was committed is never lost; of two writes on one revision one commits",
+    "S12": "nothing that was deleted comes back",
     "S13": "voters change one at a time",
     "S14": "nothing moves without a fault",
     "S15": "no step raises or spins",

@@ -22,6 +22,7 @@ from protocol.effects import (
     Effect,
     Event,
     Input,
+    KeepConflict,
     Lame,
     LeaseLapsed,
     Outcome,
@@ -363,6 +364,10 @@ class Process:
         self.world.checker.happened(self, effect)
         return 0
 
+    def _keep_conflict(self, effect: KeepConflict) -> int:
+        self.world.checker.seen[f"conflict: {effect.conflict.kind}"] += 1
+        return 0
+
     def _stopped(self, _: Stopped) -> int:
         """The core holds nothing any more: take the kernel state down and exit."""
         self.world.checker.stopped(self)
@@ -386,5 +391,6 @@ HANDLERS: dict[type[Any], Callable[[Process, Any], int]] = {
     Lame: Process._lame,
     Outcome: Process._outcome,
     Event: Process._event,
+    KeepConflict: Process._keep_conflict,
     Stopped: Process._stopped,
 }

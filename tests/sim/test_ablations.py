@@ -11,17 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from protocol import assignment
 from protocol.candidacy import Candidacy
 from protocol.changes import DeleteVirtualServer, PutVirtualServer
+from protocol.config import Config
 from protocol.coordinator import Coordinator
 from protocol.document import ListenerDocument, VirtualServerDocument
 from protocol.effects import Ballot, PersistBallots
 from protocol.group import Group
-from protocol.ids import DeviceId, GroupId
-from protocol.messages import Reason, Vote
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.messages import Append, ProposeChange, Reason, Vote
 from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from protocol.voter import Voter
@@ -203,11 +205,33 @@ def test_coordinator_with_an_older_configuration(monkeypatch: pytest.MonkeyPatch
 def test_change_in_spite_of_another_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     original = Coordinator.propose
 
-    def propose(self: Coordinator, request: str, change: Any, _: Any, *args: Any) -> Any:
-        return original(self, request, change, None, *args)
+    def propose(self: Coordinator, asked: ProposeChange, now: int, out: Outbox) -> Any:
+        return original(self, msgspec.structs.replace(asked, if_revision=None), now, out)
 
     monkeypatch.setattr(Coordinator, "propose", propose)
     assert turns_red("S11")
+
+
+def test_difference_for_a_device_from_before_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Coordinator._append_for
+
+    def append_for(self: Coordinator, config: Config, has: Revision) -> Append:
+        return original(self, replace(config, floor=NO_REVISION), has)
+
+    assert not _returns_after_a_long_absence()
+    monkeypatch.setattr(Coordinator, "_append_for", append_for)
+    assert _returns_after_a_long_absence()
+
+
+def _returns_after_a_long_absence() -> bool:
+    """Whether a device that missed a deletion and its collection has the object again."""
+    world = quiet_world(1, Setup())
+    world.network.partition(world.now, [2])
+    operators.propose(world, 0, DeleteVirtualServer("vs0"))
+    world.run_for(8 * SECOND)
+    world.network.heal_all(world.now, range(3))
+    world.run_for(3 * SECOND)
+    return any(v.rule == "S12" for v in world.checker.violations)
 
 
 def test_voters_changed_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

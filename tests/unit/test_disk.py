@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.conflicts import Kept, keep
 from agent.disk import Disk, DiskError, Loaded
 from agent.storedfile import Damaged, StoredFile
 from protocol.config import Config, Edit
+from protocol.conflicts import MAX_CONFLICTS, Conflict
 from protocol.effects import Ballot
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.objects import SiteRecord
@@ -286,3 +288,15 @@ def test_a_disk_error_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         disk.save_ballots(BALLOTS)
     assert "replace it" in caught.value.remedy
     disk.close()
+
+
+def test_conflicts_outlive_a_restart_and_the_site(folder: Path) -> None:
+    disk = Disk.open(folder)
+    disk.load()
+    kept: tuple[Kept, ...] = ()
+    for n in range(MAX_CONFLICTS + 2):
+        kept = keep(kept, Conflict("dropped", OLD.revision, NEW.revision, ()), n)
+        disk.save_conflicts(kept)
+    disk.forget_site()
+    disk.close()
+    assert [each.at for each in once(folder).conflicts] == list(range(2, MAX_CONFLICTS + 2))

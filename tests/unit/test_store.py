@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from protocol.changes import AddGateway, DeleteVirtualServer, PutVirtualServer
 from protocol.config import Config
+from protocol.conflicts import requests_of
 from protocol.document import GatewayDocument, VirtualServerDocument
 from protocol.effects import KeepConflict, Outcome, Propose
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId
@@ -150,7 +151,7 @@ def test_what_a_device_had_to_drop_is_kept_with_who_asked_for_it() -> None:
     assert conflict.kind == "dropped"
     kinds = sorted(r.kind for r in conflict.records)
     assert kinds == ["handled", "virtual-server"]
-    (request,) = [r.value for r in conflict.records if r.kind == "handled"]
+    (request,) = requests_of(conflict)
     assert (request.by, request.unix_s) == (first, 1234)
 
 

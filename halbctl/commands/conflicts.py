@@ -1,0 +1,79 @@
+"""``halbctl conflicts``: what this device had stored and the Site did not take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from halbctl.app import area
+from halbctl.output import Paint, clean, emit
+from halbctl.session import ask, change, confirm, finish
+from halbctl.settings import settings_of
+from protocol.errors import InvalidInput, Refused
+
+if TYPE_CHECKING:
+    from halbctl.replies import Conflict
+
+app = area()
+
+WHY = {
+    "dropped": "was stored here and never committed; a coordinator without it took over",
+    "local": "was made with --local and ended when a coordinator was back",
+}
+
+
+@app.command()
+def conflicts(
+    ctx: typer.Context,
+    apply: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Put the Virtual Servers of this conflict again."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """List the last ten edits that this device had to give up, and how to make them again."""
+    found: list[Conflict] = ask(ctx, {"op": "conflicts"})["conflicts"]
+    if apply is not None:
+        _apply(ctx, found, apply, yes=yes)
+        return
+    paint = Paint.for_stream(sys.stdout)
+    emit(found, settings_of(ctx).output, [line for c in found for line in _lines(c, paint)])
+
+
+def _lines(conflict: Conflict, paint: Paint) -> Iterator[str]:
+    why = WHY.get(conflict["kind"], conflict["kind"])
+    yield f"{paint(conflict['id'], 'bold')}  {conflict['at']}  {clean(why)}"
+    yield f"  revision {conflict['lost']} gave way to {conflict['won']}"
+    for request in conflict["requests"]:
+        yield clean(f"  asked on {request['by']} at {request['at']}:")
+        yield from (clean(f"    {line}") for line in request["detail"].splitlines())
+    again = False
+    for part in conflict["objects"]:
+        again |= part["document"] is not None
+        yield clean(f"  {part['action']} {part['kind']} {part['name']}")
+    if again:
+        yield f"  again: halbctl conflicts --apply {conflict['id']}"
+
+
+def _apply(ctx: typer.Context, found: list[Conflict], id_: str, *, yes: bool) -> None:
+    from protocol.changes import PutVirtualServer
+    from protocol.document import parse_virtual_server
+
+    chosen = next((c for c in found if c["id"] == id_), None)
+    if chosen is None:
+        from protocol.nearest import nearest
+
+        raise InvalidInput(f"no conflict is named {id_!r}", nearest(id_, [c["id"] for c in found]))
+    documents = [part["document"] for part in chosen["objects"] if part["document"]]
+    if not documents:
+        raise Refused(
+            f"conflict {id_} holds no Virtual Server that could be put again",
+            "Repeat by hand what `halbctl conflicts` shows.",
+        )
+    names = ", ".join(str(document["name"]) for document in documents)
+    confirm(f"Replace {names} as a whole by what conflict {id_} holds?", yes=yes)
+    for document in documents:
+        finish(ctx, change(ctx, PutVirtualServer(parse_virtual_server(document))))
