@@ -216,7 +216,8 @@ def test_difference_for_a_device_from_before_the_floor(monkeypatch: pytest.Monke
     original = Coordinator._append_for
 
     def append_for(self: Coordinator, config: Config, has: Revision) -> Append:
-        return original(self, replace(config, floor=NO_REVISION), has)
+        below = original(self, replace(config, floor=NO_REVISION), has)
+        return msgspec.structs.replace(below, floor=config.floor)
 
     assert not _returns_after_a_long_absence()
     monkeypatch.setattr(Coordinator, "_append_for", append_for)
