@@ -12,13 +12,20 @@ from protocol.messages import Append, ProposeChange, Stored
 from protocol.outbox import Outbox
 from protocol.replica import Replica
 from protocol.requests import return_of
-from protocol.tombstones import Tombstones
+from protocol.tombstones import Retention, Tombstones
 
 
 class Configuration:
     """Keeps the copy, follows the coordinator, and is it while in office."""
 
-    def __init__(self, me: DeviceId, config: Config, committed: Revision, random: Random) -> None:
+    def __init__(
+        self,
+        me: DeviceId,
+        config: Config,
+        committed: Revision,
+        random: Random,
+        retention: Retention,
+    ) -> None:
         self.me = me
         self.random = random
         self.replica = Replica(config, committed)
@@ -29,7 +36,7 @@ class Configuration:
         self._leader_term = 0
         self._origins: dict[str, DeviceId | None] = {}
         """Who asked for each change under way; None: this device's operator."""
-        self.tombstones = Tombstones()
+        self.tombstones = Tombstones(retention)
         self._next = 1 << 62
 
     @property

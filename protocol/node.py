@@ -61,6 +61,7 @@ from protocol.outbox import Outbox
 from protocol.requests import Requests
 from protocol.roster import Roster
 from protocol.timing import MILLISECOND
+from protocol.tombstones import Retention
 from protocol.view import NodeView, Role
 
 STALL_NS = 20 * MILLISECOND
@@ -83,6 +84,7 @@ class Node:
         version: str,
         ballots_lost: bool = False,
         unix_offset: int = 0,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
         """``unix_offset``: nanoseconds from this clock to Unix time; for display only.
 
@@ -90,7 +92,7 @@ class Node:
         can be trusted; the device votes again once it has heard a primary.
         """
         self.me = device
-        self.configuration = Configuration(device, config, committed, random)
+        self.configuration = Configuration(device, config, committed, random, retention)
         self.groups = Groups(
             device,
             random,

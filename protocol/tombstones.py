@@ -38,8 +38,8 @@ class Retention:
 class Tombstones:
     """First sight of each tombstone on this device."""
 
-    def __init__(self, retention: Retention | None = None) -> None:
-        self.retention = retention or Retention()
+    def __init__(self, retention: Retention) -> None:
+        self.retention = retention
         self._first: dict[Revision, int] = {}
         self._looked_at = NO_REVISION
         self._look_at = 0

@@ -11,7 +11,6 @@ from typing import Any
 
 from protocol.node import Node
 from protocol.timing import MILLISECOND, SECOND, Profile
-from protocol.tombstones import Retention
 from tests.sim import faults, liveness, network
 from tests.sim.checkers import Violation
 from tests.sim.faults import Fault
@@ -26,10 +25,6 @@ MIXES: tuple[tuple[Profile, ...], ...] = (
     (Profile.FAST, Profile.NORMAL),
     (Profile.CALM, Profile.FAST, Profile.NORMAL),
 )
-
-
-RETENTION = Retention(shortest=SECOND // 2, longest=2 * SECOND, every=SECOND // 2)
-"""Devices that are cut off are passed by collections often enough."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,8 @@ class Result:
 
 
 def make_node(**arguments: Any) -> Node:
-    """The real core, that forgets deletions within seconds instead of days."""
-    node = Node(**arguments)
-    node.configuration.tombstones.retention = RETENTION
-    return node
+    """The real core."""
+    return Node(**arguments)
 
 
 def setup_of(seed: int, devices: int) -> Setup:

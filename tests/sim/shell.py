@@ -37,6 +37,7 @@ from protocol.effects import (
 )
 from protocol.ids import GroupId, Revision
 from protocol.timing import MILLISECOND, SECOND
+from protocol.tombstones import Retention
 from protocol.view import NodeView
 from tests.sim.machine import Machine
 
@@ -49,6 +50,8 @@ DISK_RETRY_NS = SECOND
 """A full disk is tried again after this."""
 MAX_SPINS = 50
 """Steps without input within 1 ms before the core counts as spinning."""
+RETENTION = Retention(shortest=SECOND // 2, longest=2 * SECOND, every=SECOND // 2)
+"""Deletions are forgotten within seconds: collections often pass devices that are cut off."""
 
 
 class Core(Protocol):
@@ -111,6 +114,7 @@ class Process:
             random=Random(world.seed * 1009 + machine.index * 31 + disk.incarnation),
             incarnation=disk.incarnation,
             version="0.0.0-sim",
+            retention=RETENTION,
         )
 
     # Inputs and timers
