@@ -13,6 +13,7 @@ from agent.conflicts import keep
 from agent.control import ControlServer
 from agent.disk import Disk, Loaded
 from agent.errands import Errands
+from agent.estranged import Estranged
 from agent.executor import Executor
 from agent.fitness import Lateness
 from agent.history import History, entry_of
@@ -77,6 +78,11 @@ class Agent:
         self._control = ControlServer(
             settings.control, self._operations.carry_out, self._operations.watch
         )
+        self._estranged = Estranged(
+            self.keys, lambda: (self.config, self.view()), self.as_device, self._on_removed
+        )
+        self.removed_from = ""
+        """Name of the Site that this device was removed from while it was away."""
         self._carrier: Carrier | None = None
         if not settings.witness:
             self._carrier = Carrier(self.device, settings.interface, self._random, self.deliver)
@@ -101,6 +107,7 @@ class Agent:
         if self.config.site is not None:
             self.on_config(self.config)
         self._loop.start(executor.carry_out)
+        self._estranged.start()
         await self._control.start()
 
     def _new_node(self) -> Node:
@@ -130,6 +137,7 @@ class Agent:
 
     async def close(self, *, leave_nothing: bool) -> None:
         await self._control.close()
+        await self._estranged.close()
         self._loop.close()
         await self._joins.close()
         await self._transport.close()
@@ -182,6 +190,21 @@ class Agent:
             term = f" (term {entry.term})" if entry.term else ""
             _log.info("%s %s%s%s", entry.device, entry.text, about, term)
         self.news.publish()
+
+    def _on_removed(self, site: str) -> None:
+        """The Site goes on without this device: hold nothing, and say so."""
+        self.removed_from = site
+        _log.error("%s", self._removal())
+        self.deliver(Stop())
+        self.news.publish()
+
+    def _removal(self) -> str:
+        if not self.removed_from:
+            return ""
+        return (
+            f"this device was removed from Site {self.removed_from} while it was away: "
+            "run `halbctl leave` here, then join again with a new token"
+        )
 
     def on_conflict(self, conflict: Conflict) -> None:
         """Keep what the Site did not take; the worker writes it before what replaces it."""
@@ -236,6 +259,7 @@ class Agent:
     def _notes(self) -> tuple[str, ...]:
         profiles = {server.profile for server in self.config.virtual_servers.values()}
         found = [
+            self._removal(),
             *self.notes,
             *self.history.notes,
             self._storage.problem,
@@ -303,6 +327,7 @@ class Agent:
 
     async def forget_site(self) -> None:
         """Begin anew, outside any Site."""
+        self.removed_from = ""
         self._storage.forget_site()
         self._transport.set_peers(())
         self._transport.enter_site("")

@@ -147,7 +147,7 @@ async def ask_to_join(
                 if left <= 0:
                     raise _nobody(failed, seconds)
                 try:
-                    reply = await _ask(key, address, request, keys, left)
+                    reply = await ask_member(key, address, request, keys, left)
                     config_of(reply)
                 except (Unreachable, NoQuorum, TimedOut) as error:
                     failed[address] = error
@@ -156,7 +156,7 @@ async def ask_to_join(
         await asyncio.sleep(max(0.0, min(RETRY_S, deadline - clock())))
 
 
-async def _ask(
+async def ask_member(
     server_key: str, address: str, request: JoinRequest, keys: KeyPair, seconds: float
 ) -> JoinReply:
     """One member's reply; raises Unreachable or what it refused with."""

@@ -14,7 +14,14 @@ from agent.clock import boottime
 from agent.conflicts import shown
 from protocol import api
 from protocol.admission import found_site
-from protocol.changes import AdmitDevice, Change, PutToken, RemoveDevice, edit_for
+from protocol.changes import (
+    AdmitDevice,
+    Change,
+    PutToken,
+    RemoveDevice,
+    ReplaceDevice,
+    edit_for,
+)
 from protocol.config import Config
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
@@ -22,10 +29,11 @@ from protocol.document import render_site
 from protocol.effects import Outcome, Promote, Propose
 from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.ids import Revision, check_name
-from protocol.joining import JoinReply, JoinRequest, config_of, welcome
+from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.timing import SECOND
 from protocol.token import JoinToken, digest_of
+from protocol.view import PeerState
 
 if TYPE_CHECKING:
     from agent.agent import Agent
@@ -129,6 +137,8 @@ class Operations:
     async def _change(self, request: str, op: api.PutChange) -> api.Done:
         if_revision = api.parse_revision(op.if_revision)
         config = self.agent.config
+        if not op.force:
+            self._refuse_running(op.change)
         await self.agent.precheck(op.change)
         if op.dry_run:
             edit = edit_for(
@@ -140,6 +150,18 @@ class Operations:
         outcome = await self._propose(request, op.change, if_revision, op.timeout)
         changed = outcome.detail != NOTHING_TO_CHANGE
         return api.Done(outcome.detail, str(outcome.revision or ""), changed)
+
+    def _refuse_running(self, change: Change) -> None:
+        """A device that runs leaves by itself, handing over; it is not cut off by mistake."""
+        if not isinstance(change, RemoveDevice | ReplaceDevice):
+            return
+        device = self.agent.config.device_named(change.device)
+        alive = {p.device for p in self.agent.view().peers if p.state is PeerState.ALIVE}
+        if device is not None and (device.id in alive or device.id == self.agent.device):
+            raise Refused(
+                f"device {device.name!r} runs",
+                "Run `halbctl leave` on it, which hands over first; or use --force.",
+            )
 
     async def _propose(
         self, request: str, change: Change, if_revision: Revision | None, seconds: float
@@ -221,6 +243,8 @@ class Operations:
     async def admit(self, request: JoinRequest) -> JoinReply:
         """Another device asks to join, with a token: answered by a member of the Site."""
         self._require_site()
+        if request.asks_membership_of:
+            return membership(self.agent.config, request)
         change = AdmitDevice(request.token_id, request.secret, request.device)
         await self._propose(f"join-{secrets.token_hex(8)}", change, None, 6.0)
         await self.agent.news.wait_until(
@@ -233,7 +257,7 @@ class Operations:
             config = self.agent.config
             site = config.site
             assert site is not None
-            alone = len(config.devices) == 1
+            alone = len(config.devices) == 1 or bool(self.agent.removed_from)
             await self.agent.step_aside()
             if not alone:
                 try:

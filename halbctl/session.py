@@ -54,14 +54,19 @@ def order(
 
 
 def change(
-    ctx: typer.Context, change: Change, if_revision: str | None = None, *, dry_run: bool = False
+    ctx: typer.Context,
+    change: Change,
+    if_revision: str | None = None,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Have the Site's configuration changed; the agent's ``Done``."""
     from protocol.api import PutChange, parse_revision
 
     parse_revision(if_revision)
     timeout = settings_of(ctx).timeout_or(ANSWER_S)
-    return order(ctx, PutChange(change, if_revision, dry_run, timeout))
+    return order(ctx, PutChange(change, if_revision, dry_run, timeout, force))
 
 
 def finish(ctx: typer.Context, done: dict[str, Any]) -> None:

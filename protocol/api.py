@@ -79,6 +79,8 @@ class PutChange(msgspec.Struct, frozen=True, tag_field="op", tag="change"):
     dry_run: bool = False
     timeout: float = 5.0
     """Seconds to wait for the commit."""
+    force: bool = False
+    """Remove a device although it runs."""
 
 
 class Export(msgspec.Struct, frozen=True, tag_field="op", tag="export"):

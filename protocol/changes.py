@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from protocol import admission, virtual_servers
+from protocol import admission, devices, virtual_servers
 from protocol.admission import found_site
 from protocol.config import Config, Edit
 from protocol.describe import describe
@@ -29,6 +29,8 @@ __all__ = [
     "PutVirtualServer",
     "RemoveDevice",
     "RemoveGateway",
+    "RenameDevice",
+    "ReplaceDevice",
     "RevokeToken",
     "SetDevice",
     "SetGateway",
@@ -89,6 +91,20 @@ class RemoveDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-
     device: str
 
 
+class RenameDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-rename"):
+    """Give a device another name."""
+
+    device: str
+    name: str
+
+
+class ReplaceDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-replace"):
+    """Put a device that has joined in the place of another, which leaves the Site."""
+
+    device: str
+    by: str
+
+
 class AdmitDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-admit"):
     """A joining device, with the token that it showed."""
 
@@ -120,7 +136,8 @@ class ApplyDocument(msgspec.Struct, frozen=True, tag_field="change", tag="apply"
 
 Change = (
     PutVirtualServer | DeleteVirtualServer | AddGateway | RemoveGateway | SetGateway
-    | SetDevice | RemoveDevice | AdmitDevice | PutToken | RevokeToken | ApplyDocument
+    | SetDevice | RemoveDevice | RenameDevice | ReplaceDevice | AdmitDevice | PutToken | RevokeToken
+    | ApplyDocument
 )  # fmt: skip
 
 
@@ -147,6 +164,10 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
             return admission.set_device(config, device, drained=drained)
         case RemoveDevice(device):
             return admission.remove_device(config, device)
+        case RenameDevice(device, name):
+            return devices.rename(config, device, name)
+        case ReplaceDevice(device, by):
+            return devices.replace(config, device, by)
         case _:
             return _virtual_server_edit(config, change, new_uid)
 

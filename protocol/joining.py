@@ -26,6 +26,8 @@ class JoinRequest(msgspec.Struct, frozen=True):
     secret: str
     device: Device
     """The newcomer as it wants to be known."""
+    asks_membership_of: str = ""
+    """Id of a Site: it does not want in, but to know whether it still belongs to it."""
 
 
 class JoinReply(msgspec.Struct, frozen=True):
@@ -33,6 +35,17 @@ class JoinReply(msgspec.Struct, frozen=True):
 
     config: bytes = b""
     failure: Failure | None = None
+    member: bool | None = None
+    """Whether the device that asked belongs to the Site; None if it did not ask that."""
+
+
+def membership(config: Config, request: JoinRequest) -> JoinReply:
+    """The answer to a device that asks whether it still belongs to the Site.
+
+    Says yes for another Site than this: it is not for us to tell.
+    """
+    ours = config.site is not None and config.site.id == request.asks_membership_of
+    return JoinReply(member=not ours or request.device.id in config.devices)
 
 
 def welcome(config: Config) -> JoinReply:
@@ -82,6 +95,6 @@ def encode_join_reply(reply: JoinReply) -> bytes:
 def decode_join_reply(data: bytes) -> JoinReply:
     """The reply in at most :data:`MAX_REPLY` bytes; raises MalformedMessage."""
     reply = unpack(data, JoinReply, MAX_REPLY)
-    if not reply.config and reply.failure is None:
+    if not reply.config and reply.failure is None and reply.member is None:
         raise MalformedMessage("a join reply with neither a configuration nor a reason")
     return reply

@@ -14,7 +14,7 @@ from halbctl.session import change, confirm, finish, get_status
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
-app = area("Show, drain and remove the devices of the Site.")
+app = area("Show, drain, rename, replace and remove the devices of the Site.")
 
 Name = Annotated[str, typer.Argument(metavar="DEVICE")]
 
@@ -64,13 +64,45 @@ def undrain(ctx: typer.Context, device: Name) -> None:
 
 
 @app.command()
+def rename(
+    ctx: typer.Context,
+    device: Name,
+    name: Annotated[str, typer.Argument(metavar="NEW")],
+) -> None:
+    """Give a device another name. Nothing else changes, as lists refer to its id."""
+    from protocol.changes import RenameDevice
+
+    finish(ctx, change(ctx, RenameDevice(device, name)))
+
+
+@app.command()
+def replace(
+    ctx: typer.Context,
+    device: Name,
+    by: Annotated[str, typer.Option("--by", metavar="NEW", help="Device that has joined for it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although the old one still runs.")
+    ] = False,
+) -> None:
+    """Put a device that has joined in the place of another, in all lists."""
+    from protocol.changes import ReplaceDevice
+
+    confirm(f"Put {by} in the place of {device}, which leaves the Site?", yes=yes)
+    finish(ctx, change(ctx, ReplaceDevice(device, by), force=force))
+
+
+@app.command()
 def remove(
     ctx: typer.Context,
     device: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although it still runs: it is cut off at once.")
+    ] = False,
 ) -> None:
     """Take a device out of the Site, such as one that is gone for good."""
     from protocol.changes import RemoveDevice
 
     confirm(f"Take device {device} out of the Site?", yes=yes)
-    finish(ctx, change(ctx, RemoveDevice(device)))
+    finish(ctx, change(ctx, RemoveDevice(device), force=force))

@@ -48,6 +48,8 @@ def test_requests(peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], op: api.O
         (("device", "drain", "b"), changes.SetDevice("b", True)),
         (("device", "undrain", "b"), changes.SetDevice("b", False)),
         (("device", "remove", "b"), changes.RemoveDevice("b")),
+        (("device", "rename", "b", "berlin"), changes.RenameDevice("b", "berlin")),
+        (("device", "replace", "b", "--by", "d"), changes.ReplaceDevice("b", "d")),
         (("token", "revoke", "t1"), changes.RevokeToken("t1")),
         (("vs", "delete", "rdp"), changes.DeleteVirtualServer("rdp")),
         (

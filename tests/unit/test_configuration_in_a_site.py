@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from protocol.changes import DeleteVirtualServer, PutVirtualServer, RemoveDevice, SetDevice
+from protocol.changes import Change, DeleteVirtualServer, PutVirtualServer, RemoveDevice, SetDevice
 from protocol.config import Config
 from protocol.document import VirtualServerDocument
 from protocol.effects import Acquire, Apply, Event, Outcome, Propose, Release, Send
@@ -22,7 +22,7 @@ def web(vip: str = "10.0.0.2/24", name: str = "web") -> PutVirtualServer:
 def propose(
     cluster: Cluster,
     at: DeviceId,
-    change: PutVirtualServer | DeleteVirtualServer | RemoveDevice | SetDevice,
+    change: Change,
     request: str = "r",
     if_revision: Revision | None = None,
 ) -> Outcome:
