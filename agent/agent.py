@@ -45,6 +45,8 @@ STOP_S = 3.0
 """Seconds that a clean stop waits for its successors."""
 FORWARD_S = 0.3
 """After handing over, packets still come here until the network has learnt."""
+FAREWELL_S = 1.0
+"""Seconds for which a device that was removed from the Site can still be told so."""
 
 _log = logging.getLogger("halb")
 
@@ -86,6 +88,8 @@ class Agent:
         self._carrier: Carrier | None = None
         if not settings.witness:
             self._carrier = Carrier(self.device, settings.interface, self._random, self.deliver)
+        self._peers: list[Device] = []
+        self._farewell: asyncio.TimerHandle | None = None
         self._loaded = loaded
         self._loop = Loop(self._new_node(), self.lateness.note)
         self._stopped = asyncio.Event()
@@ -138,6 +142,8 @@ class Agent:
     async def close(self, *, leave_nothing: bool) -> None:
         await self._control.close()
         await self._estranged.close()
+        if self._farewell is not None:
+            self._farewell.cancel()
         self._loop.close()
         await self._joins.close()
         await self._transport.close()
@@ -162,14 +168,29 @@ class Agent:
         site = config.site
         assert site is not None
         self._transport.enter_site(site.id)
-        self._transport.set_peers(
-            Peer(d.id, d.public_key, d.addresses)
-            for d in config.devices.values()
-            if d.id != self.device
-        )
+        self._connect(config)
         if self._carrier is not None:
             self._carrier.on_config(config)
         self.news.publish()
+
+    def _connect(self, config: Config) -> None:
+        """Connect to the Site's devices; let go of removed ones a little later.
+
+        What this device still has to tell them, such as that their leaving is
+        done, must get through.
+        """
+        present = [d for d in config.devices.values() if d.id != self.device]
+        leaving = [d for d in self._peers if d.id not in config.devices and d.id != self.device]
+        self._peers = present
+        self._transport.set_peers(
+            Peer(d.id, d.public_key, d.addresses) for d in (*present, *leaving)
+        )
+        if self._farewell is not None:
+            self._farewell.cancel()
+        self._farewell = None
+        if leaving:
+            loop = asyncio.get_running_loop()
+            self._farewell = loop.call_later(FAREWELL_S, self._connect, config)
 
     def on_event(self, event: Event) -> None:
         """Something worth remembering happened: log it, and tell everyone of a move."""
@@ -329,10 +350,13 @@ class Agent:
         """Begin anew, outside any Site."""
         self.removed_from = ""
         self._storage.forget_site()
+        if self._farewell is not None:
+            self._farewell.cancel()
+        self._peers = []
         self._transport.set_peers(())
         self._transport.enter_site("")
         if self._carrier is not None:
-            self._carrier.on_config(Config())
+            await self._carrier.withdraw()
         self._loaded = Loaded(
             ballots={}, config=None, committed=NO_REVISION, incarnation=self._incarnation, notes=()
         )

@@ -88,6 +88,9 @@ class Carrier:
         )
 
     def _wish(self) -> None:
+        if self._config.site is None:
+            self.kernel.want(None, self._config.revision)
+            return
         carried = self._carried()
         assignments = self._config.assignments
         vips = {
@@ -156,6 +159,11 @@ class Carrier:
         if unfit != self._told:
             self._told = unfit
             self._deliver(Fitness(unfit))
+
+    async def withdraw(self) -> None:
+        """The device left its Site: carry nothing, and leave nothing in the kernel."""
+        self.on_config(Config())
+        await self.kernel.withdraw()
 
     async def precheck(self, change: Change) -> None:
         """Raise if this host shows that the change cannot work."""

@@ -47,9 +47,11 @@ class Kernel:
         self._on_pass = on_pass
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-kernel")
         self._loop = asyncio.get_running_loop()
-        self._desired = Desired()
+        self._desired: Desired | None = None
+        self._prepared = False
         self._revision = Revision()
         self._wished = asyncio.Event()
+        self._passing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._watch: KernelWatch | None = None
         self._counts: Counts | None = None
@@ -58,25 +60,52 @@ class Kernel:
         """What others changed, newest last; repaired already."""
 
     async def start(self) -> None:
-        """Prepare the kernel; raises with the remedy where it cannot be."""
-        await self._loop.run_in_executor(self._worker, self._plane.prepare)
+        """Prepare the kernel; raises with the remedy where it cannot be.
+
+        Until something is wanted the kernel then is as if HALB were not there.
+        """
+        await self._prepare()
         self._watch = KernelWatch(self._plane.interface, self._wished.set)
         self._task = self._loop.create_task(self._passes(), name="kernel passes")
 
-    def want(self, desired: Desired, revision: Revision) -> None:
-        """Make the kernel so; ``revision`` is the configuration that the wish comes from."""
+    def want(self, desired: Desired | None, revision: Revision) -> None:
+        """Make the kernel so, or leave nothing in it where None.
+
+        ``revision`` is the configuration that the wish comes from.
+        """
         self._desired, self._revision = desired, revision
         self._wished.set()
 
+    async def _prepare(self) -> None:
+        await self._loop.run_in_executor(self._worker, self._plane.prepare)
+        self._prepared = True
+
+    async def withdraw(self) -> None:
+        """Leave nothing in the kernel, now."""
+        self._desired = None
+        async with self._passing:
+            await self._withdraw()
+
+    async def _withdraw(self) -> None:
+        if self._prepared:
+            self._prepared = False
+            await self._loop.run_in_executor(self._worker, self._plane.remove)
+
     async def _passes(self) -> None:
         while True:
+            async with self._passing:
+                if self._desired is None:
+                    await self._withdraw()
+                else:
+                    await self._pass(self._desired, self._revision)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wished.wait(), PASS_S)
             self._wished.clear()
-            await self._pass(self._desired, self._revision)
 
     async def _pass(self, desired: Desired, revision: Revision) -> None:
         try:
+            if not self._prepared:
+                await self._prepare()
             done = await self._loop.run_in_executor(self._worker, self._plane.reconcile, desired)
         except HalbError as error:
             _log.error("%s %s", error.message, error.remedy)

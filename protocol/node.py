@@ -182,6 +182,9 @@ class Node:
             case Received(sender, message):
                 if sender in self.beats.contacts:
                     self._receive(sender, message, now, out, touched)
+                elif isinstance(message, Return):
+                    # The answer of a coordinator that was removed, perhaps by this request.
+                    self.requests.on_return(sender, message, out)
             case ConfigStored(revision):
                 self.configuration.on_stored(revision, self._site_term(), now, out)
             case ConfigApplied(revision):
