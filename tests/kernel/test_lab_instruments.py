@@ -109,15 +109,18 @@ def test_calm_then_two_owners_then_an_outage(hand: Hand) -> None:
 
         probes.begin()
         time.sleep(0.3)
-        began = time.monotonic()
+        moments = [time.monotonic()]
         hand.give("b")
+        moments.append(time.monotonic())
         time.sleep(0.5)
+        moments.append(time.monotonic())
         hand.take("b")
-        both_ms = (time.monotonic() - began) * 1000
+        moments.append(time.monotonic())
+        at_most, at_least = (1000 * (moments[-1 - i] - moments[i]) for i in (0, 1))
         time.sleep(0.3)
         both = probes.end()["owners"]["vips"]
         for vip in (VIP, VIP6):
-            assert both[vip]["two_owners_ms"] == pytest.approx(both_ms, abs=60)
+            assert at_least - 30 <= both[vip]["two_owners_ms"] <= at_most + 30
             assert both[vip]["changes"][1][1] == sorted([MAC_A, MAC_B])
 
         probes.begin()
@@ -133,7 +136,7 @@ def test_calm_then_two_owners_then_an_outage(hand: Hand) -> None:
         assert moved["established"]["survivors"] == 40
         assert 400 < moved["established"]["stall_ms"] < 1500
         owners = moved["owners"]["vips"][VIP]
-        assert owners["longest_silence_ms"] == pytest.approx(500, abs=120)
+        assert 470 <= owners["longest_silence_ms"] <= 800
         assert owners["two_owners_ms"] == 0
         assert owners["changes"][-1][1] == [MAC_B]
 
