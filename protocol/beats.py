@@ -88,8 +88,7 @@ class Beats:
                 refused.append(refusal)
             if (group.role, group.voter.leader) != before:
                 touched.append(claim.group)
-        if contact.claims:
-            out.send(sender, Ack(beat.sent, beat.epoch, tuple(refused)))
+        out.send(sender, Ack(beat.sent, beat.epoch, tuple(refused)))
 
     def on_ack(
         self, sender: DeviceId, ack: Ack, now: int, out: Outbox, touched: list[GroupId]
@@ -97,7 +96,7 @@ class Beats:
         """Credit an ack to the groups whose claims it renewed."""
         contact = self.contacts[sender]
         contact.heard = now
-        if not contact.on_ack(ack):
+        if not contact.on_ack(ack, now):
             return
         refused = {refusal.group: refusal for refusal in ack.refused}
         for claim in self._claims_for.get(sender, ()):

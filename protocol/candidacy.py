@@ -33,6 +33,8 @@ class Candidacy:
         self.votes: set[DeviceId] = set()
         self.known_term = 0
         """Highest term heard of, which the next candidacy must exceed."""
+        self.late = ""
+        """Why this device is ranked last; empty if it is not."""
         self._ask_next = 0
         self._answers: dict[DeviceId, int] = {}
         """When each voter last said that it would vote for this device."""
@@ -67,7 +69,7 @@ class Candidacy:
         voter = self._voter
         gone = voter.promised_to
         ranked = [c for c in voter.electorate.carriers if c != gone or c == voter.me]
-        return ranked.index(voter.me)
+        return ranked.index(voter.me) + (len(ranked) if self.late else 0)
 
     def ripe(self, now: int) -> bool:
         """Whether silence, evidence and promises let this device stand now."""

@@ -25,6 +25,7 @@ __all__ = [
     "ApplyDocument",
     "Change",
     "DeleteVirtualServer",
+    "FreezeVirtualServer",
     "PutToken",
     "PutVirtualServer",
     "RemoveDevice",
@@ -53,6 +54,13 @@ class DeleteVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="
     """Delete a Virtual Server with its gateways and listeners."""
 
     name: str
+
+
+class FreezeVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="vs-freeze"):
+    """Keep a Virtual Server where it is, or let it move again."""
+
+    name: str
+    keep: bool
 
 
 class AddGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-add"):
@@ -135,7 +143,8 @@ class ApplyDocument(msgspec.Struct, frozen=True, tag_field="change", tag="apply"
 
 
 Change = (
-    PutVirtualServer | DeleteVirtualServer | AddGateway | RemoveGateway | SetGateway
+    PutVirtualServer | DeleteVirtualServer | FreezeVirtualServer
+    | AddGateway | RemoveGateway | SetGateway
     | SetDevice | RemoveDevice | RenameDevice | ReplaceDevice | AdmitDevice | PutToken | RevokeToken
     | ApplyDocument
 )  # fmt: skip
@@ -176,6 +185,7 @@ def _virtual_server_edit(
     config: Config,
     change: PutVirtualServer
     | DeleteVirtualServer
+    | FreezeVirtualServer
     | AddGateway
     | RemoveGateway
     | SetGateway
@@ -187,6 +197,8 @@ def _virtual_server_edit(
             return virtual_servers.put(config, document, must, if_revision, new_uid)
         case DeleteVirtualServer(name):
             return virtual_servers.delete(config, name)
+        case FreezeVirtualServer(name, keep):
+            return virtual_servers.freeze(config, name, frozen=keep)
         case AddGateway(name, gateway):
             return virtual_servers.add_gateway(config, name, gateway)
         case RemoveGateway(name, gateway_name):

@@ -7,10 +7,16 @@ with the number of Virtual Servers.
 
 from __future__ import annotations
 
+from collections import deque
+
 from protocol.ids import DeviceId
 from protocol.messages import Ack, Beat, Claim, Info
 from protocol.timing import DEAD_NS, IDLE_BEAT_NS, SUSPECT_NS
 from protocol.view import PeerState
+
+
+ROUND_TRIPS = 128
+"""Round trips that are remembered of each peer."""
 
 
 class Contact:
@@ -18,7 +24,7 @@ class Contact:
 
     __slots__ = (
         "acked_epoch", "acked_sent", "beat_at", "claims", "claims_epoch", "device", "heard",
-        "info", "interval", "last_sent", "resent",
+        "info", "interval", "last_sent", "resent", "round_trips",
     )  # fmt: skip
 
     def __init__(self, device: DeviceId, now: int) -> None:
@@ -37,6 +43,8 @@ class Contact:
         self.claims: tuple[Claim, ...] = ()
         """The peer's claims."""
         self.claims_epoch = 0
+        self.round_trips: deque[int] = deque(maxlen=ROUND_TRIPS)
+        """The newest ones, nanoseconds: from a beat to its ack."""
 
     def beat(self, now: int, epoch: int, claims: tuple[Claim, ...]) -> Beat:
         """The beat to send now, with the list of claims only where the peer lacks it."""
@@ -51,7 +59,7 @@ class Contact:
             self.claims_epoch = beat.epoch
         return self.claims_epoch == beat.epoch
 
-    def on_ack(self, ack: Ack) -> bool:
+    def on_ack(self, ack: Ack, now: int) -> bool:
         """Whether the ack vouches for a beat: one that was sent, and newer than before."""
         if ack.echo == 0:
             self.acked_epoch = 0
@@ -60,6 +68,7 @@ class Contact:
         if not self.acked_sent < ack.echo <= self.last_sent:
             return False
         self.acked_sent = ack.echo
+        self.round_trips.append(now - ack.echo)
         self.acked_epoch = ack.epoch
         return True
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 from protocol.config import Config, Edit
+from protocol.durations import say
 from protocol.ids import DeviceId
 from protocol.objects import (
     Assignment,
@@ -100,6 +101,8 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
                 "witnesses": named(value.witnesses, "none"),
                 "profile": value.profile.value,
                 "forwarding": value.forwarding,
+                "preempt": f"after {say(value.preempt)}" if value.preempt else "never",
+                "frozen": _yes(value.frozen),
             }
         case Assignment():
             return {"voters": named(value.voters, "none"), "vips": ", ".join(value.vips)}

@@ -14,6 +14,7 @@ import msgspec
 
 from protocol.addresses import check_gateway_address, check_vip, names_network
 from protocol.config import Config
+from protocol.durations import parse_seconds
 from protocol.errors import InvalidInput
 from protocol.objects import (
     MAX_DEVICES,
@@ -33,9 +34,11 @@ from protocol.validate import (
     check_named,
     check_once,
     check_port,
+    check_range,
     check_weight,
 )
 
+MAX_PREEMPT_S = 86_400
 MAX_DOCUMENT = 1024 * 1024
 """Largest document, bytes."""
 
@@ -64,6 +67,13 @@ class GatewayDocument(
     state: Literal["enabled", "draining", "disabled"] = "enabled"
 
 
+class Preempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Hand over to a better-ranked device."""
+
+    after: int
+    """Seconds for which it must have been fit."""
+
+
 class VirtualServerDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -77,6 +87,8 @@ class VirtualServerDocument(
     witnesses: tuple[str, ...] = ()
     profile: Profile = Profile.NORMAL
     forwarding: Literal["snat"] = "snat"
+    preempt: str | Preempt | None = None
+    """``{after: 60}`` or ``after 60s``; None: never."""
     gateways: tuple[GatewayDocument, ...] = ()
     listeners: tuple[ListenerDocument, ...] = ()
 
@@ -105,7 +117,6 @@ FORMAT = Format(
         "arbiter": _WITNESS,
         "on_peer_loss": _WITNESS,
         "wait_for_peer": _WITNESS,
-        "preempt": "Leave it out; `halbctl promote` moves a Virtual Server to the device you name.",
     },
     later_values={
         "forwarding": ("routed", "dsr"),
@@ -178,8 +189,22 @@ def check_virtual_server(document: VirtualServerDocument, where: str = "") -> No
     check_named(f"{where}name", "Virtual Server", document.name)
     _check_vips(document, where)
     _check_voters(document, where)
+    preempt_after(document, where)
     _check_gateways(document, where)
     _check_listeners(document, where)
+
+
+def preempt_after(document: VirtualServerDocument, where: str = "") -> int:
+    """Seconds of ``preempt``; 0 where it is not wanted."""
+    wish = document.preempt
+    if wish is None:
+        return 0
+    if isinstance(wish, str):
+        seconds = parse_seconds(f"{where}preempt", wish.strip().removeprefix("after "))
+    else:
+        seconds = wish.after
+    check_range(f"{where}preempt", seconds, 1, MAX_PREEMPT_S, "s")
+    return seconds
 
 
 def check_gateway(gateway: GatewayDocument, where: str = "") -> None:
@@ -290,6 +315,7 @@ def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
         witnesses=tuple(config.devices[d].name for d in server.witnesses),
         profile=server.profile,
         forwarding=server.forwarding,
+        preempt=Preempt(after=server.preempt) if server.preempt else None,
         gateways=tuple(
             GatewayDocument(name=g.name, address=g.address, weight=g.weight, state=g.state)
             for g in server.gateways

@@ -75,6 +75,13 @@ class GatewayHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How late the agent's loop wakes up, 99th percentile, nanoseconds."""
+
+    late: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseLapsed:
     """The kernel leases of these groups ran out, or an effect on them came too late.
 
@@ -126,7 +133,7 @@ class Resume:
 
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | LeaseLapsed | Propose | Promote | Adopt | Stop | Resume
+    | GatewayHealth | Pace | LeaseLapsed | Propose | Promote | Adopt | Stop | Resume
 )  # fmt: skip
 
 
@@ -241,7 +248,7 @@ class Event:
     """Something worth remembering: for history and log."""
 
     kind: str
-    """One of ``primary released lame handover-aborted leader member config``."""
+    """One of ``primary released lame handover-aborted leader member move config``."""
     group: GroupId | None
     text: str
     """One sentence."""

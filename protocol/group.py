@@ -15,6 +15,7 @@ from __future__ import annotations
 from random import Random
 
 from protocol.candidacy import Candidacy
+from protocol.damping import Damping
 from protocol.effects import Acquire, Event, Lame, Refresh, Release
 from protocol.ids import DeviceId
 from protocol.lease import Lease
@@ -55,6 +56,9 @@ class Group:
         self.role = Role.WAITING if now < voter.abstain_until else Role.SECONDARY
         self.unfit = ""
         """Why this device may not become primary; empty if it may."""
+        self.frozen = False
+        """No device moves the group on its own, nor stands for it but its last primary."""
+        self.damping = Damping()
         self.stopping = False
         self.lease = Lease()
         self.candidacy = Candidacy(voter)
@@ -85,6 +89,11 @@ class Group:
         voter = self.voter
         able = voter.disk_works and not voter.abstain_until_heard
         return self.me in voter.electorate.carriers and able and not (self.unfit or self.stopping)
+
+    def _may_seek(self) -> bool:
+        """Whether this device may stand of its own accord: frozen, only the last primary may."""
+        last = self.voter.ballot.vote == self.me or self.voter.term == 0
+        return self.may_campaign() and (last or not self.frozen)
 
     # Configuration and fitness
 
@@ -158,6 +167,8 @@ class Group:
 
     def on_hand_over(self, sender: DeviceId, message: HandOver, now: int, out: Outbox) -> None:
         freed = self.voter.free(sender, message.term, message.to)
+        if freed:
+            self.damping.note(now)
         if freed and message.to == self.me and self.may_campaign() and self.role is Role.SECONDARY:
             self.timeline = {"silent": now}
             self.campaign(now, out, message.term, sender)
@@ -287,6 +298,7 @@ class Group:
     def hand_over(self, to: DeviceId, now: int, out: Outbox) -> None:
         """Planned move: announce nothing more, keep forwarding, free the voters for ``to``."""
         assert self.role is Role.PRIMARY
+        self.damping.note(now)
         self.role = Role.LAME_DUCK
         self.successor = to
         self.abort_at = now + self.timing.handover_abort
@@ -360,7 +372,7 @@ class Group:
 
     def _seek_office(self, now: int, out: Outbox) -> None:
         """As a secondary that misses the primary: gather evidence, then stand."""
-        if now < self.candidacy.not_before or not self.may_campaign():
+        if now < self.candidacy.not_before or not self._may_seek():
             return
         if self.candidacy.ask_if_due(now, out) and "asked" not in self.timeline:
             self.timeline = {"silent": self.voter.heard, "asked": now}
@@ -381,7 +393,7 @@ class Group:
                 due = min(due, self.lease.confirmed + timing.interval)
         elif self.role is Role.LAME_DUCK:
             due = min(due, self.abort_at)
-        elif self.may_campaign():
+        elif self._may_seek():
             due = min(due, self.candidacy.due(now))
         return due
 

@@ -193,6 +193,8 @@ class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
     """(Virtual Server, gateway name) pairs that the device sees down."""
     stopping: bool = False
     """Last message of a clean stop: the device is shown as stopped, not dead."""
+    late: tuple[tuple[GroupId, str], ...] = ()
+    """Virtual Servers that the device is too slow for, with the reason: it is ranked last."""
 
 
 class ProposeChange(msgspec.Struct, frozen=True, tag_field="t", tag="propose"):

@@ -33,9 +33,23 @@ def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], no
     return ""
 
 
+def place(
+    group: Group, device: DeviceId, contacts: Mapping[DeviceId, Contact]
+) -> tuple[bool, int]:
+    """Where ``device`` ranks, best first: as configured, those that are late last."""
+    contact = contacts.get(device)
+    if device == group.me:
+        late = bool(group.candidacy.late)
+    else:
+        info = contact.info if contact is not None else None
+        late = info is not None and any(gid == group.group for gid, _ in info.late)
+    return late, group.voter.electorate.carriers.index(device)
+
+
 def best_successor(group: Group, contacts: Mapping[DeviceId, Contact], now: int) -> DeviceId | None:
     """The best-ranked device that can take the group over now."""
-    for candidate in group.voter.electorate.carriers:
+    carriers = group.voter.electorate.carriers
+    for candidate in sorted(carriers, key=lambda d: place(group, d, contacts)):
         if candidate != group.me and not why_not(group, candidate, contacts, now):
             return candidate
     return None

@@ -25,6 +25,7 @@ from protocol.effects import (
     GatewayHealth,
     Input,
     LeaseLapsed,
+    Pace,
     PersistFailed,
     PersistWorks,
     Promote,
@@ -58,6 +59,8 @@ from protocol.messages import (
 from protocol.moving import Moving
 from protocol.offices import Offices
 from protocol.outbox import Outbox
+from protocol.pace import Pace as OwnPace
+from protocol.preference import Preference
 from protocol.requests import Requests
 from protocol.roster import Roster
 from protocol.timing import MILLISECOND
@@ -106,6 +109,8 @@ class Node:
         self.roster = Roster(version=version, incarnation=incarnation, now=now)
         self.requests = Requests()
         self.moving = Moving(device)
+        self.preference = Preference(device)
+        self.pace = OwnPace()
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
@@ -196,6 +201,8 @@ class Node:
                 self._judge_fitness(touched)
             case GatewayHealth(down):
                 self.roster.gateways_down = down
+            case Pace(late):
+                self.pace.loop_late = late
             case LeaseLapsed(groups):
                 for gid in groups:
                     if gid in self.groups:
@@ -306,7 +313,12 @@ class Node:
 
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """Planned moves: what operators asked for, drain, clean stop."""
-        touched.extend(self.moving.on_time(self.groups, self.beats.contacts, now, out))
+        contacts, config = self.beats.contacts, self.configuration.in_force
+        touched.extend(self.moving.on_time(self.groups, contacts, now, out))
+        down = self.roster.gateways_down
+        touched.extend(self.preference.on_time(config, self.groups, contacts, down, now, out))
+        late = self.pace.judge(self.groups, contacts, now)
+        self.roster.late = self.roster.late if late is None else late
         held = (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK, Role.CANDIDATE)
         holding = any(group.role in held for group in self.groups.values())
         if self.stopping and not self._stopped and not holding:
@@ -319,7 +331,7 @@ class Node:
         """What this device knows now."""
         config = self.configuration.in_force
         return NodeView(
-            groups=self.offices.views(config),
+            groups=self.offices.views(config, self._due),
             peers=self.roster.peers(self.beats.contacts, self._due),
             stored=self.configuration.stored,
             committed=config.revision,

@@ -127,6 +127,11 @@ class VirtualServer(
     forwarding: Literal["snat"] = "snat"
     gateways: tuple[Gateway, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    preempt: int = 0
+    """Seconds for which a better-ranked device must be fit to be handed the Virtual
+    Server; 0: never."""
+    frozen: bool = False
+    """No move but an operator's, and after a failure none but the last primary serves."""
     seed: int
     """32-bit seed of the flow hash, the same on every device, made at creation."""
 

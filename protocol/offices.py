@@ -61,11 +61,11 @@ class Offices:
             leads = contact.info.leads if contact and contact.info else ()
         return next((ld.since for ld in leads if (ld.group, ld.term) == (gid, term)), 0)
 
-    def views(self, config: Config) -> tuple[GroupView, ...]:
+    def views(self, config: Config, now: int) -> tuple[GroupView, ...]:
         """The coordinator's group and all Virtual Servers, as seen from here."""
-        return tuple(self._view(gid, config) for gid in (SITE_GROUP, *config.virtual_servers))
+        return tuple(self._view(gid, config, now) for gid in (SITE_GROUP, *config.virtual_servers))
 
-    def _view(self, gid: GroupId, config: Config) -> GroupView:
+    def _view(self, gid: GroupId, config: Config, now: int) -> GroupView:
         leader, term = self.holder(gid)
         since = self._since(gid, leader, term)
         group = self._groups.get(gid)
@@ -82,5 +82,6 @@ class Offices:
         if not unfit and group.role is Role.WAITING:
             unfit = "has just started"
         return GroupView(
-            gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since
-        )
+            gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since,
+            group.candidacy.late, group.damping.left(now),
+        )  # fmt: skip

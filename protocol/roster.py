@@ -36,6 +36,7 @@ class Roster:
         self.unfit: tuple[tuple[GroupId, str], ...] = ()
         """What the shell found; the core may know more reasons."""
         self.gateways_down: tuple[tuple[GroupId, str], ...] = ()
+        self.late: tuple[tuple[GroupId, str], ...] = ()
         self.applied = NO_REVISION
         self.stopping = False
         self._told: Info | None = None
@@ -59,6 +60,7 @@ class Roster:
             unfit=tuple(unfit),
             gateways_down=self.gateways_down,
             stopping=self.stopping,
+            late=self.late,
         )
 
     def tell(self, info: Info, peers: Iterable[DeviceId], now: int, out: Outbox) -> None:

@@ -48,6 +48,10 @@ class GroupView:
     """Why this device may not become primary; empty if it may."""
     since: int = 0
     """When the leader became it: Unix time in milliseconds, 0 where unknown. Display only."""
+    late: str = ""
+    """Why this device is ranked last; empty if it is not."""
+    damped: int = 0
+    """For so long (nanoseconds) no device moves the group on its own."""
 
 
 @dataclass(frozen=True, slots=True)

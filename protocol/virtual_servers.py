@@ -24,6 +24,7 @@ from protocol.document import (
     check_virtual_server,
     document_of,
     gateway_is_vip,
+    preempt_after,
     vip_is_taken,
 )
 from protocol.errors import InvalidInput, Refused, RevisionConflict
@@ -63,6 +64,13 @@ def put(
 def delete(config: Config, name: str) -> Edit:
     """Delete a Virtual Server with its gateways and listeners."""
     return Edit(delete=(("virtual-server", server_named(config, name).uid),))
+
+
+def freeze(config: Config, name: str, *, frozen: bool) -> Edit:
+    """Keep a Virtual Server where it is, or let it move again."""
+    server = server_named(config, name)
+    changed = msgspec.structs.replace(server, frozen=frozen)
+    return Edit() if changed == server else Edit(put=(changed,))
 
 
 def add_gateway(config: Config, name: str, gateway: GatewayDocument) -> Edit:
@@ -217,6 +225,8 @@ def _built(
         witnesses=witnesses,
         profile=document.profile,
         forwarding=document.forwarding,
+        preempt=preempt_after(document),
+        frozen=present is not None and present.frozen,
         gateways=tuple(
             Gateway(
                 name=g.name,

@@ -1,0 +1,124 @@
+"""Moves that a primary makes on its own, to a device that is better placed.
+
+Two reasons, both gentle: a better-ranked device has been fit for as long as
+the Virtual Server's ``preempt`` says, or another device has seen more healthy
+gateways for a while. Always a hand-over by the primary, never an election.
+Held back by damping, and by ``freeze``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from protocol.config import Config
+from protocol.contact import Contact
+from protocol.effects import Event
+from protocol.group import Group
+from protocol.ids import DeviceId, GroupId
+from protocol.moves import place, why_not
+from protocol.objects import VirtualServer
+from protocol.outbox import Outbox
+from protocol.timing import MILLISECOND, SECOND
+from protocol.view import Role
+
+LOOK_NS = 250 * MILLISECOND
+VIEW_NS = 10 * SECOND
+"""A better view of the gateways must last this long, and longer than two checks."""
+
+Down = tuple[tuple[GroupId, str], ...]
+"""(Virtual Server, gateway name) pairs that a device sees down."""
+_Wish = tuple[GroupId, DeviceId, str]
+"""(group, device, "rank" or "view"): what would be better."""
+
+
+class Preference:
+    """Since when other devices would be better primaries than this one."""
+
+    def __init__(self, me: DeviceId) -> None:
+        self.me = me
+        self._look_at = 0
+        self._since: dict[_Wish, int] = {}
+
+    def on_time(
+        self,
+        config: Config,
+        groups: Mapping[GroupId, Group],
+        contacts: Mapping[DeviceId, Contact],
+        down: Down,
+        now: int,
+        out: Outbox,
+    ) -> list[GroupId]:
+        """Hand over what has long been better elsewhere; the groups that changed."""
+        if now < self._look_at:
+            return []
+        self._look_at = now + LOOK_NS
+        changed: list[GroupId] = []
+        since: dict[_Wish, int] = {}
+        for gid, server in config.virtual_servers.items():
+            group = groups.get(gid)
+            if group is None or not _at_ease(group):
+                continue
+            for device, kind, hold in self._better(server, group, contacts, down, now):
+                wish = (gid, device, kind)
+                since[wish] = self._since.get(wish, now)
+                if now - since[wish] >= hold and not group.damping.left(now):
+                    why = f"has been better placed for {hold // SECOND} s: {_WHY[kind]}"
+                    out.do(Event("move", gid, why, group.voter.term, device))
+                    group.hand_over(device, now, out)
+                    changed.append(gid)
+                    break
+        self._since = {w: at for w, at in since.items() if w[0] not in changed}
+        return changed
+
+    def _better(
+        self,
+        server: VirtualServer,
+        group: Group,
+        contacts: Mapping[DeviceId, Contact],
+        down: Down,
+        now: int,
+    ) -> Iterator[tuple[DeviceId, str, int]]:
+        """(device, reason, how long that must last), the best device first."""
+        mine = _healthy(server, down)
+        view_ns = max(VIEW_NS, _two_checks(server))
+        carriers = group.voter.electorate.carriers
+        ranked = sorted(carriers, key=lambda d: place(group, d, contacts))
+        found = []
+        for device in ranked:
+            if device == self.me or why_not(group, device, contacts, now):
+                continue
+            info = contacts[device].info
+            assert info is not None
+            if info.applied < group.voter.electorate.revision:
+                continue
+            sees = _healthy(server, info.gateways_down)
+            ranks_better = ranked.index(device) < ranked.index(self.me)
+            if sees > mine:
+                found.append((-sees, device, "view", view_ns))
+            elif ranks_better and server.preempt and sees == mine:
+                found.append((-sees, device, "rank", server.preempt * SECOND))
+        # Sorting keeps the order of rank among those that see as many.
+        for _, device, kind, hold in sorted(found, key=lambda each: each[0]):
+            yield device, kind, hold
+
+
+_WHY = {"rank": "ranks first", "view": "sees more healthy gateways"}
+
+
+def _at_ease(group: Group) -> bool:
+    """Whether this device is primary, and nothing else moves or holds the group."""
+    return group.role is Role.PRIMARY and group.may_campaign() and not group.frozen
+
+
+def _healthy(server: VirtualServer, down: Down) -> int:
+    """How many gateways can take a connection, as the device with this list sees them."""
+    dead = {name for uid, name in down if uid == server.uid}
+    usable = (g for g in server.gateways if g.state == "enabled" and g.weight)
+    return sum(gateway.name not in dead for gateway in usable)
+
+
+def _two_checks(server: VirtualServer) -> int:
+    """Twice the longest check: a device that has just begun has seen nothing down yet."""
+    checks = [item.check for item in server.listeners if item.check is not None]
+    longest = max((c.interval + c.timeout for c in checks), default=0.0)
+    return int(2 * longest * SECOND)
