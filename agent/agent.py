@@ -31,7 +31,7 @@ from protocol import api
 from protocol.changes import Change
 from protocol.config import Config
 from protocol.conflicts import Conflict
-from protocol.effects import Adopt, Event, Input, Outcome, Received, Resume, Stop
+from protocol.effects import Adopt, Event, Input, Outcome, Pace, Received, Resume, Stop
 from protocol.errors import TimedOut
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
@@ -91,7 +91,7 @@ class Agent:
         self._peers: list[Device] = []
         self._farewell: asyncio.TimerHandle | None = None
         self._loaded = loaded
-        self._loop = Loop(self._new_node(), self.lateness.note)
+        self._loop = Loop(self._new_node(), self._on_woken)
         self._stopped = asyncio.Event()
 
     # Life
@@ -156,6 +156,11 @@ class Agent:
     def deliver(self, item: Input) -> None:
         """Hand an input to the core."""
         self._loop.deliver(item)
+
+    def _on_woken(self, due: int, now: int) -> None:
+        late = self.lateness.note(due, now)
+        if late is not None:
+            self.deliver(Pace(late))
 
     def _on_message(self, sender: DeviceId, message: Message) -> None:
         if isinstance(message, Moved):

@@ -2,7 +2,7 @@
 
 A device that is unfit for a Virtual Server does not stand for primary of it,
 and says so. Being late is no unfitness: a busy moment that hits all devices
-must not leave a VIP without an owner, so it is only told.
+must not leave a VIP without an owner, so the core only ranks a late device last.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import VirtualServer
-from protocol.timing import INTERVAL_NS, MILLISECOND, Profile
+from protocol.timing import INTERVAL_NS, MILLISECOND, SECOND, Profile
 
+TELL_NS = 2 * SECOND
+"""The core is told of the lateness this often."""
 LATE_SHARE = 0.2
 """Share of T that the agent's loop may be late (p99) before it is told."""
 
@@ -79,10 +81,18 @@ class Lateness:
 
     def __init__(self, window: int = 600) -> None:
         self._samples: deque[int] = deque(maxlen=window)
+        self._tell_at = 0
 
-    def note(self, due: int, now: int) -> None:
-        """A timer that was due at ``due`` ran at ``now`` (same clock, nanoseconds)."""
+    def note(self, due: int, now: int) -> int | None:
+        """A timer that was due at ``due`` ran at ``now`` (same clock, nanoseconds).
+
+        Returns :meth:`p99` from time to time, which is when to tell the core.
+        """
         self._samples.append(max(0, now - due))
+        if now < self._tell_at:
+            return None
+        self._tell_at = now + TELL_NS
+        return self.p99()
 
     def p99(self) -> int:
         """99 of 100 wake-ups were at most this late; 0 before the first."""

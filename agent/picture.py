@@ -52,6 +52,7 @@ class Picture:
         infos = ((p.device, p.info) for p in view.peers if p.info is not None)
         self.infos: dict[DeviceId, Info] = dict(infos)
         self._unfit = {d: dict(info.unfit) for d, info in self.infos.items()}
+        self._late = {d: dict(info.late) for d, info in self.infos.items()}
         self._seen_down: dict[GatewayKey, set[DeviceId]] = {}
         told = {d: info.gateways_down for d, info in self.infos.items() if self.alive(d)}
         for device, down in {**told, facts.device: tuple(facts.down)}.items():
@@ -88,6 +89,12 @@ class Picture:
         if device == self.facts.device:
             return self.groups[group].unfit if group in self.groups else ""
         return self._unfit.get(device, {}).get(group, "")
+
+    def late(self, device: DeviceId, group: GroupId) -> str:
+        """Why ``device`` is ranked last in the group, by its own word; empty if it is not."""
+        if device == self.facts.device:
+            return self.groups[group].late if group in self.groups else ""
+        return self._late.get(device, {}).get(group, "")
 
     def primary(self, group: GroupId) -> DeviceId | None:
         """The primary, unless it is known to be gone."""

@@ -18,8 +18,10 @@ from protocol.api import (
     VirtualServerDevice,
     VirtualServerStatus,
 )
+from protocol.durations import say
 from protocol.ids import DeviceId
 from protocol.objects import Gateway, VirtualServer
+from protocol.timing import SECOND
 from protocol.view import PeerState
 
 SEEN = {
@@ -53,6 +55,7 @@ def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualSer
         ),
         gateways=gateways,
         reasons=(*down, *degraded),
+        notes=tuple(_notes(picture, server)),
     )
 
 
@@ -167,6 +170,8 @@ def _why_no_primary(picture: Picture, server: VirtualServer) -> str:
             f"no primary: only {total - len(gone)} of {total} voters can be heard"
             f" (missing: {picture.names(gone)})"
         )
+    if server.frozen:
+        return "no primary: it is frozen, so only its last primary takes it; `halbctl vs unfreeze`"
     return "no primary: an election is under way, or no device is eligible"
 
 
@@ -193,6 +198,24 @@ def _why_degraded(
     if waiting:
         yield f"{', '.join(waiting)} waits until its former holder has let go of it"
     yield from _no_reserve(len(assignment.voters), devices)
+
+
+def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
+    """What moves it without an operator, or keeps it from moving."""
+    seen = picture.groups.get(server.uid)
+    if server.frozen:
+        yield (
+            "frozen: it moves on `halbctl promote` only, and if its primary fails nobody else"
+            " takes it over"
+        )
+    if server.preempt:
+        yield f"goes to a better-ranked device that has been fit for {say(server.preempt)}"
+    if seen is not None and seen.damped:
+        left = say(seen.damped // SECOND)
+        yield f"moved too often: stays where it is for {left} more, or until `halbctl promote`"
+    for device in picture.carriers(server):
+        if late := picture.late(device, server.uid):
+            yield f"device {picture.name(device)} is ranked last: {late}"
 
 
 def _because(reason: str) -> str:

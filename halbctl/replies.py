@@ -52,6 +52,7 @@ class VirtualServer(TypedDict):
     listeners: list[Listener]
     gateways: list[Gateway]
     reasons: list[str]
+    notes: list[str]
 
 
 class Device(TypedDict):

@@ -81,6 +81,7 @@ def virtual_server_block(
         f"  {'  '.join(map(clean, vs['vips']))}   {listeners(vs['listeners'])}",
     ]
     lines += [f"  {paint('because', word.style)} {clean(reason)}" for reason in vs["reasons"]]
+    lines += [f"  {paint('note', 'cyan')} {clean(note)}" for note in vs["notes"]]
     devices = [
         (
             device["name"],

@@ -221,6 +221,8 @@ class VirtualServerStatus(msgspec.Struct, frozen=True):
     gateways: tuple[GatewayStatus, ...]
     reasons: tuple[str, ...] = ()
     """Why the state is not ok."""
+    notes: tuple[str, ...] = ()
+    """What moves it, or keeps it from moving: frozen, damped, preempt, late devices."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True):

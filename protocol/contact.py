@@ -14,7 +14,6 @@ from protocol.messages import Ack, Beat, Claim, Info
 from protocol.timing import DEAD_NS, IDLE_BEAT_NS, SUSPECT_NS
 from protocol.view import PeerState
 
-
 ROUND_TRIPS = 128
 """Round trips that are remembered of each peer."""
 

@@ -33,9 +33,7 @@ def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], no
     return ""
 
 
-def place(
-    group: Group, device: DeviceId, contacts: Mapping[DeviceId, Contact]
-) -> tuple[bool, int]:
+def place(group: Group, device: DeviceId, contacts: Mapping[DeviceId, Contact]) -> tuple[bool, int]:
     """Where ``device`` ranks, best first: as configured, those that are late last."""
     contact = contacts.get(device)
     if device == group.me:

@@ -51,7 +51,9 @@ class Pace:
         for gid, group in groups.items():
             if gid != SITE_GROUP:
                 group.candidacy.late = self._why_late(group, contacts)
-        return tuple((gid, group.candidacy.late) for gid, group in groups.items() if group.candidacy.late)
+        return tuple(
+            (gid, group.candidacy.late) for gid, group in groups.items() if group.candidacy.late
+        )
 
     def _why_late(self, group: Group, contacts: Mapping[DeviceId, Contact]) -> str:
         percent = CLEAR_PERCENT if group.candidacy.late else LATE_PERCENT

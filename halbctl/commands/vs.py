@@ -46,6 +46,13 @@ Balance = Annotated[
     Literal["hash", "source-hash"] | None,
     typer.Option(help="By connection, or by client address."),
 ]
+Preempt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME|never",
+        help="Hand over to a better-ranked device that was fit for so long, such as 60s.",
+    ),
+]
 IfRevision = Annotated[
     str | None,
     typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
@@ -67,6 +74,7 @@ def create(
     witness: Witnesses = None,
     profile: Profile = None,
     balance: Balance = None,
+    preempt: Preempt = None,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Check gateways on each TCP listener.")
     ] = True,
@@ -89,6 +97,7 @@ def create(
         devices=tuple(device or ()),
         witnesses=tuple(witness or ()),
         profile=SiteProfile(profile or SiteProfile.NORMAL),
+        preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),
         listeners=listeners(tcp or (), udp or (), balance or "hash", check),
     )
@@ -129,6 +138,7 @@ def edit(
     witness: Witnesses = None,
     profile: Profile = None,
     balance: Balance = None,
+    preempt: Preempt = None,
     if_revision: IfRevision = None,
 ) -> None:
     """Change a Virtual Server: by options, or without any in $EDITOR.
@@ -145,7 +155,8 @@ def edit(
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
-    if all(value is None for value in (vip, tcp, udp, device, witness, profile, balance)):
+    given = (vip, tcp, udp, device, witness, profile, balance, preempt)
+    if all(value is None for value in given):
         from halbctl.editing import edited_by_hand
 
         new = edited_by_hand(old)
@@ -156,10 +167,27 @@ def edit(
             devices=old.devices if device is None else tuple(device),
             witnesses=old.witnesses if witness is None else tuple(witness),
             profile=old.profile if profile is None else SiteProfile(profile),
+            preempt=old.preempt if preempt is None else None if preempt == "never" else preempt,
             listeners=replace_listeners(old.listeners, tcp, udp, balance),
         )
     based_on = if_revision or exported["revision"]
     finish(ctx, change(ctx, PutVirtualServer(new, "exist"), based_on))
+
+
+@app.command()
+def freeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> None:
+    """Keep it where it is: no move but `promote`, no takeover by another device."""
+    from protocol.changes import FreezeVirtualServer
+
+    finish(ctx, change(ctx, FreezeVirtualServer(name, True), if_revision))
+
+
+@app.command()
+def unfreeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> None:
+    """Let it move and fail over again."""
+    from protocol.changes import FreezeVirtualServer
+
+    finish(ctx, change(ctx, FreezeVirtualServer(name, False), if_revision))
 
 
 @app.command()

@@ -52,6 +52,8 @@ def test_requests(peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], op: api.O
         (("device", "replace", "b", "--by", "d"), changes.ReplaceDevice("b", "d")),
         (("token", "revoke", "t1"), changes.RevokeToken("t1")),
         (("vs", "delete", "rdp"), changes.DeleteVirtualServer("rdp")),
+        (("vs", "freeze", "rdp"), changes.FreezeVirtualServer("rdp", True)),
+        (("vs", "unfreeze", "rdp"), changes.FreezeVirtualServer("rdp", False)),
         (
             ("gateway", "add", "rdp", "gw5=10.77.0.35"),
             changes.AddGateway("rdp", GatewayDocument(name="gw5", address="10.77.0.35")),
