@@ -31,7 +31,7 @@ from protocol import api
 from protocol.changes import Change
 from protocol.config import Config
 from protocol.conflicts import Conflict
-from protocol.effects import Adopt, Event, Input, Outcome, Pace, Received, Resume, Stop
+from protocol.effects import Adopt, Event, Input, Outcome, Pace, Received, Resume, Stop, WallClock
 from protocol.errors import TimedOut
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
@@ -161,6 +161,7 @@ class Agent:
         late = self.lateness.note(due, now)
         if late is not None:
             self.deliver(Pace(late))
+            self.deliver(WallClock(unix_offset()))
 
     def _on_message(self, sender: DeviceId, message: Message) -> None:
         if isinstance(message, Moved):

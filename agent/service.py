@@ -210,6 +210,10 @@ def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
         )
     if server.preempt:
         yield f"goes to a better-ranked device that has been fit for {say(server.preempt)}"
+    planned = picture.config.planned_moves.get(server.uid)
+    if planned is not None:
+        to = "the next in rank" if planned.to is None else picture.name(planned.to)
+        yield f"moves to {to} at {_iso(planned.at * 1000)}, as planned"
     if seen is not None and seen.damped:
         left = say(seen.damped // SECOND)
         yield f"moved too often: stays where it is for {left} more, or until `halbctl promote`"

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from protocol import admission, devices, virtual_servers
+from protocol import admission, devices, planning, virtual_servers
 from protocol.admission import found_site
 from protocol.config import Config, Edit
 from protocol.describe import describe
@@ -23,9 +23,11 @@ __all__ = [
     "AddGateway",
     "AdmitDevice",
     "ApplyDocument",
+    "CancelMove",
     "Change",
     "DeleteVirtualServer",
     "FreezeVirtualServer",
+    "PlanMove",
     "PutToken",
     "PutVirtualServer",
     "RemoveDevice",
@@ -61,6 +63,25 @@ class FreezeVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="
 
     name: str
     keep: bool
+
+
+class PlanMove(msgspec.Struct, frozen=True, tag_field="change", tag="move-plan"):
+    """Hand a Virtual Server over at a given time; replaces an earlier plan."""
+
+    virtual_server: str
+    to: str | None
+    at: int
+    """Unix time, seconds."""
+    id: str
+    """16 hex digits, at random."""
+
+
+class CancelMove(msgspec.Struct, frozen=True, tag_field="change", tag="move-cancel"):
+    """Take the plan back; also how the primary takes a planned move in hand."""
+
+    virtual_server: str
+    id: str | None = None
+    """Only the plan with this id; None: whichever there is."""
 
 
 class AddGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-add"):
@@ -143,7 +164,7 @@ class ApplyDocument(msgspec.Struct, frozen=True, tag_field="change", tag="apply"
 
 
 Change = (
-    PutVirtualServer | DeleteVirtualServer | FreezeVirtualServer
+    PutVirtualServer | DeleteVirtualServer | FreezeVirtualServer | PlanMove | CancelMove
     | AddGateway | RemoveGateway | SetGateway
     | SetDevice | RemoveDevice | RenameDevice | ReplaceDevice | AdmitDevice | PutToken | RevokeToken
     | ApplyDocument
@@ -169,6 +190,10 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
             return admission.put_token(config, token, unix_s)
         case RevokeToken(id):
             return admission.revoke_token(config, id)
+        case PlanMove(name, to, at, id):
+            return planning.plan(config, name, to, at, id, unix_s)
+        case CancelMove(name, plan):
+            return planning.cancel(config, name, plan)
         case SetDevice(device, drained):
             return admission.set_device(config, device, drained=drained)
         case RemoveDevice(device):

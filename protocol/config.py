@@ -20,6 +20,7 @@ from protocol.objects import (
     Device,
     Handled,
     Key,
+    PlannedMove,
     Record,
     SiteRecord,
     Token,
@@ -77,6 +78,10 @@ class Config:
     @cached_property
     def assignments(self) -> dict[GroupId, Assignment]:
         return {v.uid: v for v in self._values() if isinstance(v, Assignment)}
+
+    @cached_property
+    def planned_moves(self) -> dict[GroupId, PlannedMove]:
+        return {v.uid: v for v in self._values() if isinstance(v, PlannedMove)}
 
     @cached_property
     def tokens(self) -> dict[str, Token]:

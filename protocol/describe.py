@@ -20,6 +20,7 @@ from protocol.objects import (
     Handled,
     Key,
     Listener,
+    PlannedMove,
     SiteRecord,
     Token,
     Value,
@@ -65,6 +66,8 @@ def _title(value: Value) -> str:
             return f"assignment {value.uid}"
         case Handled():
             return f"request {value.id}"
+        case PlannedMove():
+            return f"planned move {value.uid}"
 
 
 def _changed(old: Value | None, new: Value, names: dict[DeviceId, str]) -> Iterator[str]:
@@ -108,6 +111,9 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
             return {"voters": named(value.voters, "none"), "vips": ", ".join(value.vips)}
         case Handled():
             return {"detail": value.detail}
+        case PlannedMove():
+            to = "the next in rank" if value.to is None else named((value.to,), "")
+            return {"to": to, "at": str(value.at)}
 
 
 def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[str]:

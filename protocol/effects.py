@@ -82,6 +82,13 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class WallClock:
+    """Nanoseconds from the core's clock to Unix time: for planned moves, and for people."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseLapsed:
     """The kernel leases of these groups ran out, or an effect on them came too late.
 
@@ -133,7 +140,7 @@ class Resume:
 
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | Pace | LeaseLapsed | Propose | Promote | Adopt | Stop | Resume
+    | GatewayHealth | Pace | WallClock | LeaseLapsed | Propose | Promote | Adopt | Stop | Resume
 )  # fmt: skip
 
 

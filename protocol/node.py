@@ -34,6 +34,7 @@ from protocol.effects import (
     Resume,
     Stop,
     Stopped,
+    WallClock,
 )
 from protocol.group import Group
 from protocol.groups import Groups
@@ -60,6 +61,7 @@ from protocol.moving import Moving
 from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.pace import Pace as OwnPace
+from protocol.planned import PlannedMoves, Scene
 from protocol.preference import Preference
 from protocol.requests import Requests
 from protocol.roster import Roster
@@ -89,7 +91,7 @@ class Node:
         unix_offset: int = 0,
         retention: Retention = Retention(),  # noqa: B008 - frozen
     ) -> None:
-        """``unix_offset``: nanoseconds from this clock to Unix time; for display only.
+        """``unix_offset``: nanoseconds from this clock to Unix time, until :class:`WallClock`.
 
         ``ballots_lost``: a configuration was found on disk but no ballots that
         can be trusted; the device votes again once it has heard a primary.
@@ -110,6 +112,7 @@ class Node:
         self.requests = Requests()
         self.moving = Moving(device)
         self.preference = Preference(device)
+        self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
         self.stopping = False
         self._stopped = False
@@ -144,7 +147,7 @@ class Node:
             self._settle(now, out, touched)
         self.beats.on_time(now, out)
         self._due = self._next_due(now)
-        return out.take()
+        return self.planned.sift(out.take())
 
     def _settle(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """After all changes of this step: tell the peers, and plan the next one."""
@@ -163,6 +166,8 @@ class Node:
             self.requests.wake_at(),
             self.configuration.wake_at(),
             self.moving.wake_at(),
+            self.planned.wake_at(),
+            self.preference.wake_at(),
         )
 
     def wake_at(self) -> int:
@@ -201,6 +206,8 @@ class Node:
                 self._judge_fitness(touched)
             case GatewayHealth(down):
                 self.roster.gateways_down = down
+            case WallClock(offset):
+                self.offices.unix_offset = offset
             case Pace(late):
                 self.pace.loop_late = late
             case LeaseLapsed(groups):
@@ -314,6 +321,8 @@ class Node:
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """Planned moves: what operators asked for, drain, clean stop."""
         contacts, config = self.beats.contacts, self.configuration.in_force
+        unix = now + self.offices.unix_offset
+        self.planned.on_time(Scene(config, self.groups, self.requests, now, unix, out))
         touched.extend(self.moving.on_time(self.groups, contacts, now, out))
         down = self.roster.gateways_down
         touched.extend(self.preference.on_time(config, self.groups, contacts, down, now, out))

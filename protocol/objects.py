@@ -186,7 +186,23 @@ class Handled(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     """When, by that device's wall clock; display only."""
 
 
-Value = SiteRecord | Device | Token | VirtualServer | Assignment | Handled
+class PlannedMove(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="planned-move"):
+    """A hand-over at a given time; at most one per Virtual Server, whose uid is its key.
+
+    The primary of that time takes it out of the configuration first, and moves
+    only when that is committed: so it happens at most once.
+    """
+
+    uid: GroupId
+    id: str
+    """Tells it from an earlier plan for the same Virtual Server."""
+    at: int
+    """Unix time, seconds."""
+    to: DeviceId | None
+    """None: the best other device."""
+
+
+Value = SiteRecord | Device | Token | VirtualServer | Assignment | Handled | PlannedMove
 
 Key = tuple[str, str]
 """(kind, key), such as ``("device", "0123456789abcdef")``."""
@@ -209,6 +225,8 @@ def key_of(value: Value) -> Key:
             return ("assignment", value.uid)
         case Handled():
             return ("handled", value.id)
+        case PlannedMove():
+            return ("planned-move", value.uid)
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

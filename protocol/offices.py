@@ -27,7 +27,7 @@ class Offices:
         self.me = me
         self._groups = groups
         self._contacts = contacts
-        self._unix_offset = unix_offset
+        self.unix_offset = unix_offset
         self.leads: dict[GroupId, Lead] = {}
         """Groups that this device is primary of."""
 
@@ -37,7 +37,7 @@ class Offices:
         if group is None or group.role is not Role.PRIMARY:
             self.leads.pop(gid, None)
         elif gid not in self.leads or self.leads[gid].term != group.voter.term:
-            since = (now + self._unix_offset) // MILLISECOND
+            since = (now + self.unix_offset) // MILLISECOND
             self.leads[gid] = Lead(gid, group.voter.term, since)
 
     def holder(self, gid: GroupId) -> tuple[DeviceId | None, int]:

@@ -21,6 +21,7 @@ from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND
 from protocol.view import Role
 
+NEVER = 1 << 62
 LOOK_NS = 250 * MILLISECOND
 VIEW_NS = 10 * SECOND
 """A better view of the gateways must last this long, and longer than two checks."""
@@ -38,6 +39,10 @@ class Preference:
         self.me = me
         self._look_at = 0
         self._since: dict[_Wish, int] = {}
+
+    def wake_at(self) -> int:
+        """While another device would be better, soon."""
+        return self._look_at if self._since else NEVER
 
     def on_time(
         self,

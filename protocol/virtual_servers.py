@@ -30,7 +30,7 @@ from protocol.document import (
 from protocol.errors import InvalidInput, Refused, RevisionConflict
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.nearest import nearest
-from protocol.objects import MAX_VIRTUAL_SERVERS, Gateway, Listener, VirtualServer
+from protocol.objects import MAX_VIRTUAL_SERVERS, Gateway, Key, Listener, VirtualServer
 from protocol.shown import shown
 from protocol.validate import check_weight
 
@@ -63,7 +63,14 @@ def put(
 
 def delete(config: Config, name: str) -> Edit:
     """Delete a Virtual Server with its gateways and listeners."""
-    return Edit(delete=(("virtual-server", server_named(config, name).uid),))
+    return Edit(delete=tuple(_keys_of(config, server_named(config, name).uid)))
+
+
+def _keys_of(config: Config, uid: GroupId) -> Iterable[Key]:
+    """What goes away with a Virtual Server."""
+    yield ("virtual-server", uid)
+    if uid in config.planned_moves:
+        yield ("planned-move", uid)
 
 
 def freeze(config: Config, name: str, *, frozen: bool) -> Edit:
@@ -142,7 +149,7 @@ def apply(config: Config, document: SiteDocument, new_uid: NewUid) -> Edit:
             changed.append(server)
     kept = {d.name for d in document.virtual_servers}
     gone = (s.uid for name, s in by_name.items() if name not in kept)
-    return Edit(put=tuple(changed), delete=tuple(("virtual-server", uid) for uid in gone))
+    return Edit(put=tuple(changed), delete=tuple(k for uid in gone for k in _keys_of(config, uid)))
 
 
 def server_named(config: Config, name: str) -> VirtualServer:

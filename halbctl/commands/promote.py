@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from halbctl.app import area
 from halbctl.errors import note
-from halbctl.session import finish, order
+from halbctl.session import change, finish, order
 from halbctl.settings import settings_of
+from protocol.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from protocol.changes import Change
 
 app = area()
 
@@ -28,10 +35,18 @@ def promote(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it is primary; exit code 7 if not in time.")
     ] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Later: +90s, +2h, or 2030-05-01T02:00 (UTC)."),
+    ] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Take a planned move back.")] = False,
 ) -> None:
     """Move a Virtual Server to another device, gracefully. [timeout: 10]"""
     from protocol.api import PromoteTo
 
+    if at is not None or cancel:
+        finish(ctx, change(ctx, _plan(vs, to, at, wait=wait, cancel=cancel)))
+        return
     limit = settings_of(ctx).timeout_or(MOVE_S)
     progress = _progress(vs, to) if wait else None
     try:
@@ -40,6 +55,36 @@ def promote(
         if progress and sys.stderr.isatty():
             sys.stderr.write("\r\x1b[K")
     finish(ctx, done)
+
+
+def _plan(vs: str, to: str | None, at: str | None, *, wait: bool, cancel: bool) -> Change:
+    """The change that plans the move, or takes the plan back."""
+    import os
+
+    from protocol.changes import CancelMove, PlanMove
+
+    if wait:
+        raise InvalidInput("`--wait` is for moves that begin now", "Leave it out.")
+    if cancel and (at is not None or to is not None):
+        raise InvalidInput("`--cancel` takes neither `--to` nor `--at`", "Leave them out.")
+    if at is None:
+        return CancelMove(vs)
+    return PlanMove(vs, to, moment(at, time.time()), os.urandom(8).hex())
+
+
+def moment(text: str, now: float) -> int:
+    """Unix time, seconds, of ``+90s`` or of an ISO 8601 moment; without a zone it is UTC."""
+    from protocol.durations import parse_seconds
+
+    if text.startswith("+"):
+        return math.ceil(now) + parse_seconds("--at", text[1:])
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(
+            f"`--at` is {text!r}, which is no time", "Write it as +90s or 2030-05-01T02:00Z."
+        ) from None
+    return math.ceil((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
 
 
 def _progress(vs: str, to: str | None) -> Callable[[float], None]:

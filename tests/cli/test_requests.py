@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from halbctl.commands.promote import moment
 from protocol import api, changes
 from protocol.document import GatewayDocument, ListenerDocument, VirtualServerDocument
 from protocol.objects import Check
@@ -40,6 +41,37 @@ def test_requests(peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], op: api.O
     assert halbctl(*argv).code == 0
     assert [request.op for request in peer.requests] == [op]
     assert peer.requests[0].v == api.API_VERSION
+
+
+@pytest.mark.parametrize(
+    ("text", "unix_s"),
+    [
+        ("+90s", 1_090),
+        ("+2h", 8_200),
+        ("1970-01-01T01:00", 3_600),
+        ("1970-01-01T01:00:00+01:00", 0),
+        ("1970-01-01T00:30Z", 1_800),
+    ],
+)
+def test_times_of_planned_moves(text: str, unix_s: int) -> None:
+    assert moment(text, 999.5) == unix_s
+
+
+def test_a_planned_move_is_a_change(peer: Peer, halbctl: Halbctl) -> None:
+    assert halbctl("promote", "rdp", "--to", "b", "--at", "2040-01-01T00:00Z").code == 0
+    assert halbctl("promote", "rdp", "--cancel").code == 0
+    plan, cancelled = (request.op.change for request in peer.requests)  # type: ignore[union-attr]
+    assert plan == changes.PlanMove("rdp", "b", 2_208_988_800, plan.id)
+    assert cancelled == changes.CancelMove("rdp")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [("--at", "soon"), ("--at", "+1x"), ("--at", "+9s", "--wait"), ("--cancel", "--to", "b")],
+)
+def test_plans_that_make_no_sense(peer: Peer, halbctl: Halbctl, argv: tuple[str, ...]) -> None:
+    assert halbctl("promote", "rdp", *argv).code == 2
+    assert not peer.requests
 
 
 @pytest.mark.parametrize(
