@@ -60,9 +60,9 @@ def test_times_of_planned_moves(text: str, unix_s: int) -> None:
 def test_a_planned_move_is_a_change(peer: Peer, halbctl: Halbctl) -> None:
     assert halbctl("promote", "rdp", "--to", "b", "--at", "2040-01-01T00:00Z").code == 0
     assert halbctl("promote", "rdp", "--cancel").code == 0
-    plan, cancelled = (request.op.change for request in peer.requests)  # type: ignore[union-attr]
-    assert plan == changes.PlanMove("rdp", "b", 2_208_988_800, plan.id)
-    assert cancelled == changes.CancelMove("rdp")
+    plan, cancelled = peer.wait_for(api.PutChange, 2)
+    expected = changes.PlanMove("rdp", "b", 2_208_988_800, plan.change.id)
+    assert [plan.change, cancelled.change] == [expected, changes.CancelMove("rdp")]
 
 
 @pytest.mark.parametrize(
