@@ -15,6 +15,7 @@ from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
 from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.ids import GroupId, Revision
+from protocol.insight import Explanation, Matrix
 
 DEFAULT_PORT = 7480
 
@@ -96,6 +97,16 @@ class PromoteTo(msgspec.Struct, frozen=True, tag_field="op", tag="promote"):
     timeout: float = 10.0
 
 
+class Explain(msgspec.Struct, frozen=True, tag_field="op", tag="explain"):
+    """Answered by :class:`protocol.insight.Explanation`, after all devices were asked."""
+
+    virtual_server: str
+
+
+class GetMatrix(msgspec.Struct, frozen=True, tag_field="op", tag="matrix"):
+    """Answered by :class:`protocol.insight.Matrix`, after all devices were asked."""
+
+
 class GetHistory(msgspec.Struct, frozen=True, tag_field="op", tag="history"):
     """Answered by :class:`History`, oldest first."""
 
@@ -109,7 +120,7 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
-    | ListTokens | PutChange | Export | PromoteTo | GetHistory | GetConflicts
+    | ListTokens | PutChange | Export | PromoteTo | GetHistory | GetConflicts | Explain | GetMatrix
 )  # fmt: skip
 
 
@@ -335,7 +346,10 @@ class Conflicts(msgspec.Struct, frozen=True, tag_field="re", tag="conflicts"):
     conflicts: tuple[ConflictInfo, ...]
 
 
-Result = Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
+Result = (
+    Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
+    | Explanation | Matrix
+)  # fmt: skip
 
 
 class Failure(msgspec.Struct, frozen=True):

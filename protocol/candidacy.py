@@ -7,11 +7,19 @@ they rarely stand against each other.
 
 from __future__ import annotations
 
+from protocol.evidence import Evidence
 from protocol.ids import DeviceId
-from protocol.messages import Answer, Ask
+from protocol.messages import Answer, Ask, Voted
 from protocol.outbox import Outbox
 from protocol.quorum import has_majority
 from protocol.voter import Voter
+
+HANDED_OVER = "the primary handed over to it"
+ABORTED = "it had handed over, and no successor came"
+RESIGNED = "the primary resigned"
+SILENT = "a majority missed the primary"
+FIRST = "there had been no primary yet"
+NEVER = 1 << 62
 
 
 class Candidacy:
@@ -35,6 +43,10 @@ class Candidacy:
         """Highest term heard of, which the next candidacy must exceed."""
         self.late = ""
         """Why this device is ranked last; empty if it is not."""
+        self.frozen = False
+        """Nobody but the last primary stands of its own accord."""
+        self.evidence = Evidence()
+        self._searching = False
         self._ask_next = 0
         self._answers: dict[DeviceId, int] = {}
         """When each voter last said that it would vote for this device."""
@@ -46,6 +58,7 @@ class Candidacy:
     def forget(self) -> None:
         """There is a primary: what was gathered against the last one is void."""
         self.vacant_since = None
+        self._searching = False
         self._answers.clear()
 
     def stand(self, now: int, jitter: int) -> None:
@@ -56,9 +69,39 @@ class Candidacy:
         self.asked_at = now
         self.not_before = now + self._voter.timing.retry + jitter
 
+    def _barred(self) -> bool:
+        """Whether the group is frozen and this device was not its last primary."""
+        last = self._voter.ballot.vote == self._voter.me or self._voter.term == 0
+        return self.frozen and not last
+
+    def explain(self, handed_over: bool, aborted: bool, now: int) -> None:
+        """Note for people why this device stands; to be called before it does."""
+        voter = self._voter
+        before = voter.leader or voter.promised_to
+        if handed_over:
+            cause = HANDED_OVER
+        elif aborted:
+            cause = ABORTED
+        elif self.vacant_since is not None:
+            cause = RESIGNED
+        else:
+            cause = SILENT if voter.term else FIRST
+        self.evidence.stands(cause, self.next_term(), None if before == voter.me else before, now)
+
+    def voted(self, sender: DeviceId, voted: Voted) -> bool:
+        """A voter's answer to a candidacy; whether it is a vote for the present one."""
+        self.known_term = max(self.known_term, voted.known_term)
+        if voted.term != self._voter.term:
+            return False
+        self.evidence.voted(sender, voted)
+        if voted.granted:
+            self.votes.add(sender)
+        return voted.granted
+
     def note(self, sender: DeviceId, answer: Answer, now: int) -> None:
         """A voter's answer to a question of this device."""
         self.known_term = max(self.known_term, answer.known_term)
+        self.evidence.answered(sender, answer)
         if answer.would_vote and answer.term == self.next_term():
             self._answers[sender] = now
         else:
@@ -74,6 +117,8 @@ class Candidacy:
     def ripe(self, now: int) -> bool:
         """Whether silence, evidence and promises let this device stand now."""
         voter = self._voter
+        if self._barred():
+            return False
         if now < self._stand_at() or voter.bound_against(voter.me, now):
             return False
         fresh = {v for v, at in self._answers.items() if now - at <= voter.timing.ask}
@@ -83,8 +128,11 @@ class Candidacy:
 
     def ask_if_due(self, now: int, out: Outbox) -> bool:
         """Ask all other voters if it is time; whether it was."""
-        if self.vacant_since is not None or now < self._ask_at():
+        if self.vacant_since is not None or now < self._ask_at() or self._barred():
             return False
+        if not self._searching:
+            self._searching = True
+            self.evidence.asks()
         voter = self._voter
         self._ask_next = now + voter.timing.interval // 2
         electorate = voter.electorate
@@ -109,6 +157,8 @@ class Candidacy:
 
     def due(self, now: int) -> int:
         """When to look again."""
+        if self._barred():
+            return NEVER
         stand = self._stand_at()
         if self._voter.bound_against(self._voter.me, now):
             stand = max(stand, self._voter.promise_until)

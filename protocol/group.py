@@ -56,8 +56,6 @@ class Group:
         self.role = Role.WAITING if now < voter.abstain_until else Role.SECONDARY
         self.unfit = ""
         """Why this device may not become primary; empty if it may."""
-        self.frozen = False
-        """No device moves the group on its own, nor stands for it but its last primary."""
         self.damping = Damping()
         self.stopping = False
         self.lease = Lease()
@@ -89,11 +87,6 @@ class Group:
         voter = self.voter
         able = voter.disk_works and not voter.abstain_until_heard
         return self.me in voter.electorate.carriers and able and not (self.unfit or self.stopping)
-
-    def _may_seek(self) -> bool:
-        """Whether this device may stand of its own accord: frozen, only the last primary may."""
-        last = self.voter.ballot.vote == self.me or self.voter.term == 0
-        return self.may_campaign() and (last or not self.frozen)
 
     # Configuration and fitness
 
@@ -185,12 +178,7 @@ class Group:
         self.candidacy.note(sender, answer, now)
 
     def on_voted(self, sender: DeviceId, voted: Voted, now: int, out: Outbox) -> None:
-        candidacy = self.candidacy
-        candidacy.known_term = max(candidacy.known_term, voted.known_term)
-        if self.role is not Role.CANDIDATE or voted.term != self.voter.term:
-            return
-        if voted.granted:
-            candidacy.votes.add(sender)
+        if self.candidacy.voted(sender, voted) and self.role is Role.CANDIDATE:
             self._count_votes(now, out)
 
     def campaign(
@@ -200,6 +188,7 @@ class Group:
         voter = self.voter
         assert not voter.bound_against(self.me, now)
         self.predecessor = predecessor
+        self.candidacy.explain(handover_term > 0, self.role is Role.LAME_DUCK, now)
         voter.cast(self.candidacy.next_term(), self.me, out)
         voter.leader = None
         voter.freed_for = None
@@ -372,7 +361,7 @@ class Group:
 
     def _seek_office(self, now: int, out: Outbox) -> None:
         """As a secondary that misses the primary: gather evidence, then stand."""
-        if now < self.candidacy.not_before or not self._may_seek():
+        if now < self.candidacy.not_before or not self.may_campaign():
             return
         if self.candidacy.ask_if_due(now, out) and "asked" not in self.timeline:
             self.timeline = {"silent": self.voter.heard, "asked": now}
@@ -393,7 +382,7 @@ class Group:
                 due = min(due, self.lease.confirmed + timing.interval)
         elif self.role is Role.LAME_DUCK:
             due = min(due, self.abort_at)
-        elif self._may_seek():
+        elif self.may_campaign():
             due = min(due, self.candidacy.due(now))
         return due
 

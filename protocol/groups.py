@@ -80,7 +80,7 @@ class Groups(Mapping[GroupId, Group]):
         for uid, assignment in mine.items():
             self._follow_one(uid, assignment, electorate_of(config, assignment), now, out)
             server = config.virtual_servers.get(uid)
-            self._groups[uid].frozen = server is not None and server.frozen
+            self._groups[uid].candidacy.frozen = server is not None and server.frozen
         return [g for g in self._groups if g != SITE_GROUP]
 
     def _follow_one(

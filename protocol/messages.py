@@ -233,6 +233,82 @@ class Return(msgspec.Struct, frozen=True, tag_field="t", tag="return"):
     revision: Revision | None = None
 
 
+class Inquire(msgspec.Struct, frozen=True, tag_field="t", tag="inquire"):
+    """Tell me what you know, for an operator of mine who asks. Changes nothing."""
+
+    id: str
+    group: GroupId | None = None
+    """Also of this group; None: of no group."""
+
+
+class Election(msgspec.Struct, frozen=True, array_like=True):
+    """The last candidacy of a device in a group, within :class:`GroupReport`."""
+
+    cause: str
+    """Why it stood."""
+    term: int
+    ago_ms: int
+    predecessor: DeviceId | None
+    answers: tuple[tuple[DeviceId, Reason], ...]
+    """PreVote: why a voter would not vote for it; empty if it would."""
+    votes: tuple[tuple[DeviceId, Reason], ...]
+    """Why a voter did not vote for it; empty if it did."""
+
+
+class GroupReport(msgspec.Struct, frozen=True):
+    """A device's part in one group, in its own words. Times are milliseconds until or since."""
+
+    role: str
+    term: int
+    leader: DeviceId | None
+    """Whose claims it accepts."""
+    heard_ms: int
+    """Since it last heard the primary, or had a reason to wait for one."""
+    voted_for: DeviceId | None
+    promised_to: DeviceId | None
+    promise_ms: int
+    """For so long it votes for nobody else; 0 where no promise binds."""
+    confirmed_ms: int
+    """Primary: age of the newest beat that a majority has acked; -1 on others."""
+    step_down_ms: int
+    """Primary: it gives up in so long if nobody acks; -1 on others."""
+    unfit: str
+    late: str
+    damped_ms: int
+    stored: Revision
+    applied: Revision
+    gateways: int
+    """Healthy gateways that it sees."""
+    refusals: tuple[tuple[DeviceId, str], ...]
+    """Primary: to whom it could not hand over now, and why."""
+    election: Election | None
+
+
+class LinkReport(msgspec.Struct, frozen=True, array_like=True):
+    """What a device hears of one peer. Shown only."""
+
+    peer: DeviceId
+    heard_ms: int
+    """Since the newest message; -1: never."""
+    loss: tuple[int, ...]
+    """Per connection: beats of 1000 that did not come in time; -1 where unknown."""
+    round_trip_us: tuple[int, int]
+    """Median and 99th percentile, microseconds; -1 where unknown."""
+
+
+class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
+    """Answer to :class:`Inquire`."""
+
+    id: str
+    links: tuple[LinkReport, ...]
+    """At most :data:`MAX_LINKS`."""
+    group: GroupReport | None = None
+
+
+MAX_LINKS = 64
+"""Peers that a :class:`Report` tells of."""
+
+
 class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):
     """New primary to all: how a move went, for everyone's history."""
 
@@ -241,7 +317,7 @@ class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):
 
 Message = (
     Beat | Ack | Ask | Answer | Vote | Voted | HandOver | Resign
-    | Append | Stored | Info | ProposeChange | RequestMove | Return | Moved
+    | Append | Stored | Info | ProposeChange | RequestMove | Return | Inquire | Report | Moved
 )  # fmt: skip
 
 URGENT = (Beat, Ack, Ask, Answer, Vote, Voted, HandOver, Resign)

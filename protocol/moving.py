@@ -151,7 +151,11 @@ class Moving:
         for gid, group in groups.items():
             if group.role is not Role.PRIMARY or group.may_campaign():
                 continue
-            if group.frozen and not group.stopping and self.me in group.voter.electorate.voters:
+            if (
+                group.candidacy.frozen
+                and not group.stopping
+                and self.me in group.voter.electorate.voters
+            ):
                 continue
             not_before = self._not_before.get(gid, 0)
             if now < not_before and not group.stopping:

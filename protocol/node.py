@@ -36,6 +36,7 @@ from protocol.effects import (
     Stopped,
     WallClock,
 )
+from protocol.explain import report_of
 from protocol.group import Group
 from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
@@ -45,11 +46,14 @@ from protocol.messages import (
     Append,
     Ask,
     Beat,
+    GroupReport,
     HandOver,
     Info,
+    Inquire,
     Message,
     Moved,
     ProposeChange,
+    Report,
     RequestMove,
     Resign,
     Return,
@@ -255,8 +259,8 @@ class Node:
                 touched.append(message.group)
             case Return():
                 self.requests.on_return(sender, message, out)
-            case Moved():
-                pass
+            case Moved() | Inquire() | Report():
+                pass  # The shell's concern.
 
     def _on_disk(self, works: bool, out: Outbox, touched: list[GroupId]) -> None:
         self.groups.on_disk(works)
@@ -335,6 +339,14 @@ class Node:
             out.do(Event("stopped", None, "stopped cleanly", device=self.me))
             self._settle(now, out, touched)
             out.do(Stopped())
+
+    def report(self, gid: GroupId, now: int) -> GroupReport | None:
+        """This device's part in a group, in its own words; None if it has none."""
+        group = self.groups.get(gid)
+        if group is None:
+            return None
+        config = self.configuration.in_force
+        return report_of(group, config, self.roster, self.beats.contacts, now)
 
     def view(self) -> NodeView:
         """What this device knows now."""

@@ -84,7 +84,7 @@ class Preference:
         now: int,
     ) -> Iterator[tuple[DeviceId, str, int]]:
         """(device, reason, how long that must last), the best device first."""
-        mine = _healthy(server, down)
+        mine = healthy(server, down)
         view_ns = max(VIEW_NS, _two_checks(server))
         carriers = group.voter.electorate.carriers
         ranked = sorted(carriers, key=lambda d: place(group, d, contacts))
@@ -96,7 +96,7 @@ class Preference:
             assert info is not None
             if info.applied < group.voter.electorate.revision:
                 continue
-            sees = _healthy(server, info.gateways_down)
+            sees = healthy(server, info.gateways_down)
             ranks_better = ranked.index(device) < ranked.index(self.me)
             if sees > mine:
                 found.append((-sees, device, "view", view_ns))
@@ -112,14 +112,18 @@ _WHY = {"rank": "ranks first", "view": "sees more healthy gateways"}
 
 def _at_ease(group: Group) -> bool:
     """Whether this device is primary, and nothing else moves or holds the group."""
-    return group.role is Role.PRIMARY and group.may_campaign() and not group.frozen
+    return group.role is Role.PRIMARY and group.may_campaign() and not group.candidacy.frozen
 
 
-def _healthy(server: VirtualServer, down: Down) -> int:
-    """How many gateways can take a connection, as the device with this list sees them."""
+def usable(server: VirtualServer) -> tuple[str, ...]:
+    """Names of the gateways that may take a connection."""
+    return tuple(g.name for g in server.gateways if g.state == "enabled" and g.weight)
+
+
+def healthy(server: VirtualServer, down: Down) -> int:
+    """How many of them can, as the device with this list sees them."""
     dead = {name for uid, name in down if uid == server.uid}
-    usable = (g for g in server.gateways if g.state == "enabled" and g.weight)
-    return sum(gateway.name not in dead for gateway in usable)
+    return sum(name not in dead for name in usable(server))
 
 
 def _two_checks(server: VirtualServer) -> int:

@@ -1,0 +1,262 @@
+"""Why a Virtual Server is where it is, and what would move it.
+
+Each device reports its own part (:func:`report_of`); :func:`explain` puts the
+reports of all into words. Both are pure. Reasons are those that the protocol
+itself goes by, unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from protocol.assignment import carriers_of
+from protocol.config import Config
+from protocol.contact import Contact
+from protocol.durations import say
+from protocol.group import Group
+from protocol.ids import DeviceId
+from protocol.insight import ElectionTold, ExplainedDevice, Explanation
+from protocol.messages import Election, GroupReport
+from protocol.moves import why_not
+from protocol.objects import VirtualServer
+from protocol.preference import healthy, usable
+from protocol.quorum import majority
+from protocol.roster import Roster
+from protocol.timing import MILLISECOND, Timing
+from protocol.view import Role
+
+
+def report_of(
+    group: Group,
+    config: Config,
+    roster: Roster,
+    contacts: Mapping[DeviceId, Contact],
+    now: int,
+) -> GroupReport:
+    """One device's part in a group, as it knows it itself."""
+    voter, lease, server = group.voter, group.lease, config.virtual_servers.get(group.group)
+    primary = group.role is Role.PRIMARY
+    others = [d for d in voter.electorate.carriers if d != group.me]
+    refusals = ((d, why_not(group, d, contacts, now)) for d in others)
+    return GroupReport(
+        role=group.role.value,
+        term=voter.term,
+        leader=voter.leader,
+        heard_ms=max(0, now - voter.heard) // MILLISECOND,
+        voted_for=voter.ballot.vote,
+        promised_to=voter.promised_to if voter.promise_until > now else None,
+        promise_ms=max(0, voter.promise_until - now) // MILLISECOND,
+        confirmed_ms=(now - lease.confirmed) // MILLISECOND if primary else -1,
+        step_down_ms=(lease.ends(group.timing) - now) // MILLISECOND if primary else -1,
+        unfit=_why_unfit(group),
+        late=group.candidacy.late,
+        damped_ms=group.damping.left(now) // MILLISECOND,
+        stored=config.revision,
+        applied=roster.applied,
+        gateways=healthy(server, roster.gateways_down) if server else 0,
+        refusals=tuple((d, why) for d, why in refusals if why) if primary else (),
+        election=_election(group, now),
+    )
+
+
+def _why_unfit(group: Group) -> str:
+    voter = group.voter
+    if group.stopping:
+        return "is stopping"
+    if group.unfit:
+        return group.unfit
+    if not voter.disk_works:
+        return "cannot write its votes to disk"
+    if voter.abstain_until_heard:
+        return "lost its votes and waits to hear a primary"
+    return "has just started" if group.role is Role.WAITING else ""
+
+
+def _election(group: Group, now: int) -> Election | None:
+    evidence = group.candidacy.evidence
+    if not evidence.cause:
+        return None
+    return Election(
+        cause=evidence.cause,
+        term=evidence.term,
+        ago_ms=(now - evidence.began) // MILLISECOND,
+        predecessor=evidence.predecessor,
+        answers=tuple(sorted(evidence.answers.items())),
+        votes=tuple(sorted(evidence.votes.items())),
+    )
+
+
+Reports = Mapping[DeviceId, GroupReport | None]
+"""Per device that answered; None: it has no part in the group."""
+
+
+class _Case:
+    """One Virtual Server and what all devices said of it."""
+
+    def __init__(self, config: Config, server: VirtualServer, reports: Reports) -> None:
+        self.config, self.server = config, server
+        self.reports = {d: r for d, r in reports.items() if r is not None}
+        self.silent = [d for d in config.devices if d not in reports]
+        assignment = config.assignments.get(server.uid)
+        self.voters = assignment.voters if assignment else ()
+        self.carriers = tuple(d for d in carriers_of(config, server) if d in self.voters)
+        leading = {d: r for d, r in self.reports.items() if r.role == Role.PRIMARY}
+        self.primary = max(leading, key=lambda d: leading[d].term, default=None)
+
+    def name(self, device: DeviceId) -> str:
+        known = self.config.devices.get(device)
+        return known.name if known else device
+
+    def names(self, devices: list[DeviceId]) -> str:
+        return ", ".join(map(self.name, devices))
+
+    def ranked(self) -> list[DeviceId]:
+        """Carriers, best first: those that are late last."""
+        late = {d for d, r in self.reports.items() if r.late}
+        return sorted(self.carriers, key=lambda d: (d in late, self.carriers.index(d)))
+
+    def lacks(self, device: DeviceId) -> str:
+        """Why ``device`` could not be primary; empty if it could."""
+        known = self.config.devices.get(device)
+        if device not in self.carriers:
+            return "only votes" if device in self.voters else "is no voter of it yet"
+        if known is not None and known.drained:
+            return "is drained"
+        found = self.reports.get(device)
+        if found is None:
+            return "did not answer"
+        if found.unfit:
+            return found.unfit
+        told = self.reports[self.primary].refusals if self.primary else ()
+        return dict(told).get(device, "")
+
+
+def explain(config: Config, server: VirtualServer, me: DeviceId, reports: Reports) -> Explanation:
+    """What the reports of the devices come to, in words and numbers."""
+    case = _Case(config, server, reports)
+    report = case.reports.get(case.primary) if case.primary else None
+    return Explanation(
+        virtual_server=server.name,
+        device=case.name(me),
+        primary=case.name(case.primary) if case.primary else None,
+        term=max((r.term for r in case.reports.values()), default=0),
+        why=_why(case, report),
+        election=_told(case, report.election if report else None),
+        confirmed_ms=report.confirmed_ms if report else -1,
+        step_down_ms=report.step_down_ms if report else -1,
+        voters=len(case.voters),
+        majority=majority(case.voters),
+        devices=tuple(_device(case, device) for device in _in_order(case)),
+        moves=tuple(_moves(case)),
+    )
+
+
+def _in_order(case: _Case) -> list[DeviceId]:
+    ranked = case.ranked()
+    return [*ranked, *(d for d in case.voters if d not in ranked)]
+
+
+def _device(case: _Case, device: DeviceId) -> ExplainedDevice:
+    found, ranked = case.reports.get(device), case.ranked()
+    lacks = case.lacks(device)
+    return ExplainedDevice(
+        name=case.name(device),
+        role=found.role if found else "unknown",
+        rank=ranked.index(device) + 1 if device in ranked else 0,
+        lacks=lacks,
+        late=found.late if found else "",
+        term=found.term if found else 0,
+        voted_for=case.name(found.voted_for) if found and found.voted_for else "",
+        promised_to=case.name(found.promised_to) if found and found.promised_to else "",
+        promise_ms=found.promise_ms if found else 0,
+        heard_ms=found.heard_ms if found else -1,
+        gateways=found.gateways if found else -1,
+        revision=str(found.stored) if found else "",
+    )
+
+
+def _told(case: _Case, election: Election | None) -> ElectionTold | None:
+    if election is None:
+        return None
+    return ElectionTold(
+        cause=election.cause,
+        term=election.term,
+        ago_s=election.ago_ms // 1000,
+        predecessor=case.name(election.predecessor) if election.predecessor else "",
+        answers={case.name(d): reason or "would vote" for d, reason in election.answers},
+        votes={case.name(d): reason or "voted for it" for d, reason in election.votes},
+    )
+
+
+def _why(case: _Case, report: GroupReport | None) -> str:
+    if case.primary is None or report is None:
+        return _why_nobody(case)
+    name = case.name(case.primary)
+    election = report.election
+    if election is None or election.term != report.term:
+        return f"{name} is primary in term {report.term}"
+    yes = [case.name(case.primary), *(case.name(d) for d, no in election.votes if not no)]
+    return (
+        f"{name} was elected in term {report.term} because {election.cause}, with the votes of"
+        f" {', '.join(yes)}; it stays because nothing moves it"
+    )
+
+
+def _why_nobody(case: _Case) -> str:
+    answered = [d for d in case.voters if d in case.reports]
+    needed = majority(case.voters)
+    if len(answered) < needed:
+        return (
+            f"nobody is primary: {len(answered)} of {len(case.voters)} voters answered,"
+            f" {needed} are needed"
+        )
+    if case.server.frozen:
+        return "nobody is primary: it is frozen, and its last primary is not there"
+    if all(case.lacks(d) for d in case.carriers):
+        return "nobody is primary: no device that may carry it can"
+    return "nobody is primary: an election is under way"
+
+
+def _moves(case: _Case) -> Iterator[str]:
+    """Which change would move it, one sentence each."""
+    server, primary = case.server, case.primary
+    if server.frozen:
+        yield f"frozen: nothing but `halbctl promote {server.name}`, until `vs unfreeze`"
+        return
+    others = [d for d in case.ranked() if d != primary and not case.lacks(d)]
+    if primary is None:
+        yield from (f"{case.name(d)} would stand: it lacks nothing" for d in others[:1])
+        return
+    if not others:
+        yield f"nobody could take over: {_shortcomings(case)}"
+        return
+    report = case.reports[primary]
+    timing = Timing.of(server.profile)
+    takeover = (timing.promise + timing.stagger) // MILLISECOND
+    yield f"if {case.name(primary)} fails, {case.name(others[0])} takes over after {takeover} ms"
+    yield f"`halbctl promote {server.name}` moves it to {case.name(others[0])}"
+    yield from _preferences(case, primary, others)
+    if planned := case.config.planned_moves.get(server.uid):
+        to = "the next in rank" if planned.to is None else case.name(planned.to)
+        yield f"a move to {to} is planned"
+    if report.damped_ms:
+        yield f"damped: no device moves it on its own for {say(report.damped_ms // 1000)}"
+
+
+def _preferences(case: _Case, primary: DeviceId, others: list[DeviceId]) -> Iterator[str]:
+    server, ranked, report = case.server, case.ranked(), case.reports[primary]
+    better = [d for d in others if ranked.index(d) < ranked.index(primary)]
+    if better and server.preempt:
+        after = say(server.preempt)
+        yield f"{case.name(better[0])} ranks better: it gets it once fit for {after}"
+    elif better:
+        yield f"{case.name(better[0])} ranks better, but `preempt` is off: it stays"
+    seeing = [d for d in others if case.reports[d].gateways > report.gateways]
+    for device in seeing[:1]:
+        count = f"{case.reports[device].gateways} of {len(usable(server))}"
+        yield f"{case.name(device)} sees {count} gateways, {case.name(primary)} {report.gateways}"
+
+
+def _shortcomings(case: _Case) -> str:
+    found = (f"{case.name(d)} {case.lacks(d)}" for d in case.carriers if d != case.primary)
+    return "; ".join(found) or "no other device may carry it"

@@ -1,0 +1,90 @@
+"""What ``halbctl explain`` and ``halbctl matrix`` show: replies of the control API."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ElectionTold(msgspec.Struct, frozen=True):
+    """How the primary came to be it."""
+
+    cause: str
+    term: int
+    ago_s: int
+    """Seconds."""
+    predecessor: str
+    """The primary before; empty where unknown."""
+    answers: dict[str, str]
+    """By device: whether it would vote, when it was asked, or why not."""
+    votes: dict[str, str]
+    """By device: whether it voted, or why not."""
+
+
+class ExplainedDevice(msgspec.Struct, frozen=True):
+    """One device's part, as it reported it just now."""
+
+    name: str
+    role: str
+    """waiting | secondary | candidate | elect | primary | lame-duck | unknown"""
+    rank: int
+    """1 is best; 0: it may not be primary."""
+    lacks: str
+    """What keeps it from being primary; empty if nothing."""
+    late: str
+    """Why it is ranked last."""
+    term: int
+    voted_for: str
+    promised_to: str
+    promise_ms: int
+    """For so long it votes for nobody else."""
+    heard_ms: int
+    """Since it heard the primary; -1: unknown."""
+    gateways: int
+    """Healthy gateways that it sees; -1: unknown."""
+    revision: str
+    """Configuration that it has."""
+
+
+class Explanation(msgspec.Struct, frozen=True, tag_field="re", tag="explanation"):
+    """Why a Virtual Server is where it is, and what would move it."""
+
+    virtual_server: str
+    device: str
+    """The device that answered."""
+    primary: str | None
+    term: int
+    why: str
+    election: ElectionTold | None
+    confirmed_ms: int
+    """Age of the newest beat that a majority acked; -1 without a primary."""
+    step_down_ms: int
+    """In so long the primary gives up if nobody acks; -1 without a primary."""
+    voters: int
+    majority: int
+    devices: tuple[ExplainedDevice, ...]
+    moves: tuple[str, ...]
+    """Which change would move it, one sentence each."""
+
+
+class MatrixLink(msgspec.Struct, frozen=True):
+    """What ``hears`` hears of ``of``."""
+
+    hears: str
+    of: str
+    heard_ms: int
+    """Since the newest message; -1: never."""
+    loss: tuple[float, ...]
+    """Per connection: per cent of beats that did not come in time; -1: unknown."""
+    round_trip_ms: tuple[float, float]
+    """Median and 99th percentile; -1: unknown."""
+
+
+class Matrix(msgspec.Struct, frozen=True, tag_field="re", tag="matrix"):
+    """Who hears whom."""
+
+    device: str
+    """The device that answered."""
+    devices: tuple[str, ...]
+    silent: tuple[str, ...]
+    """Devices that did not answer."""
+    links: tuple[MatrixLink, ...]
