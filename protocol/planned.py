@@ -116,7 +116,7 @@ class PlannedMoves:
             self._next = min(self._next, scene.now + LOOK_NS)
             change = CancelMove(server.name, plan.id)
             unix_s = scene.unix // SECOND
-            scene.requests.add(ProposeChange(request, change, None, unix_s), scene.now)
+            scene.requests.add(ProposeChange(request, change, None, unix_s, self.me), scene.now)
 
     def _claimed(self, plan: PlannedMove, outcome: Outcome, scene: Scene) -> None:
         """The plan is out of the configuration, or it could not be taken out."""
