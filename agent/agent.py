@@ -16,7 +16,7 @@ from agent.errands import Errands
 from agent.estranged import Estranged
 from agent.executor import Executor
 from agent.fitness import Lateness
-from agent.history import History, entry_of
+from agent.history import MAX_ENTRIES, History, entry_of, two_owners_lately
 from agent.joining import JoinServer, ask_to_join
 from agent.kernel import Counts
 from agent.loop import Loop
@@ -106,6 +106,7 @@ class Agent:
             send=self._transport.send,
             storage=self._storage,
             vips=self._carrier.vips if self._carrier else None,
+            prober=self._carrier.prober if self._carrier else None,
             listener=self,
         )
         if self.config.site is not None:
@@ -206,7 +207,7 @@ class Agent:
             marks = {} if announced is None else {"announced": announced}
         entry = entry_of(event, self.config, self.device, unix_ms(), marks)
         self._remember(entry)
-        if event.kind == "primary":
+        if event.kind in ("primary", "two-owners"):
             for device in self.config.devices:
                 if device != self.device:
                     self._transport.send(device, Moved(entry))
@@ -215,7 +216,8 @@ class Agent:
         if self.history.add(entry):
             about = f" of {entry.virtual_server}" if entry.virtual_server else ""
             term = f" (term {entry.term})" if entry.term else ""
-            _log.info("%s %s%s%s", entry.device, entry.text, about, term)
+            level = logging.WARNING if entry.kind == "two-owners" else logging.INFO
+            _log.log(level, "%s %s%s%s", entry.device, entry.text, about, term)
         self.news.publish()
 
     def _on_removed(self, site: str) -> None:
@@ -289,6 +291,7 @@ class Agent:
             self._removal(),
             *self.notes,
             *self.history.notes,
+            *two_owners_lately(self.history.query(limit=MAX_ENTRIES), unix_ms()),
             self._storage.problem,
             self.history.trouble,
             self.lateness.warning(profiles),

@@ -60,6 +60,13 @@ class Announcer:
             else:
                 self._send(neighbour.unsolicited_advert(ip, mac))
 
+    def ask(self, address: str) -> None:
+        """Send one question who has ``address``, from nobody, which enters no cache.
+
+        Raises as :meth:`announce` does.
+        """
+        self._send(_question(ip_address(address), link(self._interface).mac))
+
     async def probe(self, vip: str, timeout: float) -> str | None:  # noqa: ASYNC109
         """Who else answers for ``vip``: a MAC such as ``02:00:00:00:00:01``, or None.
 
@@ -68,10 +75,11 @@ class Announcer:
         """
         ip = ip_address(vip)
         mac = link(self._interface).mac
+        question = _question(ip, mac)
         if isinstance(ip, IPv4Address):
-            question, listener = neighbour.arp_probe(ip, mac), _arp_listener(self._interface)
+            listener = _arp_listener(self._interface)
         else:
-            question, listener = neighbour.solicit(ip, mac), _advert_listener(self._interface)
+            listener = _advert_listener(self._interface)
         with listener:
             questions = asyncio.create_task(self._ask(question, timeout / PROBES))
             try:
@@ -105,6 +113,12 @@ class Announcer:
                 f"cannot send on {self._interface}: {error.strerror}",
                 f"Bring it up: ip link set {self._interface} up",
             ) from error
+
+
+def _question(ip: IPv4Address | IPv6Address, mac: bytes) -> bytes:
+    if isinstance(ip, IPv4Address):
+        return neighbour.arp_probe(ip, mac)
+    return neighbour.solicit(ip, mac)
 
 
 async def _first_owner(

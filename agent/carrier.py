@@ -15,6 +15,7 @@ from random import Random
 from agent import addresses, fitness, prechecks
 from agent.addresses import InterfaceMissing, Link
 from agent.announce import Announcer
+from agent.arbiter import Prober
 from agent.checks import Down, HealthChecks
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.kernel import Kernel
@@ -56,6 +57,7 @@ class Carrier:
         self.kernel = Kernel(self._plane, self._on_pass)
         self.checks = HealthChecks(self._on_health, random)
         self.vips: Vips | None = None
+        self.prober: Prober | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -63,6 +65,7 @@ class Carrier:
         await self.kernel.start()
         lease, announcer = KernelLease(self.interface), Announcer(self.interface)
         self.vips = Vips(lease, announcer, self._deliver, self._addresses_of)
+        self.prober = Prober(self.interface, announcer, self._deliver)
         self._look_at_link(networks=True)
         self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="look")
 
@@ -184,6 +187,8 @@ class Carrier:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self.prober is not None:
+            self.prober.close()
         if self.vips is not None:
             self.vips.close()
         if leave_nothing:

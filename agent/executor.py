@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.arbiter import Prober
 from agent.storage import Storage
 from agent.vips import Vips
 from protocol.config import Config
 from protocol.conflicts import Conflict
 from protocol.effects import (
     Acquire,
+    Announce,
     Apply,
     Effect,
     Event,
@@ -23,6 +25,7 @@ from protocol.effects import (
     Outcome,
     PersistBallots,
     PersistConfig,
+    ProbeArbiter,
     Refresh,
     Release,
     Send,
@@ -51,12 +54,14 @@ class Executor:
         send: Callable[[DeviceId, Message], None],
         storage: Storage,
         vips: Vips | None,
+        prober: Prober | None,
         listener: Listener,
     ) -> None:
-        """``vips`` is None on a witness, which has no part in the kernel."""
+        """``vips`` and ``prober`` are None on a witness, which has no part in the kernel."""
         self._send = send
         self._storage = storage
         self._vips = vips
+        self._prober = prober
         self._listener = listener
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -70,6 +75,8 @@ class Executor:
             elif isinstance(effect, Acquire | Refresh | Release | Lame):
                 if not mute or isinstance(effect, Release | Lame):
                     self._do_lease(effect)
+            elif isinstance(effect, Announce | ProbeArbiter):
+                self._speak(effect)
             else:
                 self._tell(effect)
 
@@ -85,6 +92,13 @@ class Executor:
                 self._vips.release(effect)
             case Lame():
                 self._vips.lame(effect)
+
+    def _speak(self, effect: Announce | ProbeArbiter) -> None:
+        match effect:
+            case Announce() if self._vips is not None:
+                self._vips.announce(effect)
+            case ProbeArbiter() if self._prober is not None:
+                self._prober.ask(effect)
 
     def _tell(
         self, effect: PersistConfig | KeepConflict | Apply | Event | Outcome | Stopped

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import insort
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,8 @@ from protocol.timing import MILLISECOND
 
 FILE = "history.jsonl"
 MAX_ENTRIES = 1000
+FRESH_MS = 3600 * 1000
+"""A warning about two owners stands this long."""
 MAX_BYTES = 4 * 1024 * 1024
 """Of a file that is found at start; only its end is read if it is longer."""
 
@@ -92,6 +94,16 @@ def entry_of(
         text=text,
         timeline=phases({**event.timeline, **(marks or {})}),
     )
+
+
+def two_owners_lately(entries: Iterable[HistoryEntry], unix_ms: int) -> Iterator[str]:
+    """A warning for each Virtual Server that had two owners within :data:`FRESH_MS`."""
+    newest = {
+        e.virtual_server: e for e in entries if e.kind == "two-owners" and unix_ms - e.at < FRESH_MS
+    }
+    for name, entry in newest.items():
+        ago = max(0, unix_ms - entry.at) // 1000
+        yield f"{name}: {ago} s ago {entry.text} ({entry.reporter})"
 
 
 class History:

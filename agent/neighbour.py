@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 ETH_ARP = 0x0806
@@ -42,6 +43,36 @@ def arp_owner(frame: bytes, vip: IPv4Address) -> bytes | None:
         return None
     *head, _, mac, sender, _, _ = _ARP.unpack_from(frame, 14)
     return bytes(mac) if tuple(head) == _ARP_HEAD and sender == vip.packed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a frame says of an address."""
+
+    address: IPv4Address | IPv6Address
+    mac: bytes
+    """Of whoever says it."""
+    has: bool
+    """It has the address; else it asks for it, from nobody, as before taking it."""
+
+
+def heard(frame: bytes) -> Heard | None:
+    """What an ARP or neighbour discovery frame says, where it says anything of this kind."""
+    if len(frame) >= 14 + _ARP.size and frame[12:14] == ETH_ARP.to_bytes(2, "big"):
+        *head, operation, mac, sender, _, target = _ARP.unpack_from(frame, 14)
+        if tuple(head) != _ARP_HEAD:
+            return None
+        if sender != bytes(4):
+            return Heard(IPv4Address(sender), mac, has=True)
+        return Heard(IPv4Address(target), mac, has=False) if operation == _REQUEST else None
+    message = frame[54:]
+    if frame[12:14] != ETH_IPV6.to_bytes(2, "big") or len(message) < 24:
+        return None
+    address = IPv6Address(message[8:24])
+    if message[0] == SOLICIT and frame[22:38] == _UNSPECIFIED.packed:
+        return Heard(address, frame[6:12], has=False)
+    owner = advert_owner(message, address)
+    return None if owner is None else Heard(address, owner, has=True)
 
 
 def unsolicited_advert(vip: IPv6Address, mac: bytes) -> bytes:

@@ -26,7 +26,7 @@ from protocol.config import Config
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
 from protocol.document import render_site
-from protocol.effects import Outcome, Promote, Propose
+from protocol.effects import Force, Outcome, Promote, Propose
 from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.ids import Revision, check_name
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
@@ -83,6 +83,8 @@ class Operations:
                 return self._export()
             case api.GetConflicts():
                 return api.Conflicts(shown(self.agent.conflicts, self.agent.config))
+            case api.Failover():
+                return await self._failover(request.id, request.op)
             case api.PromoteTo():
                 return await self._promote(request.id, request.op)
             case _:
@@ -183,6 +185,15 @@ class Operations:
         if outcome.detail == "is primary already":
             return api.Done(f"{primary} is primary of {op.virtual_server} already", changed=False)
         return api.Done(f"{primary} is primary of {op.virtual_server}, after {took:.0f} ms")
+
+    async def _failover(self, request: str, op: api.Failover) -> api.Done:
+        future = self.agent.errands.begin(request)
+        self.agent.deliver(Force(request, op.virtual_server))
+        outcome = await self.agent.errands.wait(future, op.timeout)
+        changed = outcome.detail != "is primary already"
+        text = "serves" if changed else "is primary of"
+        after = " without the other device" if changed else " already"
+        return api.Done(f"{self.agent.name} {text} {op.virtual_server}{after}", changed=changed)
 
     async def _create_token(self, request: str, ttl: int, uses: int) -> api.TokenCreated:
         if not 1 <= ttl <= MAX_TTL_S:

@@ -85,12 +85,30 @@ def _check_document(document: VirtualServerDocument, config: Config, host: Host)
         address = check_gateway_address(f"{where}: gateway {gateway.name}", gateway.address)
         if address not in known:
             _check_gateway(gateway.name, address, [_bare(vip) for vip in vips], host)
+    _check_arbiter(document.arbiter, where, host)
     held = _held(config)
     new = [vip for vip in vips if _bare(vip) not in held]
     for vip in new:
         _check_network(vip, host)
         _check_not_configured(vip, host)
     return [_bare(vip) for vip in new]
+
+
+def _check_arbiter(arbiter: str | None, where: str, host: Host) -> None:
+    """It must answer on the segment that clients use, and not from this very device."""
+    if arbiter is None:
+        return
+    address = ip_address(check_gateway_address(f"{where}: arbiter", arbiter))
+    if str(address) in host.addresses:
+        raise InvalidInput(
+            f"arbiter {address} is an address of this device",
+            "Name a host that neither device is, such as the router.",
+        )
+    if not any(address in net.network for net in host.networks):
+        raise InvalidInput(
+            f"arbiter {address} lies outside the networks of {host.interface} on this device",
+            "Name a host that answers ARP or neighbour discovery there, such as the router.",
+        )
 
 
 def _bare(vip: str) -> str:

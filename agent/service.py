@@ -56,7 +56,18 @@ def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualSer
         gateways=gateways,
         reasons=(*down, *degraded),
         notes=tuple(_notes(picture, server)),
+        peer_loss=_peer_loss(picture, server),
     )
+
+
+def _peer_loss(picture: Picture, server: VirtualServer) -> str:
+    """What one of two voters does when it loses the other; empty with other numbers."""
+    assignment = picture.assignment(server.uid)
+    if assignment is None or len(assignment.voters) != 2:
+        return ""
+    if not assignment.lone:
+        return "stop"
+    return f"arbiter {server.arbiter}" if server.arbiter else server.on_peer_loss or "stop"
 
 
 def _iso(unix_ms: int | None) -> str | None:
@@ -165,6 +176,10 @@ def _why_no_primary(picture: Picture, server: VirtualServer) -> str:
         return "no primary: the coordinator has not assigned it to devices yet"
     gone = [v for v in assignment.voters if not picture.alive(v)]
     total = len(assignment.voters)
+    seen = picture.groups.get(server.uid)
+    if seen is not None and seen.waits:
+        force = f"; `halbctl failover {server.name} --force` on it decides" if gone else ""
+        return f"no primary: {picture.name(picture.facts.device)} {seen.waits}{force}"
     if total - len(gone) <= total // 2:
         return (
             f"no primary: only {total - len(gone)} of {total} voters can be heard"
@@ -191,13 +206,16 @@ def _why_degraded(
     for device in devices:
         if not device.eligible and device.reason not in quiet:
             yield f"device {device.name}: {device.reason}"
-    assignment = picture.assignment(server.uid)
+    assignment, seen = picture.assignment(server.uid), picture.groups.get(server.uid)
     if assignment is None:
         return
     waiting = [vip for vip in server.addresses if vip not in assignment.vips]
     if waiting:
         yield f"{', '.join(waiting)} waits until its former holder has let go of it"
-    yield from _no_reserve(len(assignment.voters), devices)
+    if seen is not None and seen.alone:
+        name = picture.name(picture.facts.device)
+        yield f"{name} serves alone: it does not hear the other device"
+    yield from _no_reserve(len(assignment.voters), assignment.lone, devices)
 
 
 def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
@@ -236,11 +254,14 @@ def _families_without_gateway(
             yield f"no gateway with an IPv{missing} address can take a connection"
 
 
-def _no_reserve(voters: int, devices: tuple[VirtualServerDevice, ...]) -> Iterator[str]:
+def _no_reserve(voters: int, lone: bool, devices: tuple[VirtualServerDevice, ...]) -> Iterator[str]:
     """Why the next failure of a device would end the service."""
     if voters == 1:
         yield "it has one voter: nobody takes over if that device fails"
-    elif voters == 2:
-        yield "it has two voters: if either fails the other may not take over; add a witness"
+    elif voters == 2 and not lone:
+        yield (
+            "it has two voters: if either fails the other may not take over; add a witness,"
+            " or choose `arbiter` or `on_peer_loss`"
+        )
     elif not any(d.eligible for d in devices if d.role != "primary"):
         yield "no other device could take it over"

@@ -102,9 +102,13 @@ def from_note(text: str) -> dict[str, int]:
     former: dict[str, int] = {}
     for item in text.split():
         at, colon, value = item.partition(":")
-        if colon and at.isdigit() and int(at) < len(FORWARDING) and value.lstrip("-").isdigit():
+        if colon and at.isdecimal() and int(at) < len(FORWARDING) and _is_number(value):
             former[FORWARDING[int(at)][0]] = int(value)
     return former
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 def _name(path: str, interface: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from agent.announce import Announcer, schedule
 from agent.clock import boottime
 from agent.lease import KernelLease
-from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
+from protocol.effects import Acquire, Announce, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
 from protocol.ids import DeviceId, GroupId
 from protocol.timing import DRAIN_NS
@@ -88,6 +88,11 @@ class Vips:
             self._lease.lame(effect.vips, effect.drain)
         except HalbError as error:
             self._refused(effect.group, error)
+
+    def announce(self, effect: Announce) -> None:
+        """Announce once more what is open already."""
+        if effect.group in self._open:
+            self._announce(effect.group)
 
     async def probe(self, vip: str, seconds: float) -> str | None:
         """MAC of whoever else answers for ``vip``, or None."""

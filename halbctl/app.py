@@ -25,6 +25,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "gateway": (),
     "document": ("apply", "diff", "export"),
     "promote": ("promote",),
+    "failover": ("failover",),
     "history": ("history",),
     "conflicts": ("conflicts",),
     "version": ("version",),

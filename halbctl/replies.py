@@ -53,6 +53,7 @@ class VirtualServer(TypedDict):
     gateways: list[Gateway]
     reasons: list[str]
     notes: list[str]
+    peer_loss: str
 
 
 class Device(TypedDict):

@@ -76,6 +76,7 @@ def virtual_server_block(
                 _primary(vs, now, paint),
                 f"term {vs['term']}",
                 f"profile {clean(vs['profile'])}",
+                *([f"without peer: {clean(vs['peer_loss'])}"] if vs["peer_loss"] else []),
             ]
         ),
         f"  {'  '.join(map(clean, vs['vips']))}   {listeners(vs['listeners'])}",

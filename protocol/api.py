@@ -107,6 +107,16 @@ class GetMatrix(msgspec.Struct, frozen=True, tag_field="op", tag="matrix"):
     """Answered by :class:`protocol.insight.Matrix`, after all devices were asked."""
 
 
+class Failover(msgspec.Struct, frozen=True, tag_field="op", tag="failover"):
+    """Break glass: the asked device takes over without the other of two. Answered by :class:`Done`.
+
+    Refused while the other device is heard, or somebody answers for a VIP.
+    """
+
+    virtual_server: str
+    timeout: float = 10.0
+
+
 class GetHistory(msgspec.Struct, frozen=True, tag_field="op", tag="history"):
     """Answered by :class:`History`, oldest first."""
 
@@ -120,7 +130,8 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
-    | ListTokens | PutChange | Export | PromoteTo | GetHistory | GetConflicts | Explain | GetMatrix
+    | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
+    | GetMatrix
 )  # fmt: skip
 
 
@@ -234,6 +245,8 @@ class VirtualServerStatus(msgspec.Struct, frozen=True):
     """Why the state is not ok."""
     notes: tuple[str, ...] = ()
     """What moves it, or keeps it from moving: frozen, damped, preempt, late devices."""
+    peer_loss: str = ""
+    """With two voters, what one does without the other: arbiter ADDRESS | serve | hold | stop."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True):

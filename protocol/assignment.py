@@ -41,6 +41,16 @@ def wanted_site_voters(config: Config) -> tuple[DeviceId, ...]:
     return tuple(config.devices)[:MAX_VOTERS]
 
 
+def wanted_lone(config: Config, server: VirtualServer | None, voters: tuple[DeviceId, ...]) -> bool:
+    """Whether these voters are two devices of which either may serve alone."""
+    return (
+        server is not None
+        and server.decides_for_two
+        and len(voters) == 2
+        and set(voters) <= set(carriers_of(config, server))
+    )
+
+
 def one_step(
     present: tuple[DeviceId, ...],
     wanted: tuple[DeviceId, ...],
@@ -90,7 +100,13 @@ def next_edit(
             profile = server.profile
             put.append(
                 Assignment(
-                    uid=uid, number=1, voters=voters, vips=vips, profile=profile, slowest=profile
+                    uid=uid,
+                    number=1,
+                    voters=voters,
+                    vips=vips,
+                    profile=profile,
+                    slowest=profile,
+                    lone=wanted_lone(config, server, voters),
                 )
             )
             held.update(dict.fromkeys(vips, uid))
@@ -118,15 +134,18 @@ def _step(
     if not now.settled:
         if not settled:
             return None
-        return msgspec.structs.replace(now, former=(), releasing=(), slowest=now.profile)
+        return msgspec.structs.replace(
+            now, former=(), releasing=(), slowest=now.profile, formerly_lone=False
+        )
     wanted = wanted_voters(config, server) if server else now.voters
     addresses = server.addresses if server else ()
     profile = server.profile if server else now.profile
     vips = tuple(v for v in addresses if v in now.vips or v not in held)
     voters = one_step(now.voters, wanted, ready) or now.voters
-    if (voters, vips, profile) == (now.voters, now.vips, now.profile):
+    lone = wanted_lone(config, server, voters) if server else now.lone
+    if (voters, vips, profile, lone) == (now.voters, now.vips, now.profile, now.lone):
         return now if server is None else None
-    changes_rules = (voters, profile) != (now.voters, now.profile)
+    changes_rules = (voters, profile, lone) != (now.voters, now.profile, now.lone)
     return Assignment(
         uid=now.uid,
         number=now.number + 1,
@@ -136,4 +155,6 @@ def _step(
         slowest=max(profile, now.profile, key=lambda p: INTERVAL_NS[p]),
         former=now.voters if changes_rules else (),
         releasing=tuple(v for v in now.vips if v not in vips),
+        lone=lone,
+        formerly_lone=changes_rules and now.lone,
     )

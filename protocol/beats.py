@@ -33,6 +33,11 @@ class Beats:
         """What is claimed, and from whom."""
         self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}
 
+    def heard(self, device: DeviceId) -> int | None:
+        """When ``device`` was last heard, on any link; None: not since the start."""
+        contact = self.contacts.get(device)
+        return contact.heard if contact else None
+
     def meet(self, devices: tuple[DeviceId, ...], now: int) -> None:
         """Keep contact with exactly these devices."""
         for device in devices:

@@ -39,6 +39,8 @@ class Candidacy:
         self.asked_at = 0
         """When the votes of this candidacy were asked for."""
         self.votes: set[DeviceId] = set()
+        self.alone = False
+        """No votes are needed: the evidence of one of two devices stands for them."""
         self.known_term = 0
         """Highest term heard of, which the next candidacy must exceed."""
         self.late = ""
@@ -50,6 +52,11 @@ class Candidacy:
         self._ask_next = 0
         self._answers: dict[DeviceId, int] = {}
         """When each voter last said that it would vote for this device."""
+
+    @property
+    def won(self) -> bool:
+        """Whether the votes are a majority, or none are needed."""
+        return self.alone or has_majority(self._voter.electorate.voters, self.votes)
 
     def next_term(self) -> int:
         """The term to stand in."""
@@ -114,12 +121,19 @@ class Candidacy:
         ranked = [c for c in voter.electorate.carriers if c != gone or c == voter.me]
         return ranked.index(voter.me) + (len(ranked) if self.late else 0)
 
-    def ripe(self, now: int) -> bool:
-        """Whether silence, evidence and promises let this device stand now."""
+    def timely(self, now: int) -> bool:
+        """Whether silence and promises let this device stand now."""
         voter = self._voter
-        if self._barred():
-            return False
-        if now < self._stand_at() or voter.bound_against(voter.me, now):
+        return (
+            not self._barred()
+            and now >= self._stand_at()
+            and not voter.bound_against(voter.me, now)
+        )
+
+    def ripe(self, now: int) -> bool:
+        """Whether silence, promises and the others' word let this device stand now."""
+        voter = self._voter
+        if not self.timely(now):
             return False
         fresh = {v for v, at in self._answers.items() if now - at <= voter.timing.ask}
         return self.vacant_since is not None or has_majority(

@@ -102,6 +102,9 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
             return {
                 "devices": named(value.devices, "all"),
                 "witnesses": named(value.witnesses, "none"),
+                "arbiter": value.arbiter or "none",
+                "on_peer_loss": value.on_peer_loss or "none",
+                "wait_for_peer": _yes(value.wait_for_peer),
                 "profile": value.profile.value,
                 "forwarding": value.forwarding,
                 "preempt": f"after {say(value.preempt)}" if value.preempt else "never",

@@ -85,6 +85,9 @@ class VirtualServerDocument(
     devices: tuple[str, ...] = ()
     """Names in order of rank; empty: all."""
     witnesses: tuple[str, ...] = ()
+    arbiter: str | None = None
+    on_peer_loss: Literal["serve", "hold"] | None = None
+    wait_for_peer: bool = True
     profile: Profile = Profile.NORMAL
     forwarding: Literal["snat"] = "snat"
     preempt: str | Preempt | None = None
@@ -103,7 +106,6 @@ class SiteDocument(
     virtual_servers: tuple[VirtualServerDocument, ...] = ()
 
 
-_WITNESS = "Leave it out; a third device or a witness decides where two are not enough."
 FORMAT = Format(
     longest={
         "virtual_servers": MAX_VIRTUAL_SERVERS,
@@ -112,11 +114,6 @@ FORMAT = Format(
         "witnesses": MAX_VOTERS,
         "gateways": MAX_GATEWAYS,
         "listeners": MAX_LISTENERS,
-    },
-    later_keys={
-        "arbiter": _WITNESS,
-        "on_peer_loss": _WITNESS,
-        "wait_for_peer": _WITNESS,
     },
     later_values={
         "forwarding": ("routed", "dsr"),
@@ -190,6 +187,7 @@ def check_virtual_server(document: VirtualServerDocument, where: str = "") -> No
     _check_vips(document, where)
     _check_voters(document, where)
     preempt_after(document, where)
+    _check_peer_loss(document, where)
     _check_gateways(document, where)
     _check_listeners(document, where)
 
@@ -272,6 +270,26 @@ def _check_voters(document: VirtualServerDocument, where: str) -> None:
         )
 
 
+def _check_peer_loss(document: VirtualServerDocument, where: str) -> None:
+    if document.arbiter is not None and document.on_peer_loss is not None:
+        raise InvalidInput(
+            f"`{where}arbiter` and `{where}on_peer_loss` are both given",
+            "Keep one: an arbiter decides what `on_peer_loss` would say.",
+        )
+    if document.arbiter is not None:
+        address = check_gateway_address(f"{where}arbiter", document.arbiter)
+        if address in _addresses(document):
+            raise InvalidInput(
+                f"`{where}arbiter` is {address}, a VIP of Virtual Server {document.name!r}",
+                "Name a host that always answers there, such as the router.",
+            )
+    elif document.on_peer_loss is None and not document.wait_for_peer:
+        raise InvalidInput(
+            f"`{where}wait_for_peer` is false, but nothing lets a device serve alone",
+            "Leave it out, or choose `arbiter` or `on_peer_loss`.",
+        )
+
+
 def _check_gateways(document: VirtualServerDocument, where: str) -> None:
     gateways = document.gateways
     _check_count(f"{where}gateways", gateways, MAX_GATEWAYS)
@@ -313,6 +331,9 @@ def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
         vips=tuple(v if names_network(v) else v.partition("/")[0] for v in server.vips),
         devices=tuple(config.devices[d].name for d in server.devices),
         witnesses=tuple(config.devices[d].name for d in server.witnesses),
+        arbiter=server.arbiter,
+        on_peer_loss=server.on_peer_loss,
+        wait_for_peer=server.wait_for_peer,
         profile=server.profile,
         forwarding=server.forwarding,
         preempt=Preempt(after=server.preempt) if server.preempt else None,

@@ -99,6 +99,32 @@ class LeaseLapsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """What became of the questions of a :class:`ProbeArbiter`.
+
+    For a secondary one report at the end of the round; for a primary one at
+    each answer.
+    """
+
+    group: GroupId
+    at: int
+    """When the first question of the round was sent (own clock)."""
+    arbiter_answered: bool
+    asked_vips: bool
+    """The VIPs were asked for, all of them and to the end of the round."""
+    vip_answered: bool
+    """Somebody else has a VIP, or asks for it and goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Force:
+    """Break glass: an operator tells this device to take over without the other one."""
+
+    request: str
+    virtual_server: str
+
+
+@dataclass(frozen=True, slots=True)
 class Propose:
     """A change of the configuration, from an operator of this device."""
 
@@ -140,7 +166,8 @@ class Resume:
 
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | Pace | WallClock | LeaseLapsed | Propose | Promote | Adopt | Stop | Resume
+    | GatewayHealth | Pace | WallClock | LeaseLapsed | Probed | Propose | Promote | Force | Adopt
+    | Stop | Resume
 )  # fmt: skip
 
 
@@ -239,8 +266,35 @@ class Lame:
 
 
 @dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the network once more that the VIPs, which this device holds, are here."""
+
+    group: GroupId
+    vips: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeArbiter:
+    """Ask on the service segment, by ARP or neighbour discovery; answered by :class:`Probed`.
+
+    Questions are spread over ``patience``. Of two devices that ask for one VIP
+    the one with the lower hardware address goes first, and the other is told
+    that the VIP is answered.
+    """
+
+    group: GroupId
+    arbiter: str | None
+    vips: tuple[str, ...]
+    """Addresses that somebody else may have."""
+    holding: bool
+    """This device has the VIPs: only another owner that goes first matters, not questions."""
+    patience: int
+    """Length of the round, nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a :class:`Propose` or :class:`Promote` of this device."""
+    """The end of a :class:`Propose`, :class:`Promote` or :class:`Force` of this device."""
 
     request: str
     revision: Revision | None = None
@@ -255,7 +309,7 @@ class Event:
     """Something worth remembering: for history and log."""
 
     kind: str
-    """One of ``primary released lame handover-aborted leader member move config``."""
+    """Such as ``primary released lame handover-aborted leader member move alone two-owners``."""
     group: GroupId | None
     text: str
     """One sentence."""
@@ -272,5 +326,5 @@ class Stopped:
 
 Effect = (
     Send | PersistBallots | PersistConfig | KeepConflict | Apply | Acquire | Refresh | Release
-    | Lame | Outcome | Event | Stopped
+    | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
 )  # fmt: skip

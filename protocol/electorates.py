@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocol.arbiter import Pair
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.ids import Revision
@@ -21,11 +22,16 @@ def electorate_of(config: Config, assignment: Assignment) -> Electorate:
         config.revision_of(("virtual-server", assignment.uid)),
         config.revision_of(("assignment", assignment.uid)),
     )
+    pair = None
+    if server and (assignment.lone or assignment.formerly_lone):
+        pair = Pair(server.arbiter, server.on_peer_loss == "hold", server.wait_for_peer)
     return Electorate(
         number=assignment.number,
         voters=assignment.voters,
         carriers=tuple(d for d in ranked if d in assignment.voters),
         revision=revision,
+        pair=pair,
+        lone=pair is not None and assignment.lone and not assignment.former,
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from random import Random
 
+from protocol.alone import NEVER, Alone
 from protocol.candidacy import Candidacy
 from protocol.damping import Damping
 from protocol.effects import Acquire, Event, Lame, Refresh, Release
@@ -31,13 +32,9 @@ from protocol.messages import (
     Voted,
 )
 from protocol.outbox import Outbox
-from protocol.quorum import has_majority
 from protocol.timing import DRAIN_NS, Profile, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
-
-NEVER = 1 << 62
-"""A time that does not come."""
 
 
 class Group:
@@ -60,6 +57,7 @@ class Group:
         self.stopping = False
         self.lease = Lease()
         self.candidacy = Candidacy(voter)
+        self.alone = Alone(self)
         self.claimed_from = 0
         """Epoch of this device's list of claims from which on the group is in it."""
         self.abort_at = NEVER
@@ -118,8 +116,8 @@ class Group:
         voter = self.voter
         reason = voter.refuses_claim(claim)
         if reason is Reason.NONE and claim.term == voter.term and self.claims:
-            # Two primaries of one term cannot be; refuse rather than obey.
-            reason = Reason.VOTED_OTHER
+            reason = self.alone.refuses_equal(sender)
+        self.alone.on_rival(reason is Reason.NONE, now, out)
         if reason is not Reason.NONE:
             return Refusal(self.group, voter.term, reason)
         if self.role not in (Role.WAITING, Role.SECONDARY):
@@ -141,7 +139,6 @@ class Group:
         out.send(sender, answer)
 
     def on_vote(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:
-        """A candidate asks for this device's vote: grant it, refuse it, or hold the question."""
         """A candidate asks for a vote: grant it, refuse it with a reason, or hold the question."""
         self._step_down_if_late(out, now)
         voter = self.voter
@@ -209,7 +206,7 @@ class Group:
 
     def _count_votes(self, now: int, out: Outbox) -> None:
         candidacy = self.candidacy
-        if not has_majority(self.voter.electorate.voters, candidacy.votes):
+        if not candidacy.won:
             return
         self.timeline["won"] = now
         self.voter.leader = self.me
@@ -218,7 +215,7 @@ class Group:
         self.role = Role.ELECT
         if not self.may_campaign():
             self.resign(now, out)
-        elif now - self.candidacy.asked_at <= self.timing.fresh:
+        elif now - candidacy.asked_at <= self.timing.fresh:
             self._become_primary(now, out)
 
     def _become_primary(self, now: int, out: Outbox) -> None:
@@ -254,10 +251,11 @@ class Group:
             # This device confirms itself, always and at once.
             self.lease.ack(self.me, now, voters, now, self.timing)
             if self.lease.ack(voter, sent, voters, now, self.timing):
-                self._confirmed(now, out)
+                self.alone.reunited(out)
+                self.renew(now, out)
 
-    def _confirmed(self, now: int, out: Outbox) -> None:
-        """A fresh majority round: open the lease, or renew it."""
+    def renew(self, now: int, out: Outbox) -> None:
+        """The lease was confirmed anew, by a majority as a rule: open the lease, or renew it."""
         self._keep_promise()
         if self.role is Role.ELECT:
             if self.may_campaign():
@@ -281,8 +279,8 @@ class Group:
         """A voter refuses the claim; a higher term ends this one."""
         self.candidacy.known_term = max(self.candidacy.known_term, refusal.term)
         if self.claims and refusal.term > self.voter.term:
-            self._become_secondary(out, now)
-            self.candidacy.not_before = now + self.timing.interval
+            self.alone.on_rival(True, now, out)
+            self.step_down(self.timing.interval, now, out)
 
     def hand_over(self, to: DeviceId, now: int, out: Outbox) -> None:
         """Planned move: announce nothing more, keep forwarding, free the voters for ``to``."""
@@ -317,11 +315,16 @@ class Group:
         self.role = Role.SECONDARY
         self.abort_at = NEVER
         self.candidacy.standing = False
+        self.alone.end()
+
+    def step_down(self, pause: int, now: int, out: Outbox) -> None:
+        """Give the lease up, and do not stand for it again for ``pause`` nanoseconds."""
+        self._become_secondary(out, now)
+        self.candidacy.not_before = now + pause
 
     def _step_down_if_late(self, out: Outbox, now: int) -> None:
         if self.claims and now >= self.lease.ends(self.timing):
-            self._become_secondary(out, now)
-            self.candidacy.not_before = now + 2 * self.timing.interval
+            self.step_down(2 * self.timing.interval, now, out)
 
     # Timers
 
@@ -335,9 +338,10 @@ class Group:
         if alone and now - self.lease.confirmed >= self.timing.interval:
             # The only voter is its own majority.
             self.lease.ack(self.me, now, voter.electorate.voters, now, self.timing)
-            self._confirmed(now, out)
+            self.renew(now, out)
         if voter.held and now >= voter.promise_until:
             self._answer_held(now, out)
+        self.alone.keep(now, out)
         if self.role is Role.LAME_DUCK and now >= self.abort_at:
             self._abort_hand_over(now, out)
         elif self.role in (Role.SECONDARY, Role.CANDIDATE):
@@ -349,10 +353,8 @@ class Group:
             self.on_vote(sender, vote, now, out)
 
     def _abort_hand_over(self, now: int, out: Outbox) -> None:
-        successor = self.successor
-        out.do(
-            Event("handover-aborted", self.group, "no successor came", self.voter.term, successor)
-        )
+        term, text = self.voter.term, "no successor came"
+        out.do(Event("handover-aborted", self.group, text, term, self.successor))
         if self.may_campaign():
             self.timeline = {"silent": now}
             self.campaign(now, out)
@@ -365,8 +367,10 @@ class Group:
             return
         if self.candidacy.ask_if_due(now, out) and "asked" not in self.timeline:
             self.timeline = {"silent": self.voter.heard, "asked": now}
-        if self.candidacy.ripe(now):
+        if self.candidacy.ripe(now) and self.alone.clear:
             self.campaign(now, out)
+        else:
+            self.alone.seek_office(now, out)
 
     def wake_at(self, now: int) -> int:
         """When :meth:`on_time` is due next."""
@@ -377,13 +381,13 @@ class Group:
         if voter.held:
             due = min(due, voter.promise_until)
         if self.claims:
-            due = min(due, self.lease.ends(timing))
+            due = min(due, self.lease.ends(timing), self.alone.due_as_primary())
             if len(voter.electorate.voters) == 1:
                 due = min(due, self.lease.confirmed + timing.interval)
         elif self.role is Role.LAME_DUCK:
             due = min(due, self.abort_at)
         elif self.may_campaign():
-            due = min(due, self.candidacy.due(now))
+            due = min(due, self.candidacy.due(now), self.alone.due(now))
         return due
 
     def forgive(self, stall: int, now: int) -> None:
@@ -393,3 +397,4 @@ class Group:
         """
         if not self.claims:
             self.voter.heard = min(now, self.voter.heard + stall)
+            self.alone.forget()

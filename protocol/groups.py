@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from random import Random
 
+from protocol.alone import Heard
 from protocol.config import Config
 from protocol.effects import Ballot
 from protocol.electorates import electorate_of, site_electorate
@@ -37,6 +38,7 @@ class Groups(Mapping[GroupId, Group]):
         self.disk_works = True
         self._groups: dict[GroupId, Group] = {}
         self._random = random
+        self.heard: Heard = lambda _: None
         self._ballots = dict(ballots)
         self._started = now
         self._restarted = restarted
@@ -116,7 +118,14 @@ class Groups(Mapping[GroupId, Group]):
             abstain_until_heard=self._ballots_lost and not alone,
         )  # fmt: skip
         voter.disk_works = self.disk_works
-        group = Group(voter, vips=vips, profile=profile, random=self._random, now=now)
+        group = Group(
+            voter,
+            vips=vips,
+            profile=profile,
+            random=self._random,
+            now=now,
+        )
+        group.alone.heard = self.heard
         self._groups[gid] = group
         self.timers.set(gid, now)
 

@@ -57,6 +57,10 @@ class Lease:
         self.confirmed = newest
         return True
 
+    def extend(self, at: int) -> None:
+        """What was asked at ``at`` confirms the lease, in place of a majority."""
+        self.confirmed = max(self.confirmed, at)
+
     def lapsed(self, now: int, timing: Timing) -> bool:
         """Whether the kernel's part may be over, so that it must be opened, not renewed."""
         return now - self.refreshed > timing.lease - MARGIN_NS

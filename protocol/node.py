@@ -22,12 +22,14 @@ from protocol.effects import (
     Effect,
     Event,
     Fitness,
+    Force,
     GatewayHealth,
     Input,
     LeaseLapsed,
     Pace,
     PersistFailed,
     PersistWorks,
+    Probed,
     Promote,
     Propose,
     Received,
@@ -37,6 +39,7 @@ from protocol.effects import (
     WallClock,
 )
 from protocol.explain import report_of
+from protocol.forcing import Forcing
 from protocol.group import Group
 from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
@@ -111,6 +114,7 @@ class Node:
             ballots_lost=ballots_lost,
         )
         self.beats = Beats(self.groups, incarnation)
+        self.groups.heard = self.beats.heard
         self.offices = Offices(device, self.groups, self.beats.contacts, unix_offset)
         self.roster = Roster(version=version, incarnation=incarnation, now=now)
         self.requests = Requests()
@@ -118,6 +122,7 @@ class Node:
         self.preference = Preference(device)
         self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
+        self.forcing = Forcing()
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
@@ -172,6 +177,7 @@ class Node:
             self.moving.wake_at(),
             self.planned.wake_at(),
             self.preference.wake_at(),
+            self.forcing.wake_at(),
         )
 
     def wake_at(self) -> int:
@@ -218,11 +224,17 @@ class Node:
                 for gid in groups:
                     if gid in self.groups:
                         self.groups[gid].on_lapsed()
+            case Probed(gid) if gid in self.groups:
+                self.groups[gid].alone.on_probed(item, now, out)
+                touched.append(gid)
             case Propose(request, change, if_revision, unix_s, timeout):
                 message = ProposeChange(request, change, if_revision, unix_s, self.me)
                 self.requests.add(message, now, timeout)
             case Promote():
                 self.moving.promote(item, self.configuration.in_force, self.requests, now, out)
+            case Force():
+                config = self.configuration.in_force
+                touched.extend(self.forcing.begin(item, config, self.groups, now, out))
             case Adopt(config):
                 self.configuration.adopt(config, out)
             case Stop() | Resume():
@@ -328,6 +340,7 @@ class Node:
         unix = now + self.offices.unix_offset
         self.planned.on_time(Scene(config, self.groups, self.requests, now, unix, out))
         touched.extend(self.moving.on_time(self.groups, contacts, now, out))
+        self.forcing.on_time(self.groups, now, out)
         down = self.roster.gateways_down
         touched.extend(self.preference.on_time(config, self.groups, contacts, down, now, out))
         late = self.pace.judge(self.groups, contacts, now)
@@ -384,3 +397,4 @@ def _deliver(
             group.on_hand_over(sender, message, now, out)
         case Resign():
             group.on_resign(sender, message, now)
+            group.alone.on_rival(False, now, out)

@@ -123,6 +123,12 @@ class VirtualServer(
     devices: tuple[DeviceId, ...] = ()
     """In order of rank. Empty: all devices that are not witnesses, in order of joining."""
     witnesses: tuple[DeviceId, ...] = ()
+    arbiter: str | None = None
+    """Address on the service segment: of two devices, who reaches it may serve alone."""
+    on_peer_loss: Literal["serve", "hold"] | None = None
+    """Without an arbiter: one of two devices takes over alone, or waits for an operator."""
+    wait_for_peer: bool = True
+    """A device that starts serves alone only after it has heard the other one once."""
     profile: Profile = Profile.NORMAL
     forwarding: Literal["snat"] = "snat"
     gateways: tuple[Gateway, ...] = ()
@@ -139,6 +145,11 @@ class VirtualServer(
     def addresses(self) -> tuple[str, ...]:
         """The VIPs without their prefixes."""
         return tuple(vip.partition("/")[0] for vip in self.vips)
+
+    @property
+    def decides_for_two(self) -> bool:
+        """Whether it says what one of two devices does when it loses the other."""
+        return self.arbiter is not None or self.on_peer_loss is not None
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="assignment"):
@@ -164,6 +175,10 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     """Voters before this number, until no lease can rest on them any more."""
     releasing: tuple[str, ...] = ()
     """VIPs given up with this number, until no lease can cover them any more."""
+    lone: bool = False
+    """The voters are two devices, and either may serve alone. Changed as voters are."""
+    formerly_lone: bool = False
+    """``lone`` before this number, until settled."""
 
     @property
     def settled(self) -> bool:

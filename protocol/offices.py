@@ -84,4 +84,5 @@ class Offices:
         return GroupView(
             gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since,
             group.candidacy.late, group.damping.left(now),
+            alone=group.alone.told, waits=group.alone.waits_for(now),
         )  # fmt: skip

@@ -52,6 +52,10 @@ class GroupView:
     """Why this device is ranked last; empty if it is not."""
     damped: int = 0
     """For so long (nanoseconds) no device moves the group on its own."""
+    alone: bool = False
+    """This device is primary without the other one of two."""
+    waits: str = ""
+    """Why this device, one of two, does not serve without the other one; empty if it would."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import msgspec
 
 from protocol.addresses import check_gateway_address, check_vip, family
 from protocol.admission import device_named, hosts_of
+from protocol.assignment import wanted_lone, wanted_voters
 from protocol.config import Config, Edit
 from protocol.document import (
     GatewayDocument,
@@ -143,6 +144,7 @@ def apply(config: Config, document: SiteDocument, new_uid: NewUid) -> Edit:
     for wanted in document.virtual_servers:
         present = by_name.get(wanted.name)
         server = _built(config, wanted, present, new_uid)
+        _refuse_undecided_pair(config, server, present)
         _refuse_lacking_family(server, present)
         _refuse_device_as_vip(server, hosts)
         if server != present:
@@ -208,6 +210,7 @@ def _put(
         raise Refused(
             f"the Site has {MAX_VIRTUAL_SERVERS} Virtual Servers already", "Delete one first."
         )
+    _refuse_undecided_pair(config, server, present)
     _refuse_lacking_family(server, present)
     _refuse_device_as_vip(server, _hosts(config))
     _refuse_overlap(server, (s for s in config.virtual_servers.values() if s.uid != server.uid))
@@ -230,6 +233,11 @@ def _built(
         vips=tuple(check_vip("vips", vip) for vip in document.vips),
         devices=devices,
         witnesses=witnesses,
+        arbiter=None
+        if document.arbiter is None
+        else check_gateway_address("arbiter", document.arbiter),
+        on_peer_loss=document.on_peer_loss,
+        wait_for_peer=document.wait_for_peer,
         profile=document.profile,
         forwarding=document.forwarding,
         preempt=preempt_after(document),
@@ -281,6 +289,32 @@ def _voters(
                 "Name the devices that may carry it under `devices`.",
             )
     return tuple(d.id for d in devices), tuple(w.id for w in witnesses)
+
+
+def _refuse_undecided_pair(
+    config: Config, server: VirtualServer, present: VirtualServer | None
+) -> None:
+    """Refuse two voters without a word on what one does when it loses the other.
+
+    What a Site grew or shrank into by itself, and the edit leaves as it is, goes
+    on with a majority of two.
+    """
+    voters = wanted_voters(config, server)
+    if len(voters) != 2 or wanted_lone(config, server, voters):
+        return
+    if present is not None and _who_votes(server) == _who_votes(present):
+        return
+    names = " and ".join(config.devices[v].name for v in voters)
+    raise InvalidInput(
+        f"Virtual Server {server.name!r} would have two voters, {names}: if one fails, "
+        "the other cannot know whether it is dead or only cut off",
+        "Choose: a third device or a witness beside two devices (`witnesses`); `arbiter`: an "
+        "address of the network, such as the router; `on_peer_loss: serve` or `hold`.",
+    )
+
+
+def _who_votes(server: VirtualServer) -> tuple[object, ...]:
+    return (server.devices, server.witnesses, server.arbiter, server.on_peer_loss)
 
 
 def _lacking(server: VirtualServer) -> set[int]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocol.arbiter import Pair
 from protocol.effects import Ballot
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import Answer, Ask, Claim, Reason, Vote, Voted
@@ -32,6 +33,10 @@ class Electorate:
     """Voters that may be primary, best rank first."""
     revision: Revision
     """A candidate must have this revision of the configuration, or a newer one."""
+    pair: Pair | None = None
+    """Somebody may serve alone now, or might still: ask for the VIPs before taking them."""
+    lone: bool = False
+    """This device and the other one are the voters, and either may serve alone."""
 
 
 class Voter:

@@ -38,6 +38,21 @@ Witnesses = Annotated[
     list[str] | None,
     typer.Option("--witness", metavar="NAME", help="Votes only. Repeat."),
 ]
+Arbiter = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Of two devices, who reaches it may serve alone."),
+]
+OnPeerLoss = Annotated[
+    Literal["serve", "hold"] | None,
+    typer.Option(help="Of two devices, one serves alone, or waits for an operator."),
+]
+WaitForPeer = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait-for-peer/--no-wait-for-peer",
+        help="One of two that starts waits for the other. [default: wait]",
+    ),
+]
 Profile = Annotated[
     Literal["fast", "normal", "calm", "wan"] | None,
     typer.Option(help="How fast it fails over."),
@@ -72,6 +87,9 @@ def create(
     ] = None,
     device: Devices = None,
     witness: Witnesses = None,
+    arbiter: Arbiter = None,
+    on_peer_loss: OnPeerLoss = None,
+    wait_for_peer: WaitForPeer = None,
     profile: Profile = None,
     balance: Balance = None,
     preempt: Preempt = None,
@@ -96,6 +114,9 @@ def create(
         vips=tuple(vip or ()),
         devices=tuple(device or ()),
         witnesses=tuple(witness or ()),
+        arbiter=arbiter,
+        on_peer_loss=on_peer_loss,
+        wait_for_peer=wait_for_peer is not False,
         profile=SiteProfile(profile or SiteProfile.NORMAL),
         preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),
@@ -136,6 +157,9 @@ def edit(
     udp: Udp = None,
     device: Devices = None,
     witness: Witnesses = None,
+    arbiter: Arbiter = None,
+    on_peer_loss: OnPeerLoss = None,
+    wait_for_peer: WaitForPeer = None,
     profile: Profile = None,
     balance: Balance = None,
     preempt: Preempt = None,
@@ -155,7 +179,8 @@ def edit(
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
-    given = (vip, tcp, udp, device, witness, profile, balance, preempt)
+    pair = (arbiter, on_peer_loss, wait_for_peer)
+    given = (vip, tcp, udp, device, witness, *pair, profile, balance, preempt)
     if all(value is None for value in given):
         from halbctl.editing import edited_by_hand
 
@@ -166,6 +191,10 @@ def edit(
             vips=old.vips if vip is None else tuple(vip),
             devices=old.devices if device is None else tuple(device),
             witnesses=old.witnesses if witness is None else tuple(witness),
+            # The one replaces the other.
+            arbiter=arbiter or (None if on_peer_loss else old.arbiter),
+            on_peer_loss=on_peer_loss or (None if arbiter else old.on_peer_loss),
+            wait_for_peer=old.wait_for_peer if wait_for_peer is None else wait_for_peer,
             profile=old.profile if profile is None else SiteProfile(profile),
             preempt=old.preempt if preempt is None else None if preempt == "never" else preempt,
             listeners=replace_listeners(old.listeners, tcp, udp, balance),

@@ -106,6 +106,8 @@ class Plan:
         }
         if self.witness:
             virtual_server["witnesses"] = [WITNESS.name]
+        elif self.devices == 2:
+            virtual_server["arbiter"] = CLIENT.ipv4
         return json.dumps({"virtual_servers": [virtual_server]}, indent=2)
 
     def to_json(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ RDP: dict[str, object] = {
     "name": "rdp",
     "vips": ["10.77.0.100/24"],
     "devices": ["a", "b"],
+    "on_peer_loss": "serve",
     "gateways": [
         {"name": "gw1", "address": "10.77.0.31"},
         {"name": "gw2", "address": "10.77.0.32", "weight": 2},

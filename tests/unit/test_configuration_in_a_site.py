@@ -125,7 +125,9 @@ def test_voters_change_one_at_a_time_with_overlapping_majorities() -> None:
     cluster = Cluster(5, (server(devices=()),)).settled()
     first = cluster.devices[0].id
     fewer = PutVirtualServer(
-        VirtualServerDocument(name="rdp", vips=("10.0.0.1/24",), devices=("d4", "d5"))
+        VirtualServerDocument(
+            name="rdp", vips=("10.0.0.1/24",), devices=("d4", "d5"), on_peer_loss="serve"
+        )
     )
     assert propose(cluster, first, fewer).error is None
     cluster.run(5000)

@@ -1,0 +1,251 @@
+"""One of two devices without the other: what it asks the network, and what it has seen.
+
+Times are nanoseconds of the device's own clock. The decision itself is in
+:mod:`protocol.arbiter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from protocol.arbiter import Sight, Wait, why_not_ask, why_not_take
+from protocol.effects import Announce, Event, ProbeArbiter, Probed
+from protocol.ids import DeviceId
+from protocol.messages import Reason, Resign
+from protocol.outbox import Outbox
+from protocol.view import Role
+
+if TYPE_CHECKING:
+    from protocol.group import Group
+
+NEVER = 1 << 62
+"""A time that does not come."""
+
+Heard = Callable[[DeviceId], int | None]
+"""When a device was last heard on any link; None: not since the start."""
+
+
+class Alone:
+    """Evidence for serving alone, and the time spent so."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._voter = group.voter
+        self.heard: Heard = lambda _: None
+        self.since: int | None = None
+        """This device has served without the other one since then."""
+        self.told = False
+        """It is no passing loss any more, and history knows."""
+        self.forced = False
+        """An operator told this device to take over."""
+        self.was_primary = False
+        """This device served last, as far as it knows."""
+        self.rival = False
+        """The other device turned out to serve, too, and has not let go yet."""
+        self.ask_next = 0
+        self._arbiter: int | None = None
+        self._quiet = 0
+        self._quiet_until = 0
+
+    @property
+    def allowed(self) -> bool:
+        """Whether one of the two may serve alone."""
+        return self._voter.electorate.lone
+
+    def sight(self) -> Sight:
+        others = [v for v in self._voter.electorate.voters if v != self._voter.me]
+        heard = [at for v in others if (at := self.heard(v)) is not None]
+        return Sight(
+            max(heard, default=None), self._arbiter, self._quiet, self.was_primary, self.forced
+        )
+
+    # As a secondary
+
+    def seek_office(self, now: int, out: Outbox) -> None:
+        """Gather the evidence that stands for the other device's vote, and act on it."""
+        self._ask_for_vips(now, out)
+        group = self._group
+        if self.allowed and group.candidacy.timely(now) and self.why_not(now) is Wait.NONE:
+            group.candidacy.alone = True
+            group.campaign(now, out)
+            group.candidacy.alone = False
+            self.since = now
+
+    def _ask_for_vips(self, now: int, out: Outbox) -> None:
+        """Ask the arbiter, and once it answers for the VIPs, while a takeover is possible."""
+        pair = self._voter.electorate.pair
+        if pair is None or now < self.ask_next:
+            return
+        reason = why_not_ask(pair, self.sight(), self._voter.timing, now)
+        if reason not in (Wait.NONE, Wait.ARBITER):
+            self._quiet = 0
+            self.ask_next = now + self._voter.timing.interval // 2
+            return
+        # Only who may take the VIPs asks for them: of two that ask, one lets the other go first.
+        vips = self._group.vips if reason is Wait.NONE else ()
+        self._probe(pair.arbiter, vips, False, now, out)
+
+    def why_not(self, now: int) -> Wait:
+        """Why this secondary does not take over alone."""
+        pair = self._voter.electorate.pair
+        assert pair is not None
+        return why_not_take(pair, self.sight(), self._voter.timing, now)
+
+    def waits_for(self, now: int) -> Wait:
+        """What keeps a secondary that misses the other device from taking over."""
+        if not self.allowed or self._group.role is Role.PRIMARY:
+            return Wait.NONE
+        why = self.why_not(now)
+        return Wait.NONE if why is Wait.HEARS_PEER else why
+
+    def due(self, now: int) -> int:
+        """When a secondary has to look again."""
+        voter = self._voter
+        if voter.electorate.pair is None:
+            return NEVER
+        due = max(voter.heard + voter.timing.ask, self.ask_next)
+        peer = self.sight().peer
+        silent = 0 if peer is None else peer + voter.timing.promise
+        due = min(due, silent) if silent > now else due
+        return max(due, self._group.candidacy.not_before)
+
+    @property
+    def clear(self) -> bool:
+        """Whether a majority's word is enough for this device to take the VIPs.
+
+        With two voters it is: the other one says itself that it does not serve. So does a
+        primary that resigns.
+        """
+        if self._voter.electorate.pair is None or self.allowed or self._quiet > 0:
+            return True
+        return self._group.candidacy.vacant_since is not None
+
+    # As the primary
+
+    def keep(self, now: int, out: Outbox) -> None:
+        """As primary that misses the other device: ask the arbiter, or go on without one."""
+        pair, group = self._voter.electorate.pair, self._group
+        self.was_primary |= group.role is Role.PRIMARY
+        if pair is None or not self.allowed or now < self.due_as_primary():
+            return
+        if self.since is None:
+            self.since = group.lease.confirmed
+        self._tell(now, out)
+        self._probe(pair.arbiter, group.vips, True, now, out)
+        if pair.arbiter is None:
+            self._go_on(now, now, out)
+
+    def _go_on(self, at: int, now: int, out: Outbox) -> None:
+        """What was asked at ``at`` confirms the lease, in place of the other device."""
+        group = self._group
+        if group.lease.lapsed(now, group.timing):
+            # Somebody else may have found the VIPs unanswered: ask first, like anybody.
+            group.step_down(group.timing.interval, now, out)
+        else:
+            group.lease.extend(at)
+            group.renew(now, out)
+
+    def due_as_primary(self) -> int:
+        """When a primary has to look for the arbiter."""
+        group = self._group
+        if not self.allowed or group.role is not Role.PRIMARY:
+            return NEVER
+        missed = group.lease.confirmed + group.timing.ask
+        return missed if self.since is None else self.ask_next
+
+    def _tell(self, now: int, out: Outbox) -> None:
+        """Say that this primary serves alone, once that is no passing loss."""
+        voter = self._voter
+        if self.since is not None and not self.told and now - self.since >= voter.timing.promise:
+            self.told = True
+            text = "serves alone: the other device is silent"
+            out.do(Event("alone", voter.group, text, voter.term, voter.me))
+
+    def reunited(self, out: Outbox) -> None:
+        """The other device follows this one: whoever looked to it shall look here."""
+        if self.told or self.rival:
+            out.do(Announce(self._voter.group, self._group.vips))
+        self.end()
+
+    def end(self) -> None:
+        """This device is not primary without the other one (any more)."""
+        self.since = None
+        self.rival = self.told = False
+        self.forget()
+
+    def refuses_equal(self, sender: DeviceId) -> Reason:
+        """Why a claim in this primary's own term is refused.
+
+        Two primaries of one term cannot be, unless each of two devices made it alone:
+        then the higher id stays.
+        """
+        stays = not self.allowed or sender < self._voter.me
+        return Reason.VOTED_OTHER if stays else Reason.NONE
+
+    def on_rival(self, yields: bool, now: int, out: Outbox) -> None:
+        """The other device claims or claimed the group; ``yields``: this one follows it."""
+        if yields:
+            self.was_primary = False
+        if self.since is None:
+            return
+        self._two_owners(yields, now, out)
+        if yields:
+            out.send(self._peer, Resign(self._voter.group, self._voter.term))
+
+    @property
+    def _peer(self) -> DeviceId:
+        return next(v for v in self._voter.electorate.voters if v != self._voter.me)
+
+    def _two_owners(self, yields: bool, now: int, out: Outbox) -> None:
+        """Both devices turned out to serve; told once per meeting."""
+        if self.since is None or self.rival:
+            return
+        self.rival = True
+        ms = (now - self.since) // 1_000_000
+        end = "this one lets go" if yields else "the other one lets go"
+        text = f"two devices held the VIPs, for up to {ms} ms: {end}"
+        out.do(Event("two-owners", self._voter.group, text, self._voter.term, self._voter.me))
+
+    # Answers
+
+    def _probe(
+        self, arbiter: str | None, vips: tuple[str, ...], holding: bool, now: int, out: Outbox
+    ) -> None:
+        patience = self._voter.timing.interval // 2
+        # A report asks for the next round at once; without one it is late.
+        self.ask_next = now + (patience if holding else 2 * patience)
+        out.do(ProbeArbiter(self._voter.group, arbiter, vips, holding, patience))
+
+    def on_probed(self, probed: Probed, now: int, out: Outbox) -> None:
+        """A round of questions was answered, or not."""
+        timing, group = self._voter.timing, self._group
+        knew = self._arbiter is not None and now - self._arbiter <= timing.ask
+        if probed.arbiter_answered:
+            self._arbiter = max(self._arbiter or 0, probed.at)
+        if group.role is Role.PRIMARY:
+            self._on_probed_as_primary(probed, now, out)
+        elif probed.vip_answered:
+            self._quiet = 0
+            self.ask_next = probed.at + timing.interval
+        elif probed.asked_vips:
+            gap = probed.at - self._quiet_until > timing.interval
+            self._quiet = 1 if gap else self._quiet + 1
+            self._quiet_until = now
+            self.ask_next = now
+        elif probed.arbiter_answered and not knew:
+            self.ask_next = now
+
+    def _on_probed_as_primary(self, probed: Probed, now: int, out: Outbox) -> None:
+        group = self._group
+        if self.since is None:
+            return
+        if probed.vip_answered:
+            self._two_owners(True, now, out)
+            group.step_down(group.timing.interval, now, out)
+        elif probed.arbiter_answered and now - probed.at <= group.timing.fresh:
+            self._go_on(probed.at, now, out)
+
+    def forget(self) -> None:
+        """Evidence about the VIPs is void: this process was deaf, or things have changed."""
+        self._quiet = 0
