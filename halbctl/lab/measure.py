@@ -66,6 +66,9 @@ class Stage:
 
     site: Site
     probes: Probes
+    hang_s: float = HANG_S
+    cut_s: float = CUT_S
+    settle_s: float = SETTLE_S
 
     def measure(
         self,
@@ -84,7 +87,7 @@ class Stage:
         lost_anyway = doomed()
         began = time.monotonic()
         act()
-        time.sleep(SETTLE_S)
+        time.sleep(self.settle_s)
         found = self.probes.end()
         established, newcomers = found["established"], found["newcomers"]
         silent = established["silent"]
@@ -125,12 +128,12 @@ class Stage:
         return self.measure("promote", lambda: self.site.halbctl(to, *command).check(), renew=True)
 
     def hang(self) -> Measured:
-        """SIGSTOP of the primary's agent for ten seconds, then SIGCONT."""
+        """SIGSTOP of the primary's agent for a while, then SIGCONT."""
         primary = self.site.primary()
 
         def act() -> None:
             self.site.freeze(primary)
-            time.sleep(HANG_S)
+            time.sleep(self.hang_s)
             self.site.thaw(primary)
             self.wait_agreed()
 
@@ -161,7 +164,7 @@ class Stage:
             for other in others:
                 self.site.cut(primary, other)
             self._wait_moved(primary)
-            time.sleep(CUT_S)
+            time.sleep(self.cut_s)
             self.site.heal()
             self.wait_agreed()
 
@@ -172,7 +175,7 @@ class Stage:
 
         def act() -> None:
             self.site.cut_devices_from_each_other()
-            time.sleep(CUT_S)
+            time.sleep(self.cut_s)
             self.site.heal()
             self.wait_agreed()
 

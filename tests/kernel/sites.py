@@ -51,7 +51,7 @@ def serving(
 def stage(site: Site, *, push: bool = False) -> Iterator[Stage]:
     """Instruments in a Site."""
     with Probes(site.network, site.plan.vips, connections=CONNECTIONS, push=push) as probes:
-        yield Stage(site, probes)
+        yield Stage(site, probes, hang_s=3.0, cut_s=2.0, settle_s=1.5)
 
 
 def assert_kept(measured: Measured) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from halbctl.lab import measure
 from halbctl.lab.measure import Stage, next_device
 from halbctl.lab.site import Site
 from tests.kernel.sites import assert_kept, serving, stage
@@ -46,8 +45,7 @@ def test_a_planned_move(on_stage: Stage) -> None:
     assert_kept(moved)
 
 
-def test_an_agent_that_hangs_and_goes_on(on_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "HANG_S", 3.0)
+def test_an_agent_that_hangs_and_goes_on(on_stage: Stage) -> None:
     assert_kept(on_stage.hang())
 
 
@@ -57,17 +55,13 @@ def test_an_agent_that_is_killed_and_started_again(on_stage: Stage) -> None:
     assert_kept(on_stage.revive(killed.before))
 
 
-def test_a_primary_that_loses_the_other_devices_but_not_the_clients(
-    on_stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(measure, "CUT_S", 2.0)
+def test_a_primary_that_loses_the_other_devices_but_not_the_clients(on_stage: Stage) -> None:
     assert_kept(on_stage.partition())
 
 
-def test_without_any_majority_nobody_owns_the_vip_and_healing_brings_it_back(
-    on_stage: Stage, monkeypatch: pytest.MonkeyPatch
+def test_without_a_majority_nobody_owns_the_vip_and_healing_brings_it_back(
+    on_stage: Stage,
 ) -> None:
-    monkeypatch.setattr(measure, "CUT_S", 2.0)
     apart = on_stage.shatter()
     assert_kept(apart)
     assert apart.outage_ms > 1000

@@ -139,5 +139,5 @@ def test_a_stage_can_be_used_for_v6(site: Site) -> None:
     with stage(site) as on_stage:
         assert isinstance(on_stage, Stage)
         quiet = on_stage.measure("return", lambda: None)
-        assert quiet.samples > 2 * 200
+        assert quiet.samples > 2 * 100
         assert_kept(quiet)
