@@ -98,8 +98,10 @@ class Kernel:
                     await self._withdraw()
                 else:
                     await self._pass(self._desired, self._revision)
+            # Not wait_for: in Python 3.11 a wish that comes with a cancellation swallows it.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wished.wait(), PASS_S)
+                async with asyncio.timeout(PASS_S):
+                    await self._wished.wait()
             self._wished.clear()
 
     async def _pass(self, desired: Desired, revision: Revision) -> None:
