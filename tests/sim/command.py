@@ -71,7 +71,7 @@ def soak(chosen: argparse.Namespace, sizes: tuple[int, ...], safety_ns: int) -> 
 
 def report(results: list[Result]) -> int:
     """Print the summary; 1 where a check failed."""
-    wall = sum(r.wall_s for r in results) or 1e-9
+    wall = sum(r.cpu_s for r in results) or 1e-9
     simulated = sum(r.simulated_ns for r in results) / SECOND
     events = sum(r.events for r in results)
     seen: Counter[str] = Counter()
