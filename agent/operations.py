@@ -26,7 +26,7 @@ from protocol.config import Config
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
 from protocol.document import render_site
-from protocol.effects import Force, Outcome, Promote, Propose
+from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.ids import Revision, check_name
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
@@ -42,6 +42,7 @@ MAX_TTL_S = 30 * 24 * 3600
 MAX_USES = 1000
 MIN_WATCH_S = 0.1
 JOIN_TIMEOUT_S = 15.0
+RECOVER_S = 18.0
 GRACE_S = 0.5
 """Seconds beyond a request's time in which the core says why it failed."""
 
@@ -85,6 +86,8 @@ class Operations:
                 return api.Conflicts(shown(self.agent.conflicts, self.agent.config))
             case api.Failover():
                 return await self._failover(request.id, request.op)
+            case api.Recover():
+                return await self._recover(request.id, request.op)
             case api.PromoteTo():
                 return await self._promote(request.id, request.op)
             case _:
@@ -194,6 +197,18 @@ class Operations:
         text = "serves" if changed else "is primary of"
         after = " without the other device" if changed else " already"
         return api.Done(f"{self.agent.name} {text} {op.virtual_server}{after}", changed=changed)
+
+    async def _recover(self, request: str, op: api.Recover) -> api.Done:
+        site = self.agent.config.site
+        if site is None or site.name != op.site:
+            raise InvalidInput(
+                f"this device belongs to Site {site.name if site else ''!r}, not {op.site!r}",
+                "Nothing was changed.",
+            )
+        future = self.agent.errands.begin(request)
+        self.agent.deliver(Recover(request, op.devices, int(time.time())))
+        outcome = await self.agent.errands.wait(future, RECOVER_S)
+        return api.Done(outcome.detail, str(outcome.revision or ""))
 
     async def _create_token(self, request: str, ttl: int, uses: int) -> api.TokenCreated:
         if not 1 <= ttl <= MAX_TTL_S:

@@ -28,6 +28,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "failover": ("failover",),
     "history": ("history",),
     "conflicts": ("conflicts",),
+    "recover": ("recover",),
     "version": ("version",),
     "lab": (),
 }

@@ -117,6 +117,15 @@ class Failover(msgspec.Struct, frozen=True, tag_field="op", tag="failover"):
     timeout: float = 10.0
 
 
+class Recover(msgspec.Struct, frozen=True, tag_field="op", tag="recover"):
+    """Give up voters that are lost for good. Answered by :class:`Done`."""
+
+    site: str
+    """Name of the Site, as the operator typed it."""
+    devices: tuple[str, ...] = ()
+    """Survivors by name; empty: all that this device hears."""
+
+
 class GetHistory(msgspec.Struct, frozen=True, tag_field="op", tag="history"):
     """Answered by :class:`History`, oldest first."""
 
@@ -131,7 +140,7 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
     | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
-    | GetMatrix
+    | GetMatrix | Recover
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from protocol.config import Config, Edit
 from protocol.ids import DeviceId, GroupId
-from protocol.objects import MAX_VOTERS, Assignment, Key, SiteRecord, Value, VirtualServer
+from protocol.objects import MAX_VOTERS, Assignment, Key, Value, VirtualServer
 from protocol.timing import INTERVAL_NS
 
 
@@ -114,7 +114,7 @@ def next_edit(
     if site:
         site_voters = one_step(site.voters, wanted_site_voters(config), ready)
         if site_voters is not None:
-            put.append(SiteRecord(id=site.id, name=site.name, voters=site_voters))
+            put.append(msgspec.structs.replace(site, voters=site_voters))
     return Edit(tuple(put), tuple(delete))
 
 
@@ -157,4 +157,5 @@ def _step(
         releasing=tuple(v for v in now.vips if v not in vips),
         lone=lone,
         formerly_lone=changes_rules and now.lone,
+        term=now.term,
     )

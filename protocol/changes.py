@@ -17,7 +17,9 @@ from protocol.config import Config, Edit
 from protocol.describe import describe
 from protocol.document import GatewayDocument, SiteDocument, VirtualServerDocument
 from protocol.errors import Refused
+from protocol.ids import DeviceId, GroupId
 from protocol.objects import Device, Token
+from protocol.recovery import recovery_edit
 
 __all__ = [
     "AddGateway",
@@ -30,6 +32,7 @@ __all__ = [
     "PlanMove",
     "PutToken",
     "PutVirtualServer",
+    "RecoverVoters",
     "RemoveDevice",
     "RemoveGateway",
     "RenameDevice",
@@ -134,6 +137,14 @@ class ReplaceDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device
     by: str
 
 
+class RecoverVoters(msgspec.Struct, frozen=True, tag_field="change", tag="recover"):
+    """Give up voters that are lost for good, where they are a majority."""
+
+    survivors: tuple[DeviceId, ...]
+    terms: tuple[tuple[GroupId, int], ...]
+    """The newest known term of each group."""
+
+
 class AdmitDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-admit"):
     """A joining device, with the token that it showed."""
 
@@ -167,7 +178,7 @@ Change = (
     PutVirtualServer | DeleteVirtualServer | FreezeVirtualServer | PlanMove | CancelMove
     | AddGateway | RemoveGateway | SetGateway
     | SetDevice | RemoveDevice | RenameDevice | ReplaceDevice | AdmitDevice | PutToken | RevokeToken
-    | ApplyDocument
+    | ApplyDocument | RecoverVoters
 )  # fmt: skip
 
 
@@ -200,6 +211,8 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
             return admission.remove_device(config, device)
         case RenameDevice(device, name):
             return devices.rename(config, device, name)
+        case RecoverVoters(survivors, terms):
+            return recovery_edit(config, survivors, dict(terms))
         case ReplaceDevice(device, by):
             return devices.replace(config, device, by)
         case _:

@@ -65,6 +65,14 @@ class Configuration:
         self.replica.append(config, out)
         self.replica.commit(config.revision, out)
 
+    def force(self, config: Config, out: Outbox) -> None:
+        """Store what no coordinator wrote: voters that an operator put in place of lost ones."""
+        if self.coordinator is not None:
+            self._tell(self.coordinator.abandon(), out)
+            self.coordinator = None
+        self._leader, self._leader_term = None, config.revision.term
+        self.replica.append(config, out)
+
     # As a follower
 
     def on_append(self, sender: DeviceId, message: Append, site_term: int, out: Outbox) -> None:

@@ -148,6 +148,16 @@ class Promote:
 
 
 @dataclass(frozen=True, slots=True)
+class Recover:
+    """Give up voters that are lost for good; ``devices`` are the names of survivors."""
+
+    request: str
+    devices: tuple[str, ...]
+    """Empty: all that this device hears."""
+    unix_s: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Adopt:
     """Become part of a Site: the first configuration, from ``init`` or ``join``."""
 
@@ -167,7 +177,7 @@ class Resume:
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
     | GatewayHealth | Pace | WallClock | LeaseLapsed | Probed | Propose | Promote | Force | Adopt
-    | Stop | Resume
+    | Stop | Resume | Recover
 )  # fmt: skip
 
 

@@ -53,8 +53,22 @@ class Groups(Mapping[GroupId, Group]):
     def __len__(self) -> int:
         return len(self._groups)
 
-    def follow_site(self, config: Config, durable: Revision, now: int) -> None:
-        """The coordinator's group is as the stored configuration says, committed or not."""
+    def outgrow(self, gid: GroupId, term: int, now: int, out: Outbox) -> bool:
+        """End what this device does in a term below ``term``; whether there was any."""
+        group = self._groups.get(gid)
+        if group is None or term <= group.voter.term:
+            return False
+        if group.role not in (Role.WAITING, Role.SECONDARY):
+            group.resign(now, out)
+        group.voter.outgrow(term, out)
+        return True
+
+    def follow_site(self, config: Config, durable: Revision, now: int, out: Outbox) -> None:
+        """The coordinator's group is as the stored configuration says, committed or not.
+
+        Its term is at least that of the configuration: a coordinator never writes
+        in a term below that of what it has.
+        """
         electorate = site_electorate(config, durable)
         if electorate is None:
             return
@@ -62,7 +76,8 @@ class Groups(Mapping[GroupId, Group]):
         if group is None:
             self._form(SITE_GROUP, electorate, (), (Profile.NORMAL, Profile.NORMAL), now)
         else:
-            group.reconfigure(electorate, (), Outbox(), now)
+            group.reconfigure(electorate, (), out, now)
+        self.outgrow(SITE_GROUP, durable.term, now, out)
 
     def follow(self, config: Config, now: int, out: Outbox) -> list[GroupId]:
         """The Virtual Servers' groups are as the committed configuration says.
@@ -92,7 +107,9 @@ class Groups(Mapping[GroupId, Group]):
         if group is None:
             profiles = (assignment.profile, assignment.slowest)
             self._form(uid, electorate, assignment.vips, profiles, now)
+            self.outgrow(uid, assignment.term, now, out)
             return
+        self.outgrow(uid, assignment.term, now, out)
         if group.profile != assignment.profile:
             group.retime(Timing.of(assignment.profile), assignment.profile, now, out)
         if group.voter.electorate != electorate or group.vips != assignment.vips:

@@ -33,6 +33,7 @@ from protocol.effects import (
     Promote,
     Propose,
     Received,
+    Recover,
     Resume,
     Stop,
     Stopped,
@@ -70,11 +71,13 @@ from protocol.outbox import Outbox
 from protocol.pace import Pace as OwnPace
 from protocol.planned import PlannedMoves, Scene
 from protocol.preference import Preference
+from protocol.recovery import Survivor
 from protocol.requests import Requests
+from protocol.rescue import Rescue
 from protocol.roster import Roster
 from protocol.timing import MILLISECOND
 from protocol.tombstones import Retention
-from protocol.view import NodeView, Role
+from protocol.view import NodeView, PeerState, Role
 
 STALL_NS = 20 * MILLISECOND
 """A step that comes later than this after it was due was missed by this process."""
@@ -123,6 +126,7 @@ class Node:
         self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
         self.forcing = Forcing()
+        self.rescue = Rescue(device, self.configuration, self.requests)
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
@@ -178,6 +182,7 @@ class Node:
             self.planned.wake_at(),
             self.preference.wake_at(),
             self.forcing.wake_at(),
+            self.rescue.wake_at(),
         )
 
     def wake_at(self) -> int:
@@ -235,6 +240,8 @@ class Node:
             case Force():
                 config = self.configuration.in_force
                 touched.extend(self.forcing.begin(item, config, self.groups, now, out))
+            case Recover():
+                self._recover(item, now, out)
             case Adopt(config):
                 self.configuration.adopt(config, out)
             case Stop() | Resume():
@@ -261,6 +268,9 @@ class Node:
                     _deliver(group, sender, message, now, out)
                     touched.append(message.group)
             case Append():
+                if self.groups.outgrow(SITE_GROUP, message.term, now, out):
+                    touched.append(SITE_GROUP)
+                    self.configuration.take_office(None, now, out)
                 self.configuration.on_append(sender, message, self._site_term(), out)
             case Stored():
                 self.configuration.on_report(sender, message, now, out)
@@ -273,6 +283,18 @@ class Node:
                 self.requests.on_return(sender, message, out)
             case Moved() | Inquire() | Report():
                 pass  # The shell's concern.
+
+    def _recover(self, asked: Recover, now: int, out: Outbox) -> None:
+        peers = self.roster.peers(self.beats.contacts, now)
+        heard = {
+            p.device: Survivor(p.device, p.info.stored)
+            for p in peers
+            if p.state is PeerState.ALIVE and p.info is not None
+        }
+        heard[self.me] = Survivor(self.me, self.configuration.durable)
+        known = (SITE_GROUP, *self.configuration.newest.assignments)
+        terms = {gid: self.offices.holder(gid)[1] for gid in known}
+        self.rescue.begin(asked, heard, terms, now, out)
 
     def _on_disk(self, works: bool, out: Outbox, touched: list[GroupId]) -> None:
         self.groups.on_disk(works)
@@ -292,7 +314,7 @@ class Node:
         if configuration.durable != self._site_since:
             self._site_since = configuration.durable
             self._meet(now)
-            self.groups.follow_site(configuration.newest, configuration.durable, now)
+            self.groups.follow_site(configuration.newest, configuration.durable, now, out)
             touched.append(SITE_GROUP)
         if configuration.in_force.revision != self._in_force:
             self._in_force = configuration.in_force.revision
@@ -333,6 +355,7 @@ class Node:
             if taken:
                 self.requests.taken(message)
         self.configuration.on_time(now, out)
+        self.rescue.on_time(now, out)
 
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """Planned moves: what operators asked for, drain, clean stop."""

@@ -179,6 +179,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     """The voters are two devices, and either may serve alone. Changed as voters are."""
     formerly_lone: bool = False
     """``lone`` before this number, until settled."""
+    term: int = 0
+    """No office of this term or an older one counts: voters were given up by force."""
 
     @property
     def settled(self) -> bool:

@@ -148,6 +148,12 @@ class Voter:
         self.leader = None
         return True
 
+    def outgrow(self, term: int, out: Outbox) -> None:
+        """A vote or an office of an older term counts no more."""
+        if term > self.term:
+            self.cast(term, None, out)
+            self.leader = self.freed_for = None
+
     def _unable(self, number: int, revision: Revision, sender: DeviceId, now: int) -> Reason:
         """Why this voter cannot support ``sender`` whatever it hears."""
         if number < self.electorate.number:

@@ -187,3 +187,20 @@ def test_a_group_without_a_command_prints_its_help(halbctl: Halbctl) -> None:
     ran = halbctl("gateway")
     assert ran.code == ExitCode.USAGE
     assert "undrain" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("recover",), "--i-accept-two-primaries"),
+        (("recover", "--i-accept-two-primaries"), "Add --yes"),
+    ],
+)
+def test_recovery_needs_a_person_who_means_it(
+    peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], says: str
+) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    ran = halbctl(*argv)
+    assert ran.code == 2
+    assert says in ran.err
+    assert not [r for r in peer.requests if isinstance(r.op, api.Recover)]

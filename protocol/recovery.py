@@ -1,0 +1,118 @@
+"""A majority of voters that is lost for good, given up by force.
+
+Nothing can commit without a majority, so this is outside the protocol's promises:
+an operator vouches that the lost devices are gone. New voter lists, of
+survivors only, are written with a term far ahead of any that the lost ones may
+have reached, so that what they did since counts nowhere: when they come back
+they are behind, and are given the Site's configuration whole. If they were not
+gone, there are two primaries until they hear of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from protocol.assignment import wanted_voters
+from protocol.config import Config, Edit
+from protocol.errors import InvalidInput, Refused
+from protocol.ids import DeviceId, GroupId, Revision
+from protocol.nearest import nearest
+from protocol.objects import MAX_VOTERS, Assignment, Value
+from protocol.quorum import has_majority
+from protocol.shown import shown
+
+TERM_LEAP = 1000
+"""Elections that lost devices may have held among themselves meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """A device that this one hears, itself included."""
+
+    device: DeviceId
+    stored: Revision
+    """Newest configuration on its disk."""
+
+
+def chosen(
+    config: Config, me: DeviceId, heard: Mapping[DeviceId, Survivor], names: Iterable[str]
+) -> tuple[DeviceId, ...]:
+    """The survivors that the operator named, or all that are heard, oldest first.
+
+    Raises where one is not heard, or has more of the configuration than this device.
+    """
+    wanted = []
+    for name in names:
+        device = config.device_named(name)
+        if device is None:
+            known = [d.name for d in config.devices.values()]
+            raise InvalidInput(f"no device is named {shown(name)}", nearest(name, known))
+        if device.id not in heard:
+            raise Refused(
+                f"device {name!r} cannot be heard from here",
+                "Name only devices that run and reach each other.",
+            )
+        wanted.append(device.id)
+    if wanted and me not in wanted:
+        raise Refused("this device is not among the survivors", "Run the command on one of them.")
+    found = tuple(d for d in config.devices if d in (wanted or heard))
+    newer = [d for d in found if heard[d].stored > heard[me].stored]
+    if newer:
+        best = max(newer, key=lambda d: heard[d].stored)
+        raise Refused(
+            f"device {config.devices[best].name!r} has a newer configuration "
+            f"({heard[best].stored}) than this one ({heard[me].stored})",
+            "Run the command there, so that nothing more is lost.",
+        )
+    return found
+
+
+def site_is_lost(config: Config, survivors: Iterable[DeviceId]) -> bool:
+    """Whether the survivors are no majority of the coordinator's voters."""
+    assert config.site is not None
+    return not has_majority(config.site.voters, tuple(survivors))
+
+
+def recovery_edit(
+    config: Config, survivors: tuple[DeviceId, ...], terms: Mapping[GroupId, int]
+) -> Edit:
+    """New voter lists of survivors, wherever they are no majority any more.
+
+    ``terms``: the newest known term of each Virtual Server's group.
+    """
+    put: list[Value] = []
+    site = config.site
+    assert site is not None
+    if site_is_lost(config, survivors):
+        put.append(msgspec.structs.replace(site, voters=survivors[:MAX_VOTERS]))
+    for uid, assignment in config.assignments.items():
+        if has_majority(assignment.voters, survivors):
+            continue
+        server = config.virtual_servers.get(uid)
+        wanted = (*assignment.voters, *(wanted_voters(config, server) if server else ()))
+        voters = tuple(dict.fromkeys(v for v in wanted if v in survivors))
+        if voters:
+            put.append(_forced(assignment, voters, terms.get(uid, 0)))
+    return Edit(put=tuple(put))
+
+
+def _forced(now: Assignment, voters: tuple[DeviceId, ...], term: int) -> Assignment:
+    return msgspec.structs.replace(
+        now,
+        number=now.number + 1,
+        voters=voters[:MAX_VOTERS],
+        former=(),
+        releasing=(),
+        term=max(term, now.term) + TERM_LEAP,
+    )
+
+
+def nothing_lost() -> Refused:
+    """Why there is nothing to recover."""
+    return Refused(
+        "the survivors are a majority of all voters: nothing is lost that force could bring back",
+        "Remove devices that are gone with `halbctl device remove`.",
+    )

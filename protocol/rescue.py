@@ -1,0 +1,119 @@
+"""``halbctl recover`` on one device: from the operator's word to a committed revision.
+
+With a coordinator the new voter lists are a change like any other. Without one
+this device writes them itself and sends them to the survivors, until a
+coordinator that they elect has committed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from protocol.changes import RecoverVoters
+from protocol.config import Config
+from protocol.configuration import Configuration
+from protocol.effects import Event, Outcome, Recover
+from protocol.errors import HalbError, NotCommitted
+from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.messages import Append, ProposeChange
+from protocol.outbox import Outbox
+from protocol.recovery import (
+    TERM_LEAP,
+    Survivor,
+    chosen,
+    nothing_lost,
+    recovery_edit,
+    site_is_lost,
+)
+from protocol.requests import Requests
+from protocol.timing import MILLISECOND, SECOND
+
+REPEAT_NS = 200 * MILLISECOND
+PATIENCE_NS = 15 * SECOND
+"""By then the survivors have a coordinator, or something else is wrong."""
+NEVER = 1 << 62
+
+
+@dataclass(slots=True)
+class _UnderWay:
+    request: str
+    config: Config
+    survivors: tuple[DeviceId, ...]
+    deadline: int
+    send_at: int = 0
+
+
+class Rescue:
+    """At most one recovery at a time."""
+
+    def __init__(self, me: DeviceId, configuration: Configuration, requests: Requests) -> None:
+        self.me = me
+        self._configuration = configuration
+        self._requests = requests
+        self._now: _UnderWay | None = None
+
+    def begin(
+        self,
+        asked: Recover,
+        heard: Mapping[DeviceId, Survivor],
+        terms: Mapping[GroupId, int],
+        now: int,
+        out: Outbox,
+    ) -> None:
+        """Carry out the operator's word. ``terms``: the newest known of each group."""
+        config = self._configuration.newest
+        try:
+            survivors = chosen(config, self.me, heard, asked.devices)
+            edit = recovery_edit(config, survivors, terms)
+            if not edit.put:
+                raise nothing_lost()
+        except HalbError as error:
+            out.do(Outcome(asked.request, error=error))
+            return
+        if not site_is_lost(config, survivors):
+            change = RecoverVoters(survivors, tuple(sorted(terms.items())))
+            proposal = ProposeChange(asked.request, change, None, asked.unix_s, self.me)
+            self._requests.add(proposal, now)
+            return
+        term = max(config.revision.term, *terms.values(), 0) + TERM_LEAP
+        forced = config.edited(edit, term)
+        self._configuration.force(forced, out)
+        out.do(Event("recover", SITE_GROUP, "forced new voters", term, self.me))
+        self._now = _UnderWay(asked.request, forced, survivors, now + PATIENCE_NS)
+
+    def on_time(self, now: int, out: Outbox) -> None:
+        """Send the forced configuration again, or end."""
+        work = self._now
+        if work is None:
+            return
+        in_force = self._configuration.in_force
+        if in_force.descends_from(work.config.revision):
+            text = f"{len(work.survivors)} devices vote now"
+            out.do(Outcome(work.request, in_force.revision, text))
+            self._now = None
+        elif now >= work.deadline:
+            error = NotCommitted(
+                "the new voters are stored here, but elected no coordinator yet",
+                "Look at `halbctl status`: all survivors must run and reach each other.",
+            )
+            out.do(Outcome(work.request, work.config.revision, error=error))
+            self._now = None
+        elif now >= work.send_at:
+            work.send_at = now + REPEAT_NS
+            message = _whole(work.config)
+            for device in work.survivors:
+                if device != self.me:
+                    out.send(device, message)
+
+    def wake_at(self) -> int:
+        return min(self._now.send_at, self._now.deadline) if self._now else NEVER
+
+
+def _whole(config: Config) -> Append:
+    epochs = tuple((e.term, e.last) for e in config.epochs)
+    records = tuple(config.records.values())
+    nothing = Revision()
+    return Append(
+        config.revision.term, None, config.revision, records, epochs, config.floor, nothing
+    )

@@ -1,0 +1,108 @@
+"""A majority that is lost for good, and what happens when it was not lost after all."""
+
+from __future__ import annotations
+
+from protocol.effects import Outcome, Recover
+from protocol.errors import NoQuorum, Refused
+from protocol.ids import SITE_GROUP, DeviceId
+from protocol.recovery import TERM_LEAP
+from protocol.view import Role
+from tests.unit.cluster import RDP, Cluster
+from tests.unit.test_configuration_in_a_site import in_force, propose, web
+
+
+def recover(cluster: Cluster, at: DeviceId, *names: str) -> Outcome:
+    cluster.give(at, Recover("recover", names))
+
+    def found() -> list[Outcome]:
+        return [e for _, _, e in cluster.all_of(Outcome) if e.request == "recover"]
+
+    cluster.run_until(lambda: bool(found()), 20_000)
+    (only,) = found()
+    return only
+
+
+def without(cluster: Cluster, *lost: DeviceId) -> Cluster:
+    for each in lost:
+        cluster.kill(each)
+    cluster.run(6000)
+    return cluster
+
+
+def test_survivors_of_a_lost_majority_serve_and_change_again() -> None:
+    cluster = Cluster(5).settled()
+    first, second, third, fourth, fifth = (d.id for d in cluster.devices)
+    without(cluster, first, second, third)
+    assert isinstance(propose(cluster, fourth, web(), "before").error, NoQuorum)
+    outcome = recover(cluster, fourth)
+    assert outcome.error is None
+    cluster.run(3000)
+    config = in_force(cluster, fifth)
+    assert config.site is not None
+    assert set(config.site.voters) == {fourth, fifth}
+    assert config.revision.term > TERM_LEAP
+    assert cluster.primary() in (fourth, fifth)
+    assert cluster.view(fourth).term > TERM_LEAP
+    assert propose(cluster, fifth, web(), "after").error is None
+
+
+def test_a_single_survivor_goes_on_alone() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    without(cluster, first, second)
+    assert recover(cluster, third).error is None
+    cluster.run(2000)
+    assert cluster.primary() == third
+    assert propose(cluster, third, web()).error is None
+
+
+def test_lost_devices_that_come_back_are_reset_and_become_voters_again() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    without(cluster, first, second)
+    assert recover(cluster, third).error is None
+    cluster.run(2000)
+    cluster.restart(first)
+    cluster.restart(second)
+    cluster.run(8000)
+    config = in_force(cluster, third)
+    assert in_force(cluster, first) == in_force(cluster, second) == config
+    assert config.site is not None
+    assert set(config.site.voters) == set(config.assignments[RDP].voters) == {first, second, third}
+    assert cluster.primary(SITE_GROUP) is not None
+    assert cluster.primary() is not None
+
+
+def test_a_majority_that_was_not_lost_gives_way_as_soon_as_it_hears_of_it() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    cluster.drop = lambda a, b, m: (a == third) != (b == third)
+    cluster.run(6000)
+    assert propose(cluster, first, web("10.0.0.9/24", "lost"), "meanwhile").error is None
+    assert recover(cluster, third).error is None
+    cluster.run(2000)
+    primaries = [i for i in cluster.nodes if cluster.view(i).role is Role.PRIMARY]
+    assert len(primaries) == 2
+    cluster.drop = lambda a, b, m: False
+    cluster.run(8000)
+    assert cluster.primary() is not None
+    assert cluster.primary(SITE_GROUP) is not None
+    assert in_force(cluster, first) == in_force(cluster, second) == in_force(cluster, third)
+    assert in_force(cluster, first).virtual_server_named("lost") is None
+
+
+def test_nothing_is_forced_where_a_majority_lives() -> None:
+    cluster = Cluster().settled()
+    without(cluster, cluster.devices[2].id)
+    outcome = recover(cluster, cluster.devices[0].id)
+    assert isinstance(outcome.error, Refused)
+    assert "nothing is lost" in outcome.error.message
+
+
+def test_a_named_survivor_must_be_heard_and_this_device_among_them() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    without(cluster, first, second)
+    outcome = recover(cluster, third, "d3", "d1")
+    assert isinstance(outcome.error, Refused)
+    assert "cannot be heard" in outcome.error.message
