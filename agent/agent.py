@@ -9,7 +9,7 @@ from random import Random
 
 from agent.carrier import Carrier
 from agent.clock import boottime, unix_ms, unix_offset
-from agent.conflicts import keep
+from agent.conflicts import keep, local_note
 from agent.control import ControlServer
 from agent.disk import Disk, Loaded
 from agent.errands import Errands
@@ -128,6 +128,7 @@ class Agent:
             version=self.version,
             ballots_lost=loaded.ballots_lost,
             unix_offset=unix_offset(),
+            local=loaded.local,
         )
 
     async def stop(self) -> None:
@@ -256,8 +257,8 @@ class Agent:
 
     @property
     def config(self) -> Config:
-        """The configuration in force."""
-        return self._loop.node.configuration.in_force
+        """The configuration in force, with what this device's operator changed locally."""
+        return self._loop.node.configuration.in_use
 
     @property
     def in_site(self) -> bool:
@@ -289,6 +290,7 @@ class Agent:
         profiles = {server.profile for server in self.config.virtual_servers.values()}
         found = [
             self._removal(),
+            local_note(self.view().local),
             *self.notes,
             *self.history.notes,
             *two_owners_lately(self.history.query(limit=MAX_ENTRIES), unix_ms()),

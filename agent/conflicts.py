@@ -15,6 +15,7 @@ from protocol.config import Config
 from protocol.conflicts import MAX_CONFLICTS, Conflict, requests_of
 from protocol.document import document_of, render_virtual_server
 from protocol.ids import DeviceId
+from protocol.local import Local
 from protocol.objects import Device, Handled, Record, Token, VirtualServer
 
 
@@ -34,6 +35,17 @@ def keep(kept: tuple[Kept, ...], conflict: Conflict, at: int) -> tuple[Kept, ...
 def shown(kept: tuple[Kept, ...], config: Config) -> tuple[ConflictInfo, ...]:
     """For people: newest last, with names as the Site knows them now."""
     return tuple(_info(each, config) for each in kept)
+
+
+def local_note(local: Local | None) -> str:
+    """The warning in status while this device differs from the Site; empty if it does not."""
+    if local is None or not local.edits:
+        return ""
+    count = len(local.edits)
+    return (
+        f"{count} local change{'s' if count > 1 else ''} since {_iso(local.edits[0].unix_s * 1000)}"
+        " on this device, not committed: ended when a coordinator is back"
+    )
 
 
 def _info(kept: Kept, config: Config) -> ConflictInfo:

@@ -26,6 +26,7 @@ from protocol.config import Config
 from protocol.effects import Ballot
 from protocol.errors import InvalidInput, MalformedMessage
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.local import Local
 from protocol.wire import config_from_bytes, config_to_bytes, pack, unpack
 
 __all__ = ["Disk", "DiskError", "Identity", "Loaded"]
@@ -54,6 +55,7 @@ class Loaded:
     notes: tuple[str, ...]
     """Sentences for the operator about files that were set aside."""
     conflicts: tuple[Kept, ...] = ()
+    local: Local | None = None
     ballots_lost: bool = False
     """Votes of a former life are not known: the voter must not vote until that is safe."""
 
@@ -100,6 +102,7 @@ class Disk:
         self._previous = StoredFile(folder, "config.previous", kind="config")
         self._incarnation = StoredFile(folder, "incarnation")
         self._conflicts = StoredFile(folder, "conflicts")
+        self._local = StoredFile(folder, "local")
         self._notes: list[str] = []
         self.identity = self._load_identity()
 
@@ -166,6 +169,7 @@ class Disk:
             committed=committed,
             incarnation=self._next_incarnation(),
             notes=tuple(self._notes),
+            local=self._read(self._local, _parse(Local)) if config else None,
             conflicts=conflicts.conflicts if conflicts else (),
             ballots_lost=(ballots is None and (expected or config is not None)) or config_damaged,
         )
@@ -192,13 +196,20 @@ class Disk:
         content = pack(_ConfigContent(committed, config_to_bytes(config)))
         self._config.write(content, keep_as=self._previous.path)
 
+    def save_local(self, local: Local | None) -> None:
+        """Replace the local edits durably, or forget them."""
+        if local is None:
+            self._local.remove()
+        else:
+            self._local.write(pack(local))
+
     def save_conflicts(self, conflicts: tuple[Kept, ...]) -> None:
         """Replace the list of conflicts durably."""
         self._conflicts.write(pack(_ConflictsContent(conflicts)))
 
     def forget_site(self) -> None:
         """Delete configuration and ballots; the identity and the conflicts stay."""
-        for file in (self._previous, self._config, self._ballots):
+        for file in (self._previous, self._config, self._ballots, self._local):
             file.remove()
 
     def close(self) -> None:

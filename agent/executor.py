@@ -25,6 +25,7 @@ from protocol.effects import (
     Outcome,
     PersistBallots,
     PersistConfig,
+    PersistLocal,
     ProbeArbiter,
     Refresh,
     Release,
@@ -101,11 +102,14 @@ class Executor:
                 self._prober.ask(effect)
 
     def _tell(
-        self, effect: PersistConfig | KeepConflict | Apply | Event | Outcome | Stopped
+        self,
+        effect: PersistConfig | KeepConflict | PersistLocal | Apply | Event | Outcome | Stopped,
     ) -> None:
         match effect:
             case PersistConfig(config, committed):
                 self._storage.save_config(config, committed)
+            case PersistLocal(local):
+                self._storage.save_local(local)
             case KeepConflict(conflict):
                 self._listener.on_conflict(conflict)
             case Apply(config):

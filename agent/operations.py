@@ -152,7 +152,7 @@ class Operations:
             lines = describe(config, edit)
             detail = "\n".join(lines) or NOTHING_TO_CHANGE
             return api.Done(detail, str(config.revision), changed=bool(lines))
-        outcome = await self._propose(request, op.change, if_revision, op.timeout)
+        outcome = await self._propose(request, op.change, if_revision, op.timeout, local=op.local)
         changed = outcome.detail != NOTHING_TO_CHANGE
         return api.Done(outcome.detail, str(outcome.revision or ""), changed)
 
@@ -169,11 +169,17 @@ class Operations:
             )
 
     async def _propose(
-        self, request: str, change: Change, if_revision: Revision | None, seconds: float
+        self,
+        request: str,
+        change: Change,
+        if_revision: Revision | None,
+        seconds: float,
+        *,
+        local: bool = False,
     ) -> Outcome:
         future = self.agent.errands.begin(request)
         patience = int(seconds * SECOND)
-        self.agent.deliver(Propose(request, change, if_revision, int(time.time()), patience))
+        self.agent.deliver(Propose(request, change, if_revision, int(time.time()), patience, local))
         # The core's own answer says more than that time is up.
         return await self.agent.errands.wait(future, seconds + GRACE_S)
 

@@ -17,6 +17,7 @@ from agent.disk import Disk, DiskError
 from protocol.config import Config
 from protocol.effects import Ballot, ConfigStored, Input, PersistFailed, PersistWorks
 from protocol.ids import GroupId, Revision
+from protocol.local import Local
 
 RETRY_S = 1.0
 """Seconds until a disk that refused is tried again."""
@@ -53,6 +54,11 @@ class Storage:
         """Write a configuration in the worker; the core learns when it is durable."""
         future = self._loop.run_in_executor(self._worker, self.disk.save_config, config, committed)
         future.add_done_callback(lambda done: self._saved(done, config.revision))
+
+    def save_local(self, local: Local | None) -> None:
+        """Write the local edits in the worker."""
+        future = self._loop.run_in_executor(self._worker, self.disk.save_local, local)
+        future.add_done_callback(_report)
 
     def save_conflicts(self, conflicts: tuple[Kept, ...]) -> None:
         """Write them in the worker, before any configuration that is given to it later."""
@@ -98,7 +104,7 @@ class Storage:
 
 
 def _report(done: asyncio.Future[None]) -> None:
-    """A list for people: a disk that refuses it must not stop the votes."""
+    """Of no weight for the votes: a disk that refuses it must not stop them."""
     error = None if done.cancelled() else done.exception()
     if isinstance(error, DiskError):
         _log.error("%s %s", error.message, error.remedy)

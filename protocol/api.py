@@ -80,6 +80,8 @@ class PutChange(msgspec.Struct, frozen=True, tag_field="op", tag="change"):
     dry_run: bool = False
     timeout: float = 5.0
     """Seconds to wait for the commit."""
+    local: bool = False
+    """Break glass: on the asked device only, and only while no coordinator can be reached."""
     force: bool = False
     """Remove a device although it runs."""
 

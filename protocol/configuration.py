@@ -6,9 +6,12 @@ from random import Random
 
 from protocol.config import Config
 from protocol.coordinator import RESEND_NS, Coordinator
-from protocol.effects import Outcome
+from protocol.effects import Apply, Event, KeepConflict, Outcome, PersistLocal
+from protocol.errors import HalbError
 from protocol.ids import NO_REVISION, DeviceId, Revision
+from protocol.local import Local, edited, ended, overlay
 from protocol.messages import Append, ProposeChange, Stored
+from protocol.objects import Handled
 from protocol.outbox import Outbox
 from protocol.replica import Replica
 from protocol.requests import return_of
@@ -25,6 +28,7 @@ class Configuration:
         committed: Revision,
         random: Random,
         retention: Retention,
+        local: Local | None,
     ) -> None:
         self.me = me
         self.random = random
@@ -37,6 +41,8 @@ class Configuration:
         self._origins: dict[str, DeviceId | None] = {}
         """Who asked for each change under way; None: this device's operator."""
         self.tombstones = Tombstones(retention)
+        self.local = local
+        """Break-glass edits of this device."""
         self._next = 1 << 62
 
     @property
@@ -58,6 +64,11 @@ class Configuration:
     @property
     def in_force(self) -> Config:
         return self.replica.committed
+
+    @property
+    def in_use(self) -> Config:
+        """What the kernel of this device follows."""
+        return overlay(self.in_force, self.local)
 
     def adopt(self, config: Config, out: Outbox) -> None:
         """The first configuration of this device, committed by its Site."""
@@ -81,6 +92,8 @@ class Configuration:
             return
         self._leader, self._leader_term = sender, message.term
         self.replica.on_append(message, out)
+        if self.in_force.revision >= message.committed:
+            self.end_local(out)
         self._report(site_term, out)
 
     def on_stored(self, revision: Revision, site_term: int, now: int, out: Outbox) -> None:
@@ -102,6 +115,34 @@ class Configuration:
             self.replica.retry(out)
         else:
             self.replica.on_disk_failed()
+
+    # Break glass
+
+    def edit_locally(self, asked: ProposeChange, out: Outbox) -> Outcome:
+        """Change what this device does, and nothing that other devices rest on."""
+        mark = Handled(id=asked.id, detail="", by=asked.by, unix_s=asked.unix_s)
+        if self.local is not None:
+            for edit in self.local.edits:
+                if edit.id == asked.id:
+                    return Outcome(asked.id, self.in_force.revision, edit.detail)
+        try:
+            self.local = edited(self.in_force, self.local, asked.change, mark)
+        except HalbError as error:
+            return Outcome(asked.id, error=error)
+        out.do(PersistLocal(self.local))
+        out.do(Event("local", None, "changed locally, not committed", device=self.me))
+        out.do(Apply(self.in_use))
+        return Outcome(asked.id, self.in_force.revision, self.local.edits[-1].detail)
+
+    def end_local(self, out: Outbox) -> None:
+        """A coordinator is back: what it has committed wins."""
+        if self.local is None:
+            return
+        out.do(KeepConflict(ended(self.local, self.in_force.revision)))
+        self.local = None
+        out.do(PersistLocal(None))
+        out.do(Event("local", None, "ended local changes: a coordinator is back", device=self.me))
+        out.do(Apply(self.in_force))
 
     # As coordinator
 
@@ -137,6 +178,8 @@ class Configuration:
             self._collect(self.coordinator, now, out)
             self.coordinator.on_time(now, out)
             self.coordinator.advance(out)
+            if self.in_force.revision.term == self.coordinator.term:
+                self.end_local(out)
             self._tell(self.coordinator.outcomes(now), out)
             self._next = now + RESEND_NS
 

@@ -13,6 +13,7 @@ from protocol.changes import Change
 from protocol.config import Config
 from protocol.conflicts import Conflict
 from protocol.ids import DeviceId, GroupId, Revision
+from protocol.local import Local
 from protocol.messages import Message
 from protocol.timing import SECOND, Profile
 
@@ -136,6 +137,8 @@ class Propose:
     """Wall clock, for expiry of tokens only."""
     timeout: int = 6 * SECOND
     """Nanoseconds until the request ends for want of a coordinator."""
+    local: bool = False
+    """Break glass: on this device only, until a coordinator is back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +224,18 @@ class KeepConflict:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistLocal:
+    """Write the local edits of this device, or that there are none any more."""
+
+    local: Local | None
+
+
+@dataclass(frozen=True, slots=True)
 class Apply:
-    """This committed configuration is now in force: make the kernel so."""
+    """This configuration is now in force: make the kernel so.
+
+    It is committed, except for what this device's operator changed by ``--local``.
+    """
 
     config: Config
 
@@ -337,4 +350,6 @@ class Stopped:
 Effect = (
     Send | PersistBallots | PersistConfig | KeepConflict | Apply | Acquire | Refresh | Release
     | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
+    Send | PersistBallots | PersistConfig | KeepConflict | PersistLocal | Apply | Acquire | Refresh
+    | Release | Lame | Outcome | Event | Stopped
 )  # fmt: skip

@@ -26,6 +26,7 @@ from protocol.effects import (
     GatewayHealth,
     Input,
     LeaseLapsed,
+    Outcome,
     Pace,
     PersistFailed,
     PersistWorks,
@@ -39,11 +40,13 @@ from protocol.effects import (
     Stopped,
     WallClock,
 )
+from protocol.errors import Refused
 from protocol.explain import report_of
 from protocol.forcing import Forcing
 from protocol.group import Group
 from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.local import Local
 from protocol.messages import (
     Ack,
     Answer,
@@ -100,6 +103,7 @@ class Node:
         ballots_lost: bool = False,
         unix_offset: int = 0,
         retention: Retention = Retention(),  # noqa: B008 - frozen
+        local: Local | None = None,
     ) -> None:
         """``unix_offset``: nanoseconds from this clock to Unix time, until :class:`WallClock`.
 
@@ -107,7 +111,7 @@ class Node:
         can be trusted; the device votes again once it has heard a primary.
         """
         self.me = device
-        self.configuration = Configuration(device, config, committed, random, retention)
+        self.configuration = Configuration(device, config, committed, random, retention, local)
         self.groups = Groups(
             device,
             random,
@@ -235,6 +239,8 @@ class Node:
             case Propose(request, change, if_revision, unix_s, timeout):
                 message = ProposeChange(request, change, if_revision, unix_s, self.me)
                 self.requests.add(message, now, timeout)
+            case Propose():
+                self._propose(item, now, out)
             case Promote():
                 self.moving.promote(item, self.configuration.in_force, self.requests, now, out)
             case Force():
@@ -283,6 +289,21 @@ class Node:
                 self.requests.on_return(sender, message, out)
             case Moved() | Inquire() | Report():
                 pass  # The shell's concern.
+
+    def _propose(self, asked: Propose, now: int, out: Outbox) -> None:
+        message = ProposeChange(
+            asked.request, asked.change, asked.if_revision, asked.unix_s, self.me
+        )
+        if not asked.local:
+            self.requests.add(message, now, asked.timeout)
+        elif self.offices.hears_coordinator(now) is not None:
+            error = Refused(
+                "the coordinator can be reached",
+                "Make the change without --local: it is safe then.",
+            )
+            out.do(Outcome(asked.request, error=error))
+        else:
+            out.do(self.configuration.edit_locally(message, out))
 
     def _recover(self, asked: Recover, now: int, out: Outbox) -> None:
         peers = self.roster.peers(self.beats.contacts, now)
@@ -393,6 +414,7 @@ class Node:
             stored=self.configuration.stored,
             committed=config.revision,
             coordinator=self.offices.holder(SITE_GROUP)[0],
+            local=self.configuration.local,
         )
 
 

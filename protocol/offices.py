@@ -11,7 +11,7 @@ from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Lead
 from protocol.roster import leader_told
 from protocol.timing import MILLISECOND
-from protocol.view import GroupView, Role
+from protocol.view import GroupView, PeerState, Role
 
 
 class Offices:
@@ -51,6 +51,18 @@ class Offices:
                 return own, group.voter.term
         told = leader_told(self._contacts.values(), gid)
         return told if told is not None else (None, 0)
+
+    def hears_coordinator(self, now: int) -> DeviceId | None:
+        """The coordinator, if it was heard of so lately that it still holds office."""
+        holder, _ = self.holder(SITE_GROUP)
+        group = self._groups.get(SITE_GROUP)
+        if holder is None or holder == self.me:
+            return holder
+        if group is not None and group.voter.votes:
+            return holder if now - group.voter.heard < group.timing.promise else None
+        contact = self._contacts.get(holder)
+        alive = contact is not None and contact.state(now, 0) is PeerState.ALIVE
+        return holder if alive else None
 
     def _since(self, gid: GroupId, leader: DeviceId | None, term: int) -> int:
         leads: Iterable[Lead] = ()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from protocol.ids import DeviceId, GroupId, Revision
+from protocol.local import Local
 from protocol.messages import Info
 
 
@@ -79,3 +80,5 @@ class NodeView:
     stored: Revision
     committed: Revision
     coordinator: DeviceId | None
+    local: Local | None = None
+    """Break-glass edits of this device that no coordinator has ended yet."""
