@@ -11,7 +11,7 @@ import typer
 from halbctl.errors import note
 from halbctl.output import emit
 from halbctl.settings import settings_of
-from protocol.errors import Refused
+from protocol.errors import InvalidInput, Refused
 
 if TYPE_CHECKING:
     from halbctl.replies import Exported, Status
@@ -49,6 +49,8 @@ def order(
     from halbctl.client import ask as ask_agent
 
     settings = settings_of(ctx)
+    if settings.local and not getattr(op, "local", False):
+        raise InvalidInput("--local is for changes of gateways and listeners only")
     limit = settings.timeout_or(timeout) + SLACK_S
     return ask_agent(settings.control, msgspec.to_builtins(op), limit, waiting)
 
@@ -66,7 +68,9 @@ def change(
 
     parse_revision(if_revision)
     timeout = settings_of(ctx).timeout_or(ANSWER_S)
-    return order(ctx, PutChange(change, if_revision, dry_run, timeout, force))
+    return order(
+        ctx, PutChange(change, if_revision, dry_run, timeout, settings_of(ctx).local, force)
+    )
 
 
 def finish(ctx: typer.Context, done: dict[str, Any]) -> None:

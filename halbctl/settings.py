@@ -23,6 +23,8 @@ class Settings:
 
     control: str = DEFAULT_CONTROL
     output: str = "table"
+    local: bool = False
+    """Break glass: change the asked device only, without the Site."""
     timeout: float | None = None
     """Seconds; None: what suits the command."""
 
@@ -63,6 +65,10 @@ def _set_output(ctx: typer.Context, _param: object, value: str | None) -> None:
         settings_of(ctx).output = _output(value, "--output")
 
 
+def _set_local(ctx: typer.Context, _param: object, value: bool) -> None:
+    settings_of(ctx).local |= bool(value)
+
+
 def _set_timeout(ctx: typer.Context, _param: object, value: float | None) -> None:
     if value is not None:
         if not (isfinite(value) and 0 < value <= MAX_TIMEOUT_S):
@@ -90,6 +96,14 @@ def global_options(*, hidden: bool) -> list[TyperOption]:
             expose_value=False,
             hidden=hidden,
             help="Form of what is printed. [HALB_OUTPUT; default: table]",
+        ),
+        TyperOption(
+            param_decls=["--local"],
+            is_flag=True,
+            callback=_set_local,
+            expose_value=False,
+            hidden=hidden,
+            help="Break glass: change this device only, while no coordinator can be reached.",
         ),
         TyperOption(
             param_decls=["--timeout"],

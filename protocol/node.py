@@ -26,7 +26,6 @@ from protocol.effects import (
     GatewayHealth,
     Input,
     LeaseLapsed,
-    Outcome,
     Pace,
     PersistFailed,
     PersistWorks,
@@ -40,7 +39,6 @@ from protocol.effects import (
     Stopped,
     WallClock,
 )
-from protocol.errors import Refused
 from protocol.explain import report_of
 from protocol.forcing import Forcing
 from protocol.group import Group
@@ -74,13 +72,12 @@ from protocol.outbox import Outbox
 from protocol.pace import Pace as OwnPace
 from protocol.planned import PlannedMoves, Scene
 from protocol.preference import Preference
-from protocol.recovery import Survivor
 from protocol.requests import Requests
 from protocol.rescue import Rescue
 from protocol.roster import Roster
 from protocol.timing import MILLISECOND
 from protocol.tombstones import Retention
-from protocol.view import NodeView, PeerState, Role
+from protocol.view import NodeView, Role
 
 STALL_NS = 20 * MILLISECOND
 """A step that comes later than this after it was due was missed by this process."""
@@ -131,6 +128,9 @@ class Node:
         self.pace = OwnPace()
         self.forcing = Forcing()
         self.rescue = Rescue(device, self.configuration, self.requests)
+        self.rescue = Rescue(
+            device, self.configuration, self.requests, self.offices, self.beats.contacts
+        )
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
@@ -240,14 +240,14 @@ class Node:
                 message = ProposeChange(request, change, if_revision, unix_s, self.me)
                 self.requests.add(message, now, timeout)
             case Propose():
-                self._propose(item, now, out)
+                self.rescue.propose(item, now, out)
             case Promote():
                 self.moving.promote(item, self.configuration.in_force, self.requests, now, out)
             case Force():
                 config = self.configuration.in_force
                 touched.extend(self.forcing.begin(item, config, self.groups, now, out))
             case Recover():
-                self._recover(item, now, out)
+                self.rescue.begin(item, now, out)
             case Adopt(config):
                 self.configuration.adopt(config, out)
             case Stop() | Resume():
@@ -289,33 +289,6 @@ class Node:
                 self.requests.on_return(sender, message, out)
             case Moved() | Inquire() | Report():
                 pass  # The shell's concern.
-
-    def _propose(self, asked: Propose, now: int, out: Outbox) -> None:
-        message = ProposeChange(
-            asked.request, asked.change, asked.if_revision, asked.unix_s, self.me
-        )
-        if not asked.local:
-            self.requests.add(message, now, asked.timeout)
-        elif self.offices.hears_coordinator(now) is not None:
-            error = Refused(
-                "the coordinator can be reached",
-                "Make the change without --local: it is safe then.",
-            )
-            out.do(Outcome(asked.request, error=error))
-        else:
-            out.do(self.configuration.edit_locally(message, out))
-
-    def _recover(self, asked: Recover, now: int, out: Outbox) -> None:
-        peers = self.roster.peers(self.beats.contacts, now)
-        heard = {
-            p.device: Survivor(p.device, p.info.stored)
-            for p in peers
-            if p.state is PeerState.ALIVE and p.info is not None
-        }
-        heard[self.me] = Survivor(self.me, self.configuration.durable)
-        known = (SITE_GROUP, *self.configuration.newest.assignments)
-        terms = {gid: self.offices.holder(gid)[1] for gid in known}
-        self.rescue.begin(asked, heard, terms, now, out)
 
     def _on_disk(self, works: bool, out: Outbox, touched: list[GroupId]) -> None:
         self.groups.on_disk(works)

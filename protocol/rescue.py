@@ -1,7 +1,7 @@
-"""``halbctl recover`` on one device: from the operator's word to a committed revision.
+"""What an operator does without a majority, on one device: ``recover`` and ``--local``.
 
-With a coordinator the new voter lists are a change like any other. Without one
-this device writes them itself and sends them to the survivors, until a
+To recover: with a coordinator the new voter lists are a change like any other. Without
+one this device writes them itself and sends them to the survivors, until a
 coordinator that they elect has committed them.
 """
 
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from protocol.changes import RecoverVoters
 from protocol.config import Config
 from protocol.configuration import Configuration
-from protocol.effects import Event, Outcome, Recover
-from protocol.errors import HalbError, NotCommitted
-from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.contact import Contact
+from protocol.effects import Event, Outcome, Propose, Recover
+from protocol.errors import HalbError, NotCommitted, Refused
+from protocol.ids import SITE_GROUP, DeviceId, Revision
 from protocol.messages import Append, ProposeChange
+from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.recovery import (
     TERM_LEAP,
@@ -28,6 +30,7 @@ from protocol.recovery import (
 )
 from protocol.requests import Requests
 from protocol.timing import MILLISECOND, SECOND
+from protocol.view import PeerState
 
 REPEAT_NS = 200 * MILLISECOND
 PATIENCE_NS = 15 * SECOND
@@ -47,22 +50,60 @@ class _UnderWay:
 class Rescue:
     """At most one recovery at a time."""
 
-    def __init__(self, me: DeviceId, configuration: Configuration, requests: Requests) -> None:
+    def __init__(
+        self,
+        me: DeviceId,
+        configuration: Configuration,
+        requests: Requests,
+        offices: Offices,
+        contacts: Mapping[DeviceId, Contact],
+    ) -> None:
         self.me = me
+        self._offices = offices
+        self._contacts = contacts
         self._configuration = configuration
         self._requests = requests
         self._now: _UnderWay | None = None
 
-    def begin(
-        self,
-        asked: Recover,
-        heard: Mapping[DeviceId, Survivor],
-        terms: Mapping[GroupId, int],
-        now: int,
-        out: Outbox,
-    ) -> None:
-        """Carry out the operator's word. ``terms``: the newest known of each group."""
+    # Break glass
+
+    def propose(self, asked: Propose, now: int, out: Outbox) -> None:
+        """Carry a change to the coordinator, or make it here alone where that is asked."""
+        message = ProposeChange(
+            asked.request, asked.change, asked.if_revision, asked.unix_s, self.me
+        )
+        if not asked.local:
+            self._requests.add(message, now, asked.timeout)
+        elif self._offices.hears_coordinator(now) is not None:
+            error = Refused("the coordinator can be reached", "Make the change without --local.")
+            out.do(Outcome(asked.request, error=error))
+        else:
+            out.do(self._configuration.edit_locally(message, out))
+
+    def _end_local_changes(self, now: int, out: Outbox) -> None:
+        """A coordinator that is back and has nothing newer sends nothing that would end them."""
+        holder = self._offices.hears_coordinator(now)
+        contact = self._contacts.get(holder) if holder is not None else None
+        info = contact.info if contact is not None else None
+        if info is not None and info.stored == self._configuration.in_force.revision:
+            self._configuration.end_local(out)
+
+    # Recovery
+
+    def _heard(self, now: int) -> dict[DeviceId, Survivor]:
+        heard = {
+            device: Survivor(device, contact.info.stored)
+            for device, contact in self._contacts.items()
+            if contact.info is not None and contact.state(now, 0) is PeerState.ALIVE
+        }
+        heard[self.me] = Survivor(self.me, self._configuration.durable)
+        return heard
+
+    def begin(self, asked: Recover, now: int, out: Outbox) -> None:
+        """Carry out the operator's word."""
         config = self._configuration.newest
+        heard = self._heard(now)
+        terms = {g: self._offices.holder(g)[1] for g in (SITE_GROUP, *config.assignments)}
         try:
             survivors = chosen(config, self.me, heard, asked.devices)
             edit = recovery_edit(config, survivors, terms)
@@ -83,7 +124,9 @@ class Rescue:
         self._now = _UnderWay(asked.request, forced, survivors, now + PATIENCE_NS)
 
     def on_time(self, now: int, out: Outbox) -> None:
-        """Send the forced configuration again, or end."""
+        """Send the forced configuration again, or end; end local changes that are over."""
+        if self._configuration.local is not None:
+            self._end_local_changes(now, out)
         work = self._now
         if work is None:
             return

@@ -118,6 +118,12 @@ def test_changes(
     assert [request.op for request in peer.requests] == [api.PutChange(change)]
 
 
+def test_break_glass_is_for_changes_only(peer: Peer, halbctl: Halbctl) -> None:
+    assert halbctl("--local", "gateway", "drain", "rdp", "gw1").code == 0
+    assert peer.only(api.PutChange).local
+    assert halbctl("promote", "rdp", "--local").code == 2
+
+
 def test_vs_create_takes_a_whole_virtual_server(peer: Peer, halbctl: Halbctl) -> None:
     ran = halbctl(
         *("vs", "create", "rdp", "--vip", "10.77.0.100/24", "--vip", "fd77::100/64"),

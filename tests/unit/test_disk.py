@@ -18,7 +18,8 @@ from protocol.config import Config, Edit
 from protocol.conflicts import MAX_CONFLICTS, Conflict
 from protocol.effects import Ballot
 from protocol.ids import NO_REVISION, DeviceId, GroupId
-from protocol.objects import SiteRecord
+from protocol.local import Local
+from protocol.objects import Handled, SiteRecord
 
 G1, G2 = GroupId("1" * 16), GroupId("_site")
 A = DeviceId("a" * 16)
@@ -288,6 +289,19 @@ def test_a_disk_error_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         disk.save_ballots(BALLOTS)
     assert "replace it" in caught.value.remedy
     disk.close()
+
+
+def test_local_edits_outlive_a_restart_but_not_the_site(folder: Path) -> None:
+    fill(folder)
+    local = Local(OLD.revision, (), (Handled(id="r", detail="~ gateway"),))
+    disk = Disk.open(folder)
+    disk.save_local(local)
+    disk.close()
+    assert once(folder).local == local
+    disk = Disk.open(folder)
+    disk.save_local(None)
+    disk.close()
+    assert once(folder).local is None
 
 
 def test_conflicts_outlive_a_restart_and_the_site(folder: Path) -> None:
