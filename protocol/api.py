@@ -10,6 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from protocol.changes import Change
+from protocol.conflicts import ConflictInfo as ConflictInfo
+from protocol.conflicts import Conflicts as Conflicts
+from protocol.conflicts import LostObject as LostObject
+from protocol.conflicts import LostRequest as LostRequest
 from protocol.control import API_VERSION as API_VERSION
 from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
@@ -323,51 +327,6 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
     """Entries, oldest first."""
 
     entries: tuple[HistoryEntry, ...]
-
-
-class LostObject(msgspec.Struct, frozen=True):
-    """One object that was to change."""
-
-    kind: str
-    """virtual-server | device | token"""
-    name: str
-    action: str
-    """put | deleted"""
-    document: dict[str, object] | None
-    """A Virtual Server as it was to become, in the form of :mod:`protocol.document`."""
-
-
-class LostRequest(msgspec.Struct, frozen=True):
-    """One request whose work was lost."""
-
-    id: str
-    by: str
-    """Device whose operator asked."""
-    at: str
-    """ISO 8601, UTC, by that device's clock."""
-    detail: str
-
-
-class ConflictInfo(msgspec.Struct, frozen=True):
-    """Edits that this device had stored and had to give up."""
-
-    id: str
-    kind: str
-    """dropped | local"""
-    at: str
-    """ISO 8601, UTC: when they were given up."""
-    lost: str
-    """Revision that had them, or that a local edit began from."""
-    won: str
-    """Revision that took their place."""
-    requests: tuple[LostRequest, ...]
-    objects: tuple[LostObject, ...]
-
-
-class Conflicts(msgspec.Struct, frozen=True, tag_field="re", tag="conflicts"):
-    """The last ten, oldest first."""
-
-    conflicts: tuple[ConflictInfo, ...]
 
 
 Result = (

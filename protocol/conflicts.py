@@ -58,3 +58,51 @@ def _concerns_people(record: Record) -> bool:
 def requests_of(conflict: Conflict) -> tuple[Handled, ...]:
     """The requests whose work was lost: who asked for it, and when."""
     return tuple(r.value for r in conflict.records if isinstance(r.value, Handled))
+
+
+# As halbctl shows them
+
+
+class LostObject(msgspec.Struct, frozen=True):
+    """One object that was to change."""
+
+    kind: str
+    """virtual-server | device | token"""
+    name: str
+    action: str
+    """put | deleted"""
+    document: dict[str, object] | None
+    """A Virtual Server as it was to become, in the form of :mod:`protocol.document`."""
+
+
+class LostRequest(msgspec.Struct, frozen=True):
+    """One request whose work was lost."""
+
+    id: str
+    by: str
+    """Device whose operator asked."""
+    at: str
+    """ISO 8601, UTC, by that device's clock."""
+    detail: str
+
+
+class ConflictInfo(msgspec.Struct, frozen=True):
+    """Edits that this device had stored and had to give up."""
+
+    id: str
+    kind: str
+    """dropped | local"""
+    at: str
+    """ISO 8601, UTC: when they were given up."""
+    lost: str
+    """Revision that had them, or that a local edit began from."""
+    won: str
+    """Revision that took their place."""
+    requests: tuple[LostRequest, ...]
+    objects: tuple[LostObject, ...]
+
+
+class Conflicts(msgspec.Struct, frozen=True, tag_field="re", tag="conflicts"):
+    """The last ten, oldest first."""
+
+    conflicts: tuple[ConflictInfo, ...]

@@ -348,8 +348,6 @@ class Stopped:
 
 
 Effect = (
-    Send | PersistBallots | PersistConfig | KeepConflict | Apply | Acquire | Refresh | Release
-    | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
     Send | PersistBallots | PersistConfig | KeepConflict | PersistLocal | Apply | Acquire | Refresh
-    | Release | Lame | Outcome | Event | Stopped
+    | Release | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
 )  # fmt: skip

@@ -11,6 +11,7 @@ from protocol.effects import Ballot
 from protocol.electorates import electorate_of, site_electorate
 from protocol.group import Group
 from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.messages import Answer, Ask, HandOver, Resign, Vote, Voted
 from protocol.objects import Assignment
 from protocol.outbox import Outbox
 from protocol.timers import Timers
@@ -170,6 +171,33 @@ class Groups(Mapping[GroupId, Group]):
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""
         return [(gid, group.unfit) for gid, group in self._groups.items() if group.unfit]
+
+    def deliver(
+        self,
+        sender: DeviceId,
+        message: Ask | Answer | Vote | Voted | HandOver | Resign,
+        now: int,
+        out: Outbox,
+    ) -> bool:
+        """A message about one group; False where this device has no part in it."""
+        group = self._groups.get(message.group)
+        match message:
+            case _ if group is None:
+                return False
+            case Ask():
+                group.on_ask(sender, message, now, out)
+            case Answer():
+                group.on_answer(sender, message, now)
+            case Vote():
+                group.on_vote(sender, message, now, out)
+            case Voted():
+                group.on_voted(sender, message, now, out)
+            case HandOver():
+                group.on_hand_over(sender, message, now, out)
+            case Resign():
+                group.on_resign(sender, message, now)
+                group.alone.on_rival(False, now, out)
+        return True
 
     def on_disk(self, works: bool) -> None:
         """The disk takes writes, or refuses them: a voter that cannot write votes for nobody."""

@@ -41,7 +41,6 @@ from protocol.effects import (
 )
 from protocol.explain import report_of
 from protocol.forcing import Forcing
-from protocol.group import Group
 from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.local import Local
@@ -127,7 +126,6 @@ class Node:
         self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
         self.forcing = Forcing()
-        self.rescue = Rescue(device, self.configuration, self.requests)
         self.rescue = Rescue(
             device, self.configuration, self.requests, self.offices, self.beats.contacts
         )
@@ -236,9 +234,6 @@ class Node:
             case Probed(gid) if gid in self.groups:
                 self.groups[gid].alone.on_probed(item, now, out)
                 touched.append(gid)
-            case Propose(request, change, if_revision, unix_s, timeout):
-                message = ProposeChange(request, change, if_revision, unix_s, self.me)
-                self.requests.add(message, now, timeout)
             case Propose():
                 self.rescue.propose(item, now, out)
             case Promote():
@@ -269,9 +264,7 @@ class Node:
                 if contact.info is None or message.incarnation >= contact.info.incarnation:
                     contact.info = message
             case Ask() | Answer() | Vote() | Voted() | HandOver() | Resign():
-                group = self.groups.get(message.group)
-                if group is not None:
-                    _deliver(group, sender, message, now, out)
+                if self.groups.deliver(sender, message, now, out):
                     touched.append(message.group)
             case Append():
                 if self.groups.outgrow(SITE_GROUP, message.term, now, out):
@@ -393,26 +386,3 @@ class Node:
 
 def _is_heartbeat(item: Input) -> bool:
     return isinstance(item, Received) and isinstance(item.message, Beat | Ack)
-
-
-def _deliver(
-    group: Group,
-    sender: DeviceId,
-    message: Ask | Answer | Vote | Voted | HandOver | Resign,
-    now: int,
-    out: Outbox,
-) -> None:
-    match message:
-        case Ask():
-            group.on_ask(sender, message, now, out)
-        case Answer():
-            group.on_answer(sender, message, now)
-        case Vote():
-            group.on_vote(sender, message, now, out)
-        case Voted():
-            group.on_voted(sender, message, now, out)
-        case HandOver():
-            group.on_hand_over(sender, message, now, out)
-        case Resign():
-            group.on_resign(sender, message, now)
-            group.alone.on_rival(False, now, out)
