@@ -17,6 +17,7 @@ from agent.estranged import Estranged
 from agent.executor import Executor
 from agent.fitness import Lateness
 from agent.history import MAX_ENTRIES, History, entry_of, two_owners_lately
+from agent.inquiry import Inquiries
 from agent.joining import JoinServer, ask_to_join
 from agent.kernel import Counts
 from agent.loop import Loop
@@ -31,11 +32,23 @@ from protocol import api
 from protocol.changes import Change
 from protocol.config import Config
 from protocol.conflicts import Conflict
-from protocol.effects import Adopt, Event, Input, Outcome, Pace, Received, Resume, Stop, WallClock
+from protocol.effects import (
+    Adopt,
+    Event,
+    Input,
+    Lossy,
+    Outcome,
+    Pace,
+    Received,
+    Resume,
+    Stop,
+    WallClock,
+)
 from protocol.errors import TimedOut
+from protocol.hearing import link_reports
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
-from protocol.messages import Message, Moved
+from protocol.messages import Inquire, Message, Moved, Report
 from protocol.node import Node
 from protocol.objects import Device
 from protocol.token import JoinToken
@@ -75,6 +88,7 @@ class Agent:
             listen=settings.addresses,
             receive=self._on_message,
         )
+        self.inquiries = Inquiries(self._transport.send, self._report)
         self._operations = Operations(self)
         self._joins = JoinServer(settings.addresses, self.keys, self._operations.admit)
         self._control = ControlServer(
@@ -159,15 +173,24 @@ class Agent:
         """Hand an input to the core."""
         self._loop.deliver(item)
 
+    def _report(self, request: str, group: GroupId | None) -> Report:
+        """What this device tells another one's operator."""
+        node, now = self._loop.node, boottime()
+        links = link_reports(node.beats.contacts, self._transport.loss(), now)
+        return Report(request, links, None if group is None else node.report(group, now))
+
     def _on_woken(self, due: int, now: int) -> None:
         late = self.lateness.note(due, now)
         if late is not None:
             self.deliver(Pace(late))
             self.deliver(WallClock(unix_offset()))
+            self.deliver(Lossy(self._transport.lossy()))
 
     def _on_message(self, sender: DeviceId, message: Message) -> None:
         if isinstance(message, Moved):
             self._remember(message.entry)
+        elif isinstance(message, Inquire | Report):
+            self.inquiries.on_message(sender, message)
         else:
             self.deliver(Received(sender, message))
 
@@ -281,6 +304,8 @@ class Agent:
             since={g.group: g.since for g in self.view().groups if g.leader == self.device},
             connections=counts,
             down=carrier.checks.reasons() if carrier else {},
+            unheard=self._loop.node.roster.unheard,
+            lossy=self._loop.node.roster.lossy,
             drift=tuple(carrier.kernel.drift) if carrier else (),
             notes=self._notes(),
         )

@@ -17,6 +17,7 @@ from typing import Any
 from agent import sockets
 from agent.arrivals import Arrivals
 from agent.keys import KeyPair
+from agent.quality import Quality
 from agent.sockets import Socket
 from protocol.addresses import split_endpoint
 from protocol.ids import DeviceId
@@ -110,6 +111,7 @@ class PeerLinks:
     def __init__(self, peer: Peer, now: float) -> None:
         self.peer = peer
         self.arrivals = Arrivals()
+        self.quality = Quality()
         self.counters: dict[str, int] = {}
         self.their_interval = IDLE_BEAT_NS
         self.our_interval = IDLE_BEAT_NS

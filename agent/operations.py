@@ -28,12 +28,16 @@ from protocol.describe import describe
 from protocol.document import render_site
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused
+from protocol.explain import explain
+from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
+from protocol.insight import Explanation, Matrix
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.timing import SECOND
 from protocol.token import JoinToken, digest_of
 from protocol.view import PeerState
+from protocol.virtual_servers import server_named
 
 if TYPE_CHECKING:
     from agent.agent import Agent
@@ -82,6 +86,10 @@ class Operations:
                 return await self._change(request.id, request.op)
             case api.Export():
                 return self._export()
+            case api.Explain(name):
+                return await self._explain(name)
+            case api.GetMatrix():
+                return await self._matrix()
             case api.GetConflicts():
                 return api.Conflicts(shown(self.agent.conflicts, self.agent.config))
             case api.Failover():
@@ -117,6 +125,19 @@ class Operations:
             self._require_site()
             yield await self.status()
             await self.agent.news.wait_for_change(interval)
+
+    async def _explain(self, name: str) -> Explanation:
+        agent = self.agent
+        server = server_named(agent.config, name)
+        found = await agent.inquiries.ask(agent.device, agent.config.devices, server.uid)
+        reports = {device: report.group for device, report in found.items()}
+        return explain(agent.config, server, agent.device, reports)
+
+    async def _matrix(self) -> Matrix:
+        agent = self.agent
+        found = await agent.inquiries.ask(agent.device, agent.config.devices)
+        reports = {device: report.links for device, report in found.items()}
+        return matrix(agent.config, agent.device, reports)
 
     def _version(self) -> api.VersionInfo:
         site = self.agent.config.site

@@ -32,6 +32,10 @@ class Facts:
     """Live flows of this kernel per gateway; None where they are not known."""
     down: Mapping[GatewayKey, str] = field(default_factory=dict)
     """Gateways that this device sees down, with the reason."""
+    unheard: tuple[DeviceId, ...] = ()
+    """Devices that this one does not hear."""
+    lossy: tuple[DeviceId, ...] = ()
+    """Devices that this one hears badly."""
     lease_enforced: bool = True
     """Whether the kernel silences a VIP whose lease ran out."""
     drift: tuple[str, ...] = ()

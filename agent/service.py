@@ -215,6 +215,7 @@ def _why_degraded(
     if seen is not None and seen.alone:
         name = picture.name(picture.facts.device)
         yield f"{name} serves alone: it does not hear the other device"
+    yield from _deaf(picture, assignment.voters)
     yield from _no_reserve(len(assignment.voters), assignment.lone, devices)
 
 
@@ -252,6 +253,24 @@ def _families_without_gateway(
     if usable & vips:  # otherwise it is down, and says so
         for missing in sorted(vips - usable):
             yield f"no gateway with an IPv{missing} address can take a connection"
+
+
+def _deaf(picture: Picture, voters: tuple[DeviceId, ...]) -> Iterator[str]:
+    """Voters that live, yet do not hear each other, or badly."""
+    for device in (v for v in voters if picture.alive(v)):
+        info = picture.infos.get(device)
+        mine = device == picture.facts.device
+        unheard = picture.facts.unheard if mine else info.unheard if info else ()
+        lossy = picture.facts.lossy if mine else info.lossy if info else ()
+        name = picture.name(device)
+        for other in voters:
+            if other in unheard and picture.alive(other):
+                yield f"{name} does not hear {picture.name(other)}; see `halbctl matrix`"
+            elif other in lossy and picture.alive(other):
+                yield (
+                    f"{name} misses more than 5 % of the beats of {picture.name(other)} on a"
+                    " connection; see `halbctl matrix`"
+                )
 
 
 def _no_reserve(voters: int, lone: bool, devices: tuple[VirtualServerDevice, ...]) -> Iterator[str]:

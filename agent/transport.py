@@ -67,7 +67,8 @@ class Transport:
         self._listen = tuple(split_endpoint(check_endpoint("address", each)) for each in listen)
         self._deliver = receive
         self._site = b""
-        self._sequence = 0
+        self._sequences: Counter[tuple[DeviceId, bool]] = Counter()
+        """Newest number sent, per receiver and channel: a gap is a loss."""
         self._next_tick = 0.0
         self._draining = False
         self._peers: dict[DeviceId, PeerLinks] = {}
@@ -176,8 +177,8 @@ class Transport:
             self._counts["oversized"] += 1
             _log.error("a %s of %d bytes is too large to send", type(message).__name__, len(body))
             return
-        self._sequence += 1
-        header = pack_header(self._site, self._incarnation, self._sequence)
+        self._sequences[to, urgent] += 1
+        header = pack_header(self._site, self._incarnation, self._sequences[to, urgent])
         self._channels[urgent].send(to.encode() + header + body)
         self._counts["sent"] += 1
 
@@ -190,7 +191,7 @@ class Transport:
             links.hang_up(now)
             return
         try:
-            message = self._judge(links, link.urgent, frames)
+            message = self._judge(links, link, frames, now)
         except MalformedMessage as error:
             links.count("malformed")
             if links.counters["malformed"] == 1:
@@ -205,12 +206,18 @@ class Transport:
                 links.drain_other(link)
                 self._draining = False
 
-    def _judge(self, links: PeerLinks, urgent: bool, frames: list[bytes]) -> Message | None:
+    def _judge(
+        self, links: PeerLinks, link: Link, frames: list[bytes], now: float
+    ) -> Message | None:
         """The message in ``frames``, or None where the header tells to drop it."""
         if len(frames) != 1:
             raise MalformedMessage(f"{len(frames)} parts instead of 1")
-        frame = frames[0][TOPIC_SIZE:]
-        verdict = links.arrivals.judge(unpack_header(frame), self._site, urgent)
+        frame, urgent = frames[0][TOPIC_SIZE:], link.urgent
+        header = unpack_header(frame)
+        verdict = links.arrivals.judge(header, self._site, urgent)
+        if urgent and verdict in (Verdict.FRESH, Verdict.DUPLICATE):
+            connection = links.links.index(link)
+            links.quality.note(connection, header.incarnation, header.sequence, now)
         if verdict is not Verdict.FRESH:
             links.count(verdict.value)
             return None
@@ -243,6 +250,14 @@ class Transport:
         for links in self._peers.values():
             total.update(links.counters)
         return {**dict.fromkeys(Verdict, 0), **total, "refused": self._allowed.refused}
+
+    def loss(self) -> dict[DeviceId, tuple[int, ...]]:
+        """Per peer and connection: beats of 1000 that did not come in time; -1: unknown."""
+        return {device: links.quality.loss() for device, links in self._peers.items()}
+
+    def lossy(self) -> tuple[DeviceId, ...]:
+        """Peers of whose beats many do not come in time on some connection."""
+        return tuple(sorted(d for d, links in self._peers.items() if links.quality.lossy))
 
     def peer_counters(self) -> Mapping[DeviceId, Mapping[str, int]]:
         """Frames by fate of each present peer."""

@@ -26,6 +26,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "document": ("apply", "diff", "export"),
     "promote": ("promote",),
     "failover": ("failover",),
+    "explain": ("explain", "matrix"),
     "history": ("history",),
     "conflicts": ("conflicts",),
     "recover": ("recover",),

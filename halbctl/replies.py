@@ -132,3 +132,67 @@ class Conflict(TypedDict):
     won: str
     requests: list[LostRequest]
     objects: list[LostObject]
+
+
+class Election(TypedDict):
+    """:class:`protocol.insight.ElectionTold`."""
+
+    cause: str
+    term: int
+    ago_s: int
+    predecessor: str
+    answers: dict[str, str]
+    votes: dict[str, str]
+
+
+class ExplainedDevice(TypedDict):
+    """:class:`protocol.insight.ExplainedDevice`."""
+
+    name: str
+    role: str
+    rank: int
+    lacks: str
+    late: str
+    term: int
+    voted_for: str
+    promised_to: str
+    promise_ms: int
+    heard_ms: int
+    gateways: int
+    revision: str
+
+
+class Explanation(TypedDict):
+    """:class:`protocol.insight.Explanation`."""
+
+    virtual_server: str
+    device: str
+    primary: str | None
+    term: int
+    why: str
+    election: Election | None
+    confirmed_ms: int
+    step_down_ms: int
+    voters: int
+    majority: int
+    devices: list[ExplainedDevice]
+    moves: list[str]
+
+
+class Link(TypedDict):
+    """:class:`protocol.insight.MatrixLink`."""
+
+    hears: str
+    of: str
+    heard_ms: int
+    loss: list[float]
+    round_trip_ms: list[float]
+
+
+class Matrix(TypedDict):
+    """:class:`protocol.insight.Matrix`."""
+
+    device: str
+    devices: list[str]
+    silent: list[str]
+    links: list[Link]

@@ -83,6 +83,13 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Lossy:
+    """Peers of whose beats many do not come in time (whole set). Shown only."""
+
+    peers: tuple[DeviceId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WallClock:
     """Nanoseconds from the core's clock to Unix time: for planned moves, and for people."""
 
@@ -179,8 +186,8 @@ class Resume:
 
 Input = (
     Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | Pace | WallClock | LeaseLapsed | Probed | Propose | Promote | Force | Adopt
-    | Stop | Resume | Recover
+    | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Probed
+    | Propose | Promote | Force | Adopt | Stop | Resume | Recover
 )  # fmt: skip
 
 

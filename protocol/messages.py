@@ -175,6 +175,9 @@ class Lead(msgspec.Struct, frozen=True, array_like=True):
     """Unix time in milliseconds; display only."""
 
 
+MAX_UNHEARD = 16
+
+
 class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
     """What a device tells all others about itself, each second and on change."""
 
@@ -195,6 +198,10 @@ class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
     """Last message of a clean stop: the device is shown as stopped, not dead."""
     late: tuple[tuple[GroupId, str], ...] = ()
     """Virtual Servers that the device is too slow for, with the reason: it is ranked last."""
+    unheard: tuple[DeviceId, ...] = ()
+    """Devices that it does not hear; at most :data:`MAX_UNHEARD`. Shown only."""
+    lossy: tuple[DeviceId, ...] = ()
+    """Devices of whose beats more than 5 % do not come in time on some connection."""
 
 
 class ProposeChange(msgspec.Struct, frozen=True, tag_field="t", tag="propose"):

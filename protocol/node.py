@@ -26,6 +26,7 @@ from protocol.effects import (
     GatewayHealth,
     Input,
     LeaseLapsed,
+    Lossy,
     Pace,
     PersistFailed,
     PersistWorks,
@@ -223,6 +224,8 @@ class Node:
                 self._judge_fitness(touched)
             case GatewayHealth(down):
                 self.roster.gateways_down = down
+            case Lossy(peers):
+                self.roster.lossy = peers
             case WallClock(offset):
                 self.offices.unix_offset = offset
             case Pace(late):

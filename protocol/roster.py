@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from protocol.contact import Contact
 from protocol.effects import Event
+from protocol.hearing import unheard
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Info, Lead
 from protocol.outbox import Outbox
@@ -37,6 +38,8 @@ class Roster:
         """What the shell found; the core may know more reasons."""
         self.gateways_down: tuple[tuple[GroupId, str], ...] = ()
         self.late: tuple[tuple[GroupId, str], ...] = ()
+        self.unheard: tuple[DeviceId, ...] = ()
+        self.lossy: tuple[DeviceId, ...] = ()
         self.applied = NO_REVISION
         self.stopping = False
         self._told: Info | None = None
@@ -61,6 +64,8 @@ class Roster:
             gateways_down=self.gateways_down,
             stopping=self.stopping,
             late=self.late,
+            unheard=self.unheard,
+            lossy=self.lossy,
         )
 
     def tell(self, info: Info, peers: Iterable[DeviceId], now: int, out: Outbox) -> None:
@@ -83,6 +88,7 @@ class Roster:
         if now < self._watched + WATCH_NS and contacts.keys() == self._states.keys():
             return
         self._watched = now
+        self.unheard = unheard(contacts, self.since, now)
         for device, contact in contacts.items():
             state = contact.state(now, self.since)
             before = self._states.get(device)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from halbctl import replies
-from protocol import api, control
+from protocol import api, control, insight
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -55,6 +55,11 @@ def test_status_prints_exactly_the_agents_fields(halbctl: Halbctl) -> None:
     [
         (replies.Status, api.Status),
         (replies.VirtualServer, api.VirtualServerStatus),
+        (replies.Explanation, insight.Explanation),
+        (replies.ExplainedDevice, insight.ExplainedDevice),
+        (replies.Election, insight.ElectionTold),
+        (replies.Matrix, insight.Matrix),
+        (replies.Link, insight.MatrixLink),
         (replies.VirtualServerDevice, api.VirtualServerDevice),
         (replies.Gateway, api.GatewayStatus),
         (replies.Listener, api.ListenerStatus),

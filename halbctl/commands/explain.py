@@ -1,0 +1,118 @@
+"""``halbctl explain`` and ``halbctl matrix``: why, and who hears whom."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from halbctl.app import area
+from halbctl.output import Cell, Paint, clean, emit, table
+from halbctl.session import ask
+from halbctl.settings import settings_of
+
+if TYPE_CHECKING:
+    from halbctl.replies import Explanation, Link, Matrix
+
+app = area()
+
+LOSSY = 5.0
+"""Per cent of beats lost from which on it is said loudly."""
+SILENT_MS = 5000
+
+
+@app.command()
+def explain(ctx: typer.Context, vs: Annotated[str, typer.Argument(metavar="VS")]) -> None:
+    """Say why a Virtual Server is where it is, what each device lacks, what would move it."""
+    found = ask(ctx, {"op": "explain", "virtual_server": vs})
+    paint = Paint.for_stream(sys.stdout)
+    emit(found, settings_of(ctx).output, explain_lines(cast("Explanation", found), paint))
+
+
+@app.command()
+def matrix(ctx: typer.Context) -> None:
+    """Show who hears whom: last heard, loss per connection, round trips."""
+    found = ask(ctx, {"op": "matrix"})
+    paint = Paint.for_stream(sys.stdout)
+    emit(found, settings_of(ctx).output, matrix_lines(cast("Matrix", found), paint))
+
+
+def explain_lines(found: Explanation, paint: Paint) -> list[str]:
+    """The explanation for people."""
+    lines = [paint(clean(found["why"]), "bold")]
+    if found["primary"] is not None:
+        lines.append(
+            f"  confirmed by {found['majority']} of {found['voters']} voters"
+            f" {found['confirmed_ms']} ms ago; without an ack it gives up in"
+            f" {found['step_down_ms']} ms"
+        )
+    lines += _election(found)
+    rows = [
+        (
+            device["name"],
+            device["role"],
+            device["rank"] or "",
+            Cell(device["lacks"] or "nothing", "yellow" if device["lacks"] else "green"),
+            device["gateways"] if device["gateways"] >= 0 else "?",
+            _promise(device["promised_to"], device["promise_ms"]),
+            device["voted_for"],
+            device["term"] or "",
+            f"{device['heard_ms']} ms ago" if device["heard_ms"] >= 0 else "",
+            device["late"],
+        )
+        for device in found["devices"]
+    ]
+    titles = (
+        "DEVICE", "ROLE", "RANK", "LACKS", "GATEWAYS UP", "PROMISE", "VOTED FOR", "TERM",
+        "HEARD PRIMARY", "LATE",
+    )  # fmt: skip
+    lines += ["", *table(titles, rows, paint)]
+    if found["moves"]:
+        lines += ["", *(f"{paint('->', 'cyan')} {clean(move)}" for move in found["moves"])]
+    return lines
+
+
+def _election(found: Explanation) -> Iterator[str]:
+    election = found["election"]
+    if election is None:
+        return
+    before = f", after {election['predecessor']}" if election["predecessor"] else ""
+    yield f"  elected {election['ago_s']} s ago in term {election['term']}{clean(before)}"
+    for title, said in (("asked before", election["answers"]), ("votes", election["votes"])):
+        if said:
+            listed = "; ".join(f"{name} {what}" for name, what in said.items())
+            yield f"  {title}: {clean(listed)}"
+
+
+def _promise(to: str, ms: int) -> str:
+    return f"to {to}, {ms} ms" if to else ""
+
+
+def matrix_lines(found: Matrix, paint: Paint) -> list[str]:
+    """A line for each pair and direction."""
+    rows = [_row(link, found["silent"]) for link in found["links"]]
+    titles = ("HEARS", "OF", "LAST HEARD", "LOSS", "ROUND TRIP p50", "p99")
+    lines = table(titles, rows, paint)
+    lines += [
+        f"{paint('warning:', 'yellow', 'bold')} {clean(name)} did not answer"
+        for name in found["silent"]
+    ]
+    return lines
+
+
+def _row(link: Link, silent: list[str]) -> tuple[Cell | str, ...]:
+    deaf = not 0 <= link["heard_ms"] < SILENT_MS
+    heard = "never" if link["heard_ms"] < 0 else f"{link['heard_ms']} ms ago"
+    lossy = max(link["loss"], default=-1.0) > LOSSY
+    loss = " / ".join("?" if each < 0 else f"{each:g} %" for each in link["loss"])
+    median, p99 = (f"{ms:.1f} ms" if ms >= 0 else "?" for ms in link["round_trip_ms"])
+    return (
+        link["hears"],
+        Cell(link["of"], "dim" if link["of"] in silent else ""),
+        Cell(heard.upper() if deaf else heard, "red" if deaf else ""),
+        Cell(loss or "?", "yellow" if lossy else ""),
+        median,
+        p99,
+    )

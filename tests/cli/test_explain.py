@@ -1,0 +1,91 @@
+"""``explain`` and ``matrix`` as people read them."""
+
+from __future__ import annotations
+
+import json
+
+from protocol import api, insight
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+EXPLANATION = insight.Explanation(
+    virtual_server="rdp",
+    device="a",
+    primary="b",
+    term=7,
+    why="b was elected in term 7 because a majority missed the primary, with the votes of b, c",
+    election=insight.ElectionTold(
+        cause="a majority missed the primary",
+        term=7,
+        ago_s=42,
+        predecessor="a",
+        answers={"c": "would vote"},
+        votes={"c": "voted for it"},
+    ),
+    confirmed_ms=31,
+    step_down_ms=259,
+    voters=3,
+    majority=2,
+    devices=(
+        insight.ExplainedDevice("a", "secondary", 1, "", "", 7, "b", "b", 270, 30, 2, "1.9"),
+        insight.ExplainedDevice("b", "primary", 2, "", "", 7, "b", "b", 260, 31, 2, "1.9"),
+        insight.ExplainedDevice("c", "unknown", 3, "did not answer", "", 0, "", "", 0, -1, -1, ""),
+    ),
+    moves=("a ranks better, but `preempt` is off: it stays",),
+)
+MATRIX = insight.Matrix(
+    device="a",
+    devices=("a", "b", "c"),
+    silent=("c",),
+    links=(
+        insight.MatrixLink("a", "b", 40, (0.0, 7.5), (0.31, 1.26)),
+        insight.MatrixLink("a", "c", 61_000, (-1.0, -1.0), (-1.0, -1.0)),
+    ),
+)
+
+
+def test_explain_tells_why_who_and_what_next(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.Explain] = EXPLANATION
+    ran = halbctl("explain", "rdp")
+    assert ran.code == 0
+    assert peer.only(api.Explain) == api.Explain("rdp")
+    assert (
+        ran.out
+        == """\
+b was elected in term 7 because a majority missed the primary, with the votes of b, c
+  confirmed by 2 of 3 voters 31 ms ago; without an ack it gives up in 259 ms
+  elected 42 s ago in term 7, after a
+  asked before: c would vote
+  votes: c voted for it
+
+DEVICE  ROLE       RANK  LACKS           GATEWAYS UP  PROMISE       VOTED FOR  TERM  HEARD PRIMARY
+a       secondary     1  nothing                   2  to b, 270 ms  b             7  30 ms ago
+b       primary       2  nothing                   2  to b, 260 ms  b             7  31 ms ago
+c       unknown       3  did not answer            ?
+
+-> a ranks better, but `preempt` is off: it stays
+"""
+    )
+
+
+def test_the_matrix_has_a_line_per_direction(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetMatrix] = MATRIX
+    ran = halbctl("matrix")
+    assert ran.code == 0
+    assert (
+        ran.out
+        == """\
+HEARS  OF  LAST HEARD    LOSS         ROUND TRIP p50  p99
+a      b   40 ms ago     0 % / 7.5 %  0.3 ms          1.3 ms
+a      c   61000 MS AGO  ? / ?        ?               ?
+warning: c did not answer
+"""
+    )
+
+
+def test_both_are_data_too(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.Explain] = EXPLANATION
+    peer.answers[api.GetMatrix] = MATRIX
+    explained = json.loads(halbctl("explain", "rdp", "--output", "json").out)
+    assert explained["devices"][2]["lacks"] == "did not answer"
+    assert json.loads(halbctl("matrix", "-o", "json").out)["links"][0]["loss"] == [0.0, 7.5]

@@ -1,0 +1,205 @@
+"""Why a Virtual Server is where it is: each device's own word, put together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agent.inquiry import Inquiries
+from agent.quality import Quality
+from protocol.changes import FreezeVirtualServer
+from protocol.effects import Fitness, GatewayHealth, Promote, Propose
+from protocol.explain import explain
+from protocol.hearing import link_reports, matrix
+from protocol.ids import DeviceId, GroupId
+from protocol.insight import Explanation
+from protocol.messages import Inquire, LinkReport, Message, Reason, Report
+from tests.unit.cluster import RDP, Cluster, server
+from tests.unit.test_moves import GATEWAYS
+
+
+def explained(cluster: Cluster) -> Explanation:
+    nodes = cluster.nodes
+    me, node = next(iter(nodes.items()))
+    config = node.configuration.in_force
+    reports = {device: each.report(RDP, cluster.now) for device, each in nodes.items()}
+    return explain(config, config.virtual_servers[RDP], me, reports)
+
+
+def test_a_first_election_is_explained_by_its_votes() -> None:
+    found = explained(Cluster().settled())
+    assert found.primary == "d1"
+    assert "because there had been no primary yet" in found.why
+    assert found.election is not None
+    assert "voted for it" in found.election.votes.values()
+    assert 0 <= found.confirmed_ms <= 110
+    assert 180 <= found.step_down_ms <= 290
+    assert (found.voters, found.majority) == (3, 2)
+
+
+def test_a_takeover_names_who_was_asked_and_what_they_said() -> None:
+    cluster = Cluster().settled()
+    cluster.kill(cluster.devices[0].id)
+    cluster.run(1_000)
+    found = explained(cluster)
+    assert found.primary == "d2"
+    assert "because a majority missed the primary" in found.why
+    assert found.election is not None
+    assert found.election.predecessor == "d1"
+    assert found.election.answers["d3"] == "would vote"
+    lacks = {device.name: device.lacks for device in found.devices}
+    assert lacks == {"d1": "did not answer", "d2": "", "d3": ""}
+
+
+def test_a_refusal_of_the_protocol_reaches_the_operator_unchanged() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    cluster.drop = lambda a, b, m: (a, b) == (first, second)
+    cluster.run(1_000)
+    report = cluster.nodes[second].report(RDP, cluster.now)
+    assert report is not None
+    evidence = cluster.nodes[second].groups[RDP].candidacy.evidence
+    assert evidence.answers[third] is Reason.HEARS_PRIMARY
+
+
+def test_a_hand_over_is_told_from_an_election() -> None:
+    cluster = Cluster().settled()
+    cluster.give(cluster.devices[0].id, Promote("p", "rdp", "d3"))
+    cluster.run(500)
+    found = explained(cluster)
+    assert found.primary == "d3"
+    assert "because the primary handed over to it" in found.why
+    assert "d1 ranks better, but `preempt` is off: it stays" in found.moves
+
+
+def test_each_device_says_what_it_lacks_and_what_it_promised() -> None:
+    cluster = Cluster().settled()
+    second = cluster.devices[1].id
+    cluster.give(second, Fitness(((RDP, "interface eth0 is down"),)))
+    cluster.run(200)
+    found = explained(cluster)
+    devices = {device.name: device for device in found.devices}
+    assert devices["d2"].lacks == "interface eth0 is down"
+    assert devices["d3"].promised_to == "d1"
+    assert 190 <= devices["d3"].promise_ms <= 300
+    assert devices["d3"].voted_for == "d1"
+    assert "if d1 fails, d3 takes over after 325 ms" in found.moves
+    assert [d.rank for d in found.devices] == [1, 2, 3]
+
+
+def test_what_would_move_it_follows_the_rules_of_moves() -> None:
+    cluster = Cluster(servers=(server(gateways=GATEWAYS, preempt=60),)).settled()
+    first = cluster.devices[0].id
+    cluster.give(first, Promote("p", "rdp", "d2"))
+    cluster.run(500)
+    assert "d1 ranks better: it gets it once fit for 1m 0s" in explained(cluster).moves
+    cluster.give(cluster.devices[1].id, GatewayHealth(((RDP, "gw1"),)))
+    cluster.run(500)
+    assert "d1 sees 2 of 2 gateways, d2 1" in explained(cluster).moves
+
+
+def test_a_frozen_service_without_its_primary_says_so() -> None:
+    cluster = Cluster().settled()
+    cluster.give(cluster.devices[1].id, Propose("c", FreezeVirtualServer("rdp", True), None, 0))
+    cluster.run(500)
+    assert explained(cluster).moves[0].startswith("frozen: nothing but `halbctl promote rdp`")
+    cluster.kill(cluster.devices[0].id)
+    cluster.run(2_000)
+    assert explained(cluster).why.startswith("nobody is primary: it is frozen")
+
+
+def test_a_minority_says_how_many_are_needed() -> None:
+    cluster = Cluster().settled()
+    for dead in cluster.devices[:2]:
+        cluster.kill(dead.id)
+    cluster.run(1_000)
+    assert explained(cluster).why == "nobody is primary: 1 of 3 voters answered, 2 are needed"
+
+
+# Who hears whom
+
+
+def test_a_matrix_has_each_direction_with_its_round_trips() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    cluster.drop = lambda a, b, m: (a, b) == (third, second)
+    cluster.run(40_000)
+    node = cluster.nodes[second]
+    links = {
+        device: link_reports(each.beats.contacts, {third: (0, 120)}, cluster.now)
+        for device, each in cluster.nodes.items()
+    }
+    found = matrix(node.configuration.in_force, second, links)
+    by_pair = {(link.hears, link.of): link for link in found.links}
+    assert len(by_pair) == 6
+    assert by_pair["d2", "d3"].heard_ms > 30_000
+    assert by_pair["d3", "d2"].heard_ms < 1_000
+    assert by_pair["d1", "d2"].round_trip_ms == (0.4, 0.4)
+    assert by_pair["d1", "d3"].loss == (0.0, 12.0)
+    infos = [p.info for p in cluster.nodes[first].view().peers if p.device == second]
+    assert [info and info.unheard for info in infos] == [(third,)]
+
+
+def test_a_connection_that_skips_numbers_is_lossy_and_its_twin_is_not() -> None:
+    quality = Quality()
+    for n in range(600):
+        now = 0.05 * n
+        quality.note(0, 1, n, now)
+        if n % 10:
+            quality.note(1, 1, n, now + 0.001)
+    assert quality.loss()[0] == 0
+    assert 95 <= quality.loss()[1] <= 105
+    assert quality.lossy
+
+
+def test_a_copy_that_comes_late_counts_as_lost() -> None:
+    quality = Quality()
+    for n in range(100):
+        quality.note(0, 1, n, 0.05 * n)
+        if n >= 10:
+            quality.note(1, 1, n - 10, 0.05 * n)
+    assert quality.loss()[0] == 0
+    assert quality.loss()[1] == 1000
+
+
+def test_what_neither_connection_brought_is_lost_on_both() -> None:
+    quality = Quality()
+    for n in range(0, 200, 2):
+        for connection in (0, 1):
+            quality.note(connection, 1, n, 0.05 * n)
+    assert all(480 <= lost <= 520 for lost in quality.loss())
+
+
+def test_a_restarted_peer_begins_anew_and_little_tells_nothing() -> None:
+    quality = Quality()
+    assert quality.loss() == (-1, -1)
+    for incarnation, first in ((1, 5_000), (2, 1)):
+        for n in range(30):
+            for connection in (0, 1):
+                quality.note(connection, incarnation, first + n, 0.05 * n)
+    assert quality.loss() == (0, 0)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_devices_that_do_not_answer_are_left_out(answers: bool) -> None:
+    a, b = DeviceId("a" * 16), DeviceId("b" * 16)
+    sent: list[tuple[DeviceId, Message]] = []
+
+    def report(request: str, group: GroupId | None) -> Report:
+        return Report(request, (LinkReport(b, 1, (), (1, 1)),))
+
+    async def ask() -> set[DeviceId]:
+        inquiries = Inquiries(lambda to, m: sent.append((to, m)), report)
+        asking = asyncio.create_task(inquiries.ask(a, [a, b]))
+        await asyncio.sleep(0)
+        (to, question) = sent[0]
+        assert (to, type(question)) == (b, Inquire)
+        assert isinstance(question, Inquire)
+        inquiries.on_message(DeviceId("c" * 16), report(question.id, None))
+        if answers:
+            inquiries.on_message(b, report(question.id, None))
+        inquiries.on_message(b, report("another", None))
+        return set(await asking)
+
+    assert asyncio.run(ask()) == ({a, b} if answers else {a})
