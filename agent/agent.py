@@ -231,7 +231,7 @@ class Agent:
             marks = {} if announced is None else {"announced": announced}
         entry = entry_of(event, self.config, self.device, unix_ms(), marks)
         self._remember(entry)
-        if event.kind in ("primary", "two-owners"):
+        if event.kind in ("primary", "move", "two-owners"):
             for device in self.config.devices:
                 if device != self.device:
                     self._transport.send(device, Moved(entry))

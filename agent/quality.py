@@ -53,14 +53,14 @@ class Quality:
         self._before = (0, [0] * CONNECTIONS) if stale else (self._expected, self._came)
         self._expected, self._came = 0, [0] * CONNECTIONS
         self._began = now
-        worst = max(self.loss())
-        if worst >= 0:
-            self.lossy = worst > (CLEAN if self.lossy else LOSSY)
+        known = [each for each in self.loss() if each is not None]
+        if known:
+            self.lossy = max(known) > (CLEAN if self.lossy else LOSSY)
 
-    def loss(self) -> tuple[int, ...]:
-        """Lost of 1000, per connection; -1 where too little came to tell."""
+    def loss(self) -> tuple[int | None, ...]:
+        """Lost of 1000, per connection; None where too little came to tell."""
         expected = self._expected + self._before[0]
         if expected < ENOUGH:
-            return (-1,) * CONNECTIONS
+            return (None,) * CONNECTIONS
         came = (a + b for a, b in zip(self._came, self._before[1], strict=True))
         return tuple(max(0, expected - each) * 1000 // expected for each in came)

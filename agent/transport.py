@@ -251,8 +251,8 @@ class Transport:
             total.update(links.counters)
         return {**dict.fromkeys(Verdict, 0), **total, "refused": self._allowed.refused}
 
-    def loss(self) -> dict[DeviceId, tuple[int, ...]]:
-        """Per peer and connection: beats of 1000 that did not come in time; -1: unknown."""
+    def loss(self) -> dict[DeviceId, tuple[int | None, ...]]:
+        """Per peer and connection: beats of 1000 that did not come in time; None: unknown."""
         return {device: links.quality.loss() for device, links in self._peers.items()}
 
     def lossy(self) -> tuple[DeviceId, ...]:

@@ -46,8 +46,8 @@ def report_of(
         voted_for=voter.ballot.vote,
         promised_to=voter.promised_to if voter.promise_until > now else None,
         promise_ms=max(0, voter.promise_until - now) // MILLISECOND,
-        confirmed_ms=(now - lease.confirmed) // MILLISECOND if primary else -1,
-        step_down_ms=(lease.ends(group.timing) - now) // MILLISECOND if primary else -1,
+        confirmed_ms=max(0, now - lease.confirmed) // MILLISECOND if primary else None,
+        step_down_ms=max(0, lease.ends(group.timing) - now) // MILLISECOND if primary else None,
         unfit=_why_unfit(group),
         late=group.candidacy.late,
         damped_ms=group.damping.left(now) // MILLISECOND,
@@ -142,13 +142,17 @@ def explain(config: Config, server: VirtualServer, me: DeviceId, reports: Report
         term=max((r.term for r in case.reports.values()), default=0),
         why=_why(case, report),
         election=_told(case, report.election if report else None),
-        confirmed_ms=report.confirmed_ms if report else -1,
-        step_down_ms=report.step_down_ms if report else -1,
+        confirmed_ms=_or_unknown(report.confirmed_ms if report else None),
+        step_down_ms=_or_unknown(report.step_down_ms if report else None),
         voters=len(case.voters),
         majority=majority(case.voters),
         devices=tuple(_device(case, device) for device in _in_order(case)),
         moves=tuple(_moves(case)),
     )
+
+
+def _or_unknown(number: int | None) -> int:
+    return -1 if number is None else number
 
 
 def _in_order(case: _Case) -> list[DeviceId]:

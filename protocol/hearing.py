@@ -12,8 +12,8 @@ from protocol.messages import MAX_LINKS, MAX_UNHEARD, LinkReport
 from protocol.pace import percentile
 from protocol.timing import DEAD_NS, MILLISECOND
 
-Loss = Mapping[DeviceId, tuple[int, ...]]
-"""Per peer and connection: beats of 1000 that did not come in time; -1 where unknown."""
+Loss = Mapping[DeviceId, tuple[int | None, ...]]
+"""Per peer and connection: beats of 1000 that did not come in time; None where unknown."""
 
 
 def link_reports(
@@ -22,10 +22,10 @@ def link_reports(
     """What this device hears of each peer."""
     found = []
     for device, contact in list(contacts.items())[:MAX_LINKS]:
-        heard = -1 if contact.heard is None else (now - contact.heard) // MILLISECOND
+        heard = None if contact.heard is None else max(0, now - contact.heard) // MILLISECOND
         trips = contact.round_trips
-        pair = tuple(percentile(trips, p) // 1000 if trips else -1 for p in (50, 99))
-        found.append(LinkReport(device, heard, loss.get(device, ()), (pair[0], pair[1])))
+        pair = (percentile(trips, 50) // 1000, percentile(trips, 99) // 1000) if trips else None
+        found.append(LinkReport(device, heard, loss.get(device, ()), pair))
     return tuple(found)
 
 
@@ -61,6 +61,7 @@ def matrix(
 
 
 def _shown(hears: str, of: str, link: LinkReport) -> MatrixLink:
-    median, p99 = (us / 1000 if us >= 0 else -1.0 for us in link.round_trip_us)
-    loss = tuple(lost / 10 if lost >= 0 else -1.0 for lost in link.loss)
-    return MatrixLink(hears, of, link.heard_ms, loss, (median, p99))
+    median, p99 = link.round_trip_us or (-1000, -1000)
+    heard = -1 if link.heard_ms is None else link.heard_ms
+    loss = tuple(-1.0 if lost is None else lost / 10 for lost in link.loss)
+    return MatrixLink(hears, of, heard, loss, (median / 1000, p99 / 1000))

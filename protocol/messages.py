@@ -275,10 +275,10 @@ class GroupReport(msgspec.Struct, frozen=True):
     promised_to: DeviceId | None
     promise_ms: int
     """For so long it votes for nobody else; 0 where no promise binds."""
-    confirmed_ms: int
-    """Primary: age of the newest beat that a majority has acked; -1 on others."""
-    step_down_ms: int
-    """Primary: it gives up in so long if nobody acks; -1 on others."""
+    confirmed_ms: int | None
+    """Primary: age of the newest beat that a majority has acked; None on others."""
+    step_down_ms: int | None
+    """Primary: it gives up in so long if nobody acks; None on others."""
     unfit: str
     late: str
     damped_ms: int
@@ -295,12 +295,12 @@ class LinkReport(msgspec.Struct, frozen=True, array_like=True):
     """What a device hears of one peer. Shown only."""
 
     peer: DeviceId
-    heard_ms: int
-    """Since the newest message; -1: never."""
-    loss: tuple[int, ...]
-    """Per connection: beats of 1000 that did not come in time; -1 where unknown."""
-    round_trip_us: tuple[int, int]
-    """Median and 99th percentile, microseconds; -1 where unknown."""
+    heard_ms: int | None
+    """Since the newest message; None: never."""
+    loss: tuple[int | None, ...]
+    """Per connection: beats of 1000 that did not come in time; None where unknown."""
+    round_trip_us: tuple[int, int] | None
+    """Median and 99th percentile, microseconds; None where unknown."""
 
 
 class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):

@@ -145,7 +145,9 @@ class Node:
         out = Outbox()
         touched: list[GroupId] = []
         if now - self._due > STALL_NS:
-            self._forgive(now - self._due, now)
+            # We were deaf, not they silent: what the peers sent meanwhile is yet to be read.
+            self.beats.forgive(now - self._due, now)
+            self.groups.forgive(now - self._due, now)
         chores = now >= self._chores_due
         for item in inputs:
             self._take(item, now, out, touched)
@@ -195,11 +197,6 @@ class Node:
     def _next_due(self, now: int) -> int:
         due = min(self.groups.timers.next(), self.beats.wake_at(), self._chores_due)
         return max(due, now + 1)
-
-    def _forgive(self, stall: int, now: int) -> None:
-        """We were deaf, not they silent: what the peers sent meanwhile is yet to be read."""
-        self.beats.forgive(stall, now)
-        self.groups.forgive(stall, now)
 
     # Inputs
 
@@ -368,11 +365,9 @@ class Node:
 
     def report(self, gid: GroupId, now: int) -> GroupReport | None:
         """This device's part in a group, in its own words; None if it has none."""
-        group = self.groups.get(gid)
-        if group is None:
-            return None
-        config = self.configuration.in_force
-        return report_of(group, config, self.roster, self.beats.contacts, now)
+        group, config = self.groups.get(gid), self.configuration.in_force
+        contacts = self.beats.contacts
+        return report_of(group, config, self.roster, contacts, now) if group else None
 
     def view(self) -> NodeView:
         """What this device knows now."""

@@ -1,0 +1,101 @@
+"""Moves without a failure, in a whole Site: real agents, real checks, real stalls."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from halbctl.lab.plan import VIRTUAL_SERVER
+from halbctl.lab.site import Site, apply, wait_serving
+from tests.kernel.sites import CHECK_INTERVAL, serving
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("moves")]
+
+ASLEEP_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with serving(devices=3, gateways=2) as made:
+        yield made
+
+
+def wait_primary(site: Site, device: str, timeout: float) -> float:
+    return site.wait(f"{device} is primary", lambda: site.primary() == device, timeout)
+
+
+def promote(site: Site, to: str) -> None:
+    site.halbctl(to, "promote", VIRTUAL_SERVER, "--to", to, "--wait").check()
+    wait_serving(site)
+
+
+def kinds(site: Site, device: str) -> list[str]:
+    found = json.loads(site.halbctl(device, "history", VIRTUAL_SERVER, "-o", "json").check())
+    return [entry["kind"] for entry in found["entries"]]
+
+
+def test_a_secondary_that_was_stopped_blames_nobody_when_it_goes_on(site: Site) -> None:
+    promote(site, "a")
+    term = site.virtual_server("a")["term"]
+    site.freeze("b")
+    time.sleep(ASLEEP_S)
+    site.thaw("b")
+    site.wait_answers("b")
+    time.sleep(1.0)
+    assert site.primary() == "a"
+    assert {site.virtual_server(device)["term"] for device in "abc"} == {term}
+
+
+def test_preempt_brings_it_back_to_the_best_ranked_device(site: Site) -> None:
+    promote(site, "b")
+    ranked = ("--device", "a", "--device", "b", "--device", "c")
+    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, *ranked, "--preempt", "3s").check()
+    assert wait_primary(site, "a", 10.0) > 1.0
+    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--preempt", "never").check()
+
+
+def test_a_primary_that_sees_fewer_gateways_hands_over(site: Site) -> None:
+    promote(site, "a")
+    site.cut("a", "gw1")
+    assert wait_primary(site, "b", 30.0) > 8.0
+    site.heal("a", "gw1")
+    wait_serving(site)
+    assert "move" in kinds(site, "c")
+
+
+def test_a_planned_move_comes_at_its_time(site: Site) -> None:
+    apply(site, site.plan.document(CHECK_INTERVAL))
+    promote(site, "a")
+    site.halbctl("c", "promote", VIRTUAL_SERVER, "--to", "c", "--at", "+3s").check()
+    notes = site.virtual_server("b")["notes"]
+    assert any(note.startswith("moves to c at ") for note in notes)
+    assert wait_primary(site, "c", 10.0) > 1.0
+
+
+def test_every_device_explains_and_hears_every_other(site: Site) -> None:
+    promote(site, "a")
+    for device in "abc":
+        found = json.loads(site.halbctl(device, "explain", VIRTUAL_SERVER, "-o", "json").check())
+        assert found["primary"] == "a"
+        assert {d["role"] for d in found["devices"]} == {"primary", "secondary"}
+        assert found["election"]["cause"] == "the primary handed over to it"
+        heard = json.loads(site.halbctl(device, "matrix", "-o", "json").check())
+        assert not heard["silent"]
+        assert len(heard["links"]) == 6
+        assert all(0 <= link["heard_ms"] < 2000 for link in heard["links"])
+
+
+def test_a_pair_that_does_not_hear_each_other_is_said_so(site: Site) -> None:
+    promote(site, "a")
+    site.cut("b", "c")
+    site.wait(
+        "the cut is said",
+        lambda: any("does not hear" in r for r in site.virtual_server("a")["reasons"]),
+        15.0,
+    )
+    assert site.primary() == "a"
+    site.heal("b", "c")
+    wait_serving(site)
