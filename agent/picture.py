@@ -56,6 +56,14 @@ class Picture:
         infos = ((p.device, p.info) for p in view.peers if p.info is not None)
         self.infos: dict[DeviceId, Info] = dict(infos)
         self._unfit = {d: dict(info.unfit) for d, info in self.infos.items()}
+        self.deaf = {
+            device: (info.unheard, info.lossy)
+            for device, info in self.infos.items()
+            if info.unheard or info.lossy
+        }
+        """Devices that do not hear all others well: whom they do not hear, whom badly."""
+        if facts.unheard or facts.lossy:
+            self.deaf[facts.device] = (facts.unheard, facts.lossy)
         self._late = {d: dict(info.late) for d, info in self.infos.items()}
         self._seen_down: dict[GatewayKey, set[DeviceId]] = {}
         told = {d: info.gateways_down for d, info in self.infos.items() if self.alive(d)}

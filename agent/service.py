@@ -257,11 +257,9 @@ def _families_without_gateway(
 
 def _deaf(picture: Picture, voters: tuple[DeviceId, ...]) -> Iterator[str]:
     """Voters that live, yet do not hear each other, or badly."""
-    for device in (v for v in voters if picture.alive(v)):
-        info = picture.infos.get(device)
-        mine = device == picture.facts.device
-        unheard = picture.facts.unheard if mine else info.unheard if info else ()
-        lossy = picture.facts.lossy if mine else info.lossy if info else ()
+    for device, (unheard, lossy) in picture.deaf.items():
+        if device not in voters or not picture.alive(device):
+            continue
         name = picture.name(device)
         for other in voters:
             if other in unheard and picture.alive(other):
