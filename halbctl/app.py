@@ -27,7 +27,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "promote": ("promote",),
     "failover": ("failover",),
     "explain": ("explain", "matrix"),
-    "history": ("history",),
+    "history": ("history", "events"),
     "conflicts": ("conflicts",),
     "recover": ("recover",),
     "version": ("version",),

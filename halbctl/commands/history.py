@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from halbctl.app import area
-from halbctl.output import Cell, Paint, emit, table
+from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
 from halbctl.screens import utc
 from halbctl.session import ask
 from halbctl.settings import settings_of
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from halbctl.replies import Entry
 
 app = area()
+
+POLL_S = 0.5
+FOLLOWED = 200
+"""Entries that are looked through each time: more do not come within half a second."""
 
 
 @app.command()
@@ -30,6 +35,44 @@ def history(
     """Show what happened, oldest first, with the milliseconds of each move."""
     found = ask(ctx, {"op": "history", "virtual_server": vs, "limit": limit})
     emit(found, settings_of(ctx).output, _lines(found["entries"]))
+
+
+@app.command()
+def events(
+    ctx: typer.Context,
+    vs: Annotated[str | None, typer.Argument(metavar="[VS]", help="Of this one only.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, until Ctrl-C.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="To begin with.")
+    ] = 20,
+) -> None:
+    """Print what happened, a line each; with --follow also what happens."""
+    known: set[tuple[object, ...]] | None = None
+    count = max(limit, FOLLOWED)
+    while True:
+        entries = ask(ctx, {"op": "history", "virtual_server": vs, "limit": count})["entries"]
+        news = entries[-limit:] if known is None else [e for e in entries if _key(e) not in known]
+        for entry in news:
+            print(_line(entry, settings_of(ctx).output), flush=True)
+        if not follow:
+            return
+        known = {_key(entry) for entry in entries}
+        time.sleep(POLL_S)
+
+
+def _key(entry: Entry) -> tuple[object, ...]:
+    """The same for an entry that is told again."""
+    return entry["at"], entry["kind"], entry["uid"], entry["device"], entry["term"], entry["text"]
+
+
+def _line(entry: Entry, output: str) -> str:
+    if output != "table":
+        return as_json(entry, line=True) if output == "json" else "---\n" + as_data(entry, output)
+    words = (
+        moment(entry["at"]), entry["virtual_server"], entry["kind"], entry["device"],
+        timeline(entry["timeline"]), entry["text"],
+    )  # fmt: skip
+    return clean("  ".join(word for word in words if word))
 
 
 def _lines(entries: list[Entry]) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from protocol import api, insight
+from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
 
@@ -81,6 +84,23 @@ a      c   61000 MS AGO  ? / ?        ?               ?
 warning: c did not answer
 """
     )
+
+
+def test_events_are_lines_and_followed_events_come_once(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.answers[api.GetHistory] = recorded.HISTORY
+    lines = halbctl("events", "rdp").out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("b fell silent")
+    assert json.loads(halbctl("events", "-o", "json").out.splitlines()[1])["kind"] == "drained"
+
+    def rest(_: float) -> None:
+        if len(peer.wait_for(api.GetHistory)) >= 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("halbctl.commands.history.time.sleep", rest)
+    assert len(halbctl("events", "-f").out.splitlines()) == 2
 
 
 def test_both_are_data_too(peer: Peer, halbctl: Halbctl) -> None:
