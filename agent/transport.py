@@ -23,11 +23,13 @@ from agent.sockets import AllowList, Publisher
 from protocol.addresses import check_endpoint, split_endpoint
 from protocol.errors import MalformedMessage
 from protocol.ids import DeviceId
-from protocol.messages import URGENT, Beat, Message
+from protocol.messages import PROTOCOL_MIN, URGENT, Beat, Message
+from protocol.versions import speakable
 from protocol.wire import (
     HEADER_SIZE,
     MAX_BULK,
     MAX_URGENT,
+    UnknownKind,
     decode,
     encode,
     pack_header,
@@ -67,13 +69,15 @@ class Transport:
         self._listen = tuple(split_endpoint(check_endpoint("address", each)) for each in listen)
         self._deliver = receive
         self._site = b""
+        self.version = PROTOCOL_MIN
+        """The Site's gate: what is sent is encoded for it."""
         self._sequences: Counter[tuple[DeviceId, bool]] = Counter()
         """Newest number sent, per receiver and channel: a gap is a loss."""
         self._next_tick = 0.0
         self._draining = False
         self._peers: dict[DeviceId, PeerLinks] = {}
         self._gone: Counter[str] = Counter()
-        self._counts = Counter(sent=0, oversized=0, unknown_receiver=0)
+        self._counts = Counter(sent=0, withheld=0, oversized=0, unknown_receiver=0)
         self._context: sockets.Context | None = None
         self._allowed = AllowList()
         self._channels: dict[bool, Publisher] = {}
@@ -171,6 +175,9 @@ class Transport:
         if type(message) is Beat:
             links.our_interval = message.interval
         self._tick_if_due(asyncio.get_running_loop().time())
+        if not speakable(str(message.__struct_config__.tag), self.version):
+            self._counts["withheld"] += 1
+            return
         urgent = isinstance(message, URGENT)
         body = encode(message)
         if len(body) > (MAX_URGENT if urgent else MAX_BULK):
@@ -178,7 +185,8 @@ class Transport:
             _log.error("a %s of %d bytes is too large to send", type(message).__name__, len(body))
             return
         self._sequences[to, urgent] += 1
-        header = pack_header(self._site, self._incarnation, self._sequences[to, urgent])
+        sequence = self._sequences[to, urgent]
+        header = pack_header(self._site, self._incarnation, sequence, self.version)
         self._channels[urgent].send(to.encode() + header + body)
         self._counts["sent"] += 1
 
@@ -192,6 +200,9 @@ class Transport:
             return
         try:
             message = self._judge(links, link, frames, now)
+        except UnknownKind:
+            links.count("unknown_kind")
+            return
         except MalformedMessage as error:
             links.count("malformed")
             if links.counters["malformed"] == 1:

@@ -136,6 +136,11 @@ class Coordinator:
             self._remembered.popitem(last=False)
         return outcome
 
+    def write(self, edit: Edit, out: Outbox) -> None:
+        """A change of the coordinator's own, that no operator asked for."""
+        if edit.put or edit.delete:
+            self._write(edit, out)
+
     def collect(self, floor: Revision, out: Outbox) -> None:
         """Let the tombstones up to ``floor`` go, in a revision of its own."""
         self.replica.append(self.replica.stored.collected(floor, self.term), out)

@@ -89,7 +89,11 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
 
     match value:
         case SiteRecord():
-            return {"name": value.name, "voters": named(value.voters, "none")}
+            return {
+                "name": value.name,
+                "voters": named(value.voters, "none"),
+                "protocol": str(value.protocol),
+            }
         case Device():
             return {
                 "name": value.name,

@@ -77,6 +77,7 @@ from protocol.rescue import Rescue
 from protocol.roster import Roster
 from protocol.timing import MILLISECOND
 from protocol.tombstones import Retention
+from protocol.versions import OURS, Gate, Range, cannot_speak
 from protocol.view import NodeView, Role
 
 STALL_NS = 20 * MILLISECOND
@@ -101,6 +102,7 @@ class Node:
         unix_offset: int = 0,
         retention: Retention = Retention(),  # noqa: B008 - frozen
         local: Local | None = None,
+        protocol: Range = OURS,
     ) -> None:
         """``unix_offset``: nanoseconds from this clock to Unix time, until :class:`WallClock`.
 
@@ -120,7 +122,8 @@ class Node:
         self.beats = Beats(self.groups, incarnation)
         self.groups.heard = self.beats.heard
         self.offices = Offices(device, self.groups, self.beats.contacts, unix_offset)
-        self.roster = Roster(version=version, incarnation=incarnation, now=now)
+        self.roster = Roster(version=version, incarnation=incarnation, now=now, protocol=protocol)
+        self.gate = Gate(device, protocol)
         self.requests = Requests()
         self.moving = Moving(device)
         self.preference = Preference(device)
@@ -325,6 +328,8 @@ class Node:
         device = self.configuration.in_force.devices.get(self.me)
         drained = device is not None and device.drained
         unfit = dict(self.roster.unfit)
+        if reason := cannot_speak(self.configuration.in_force, self.roster.protocol):
+            unfit = dict.fromkeys(self.groups, reason)
         touched.extend(self.groups.judge(unfit, drained, self.stopping))
 
     def _coordinate(self, now: int, out: Outbox) -> None:
@@ -342,6 +347,10 @@ class Node:
             if taken:
                 self.requests.taken(message)
         self.configuration.on_time(now, out)
+        coordinator = self.configuration.coordinator
+        if coordinator is not None and coordinator.quiet:
+            config, contacts = self.configuration.in_force, self.beats.contacts
+            coordinator.write(self.gate.raised(config, coordinator.term, contacts, now), out)
         self.rescue.on_time(now, out)
 
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:

@@ -37,6 +37,8 @@ class SiteRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     name: str
     voters: tuple[DeviceId, ...]
     """Voters of the coordinator group. Changed one at a time."""
+    protocol: int = 1
+    """The Site's gate: the version that messages are encoded for. Never falls."""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="device"):

@@ -12,7 +12,7 @@ from protocol.contact import Contact
 from protocol.effects import Event
 from protocol.hearing import unheard
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
-from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Info, Lead
+from protocol.messages import Info, Lead
 from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND
 from protocol.view import PeerState, PeerView
@@ -30,8 +30,12 @@ WATCH_NS = 100 * MILLISECOND
 class Roster:
     """This device's own :class:`Info`, and what the others told."""
 
-    def __init__(self, *, version: str, incarnation: int, now: int) -> None:
+    def __init__(
+        self, *, version: str, incarnation: int, now: int, protocol: tuple[int, int]
+    ) -> None:
         self.version = version
+        self.protocol = protocol
+        """Oldest and newest protocol version that this release speaks."""
         self.incarnation = incarnation
         self.since = now
         self.unfit: tuple[tuple[GroupId, str], ...] = ()
@@ -55,8 +59,8 @@ class Roster:
         return Info(
             incarnation=self.incarnation,
             version=self.version,
-            protocol_min=PROTOCOL_MIN,
-            protocol_max=PROTOCOL_MAX,
+            protocol_min=self.protocol[0],
+            protocol_max=self.protocol[1],
             stored=stored,
             applied=self.applied,
             leads=tuple(leads),

@@ -87,6 +87,14 @@ def _convert(plain: Any, kind: type[T]) -> T:
 
 # Messages between devices
 
+
+class UnknownKind(MalformedMessage):
+    """A message as a newer release may send it: dropped and counted, no fault of the peer."""
+
+
+MAX_TAG = 32
+"""Characters of the name of a kind of message."""
+
 _BY_TAG: dict[str, type[Any]] = {c.__struct_config__.tag: c for c in get_args(Message)}
 
 
@@ -101,6 +109,8 @@ def decode(data: bytes, limit: int = MAX_BULK) -> Message:
     tag = plain.get("t") if type(plain) is dict else None
     kind = _BY_TAG.get(tag) if type(tag) is str else None
     if kind is None:
+        if type(tag) is str and 0 < len(tag) <= MAX_TAG:
+            raise UnknownKind(f"a message of kind {tag!r}, of a newer release")
         raise MalformedMessage(f"not a known kind of message: {str(tag)[:40]!r}")
     _check_plain(plain, LOWEST if kind is ProposeChange else 0, MAX_DEPTH)
     message: Message = _convert(plain, kind)
@@ -136,9 +146,9 @@ def site_bytes(site: str) -> bytes:
     return bytes.fromhex(site)
 
 
-def pack_header(site: bytes, incarnation: int, sequence: int) -> bytes:
-    """The header of a frame in this release's protocol version."""
-    return _HEADER.pack(MAGIC, PROTOCOL_MAX, site, incarnation, sequence)
+def pack_header(site: bytes, incarnation: int, sequence: int, version: int = PROTOCOL_MAX) -> bytes:
+    """The header of a frame whose body is of protocol ``version``."""
+    return _HEADER.pack(MAGIC, version, site, incarnation, sequence)
 
 
 def unpack_header(frame: bytes) -> Header:
