@@ -48,7 +48,7 @@ from protocol.errors import TimedOut
 from protocol.hearing import link_reports
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
-from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Inquire, Message, Moved, Report
+from protocol.messages import Inquire, Message, Moved, Report
 from protocol.node import Node
 from protocol.objects import Device
 from protocol.token import JoinToken
@@ -198,8 +198,7 @@ class Agent:
         """A newer configuration is committed: connect to its devices, carry its services."""
         site = config.site
         assert site is not None
-        self._transport.enter_site(site.id)
-        self._transport.version = min(max(site.protocol, PROTOCOL_MIN), PROTOCOL_MAX)
+        self._transport.enter_site(site.id, site.protocol)
         self._connect(config)
         if self._carrier is not None:
             self._carrier.on_config(config)

@@ -23,7 +23,7 @@ from agent.sockets import AllowList, Publisher
 from protocol.addresses import check_endpoint, split_endpoint
 from protocol.errors import MalformedMessage
 from protocol.ids import DeviceId
-from protocol.messages import PROTOCOL_MIN, URGENT, Beat, Message
+from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, URGENT, Beat, Message
 from protocol.versions import speakable
 from protocol.wire import (
     HEADER_SIZE,
@@ -108,9 +108,13 @@ class Transport:
     def _endpoints(self, urgent: bool) -> list[tuple[str, int]]:
         return [(str(ip), port if urgent else port + 1) for ip, port in self._listen]
 
-    def enter_site(self, site: str) -> None:
-        """Speak and listen to devices of the Site with this id only; empty: to nobody."""
+    def enter_site(self, site: str, gate: int = PROTOCOL_MIN) -> None:
+        """Speak and listen to devices of the Site with this id only; empty: to nobody.
+
+        Frames are encoded for ``gate``, as far as this release speaks it.
+        """
         self._site = site_bytes(site)
+        self.version = min(max(gate, PROTOCOL_MIN), PROTOCOL_MAX)
 
     def set_peers(self, peers: Iterable[Peer]) -> None:
         """Connect to these devices and let them connect; the whole set.
