@@ -62,8 +62,10 @@ class _Round:
     mac: bytes
     arbiter: Address | None
     vips: frozenset[Address]
-    sent: bool = True
-    """All questions went out."""
+    last: int = 0
+    """When the newest question was sent."""
+    failed: bool = False
+    """A question could not be sent."""
     arbiter_answered: bool = False
     vip_answered: bool = False
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -131,9 +133,10 @@ class Prober:
                 self._announcer.ask(str(asked.arbiter))
             for vip in asked.effect.vips if not asked.vip_answered else ():
                 self._announcer.ask(vip)
+            asked.last = boottime()
             self._trouble = ""
         except HalbError as error:
-            asked.sent = False
+            asked.failed = True
             self._complain(error.message)
 
     def _complain(self, trouble: str) -> None:
@@ -178,7 +181,9 @@ class Prober:
 
     def _report(self, asked: _Round) -> None:
         effect = asked.effect
-        whole = bool(effect.vips) and asked.sent and not effect.holding
+        # A process that was stalled asked late, and gave nobody the time to answer.
+        time_left = boottime() - asked.last >= effect.patience // (2 * QUESTIONS)
+        whole = bool(effect.vips) and not (effect.holding or asked.failed) and time_left
         self._deliver(
             Probed(effect.group, asked.at, asked.arbiter_answered, whole, asked.vip_answered)
         )

@@ -77,10 +77,13 @@ class Alone:
         pair = self._voter.electorate.pair
         if pair is None or now < self.ask_next:
             return
-        reason = why_not_ask(pair, self.sight(), self._voter.timing, now)
+        sight, timing = self.sight(), self._voter.timing
+        reason = why_not_ask(pair, sight, timing, now)
         if reason not in (Wait.NONE, Wait.ARBITER):
             self._quiet = 0
-            self.ask_next = now + self._voter.timing.interval // 2
+            self.ask_next = now + timing.interval // 2
+            if reason is Wait.HEARS_PEER and sight.peer is not None:
+                self.ask_next = sight.peer + timing.ask
             return
         # Only who may take the VIPs asks for them: of two that ask, one lets the other go first.
         vips = self._group.vips if reason is Wait.NONE else ()

@@ -28,6 +28,9 @@ def vip_of(index: int) -> str:
     return f"10.77.0.{100 + index}"
 
 
+ARBITER = "10.77.0.1"
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a simulation is made of."""
@@ -37,6 +40,8 @@ class Setup:
     """One Virtual Server for each."""
     witness: bool = False
     """The last device votes but carries nothing."""
+    arbiter: bool = False
+    """Two devices may serve alone while they reach the arbiter."""
     founders: int | None = None
     """So many devices are in the Site at the start, the others wait to join; None: all are."""
     codec: bool = False
@@ -77,6 +82,7 @@ def build_site(setup: Setup, random: Random) -> Config:
                 vips=(f"{vip_of(number)}/24",),
                 devices=() if setup.founders else tuple(carriers),
                 witnesses=witnesses,
+                arbiter=ARBITER if setup.arbiter else None,
                 profile=profile,
                 seed=number,
             )
@@ -89,6 +95,7 @@ def build_site(setup: Setup, random: Random) -> Config:
                 vips=(vip_of(number),),
                 slowest=profile,
                 profile=profile,
+                lone=setup.arbiter,
             )
         )
     return Config().edited(Edit(put=tuple(values)), FIRST_TERM)

@@ -20,6 +20,7 @@ from protocol.view import NodeView
 from tests.sim.checkers import Checker
 from tests.sim.machine import Machine
 from tests.sim.network import Network
+from tests.sim.segment import Segment
 from tests.sim.shell import Core, Process
 from tests.sim.site import FIRST_BALLOTS, Setup, build_site, device_id, device_name, vip_of
 
@@ -66,6 +67,7 @@ class World:
         self.processes: list[Process | None] = [None] * setup.devices
         self.frozen: frozenset[int] = frozenset()
         """Machines that are not started any more."""
+        self.segment = Segment(self)
         self.checker = Checker(self)
         for machine in self.machines[: setup.founders]:
             machine.disk.config = self.config

@@ -27,7 +27,7 @@ def test_in_quiet_times_two_devices_are_like_any_others_and_ask_nobody() -> None
     pair = Pair()
     pair.settled()
     before = pair.now
-    pair.run(60_000)
+    pair.run(20_000)
     assert pair.primaries() == [pair.first]
     assert not pair.all_of(ProbeArbiter, before)
     assert not pair.all_of(Acquire, before)
@@ -59,7 +59,7 @@ def test_cut_links_between_the_agents_move_nothing() -> None:
     pair.settled()
     pair.cut_links()
     cut = pair.now
-    pair.run(60_000)
+    pair.run(20_000)
     assert pair.primaries() == [pair.first]
     assert not pair.all_of(Acquire, cut)
     assert pair.overlap_ms() == 0
@@ -116,7 +116,7 @@ def test_without_peer_and_arbiter_nobody_serves_and_one_does_when_it_answers_aga
     assert pair.overlap_ms() == 0
 
 
-@pytest.mark.parametrize("offset_ms", range(0, 300, 12))
+@pytest.mark.parametrize("offset_ms", range(0, 200, 25))
 def test_two_that_find_the_vip_free_at_any_distance_of_time_do_not_both_take_it(
     offset_ms: int,
 ) -> None:
