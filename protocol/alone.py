@@ -138,6 +138,16 @@ class Alone:
         self._probe(pair.arbiter, group.vips, True, now, out)
         if pair.arbiter is None:
             self._go_on(now, now, out)
+            self.ask_next = self._next_beat(now)
+
+    def _next_beat(self, now: int) -> int:
+        """When this device's next beat is due.
+
+        A lease that is renewed only then ends before 3 T of the beat have passed, so a
+        secondary that hears beats and cannot answer does not take over too early.
+        """
+        interval = self._voter.timing.interval
+        return (now // interval + 1) * interval
 
     def _go_on(self, at: int, now: int, out: Outbox) -> None:
         """What was asked at ``at`` confirms the lease, in place of the other device."""
@@ -248,6 +258,7 @@ class Alone:
             group.step_down(group.timing.interval, now, out)
         elif probed.arbiter_answered and now - probed.at <= group.timing.fresh:
             self._go_on(probed.at, now, out)
+            self.ask_next = self._next_beat(now)
 
     def forget(self) -> None:
         """Evidence about the VIPs is void: this process was deaf, or things have changed."""

@@ -25,13 +25,15 @@ class Lease:
         """Newest own beat, by its send time, that each voter acked in this term."""
         self.confirmed = 0
         """Send time of the newest beat that a majority acked in time."""
+        self._round = 0
+        """As ``confirmed``, by the acks of a majority alone."""
         self.refreshed = 0
         """When the kernel lease was last opened or renewed."""
 
     def begin(self, voters: Iterable[DeviceId], asked_at: int) -> None:
         """A new term, won by the votes of ``voters`` that were asked for at ``asked_at``."""
         self._acked = dict.fromkeys(voters, asked_at)
-        self.confirmed = asked_at
+        self.confirmed = self._round = asked_at
 
     def keep(self, voters: tuple[DeviceId, ...]) -> None:
         """Only these devices' acks count from now on."""
@@ -52,9 +54,10 @@ class Lease:
         if sent <= self.confirmed:
             return False
         newest = confirmed_by_majority(voters, self._acked)
-        if newest is None or newest <= self.confirmed or now - newest > timing.fresh:
+        if newest is None or newest <= self._round or now - newest > timing.fresh:
             return False
-        self.confirmed = newest
+        self._round = newest
+        self.extend(newest)
         return True
 
     def extend(self, at: int) -> None:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from protocol.effects import ProbeArbiter, Probed
+from protocol.effects import Announce, ProbeArbiter, Probed
 from protocol.timing import MILLISECOND
+from tests.sim.shell import HANDLERS, Process
 
 if TYPE_CHECKING:
-    from tests.sim.shell import Process
     from tests.sim.world import World
 
 QUESTIONS = 3
@@ -124,3 +124,17 @@ class Segment:
         whole = bool(effect.vips) and not effect.holding and asked.sent == QUESTIONS
         if process.alive:
             process.hand_in(Probed(effect.group, asked.at, asked.arbiter, whole, asked.vip))
+
+
+def _probe(process: Process, effect: ProbeArbiter) -> int:
+    process.world.segment.ask(process, effect)
+    return 0
+
+
+def _announce(process: Process, effect: Announce) -> int:
+    process.world.checker.seen["announced again"] += 1
+    return 0
+
+
+HANDLERS[ProbeArbiter] = _probe
+HANDLERS[Announce] = _announce

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from protocol.config import Config
 from protocol.effects import (
     Acquire,
-    Announce,
     Apply,
     ConfigApplied,
     ConfigStored,
@@ -31,7 +30,6 @@ from protocol.effects import (
     PersistConfig,
     PersistFailed,
     PersistWorks,
-    ProbeArbiter,
     Refresh,
     Release,
     Send,
@@ -374,14 +372,6 @@ class Process:
         self.world.checker.seen[f"conflict: {effect.conflict.kind}"] += 1
         return 0
 
-    def _announce(self, effect: Announce) -> int:
-        self.world.checker.seen["announced again"] += 1
-        return 0
-
-    def _probe(self, effect: ProbeArbiter) -> int:
-        self.world.segment.ask(self, effect)
-        return 0
-
     def _stopped(self, _: Stopped) -> int:
         """The core holds nothing any more: take the kernel state down and exit."""
         self.world.checker.stopped(self)
@@ -407,6 +397,4 @@ HANDLERS: dict[type[Any], Callable[[Process, Any], int]] = {
     Event: Process._event,
     KeepConflict: Process._keep_conflict,
     Stopped: Process._stopped,
-    Announce: Process._announce,
-    ProbeArbiter: Process._probe,
 }

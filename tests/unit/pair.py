@@ -16,7 +16,7 @@ from protocol.timing import MILLISECOND, Timing
 from protocol.view import Role
 from tests.unit.cluster import RDP, Cluster, server
 
-ANSWER_NS = MILLISECOND // 2
+ANSWER_NS = MILLISECOND // 10
 VIP = "10.0.0.1"
 ARBITER = "10.0.0.254"
 

@@ -63,10 +63,12 @@ def test_cut_links_between_the_agents_move_nothing() -> None:
     assert pair.primaries() == [pair.first]
     assert not pair.all_of(Acquire, cut)
     assert pair.overlap_ms() == 0
+    assert pair.view(pair.first).alone
     pair.heal_links()
     pair.run(1000)
     assert pair.primaries() == [pair.first]
     assert pair.view(pair.second).leader == pair.first
+    assert not pair.view(pair.first).alone
 
 
 def test_a_primary_that_dies_behind_cut_links_is_replaced() -> None:
