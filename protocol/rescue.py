@@ -132,7 +132,8 @@ class Rescue:
             return
         in_force = self._configuration.in_force
         if in_force.descends_from(work.config.revision):
-            text = f"{len(work.survivors)} devices vote now"
+            names = (in_force.devices[d].name for d in work.survivors if d in in_force.devices)
+            text = f"recovered with {', '.join(names)}"
             out.do(Outcome(work.request, in_force.revision, text))
             self._now = None
         elif now >= work.deadline:

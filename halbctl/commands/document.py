@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 app = area()
 
+APPLY_S = 10.0
+
 File = Annotated[
     str, typer.Option("--file", "-f", metavar="FILE", help="YAML or JSON; - is stdin.")
 ]
@@ -34,6 +36,9 @@ def apply(
         str | None,
         typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until every device that runs uses it; 7 if not in time.")
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask before Virtual Servers are deleted.")
     ] = False,
@@ -53,7 +58,12 @@ def apply(
         gone = _deleted(ctx, wanted)
         if gone:
             confirm(f"This deletes {', '.join(gone)}. Go on?", yes=yes)
-    finish(ctx, change(ctx, ApplyDocument(wanted), if_revision))
+    done = change(ctx, ApplyDocument(wanted), if_revision)
+    if wait:
+        from halbctl.applied import wait_until_applied
+
+        wait_until_applied(ctx, done["revision"], settings_of(ctx).timeout_or(APPLY_S))
+    finish(ctx, done)
 
 
 def _deleted(ctx: typer.Context, wanted: SiteDocument) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -192,3 +193,19 @@ virtual_servers:
 """
     )
     assert yaml.safe_load(dump(recorded.DOCUMENT)) == recorded.DOCUMENT
+
+
+def test_apply_waits_until_every_device_uses_it(peer: Peer, halbctl: Halbctl, site: Path) -> None:
+    devices = tuple(msgspec.structs.replace(d, revision="3.18") for d in recorded.BUSY.devices)
+    peer.answers[api.GetStatus] = msgspec.structs.replace(recorded.BUSY, devices=devices)
+    assert halbctl("apply", "-f", str(site), "--wait", "--yes").code == 0
+
+
+def test_apply_names_the_devices_that_cannot_use_it(
+    peer: Peer, halbctl: Halbctl, site: Path
+) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    ran = halbctl("apply", "-f", str(site), "--wait", "--yes", "--timeout", "0.3")
+    assert ran.code == 7
+    assert "b (at 3.16" in ran.err
+    assert "last good configuration" in ran.err
