@@ -107,7 +107,9 @@ def random_server_change(world: World, random: Random) -> Change:
     if random.random() < 0.3:
         return DeleteVirtualServer(name)
     names = [device_name(i) for i in range(len(world.machines))]
-    carriers = random.sample(names, random.randint(min(2, len(names)), len(names)))
+    # Two alone would be refused: how they serve is for the simulator of pairs.
+    sizes = [size for size in range(1, len(names) + 1) if size != 2]
+    carriers = random.sample(names, random.choice(sizes))
     document = VirtualServerDocument(
         name=name,
         vips=(f"10.77.0.{200 + random.randrange(EXTRA_SERVERS)}/24",),

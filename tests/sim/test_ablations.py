@@ -269,7 +269,11 @@ def _two_owners_as_a_vip_changes_hands(seed: int) -> bool:
     names = tuple(device_name(i) for i in others)
     listeners = (ListenerDocument(port=443),)
     document = VirtualServerDocument(
-        name="new", vips=(f"{world.first_vip}/24",), devices=names, listeners=listeners
+        name="new",
+        vips=(f"{world.first_vip}/24",),
+        devices=names,
+        on_peer_loss="hold",
+        listeners=listeners,
     )
     operators.propose(world, others[0], DeleteVirtualServer("vs0"))
     operators.propose(world, others[0], PutVirtualServer(document))
