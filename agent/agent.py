@@ -34,6 +34,8 @@ from protocol.config import Config
 from protocol.conflicts import Conflict
 from protocol.effects import (
     Adopt,
+    Connect,
+    Dialled,
     Event,
     Input,
     Lossy,
@@ -87,6 +89,7 @@ class Agent:
             incarnation=loaded.incarnation,
             listen=settings.addresses,
             receive=self._on_message,
+            dialled=lambda device: self.deliver(Dialled(device)),
         )
         self.inquiries = Inquiries(self._transport.send, self._report)
         self._operations = Operations(self)
@@ -102,7 +105,7 @@ class Agent:
         self._carrier: Carrier | None = None
         if not settings.witness:
             self._carrier = Carrier(self.device, settings.interface, self._random, self.deliver)
-        self._peers: list[Device] = []
+        self._peers: tuple[Device, ...] = ()
         self._farewell: asyncio.TimerHandle | None = None
         self._loaded = loaded
         self._loop = Loop(self._new_node(), self._on_woken)
@@ -195,33 +198,29 @@ class Agent:
             self.deliver(Received(sender, message))
 
     def on_config(self, config: Config) -> None:
-        """A newer configuration is committed: connect to its devices, carry its services."""
-        site = config.site
-        assert site is not None
-        self._transport.enter_site(site.id, site.protocol)
-        self._connect(config)
+        """A newer configuration is committed: speak as it says, carry its services."""
+        assert config.site is not None
+        self._transport.enter_site(config.site.id, config.site.protocol)
         if self._carrier is not None:
             self._carrier.on_config(config)
         self.news.publish()
 
-    def _connect(self, config: Config) -> None:
-        """Connect to the Site's devices; let go of removed ones a little later.
-
-        What this device still has to tell them, such as that their leaving is
-        done, must get through.
-        """
-        present = [d for d in config.devices.values() if d.id != self.device]
-        leaving = [d for d in self._peers if d.id not in config.devices and d.id != self.device]
-        self._peers = present
+    def on_connect(self, connect: Connect) -> None:
+        """Connect to the core's choice of devices; let go of removed ones after a last word."""
+        site = self.config.site or self._loop.node.configuration.newest.site
+        assert site is not None
+        self._transport.enter_site(site.id, site.protocol)
+        present = {d.id for d in connect.site}
+        leaving = [d for d in self._peers if d.id not in present]
+        self._peers = connect.site
         self._transport.set_peers(
-            Peer(d.id, d.public_key, d.addresses) for d in (*present, *leaving)
+            (Peer(d.id, d.public_key, d.addresses) for d in (*connect.site, *leaving)),
+            (*connect.peers, *(d.id for d in leaving)),
         )
         if self._farewell is not None:
             self._farewell.cancel()
-        self._farewell = None
-        if leaving:
-            loop = asyncio.get_running_loop()
-            self._farewell = loop.call_later(FAREWELL_S, self._connect, config)
+        loop, again = asyncio.get_running_loop(), self.on_connect
+        self._farewell = loop.call_later(FAREWELL_S, again, connect) if leaving else None
 
     def on_event(self, event: Event) -> None:
         """Something worth remembering happened: log it, and tell everyone of a move."""
@@ -388,7 +387,7 @@ class Agent:
         self._storage.forget_site()
         if self._farewell is not None:
             self._farewell.cancel()
-        self._peers = []
+        self._peers = ()
         self._transport.set_peers(())
         self._transport.enter_site("")
         if self._carrier is not None:

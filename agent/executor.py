@@ -18,6 +18,7 @@ from protocol.effects import (
     Acquire,
     Announce,
     Apply,
+    Connect,
     Effect,
     Event,
     KeepConflict,
@@ -41,6 +42,7 @@ class Listener(Protocol):
 
     def on_config(self, config: Config) -> None: ...
     def on_conflict(self, conflict: Conflict) -> None: ...
+    def on_connect(self, connect: Connect) -> None: ...
     def on_event(self, event: Event) -> None: ...
     def on_outcome(self, outcome: Outcome) -> None: ...
     def on_stopped(self) -> None: ...
@@ -103,7 +105,14 @@ class Executor:
 
     def _tell(
         self,
-        effect: PersistConfig | KeepConflict | PersistLocal | Apply | Event | Outcome | Stopped,
+        effect: PersistConfig
+        | KeepConflict
+        | PersistLocal
+        | Apply
+        | Connect
+        | Event
+        | Outcome
+        | Stopped,
     ) -> None:
         match effect:
             case PersistConfig(config, committed):
@@ -114,6 +123,8 @@ class Executor:
                 self._listener.on_conflict(conflict)
             case Apply(config):
                 self._listener.on_config(config)
+            case Connect():
+                self._listener.on_connect(effect)
             case Event():
                 self._listener.on_event(effect)
             case Outcome():

@@ -221,6 +221,8 @@ class AllowList:
         self.keys: Container[bytes] = frozenset()
         """Public keys in Z85."""
         self.refused = 0
+        self.admitted: Callable[[bytes], None] = lambda key: None
+        """Called with the key of each connection that was let in."""
         self._socket: Socket | None = None
 
     async def start(self, context: Context) -> None:
@@ -240,6 +242,8 @@ class AllowList:
         status = (b"200", b"OK") if allowed else (b"400", b"not a device of this Site")
         if self._socket is not None:
             self._socket.send((client, delimiter, version, request, *status, b"", b""))
+        if allowed:
+            self.admitted(z85.encode(credentials[0]))
 
     def nudge(self) -> None:
         if self._socket is not None:

@@ -61,8 +61,13 @@ class Transport:
     def __init__(
         self, *, device: DeviceId, keys: KeyPair, incarnation: int, listen: tuple[str, ...],
         receive: Callable[[DeviceId, Message], None],
+        dialled: Callable[[DeviceId], None] = lambda device: None,
     ) -> None:  # fmt: skip
-        """``listen``: the device's own ``IP:PORT``; ``receive`` is called in the event loop."""
+        """``listen``: the device's own ``IP:PORT``; ``receive`` is called in the event loop.
+
+        ``dialled`` is told who connected to this device while it is not
+        connected to them; they hear it, and it does not hear them.
+        """
         self._device = device
         self._keys = keys
         self._incarnation = incarnation
@@ -80,6 +85,11 @@ class Transport:
         self._counts = Counter(sent=0, withheld=0, oversized=0, unknown_receiver=0)
         self._context: sockets.Context | None = None
         self._allowed = AllowList()
+        self._allowed.admitted = self._admitted
+        self._dialled = dialled
+        self._by_key: dict[bytes, DeviceId] = {}
+        """All devices that may connect."""
+        self._known: frozenset[DeviceId] = frozenset()
         self._channels: dict[bool, Publisher] = {}
         self._ticks: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -116,21 +126,23 @@ class Transport:
         self._site = site_bytes(site)
         self.version = min(max(gate, PROTOCOL_MIN), PROTOCOL_MAX)
 
-    def set_peers(self, peers: Iterable[Peer]) -> None:
-        """Connect to these devices and let them connect; the whole set.
+    def set_peers(self, peers: Iterable[Peer], dial: Iterable[DeviceId] | None = None) -> None:
+        """Let these devices connect, and connect to those in ``dial``; the whole sets.
 
-        A device that is no longer among them is cut off at once: what it had
-        connected is ended, and the others' connections come back within 0.1 s.
+        ``dial`` None: to all. A device that is no longer among ``peers`` is cut
+        off at once: what it had connected is ended, and the others' connections
+        come back within 0.1 s.
         """
-        wanted = {peer.id: peer for peer in peers if peer.id != self._device and peer.addresses}
+        known = {peer.id: peer for peer in peers if peer.id != self._device and peer.addresses}
+        wanted = known if dial is None else {d: known[d] for d in dial if d in known}
         assert self._context is not None, "start first"
         now = asyncio.get_running_loop().time()
-        self._allowed.keys = {peer.public_key.encode() for peer in wanted.values()}
-        expelled = False
+        by_key = {peer.public_key.encode(): peer.id for peer in known.values()}
+        expelled = bool(self._by_key.keys() - by_key.keys())
+        self._allowed.keys = self._by_key = by_key
+        self._known = frozenset(known)
         for device, links in list(self._peers.items()):
-            new = wanted.get(device)
-            if new != links.peer:
-                expelled |= new is None or new.public_key != links.peer.public_key
+            if wanted.get(device) != links.peer:
                 self._drop(device)
         for device, peer in wanted.items():
             if device not in self._peers:
@@ -139,6 +151,11 @@ class Transport:
                 self._peers[device] = links
         if expelled and self._channels:
             self._in_background(self._end_accepted_connections())
+
+    def _admitted(self, key: bytes) -> None:
+        device = self._by_key.get(key)
+        if device is not None and device not in self._peers:
+            self._dialled(device)
 
     def _drop(self, device: DeviceId) -> None:
         links = self._peers.pop(device)
@@ -172,11 +189,11 @@ class Transport:
 
     def send(self, to: DeviceId, message: Message) -> None:
         """Hand a message to the network, which may lose it. Never blocks, never raises for that."""
-        links = self._peers.get(to)
-        if links is None or not self._site or not self._channels:
+        if to not in self._known or not self._site or not self._channels:
             self._counts["unknown_receiver"] += 1
             return
-        if type(message) is Beat:
+        links = self._peers.get(to)
+        if links is not None and type(message) is Beat:
             links.our_interval = message.interval
         self._tick_if_due(asyncio.get_running_loop().time())
         if not speakable(str(message.__struct_config__.tag), self.version):

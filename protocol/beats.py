@@ -24,9 +24,14 @@ IDLE_ACKS = 4
 class Beats:
     """The heartbeat traffic of one device. Times are nanoseconds of its clock."""
 
-    def __init__(self, groups: Mapping[GroupId, Group], incarnation: int) -> None:
+    def __init__(
+        self,
+        groups: Mapping[GroupId, Group],
+        contacts: dict[DeviceId, Contact],
+        incarnation: int,
+    ) -> None:
         self.groups = groups
-        self.contacts: dict[DeviceId, Contact] = {}
+        self.contacts = contacts
         self.epoch = incarnation << EPOCH_BITS
         """Number of this device's list of claims: no two runs of an agent share one."""
         self._claimed: dict[GroupId, tuple[Claim, tuple[DeviceId, ...]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from random import Random
 
 from protocol.config import Config
@@ -29,9 +30,12 @@ class Configuration:
         random: Random,
         retention: Retention,
         local: Local | None,
+        audience: Container[DeviceId],
     ) -> None:
+        """``audience``: the devices that this one is connected to."""
         self.me = me
         self.random = random
+        self.audience = audience
         self.replica = Replica(config, committed)
         self.coordinator: Coordinator | None = None
         self.restarted = config.revision != NO_REVISION
@@ -107,8 +111,9 @@ class Configuration:
 
     def _report(self, site_term: int, out: Outbox) -> None:
         # Having voted in a newer term, this device no longer confirms for the older one.
-        if self._leader is not None and self._leader_term >= site_term:
-            out.send(self._leader, self.replica.report(self._leader_term))
+        leader = self._leader if self._leader_term >= site_term else None
+        if leader is not None and leader in self.audience:
+            out.send(leader, self.replica.report(self._leader_term))
 
     def on_disk(self, works: bool, out: Outbox) -> None:
         if works:
@@ -153,7 +158,9 @@ class Configuration:
             self.coordinator = None
         if self.coordinator is None and term is not None:
             self._leader = None
-            self.coordinator = Coordinator(self.replica, self.me, term, self.random, now, out)
+            self.coordinator = Coordinator(
+                self.replica, self.me, term, self.random, self.audience, now, out
+            )
 
     def on_report(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:
         if self.coordinator is not None:

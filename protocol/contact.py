@@ -11,8 +11,7 @@ from collections import deque
 
 from protocol.ids import DeviceId
 from protocol.messages import Ack, Beat, Claim, Info
-from protocol.timing import DEAD_NS, IDLE_BEAT_NS, SUSPECT_NS
-from protocol.view import PeerState
+from protocol.timing import IDLE_BEAT_NS, SUSPECT_NS
 
 ROUND_TRIPS = 128
 """Round trips that are remembered of each peer."""
@@ -23,11 +22,13 @@ class Contact:
 
     __slots__ = (
         "acked_epoch", "acked_sent", "beat_at", "claims", "claims_epoch", "device", "heard",
-        "info", "interval", "last_sent", "resent", "round_trips",
+        "info", "interval", "last_sent", "met", "resent", "round_trips",
     )  # fmt: skip
 
     def __init__(self, device: DeviceId, now: int) -> None:
         self.device = device
+        self.met = now
+        """When this device began to talk to the peer."""
         self.heard: int | None = None
         self.info: Info | None = None
         self.beat_at = now
@@ -71,13 +72,7 @@ class Contact:
         self.acked_epoch = ack.epoch
         return True
 
-    def state(self, now: int, since: int) -> PeerState:
-        """How the peer is shown; ``since`` is when this device began to listen."""
-        if self.info is not None and self.info.stopping:
-            return PeerState.STOPPED
-        silent = now - (since if self.heard is None else self.heard)
-        if silent >= DEAD_NS:
-            return PeerState.DEAD
-        if silent >= SUSPECT_NS or self.heard is None:
-            return PeerState.SUSPECT
-        return PeerState.ALIVE
+    def alive(self, now: int) -> bool:
+        """Whether the peer itself was heard lately, and did not say goodbye."""
+        stopping = self.info is not None and self.info.stopping
+        return self.heard is not None and now - self.heard < SUSPECT_NS and not stopping

@@ -9,6 +9,7 @@ everything before it.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 from dataclasses import dataclass
 from random import Random
 
@@ -61,12 +62,23 @@ class Coordinator:
     """The writing side of the configuration, for as long as this device is coordinator."""
 
     def __init__(
-        self, replica: Replica, me: DeviceId, term: int, random: Random, now: int, out: Outbox
+        self,
+        replica: Replica,
+        me: DeviceId,
+        term: int,
+        random: Random,
+        audience: Container[DeviceId],
+        now: int,
+        out: Outbox,
     ) -> None:
+        """``audience``: the devices that this one is connected to."""
         self.replica = replica
         self.me = me
         self.term = term
         self.random = random
+        self.audience = audience
+        self.awaited: dict[DeviceId, None] = {}
+        """Devices whose word is needed for the next change of an assignment."""
         self.followers: dict[DeviceId, _Follower] = {}
         self._pending: list[_Pending] = []
         self._remembered: OrderedDict[str, Outcome] = OrderedDict()
@@ -156,7 +168,7 @@ class Coordinator:
         config = self.replica.stored
         target = (config.revision, self.replica.committed.revision)
         for device in config.devices:
-            if device == self.me:
+            if device == self.me or device not in self.audience:
                 continue
             follower = self.followers.setdefault(device, _Follower())
             if (follower.stored, follower.committed) == target:
@@ -241,6 +253,7 @@ class Coordinator:
         replica = self.replica
         if self._idle_until <= now and self.quiet:
             self._idle_until = now + RESEND_NS
+            self.awaited = {}
             edit = next_edit(replica.committed, lambda uid: self._settled(uid, now), self._ready)
             if edit.put or edit.delete:
                 self._write(edit, out)
@@ -269,7 +282,10 @@ class Coordinator:
         return follower.committed or NO_REVISION if follower else NO_REVISION
 
     def _ready(self, device: DeviceId) -> bool:
-        return self._in_force(device) == self.replica.committed.revision
+        ready = self._in_force(device) == self.replica.committed.revision
+        if not ready:
+            self.awaited[device] = None
+        return ready
 
     def _settled(self, uid: GroupId, now: int) -> bool:
         config = self.replica.committed
@@ -279,6 +295,9 @@ class Coordinator:
         since = config.revision_of(("assignment", uid))
         have = {d for d in config.devices if self._in_force(d) >= since}
         former = assignment.former or assignment.voters
+        self.awaited.update(
+            dict.fromkeys(d for d in (*former, *assignment.voters) if d not in have)
+        )
         if not (has_majority(former, have) and has_majority(assignment.voters, have)):
             return False
         # A lease from before the change may live for one promise of its profile.

@@ -15,6 +15,7 @@ from protocol.conflicts import Conflict
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.messages import Message
+from protocol.objects import Device
 from protocol.timing import SECOND, Profile
 
 
@@ -184,8 +185,15 @@ class Resume:
     """Undo :class:`Stop`: the device stays after all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """A device, known by its key, has connected to this one."""
+
+    device: DeviceId
+
+
 Input = (
-    Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
+    Dialled | Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
     | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Probed
     | Propose | Promote | Force | Adopt | Stop | Resume | Recover
 )  # fmt: skip
@@ -200,6 +208,19 @@ class Send:
 
     to: DeviceId
     message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Keep connections to exactly these devices; any device of the Site may connect here.
+
+    A message passes from one device to another once the *receiver* has
+    connected to the sender, so the core connects to whoever does.
+    """
+
+    site: tuple[Device, ...]
+    """All other devices: who may connect, and where they are."""
+    peers: tuple[DeviceId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +376,6 @@ class Stopped:
 
 
 Effect = (
-    Send | PersistBallots | PersistConfig | KeepConflict | PersistLocal | Apply | Acquire | Refresh
-    | Release | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
+    Send | Connect | PersistBallots | PersistConfig | KeepConflict | PersistLocal | Apply | Acquire
+    | Refresh | Release | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
 )  # fmt: skip

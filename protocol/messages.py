@@ -15,8 +15,10 @@ import msgspec
 
 from protocol.api import HistoryEntry
 from protocol.changes import Change
-from protocol.ids import DeviceId, GroupId, Revision
+from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.objects import Record
+from protocol.standing import Incarnation, PeerState
 
 PROTOCOL_MIN = 1
 """Oldest protocol version that this release can speak."""
@@ -202,6 +204,12 @@ class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
     """Devices that it does not hear; at most :data:`MAX_UNHEARD`. Shown only."""
     lossy: tuple[DeviceId, ...] = ()
     """Devices of whose beats more than 5 % do not come in time on some connection."""
+    serial: int = 0
+    """Grows with each change, within one incarnation."""
+    refuted: int = 0
+    """Second part of the sender's :class:`Incarnation`."""
+    committed: Revision = NO_REVISION
+    """Newest revision that the sender knows to be committed, and can pass on."""
 
 
 class ProposeChange(msgspec.Struct, frozen=True, tag_field="t", tag="propose"):
@@ -322,9 +330,39 @@ class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):
     entry: HistoryEntry
 
 
+class Rumour(msgspec.Struct, frozen=True, array_like=True):
+    """How one device stands, as far as the sender knows."""
+
+    device: DeviceId
+    incarnation: Incarnation
+    state: PeerState
+    by: tuple[DeviceId, ...] = ()
+    """Who says so; empty where the device itself does."""
+    info: Info | None = None
+
+
+class News(msgspec.Struct, frozen=True, tag_field="t", tag="news"):
+    """Rumours to a few neighbours, until each was sent often enough."""
+
+    rumours: tuple[Rumour, ...]
+    answer: bool = False
+    """The receiver says what it knows better of these devices."""
+
+
+class ProbeAck(msgspec.Struct, frozen=True, tag_field="t", tag="probe-ack"):
+    """Answer to :class:`ProbeFor`."""
+
+    number: int
+    target: DeviceId
+    heard: bool
+    """False: "I work, but I do not hear it either"."""
+    rumours: tuple[Rumour, ...] = ()
+
+
 Message = (
     Beat | Ack | Ask | Answer | Vote | Voted | HandOver | Resign
     | Append | Stored | Info | ProposeChange | RequestMove | Return | Inquire | Report | Moved
+    | News | ProbeFor | ProbeAck | Sync | Part | Fetch | Copy
 )  # fmt: skip
 
 URGENT = (Beat, Ack, Ask, Answer, Vote, Voted, HandOver, Resign)

@@ -14,11 +14,13 @@ from random import Random
 from protocol.beats import Beats
 from protocol.config import Config
 from protocol.configuration import Configuration
+from protocol.contact import Contact
 from protocol.effects import (
     Adopt,
     Ballot,
     ConfigApplied,
     ConfigStored,
+    Dialled,
     Effect,
     Event,
     Fitness,
@@ -67,6 +69,7 @@ from protocol.messages import (
     Voted,
 )
 from protocol.moving import Moving
+from protocol.neighbourhood import Neighbourhood
 from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.pace import Pace as OwnPace
@@ -105,12 +108,15 @@ class Node:
         protocol: Range = OURS,
     ) -> None:
         """``unix_offset``: nanoseconds from this clock to Unix time, until :class:`WallClock`.
-
         ``ballots_lost``: a configuration was found on disk but no ballots that
         can be trusted; the device votes again once it has heard a primary.
         """
         self.me = device
-        self.configuration = Configuration(device, config, committed, random, retention, local)
+        self.contacts: dict[DeviceId, Contact] = {}
+        contacts = self.contacts
+        self.configuration = Configuration(
+            device, config, committed, random, retention, local, contacts
+        )
         self.groups = Groups(
             device,
             random,
@@ -119,10 +125,11 @@ class Node:
             restarted=self.configuration.restarted,
             ballots_lost=ballots_lost,
         )
-        self.beats = Beats(self.groups, incarnation)
+        self.beats = Beats(self.groups, contacts, incarnation)
         self.groups.heard = self.beats.heard
-        self.offices = Offices(device, self.groups, self.beats.contacts, unix_offset)
-        self.roster = Roster(version=version, incarnation=incarnation, now=now, protocol=protocol)
+        self.roster = Roster(version=version, protocol=protocol)
+        self.neighbourhood = Neighbourhood(device, incarnation, contacts, self.roster, random)
+        self.offices = Offices(device, self.groups, contacts, self.neighbourhood, unix_offset)
         self.gate = Gate(device, protocol)
         self.requests = Requests()
         self.moving = Moving(device)
@@ -130,9 +137,7 @@ class Node:
         self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
         self.forcing = Forcing()
-        self.rescue = Rescue(
-            device, self.configuration, self.requests, self.offices, self.beats.contacts
-        )
+        self.rescue = Rescue(device, self.configuration, self.requests, self.offices, contacts)
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
@@ -140,8 +145,6 @@ class Node:
         self._due = now
         self._chores_due = now
         self._follow_configuration(now, Outbox(), [])
-
-    # The step
 
     def step(self, now: int, inputs: Iterable[Input]) -> list[Effect]:
         """Handle ``inputs``, then everything due at ``now``; return what is to be done."""
@@ -151,6 +154,7 @@ class Node:
             # We were deaf, not they silent: what the peers sent meanwhile is yet to be read.
             self.beats.forgive(now - self._due, now)
             self.groups.forgive(now - self._due, now)
+            self.neighbourhood.forgive(now - self._due, now)
         chores = now >= self._chores_due
         for item in inputs:
             self._take(item, now, out, touched)
@@ -178,12 +182,15 @@ class Node:
                 self.groups.timers.set(gid, self.groups[gid].wake_at(now))
             self.offices.note(gid, now)
         if self.configuration.in_site:
-            leads = self.offices.leads.values()
-            info = self.roster.info(self.configuration.stored, leads, self.groups.unfit())
-            self.roster.watch(self.beats.contacts, now, out)
-            self.roster.tell(info, self.beats.contacts, now, out)
+            holder, leads = self.offices.holder(SITE_GROUP)[0], self.offices.leads.values()
+            peers = self.neighbourhood.settle(
+                self.configuration, holder, leads, self.groups.unfit(), now, out
+            )
+            if peers is not None:
+                self.beats.meet(peers, now)
         self._chores_due = min(
             self.roster.wake_at(),
+            self.neighbourhood.wake_at(now),
             self.requests.wake_at(),
             self.configuration.wake_at(),
             self.moving.wake_at(),
@@ -208,11 +215,13 @@ class Node:
     ) -> None:
         match item:
             case Received(sender, message):
-                if sender in self.beats.contacts:
+                if sender in self.contacts:
                     self._receive(sender, message, now, out, touched)
                 elif isinstance(message, Return):
                     # The answer of a coordinator that was removed, perhaps by this request.
                     self.requests.on_return(sender, message, out)
+            case Dialled(device):
+                self.neighbourhood.overlay.on_dialled(device, now, out)
             case ConfigStored(revision):
                 self.configuration.on_stored(revision, self._site_term(), now, out)
             case ConfigApplied(revision):
@@ -249,6 +258,8 @@ class Node:
             case Adopt(config):
                 self.configuration.adopt(config, out)
             case Stop() | Resume():
+                if self.roster.stopping:
+                    self.neighbourhood.membership.renew()
                 self.stopping = isinstance(item, Stop)
                 self._stopped = self.roster.stopping = False
                 self._judge_fitness(touched)
@@ -256,16 +267,14 @@ class Node:
     def _receive(  # noqa: C901 - one case per message is the point
         self, sender: DeviceId, message: Message, now: int, out: Outbox, touched: list[GroupId]
     ) -> None:
-        contact = self.beats.contacts[sender]
-        contact.heard = now
+        self.contacts[sender].heard = now
         match message:
             case Beat():
                 self.beats.on_beat(sender, message, now, out, touched)
             case Ack():
                 self.beats.on_ack(sender, message, now, out, touched)
             case Info():
-                if contact.info is None or message.incarnation >= contact.info.incarnation:
-                    contact.info = message
+                self.neighbourhood.on_info(sender, message, now)
             case Ask() | Answer() | Vote() | Voted() | HandOver() | Resign():
                 if self.groups.deliver(sender, message, now, out):
                     touched.append(message.group)
@@ -279,12 +288,14 @@ class Node:
             case ProposeChange():
                 self.configuration.on_propose(sender, message, now, out)
             case RequestMove():
-                self.moving.request(sender, message, self.groups, self.beats.contacts, now, out)
+                self.moving.request(sender, message, self.groups, self.contacts, now, out)
                 touched.append(message.group)
             case Return():
                 self.requests.on_return(sender, message, out)
             case Moved() | Inquire() | Report():
                 pass  # The shell's concern.
+            case _:
+                self.neighbourhood.receive(sender, message, self.configuration, now, out)
 
     def _on_disk(self, works: bool, out: Outbox, touched: list[GroupId]) -> None:
         self.groups.on_disk(works)
@@ -316,13 +327,8 @@ class Node:
             self._judge_fitness(touched)
 
     def _meet(self, now: int) -> None:
-        """Talk to the devices of the configuration in force and of the newest one.
-
-        Voters that only an uncommitted tail names must hear each other: their
-        votes are what commits it.
-        """
-        known = {**self.configuration.in_force.devices, **self.configuration.newest.devices}
-        self.beats.meet(tuple(d for d in known if d != self.me), now)
+        self.neighbourhood.follow(self.configuration.in_force, self.configuration.newest, now)
+        self.beats.meet(self.neighbourhood.overlay.peers(), now)
 
     def _judge_fitness(self, touched: list[GroupId]) -> None:
         device = self.configuration.in_force.devices.get(self.me)
@@ -342,20 +348,20 @@ class Node:
             if isinstance(message, ProposeChange):
                 taken = self.configuration.on_propose(None, message, now, out)
             else:
-                contacts = self.beats.contacts
-                taken = self.moving.request(None, message, self.groups, contacts, now, out)
+                taken = self.moving.request(None, message, self.groups, self.contacts, now, out)
             if taken:
                 self.requests.taken(message)
         self.configuration.on_time(now, out)
         coordinator = self.configuration.coordinator
         if coordinator is not None and coordinator.quiet:
-            config, contacts = self.configuration.in_force, self.beats.contacts
+            config, contacts = self.configuration.in_force, self.contacts
             coordinator.write(self.gate.raised(config, coordinator.term, contacts, now), out)
         self.rescue.on_time(now, out)
+        self.neighbourhood.call(self.requests.addressees(), self.configuration.coordinator, now)
 
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """Planned moves: what operators asked for, drain, clean stop."""
-        contacts, config = self.beats.contacts, self.configuration.in_force
+        contacts, config = self.contacts, self.configuration.in_force
         unix = now + self.offices.unix_offset
         self.planned.on_time(Scene(config, self.groups, self.requests, now, unix, out))
         touched.extend(self.moving.on_time(self.groups, contacts, now, out))
@@ -375,15 +381,14 @@ class Node:
     def report(self, gid: GroupId, now: int) -> GroupReport | None:
         """This device's part in a group, in its own words; None if it has none."""
         group, config = self.groups.get(gid), self.configuration.in_force
-        contacts = self.beats.contacts
-        return report_of(group, config, self.roster, contacts, now) if group else None
+        return report_of(group, config, self.roster, self.contacts, now) if group else None
 
     def view(self) -> NodeView:
         """What this device knows now."""
         config = self.configuration.in_force
         return NodeView(
             groups=self.offices.views(config, self._due),
-            peers=self.roster.peers(self.beats.contacts, self._due),
+            peers=self.neighbourhood.peers(self._due),
             stored=self.configuration.stored,
             committed=config.revision,
             coordinator=self.offices.holder(SITE_GROUP)[0],

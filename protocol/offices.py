@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from protocol.config import Config
 from protocol.contact import Contact
 from protocol.group import Group
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Lead
-from protocol.roster import leader_told
+from protocol.neighbourhood import Neighbourhood
 from protocol.timing import MILLISECOND
 from protocol.view import GroupView, PeerState, Role
 
@@ -22,11 +22,13 @@ class Offices:
         me: DeviceId,
         groups: Mapping[GroupId, Group],
         contacts: Mapping[DeviceId, Contact],
+        neighbourhood: Neighbourhood,
         unix_offset: int,
     ) -> None:
         self.me = me
         self._groups = groups
         self._contacts = contacts
+        self._neighbourhood = neighbourhood
         self.unix_offset = unix_offset
         self.leads: dict[GroupId, Lead] = {}
         """Groups that this device is primary of."""
@@ -49,8 +51,8 @@ class Offices:
                 own = None
             if own is not None or group.voter.votes:
                 return own, group.voter.term
-        told = leader_told(self._contacts.values(), gid)
-        return told if told is not None else (None, 0)
+        told = self._neighbourhood.told.get(gid)
+        return (None, 0) if told is None else (told[1], told[0])
 
     def hears_coordinator(self, now: int) -> DeviceId | None:
         """The coordinator, if it was heard of so lately that it still holds office."""
@@ -61,17 +63,18 @@ class Offices:
         if group is not None and group.voter.votes:
             return holder if now - group.voter.heard < group.timing.promise else None
         contact = self._contacts.get(holder)
-        alive = contact is not None and contact.state(now, 0) is PeerState.ALIVE
+        if contact is not None:
+            alive = contact.alive(now)
+        else:
+            alive = self._neighbourhood.membership.state(holder) is PeerState.ALIVE
         return holder if alive else None
 
     def _since(self, gid: GroupId, leader: DeviceId | None, term: int) -> int:
-        leads: Iterable[Lead] = ()
         if leader == self.me:
-            leads = self.leads.values()
-        elif leader is not None:
-            contact = self._contacts.get(leader)
-            leads = contact.info.leads if contact and contact.info else ()
-        return next((ld.since for ld in leads if (ld.group, ld.term) == (gid, term)), 0)
+            own = self.leads.get(gid)
+            return own.since if own is not None and own.term == term else 0
+        told = self._neighbourhood.told.get(gid)
+        return told[2] if told is not None and told[:2] == (term, leader) else 0
 
     def views(self, config: Config, now: int) -> tuple[GroupView, ...]:
         """The coordinator's group and all Virtual Servers, as seen from here."""

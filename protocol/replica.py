@@ -10,6 +10,7 @@ from __future__ import annotations
 from protocol.config import Config, Epoch, remembered
 from protocol.conflicts import dropped
 from protocol.effects import Apply, Event, KeepConflict, PersistConfig
+from protocol.hearsay import Copy
 from protocol.ids import SITE_GROUP, Revision
 from protocol.messages import Append, Stored
 from protocol.objects import Record
@@ -93,7 +94,7 @@ class Replica:
             base = self._at(message.base)
             if base is None:
                 return
-            self.append(_built(base, message), out)
+            self.append(built(base, message), out)
         if self.stored.descends_from(message.committed):
             self.commit(message.committed, out)
 
@@ -104,12 +105,29 @@ class Replica:
         kept = (self.stored, *self._tail, self.committed)
         return next((c for c in kept if c.revision == revision), None)
 
+    def take_committed(self, config: Config, out: Outbox) -> None:
+        """Take a configuration that another device knows to be committed.
+
+        It is put in force as it is. What this device has stored beyond it stays
+        if it was made from it; otherwise it lost, as with a coordinator's word.
+        """
+        assert config.revision > self.committed.revision
+        if not self.stored.descends_from(config.revision):
+            if config.revision < self.stored.revision:
+                return
+            self.append(config, out)
+        self._tail = [c for c in self._tail if c.revision > config.revision]
+        self.committed = config
+        out.do(Apply(config))
+        self._write(out)
+
     def report(self, term: int) -> Stored:
         """What this device has, for the coordinator of ``term``."""
         return Stored(term, self.durable, self.committed.revision)
 
 
-def _built(base: Config, message: Append) -> Config:
+def built(base: Config, message: Append | Copy) -> Config:
+    """``base`` with the records of ``message``."""
     records: dict[tuple[str, str], Record] = dict(base.records)
     for record in message.records:
         records[record.kind, record.key] = record

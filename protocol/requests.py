@@ -96,6 +96,10 @@ class Requests:
         """This device carries the request out itself, and will tell its outcome."""
         del self._waiting[message.id]
 
+    def addressees(self) -> list[DeviceId]:
+        """Devices that requests were sent to and have not answered."""
+        return [w.sent_to for w in self._waiting.values() if w.sent_to is not None]
+
     def wake_at(self) -> int:
         return min((min(w.deadline, w.repeat_at) for w in self._waiting.values()), default=NEVER)
 

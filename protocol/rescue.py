@@ -30,7 +30,6 @@ from protocol.recovery import (
 )
 from protocol.requests import Requests
 from protocol.timing import MILLISECOND, SECOND
-from protocol.view import PeerState
 
 REPEAT_NS = 200 * MILLISECOND
 PATIENCE_NS = 15 * SECOND
@@ -94,7 +93,7 @@ class Rescue:
         heard = {
             device: Survivor(device, contact.info.stored)
             for device, contact in self._contacts.items()
-            if contact.info is not None and contact.state(now, 0) is PeerState.ALIVE
+            if contact.info is not None and contact.alive(now)
         }
         heard[self.me] = Survivor(self.me, self._configuration.durable)
         return heard

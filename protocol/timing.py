@@ -106,7 +106,7 @@ IDLE_BEAT_NS = 500 * MILLISECOND
 """Beat interval towards a peer that this device holds no lease with."""
 
 SUSPECT_NS = 1_500 * MILLISECOND
-"""Silence after which a device is shown as suspect."""
+"""Silence after which a device is asked after. Shown only: it moves no VIP."""
 
 DEAD_NS = 5 * SECOND
-"""Silence after which a device is shown as dead. Shown only: it moves no VIP."""
+"""Silence after which a device says that it does not hear another one. Shown only."""

@@ -18,7 +18,6 @@ from protocol.contact import Contact
 from protocol.ids import DeviceId
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.timing import SECOND
-from protocol.view import PeerState
 
 SETTLED_NS = 10 * SECOND
 """A newer version must have been reported by everyone for this long."""
@@ -78,9 +77,7 @@ class Gate:
             if device == self.me:
                 continue
             contact = contacts.get(device)
-            if contact is None or contact.info is None:
-                return 0
-            if contact.state(now, 0) is not PeerState.ALIVE:
+            if contact is None or contact.info is None or not contact.alive(now):
                 return 0
             lowest = min(lowest, contact.info.protocol_max)
         return lowest

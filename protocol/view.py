@@ -8,6 +8,9 @@ from enum import StrEnum
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.messages import Info
+from protocol.standing import PeerState
+
+__all__ = ["GroupView", "NodeView", "PeerState", "PeerView", "Role"]
 
 
 class Role(StrEnum):
@@ -22,16 +25,6 @@ class Role(StrEnum):
     PRIMARY = "primary"
     LAME_DUCK = "lame-duck"
     """Handed over: announces nothing, still forwards, and returns if no successor comes."""
-
-
-class PeerState(StrEnum):
-    """How another device is shown."""
-
-    ALIVE = "alive"
-    SUSPECT = "suspect"
-    DEAD = "dead"
-    STOPPED = "stopped"
-    """Said goodbye: stopped cleanly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +61,12 @@ class PeerView:
     heard: int | None
     """Own clock, nanoseconds, of the newest message; None if never."""
     info: Info | None
+    by: tuple[DeviceId, ...] = ()
+    """Who says that it is suspect or dead; empty where the device itself told its state."""
+    since: int = 0
+    """Own clock, nanoseconds, at which this device learnt of the state."""
+    neighbour: bool = True
+    """Whether this device is connected to it, or knows it by hearsay only."""
 
 
 @dataclass(frozen=True, slots=True)

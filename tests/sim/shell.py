@@ -19,6 +19,7 @@ from protocol.effects import (
     Apply,
     ConfigApplied,
     ConfigStored,
+    Connect,
     Effect,
     Event,
     Input,
@@ -213,12 +214,11 @@ class Process:
     def carry_out(self) -> bool:
         """Carry out the rest of the effects; False where the process must wait."""
         rest = self.rest
+        stop = -1
         if self.ambush and len(rest) > 1:
             self.stalled_until = max(self.stalled_until, self.world.now + self.ambush)
             self.ambush = 0
             stop = self.world.random.randrange(len(rest))
-        else:
-            stop = -1
         while self.position < len(rest):
             if self.position == stop:
                 stop = -1
@@ -244,8 +244,7 @@ class Process:
             return 0
         world = self.world
         world.checker.sent(self, effect.to, effect.message)
-        target = world.index_of.get(effect.to)
-        if target is not None:
+        if (target := world.index_of.get(effect.to)) is not None:
             world.network.send(world.now, self.machine.index, target, effect.message)
         return 0
 
@@ -386,6 +385,7 @@ class Process:
 
 HANDLERS: dict[type[Any], Callable[[Process, Any], int]] = {
     Send: Process._send,
+    Connect: lambda process, effect: 0,
     PersistBallots: Process._persist_ballots,
     PersistConfig: Process._persist_config,
     Apply: Process._apply,

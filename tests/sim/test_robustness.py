@@ -24,16 +24,11 @@ from protocol.effects import (
     Received,
     Stop,
 )
+from protocol.hearsay import Copy
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
-from protocol.messages import (
-    Append,
-    Claim,
-    Lead,
-    Message,
-    Reason,
-    Refusal,
-)
+from protocol.messages import Append, Claim, Lead, Message, Reason, Refusal, Rumour
 from protocol.node import Node
+from protocol.standing import Incarnation, PeerState
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim.site import Setup, build_site, device_id, group_id
 
@@ -50,6 +45,10 @@ class Babble:
         kind = self.random.choice(kinds)
         if kind is Append:
             return self._append()
+        if kind is Copy:
+            to = self._revision()
+            base = self.random.choice([None, self._revision()])
+            return Copy(base, to, (), ((to.term, to.n),), NO_REVISION)
         values = {field.name: self._value(field.name) for field in msgspec.structs.fields(kind)}
         made: Message = kind(**values)
         return made
@@ -103,10 +102,32 @@ class Babble:
                 return HistoryEntry(0, "primary", "vs0", self._group(), "a", "b", 1, "text")
             case "exit_code":
                 return pick([0, 1, 4, 99, -1])
-            case "seen" | "heard":
+            case "seen":
                 return ()
             case _:
+                return self._of_membership(name)
+
+    def _of_membership(self, name: str) -> Any:
+        pick = self.random.choice
+        match name:
+            case "has" | "base":
+                return self._revision()
+            case "target":
+                return device_id(self.random.randrange(5))
+            case "heard" | "answer" | "all":
+                return pick([True, False])
+            case "buckets":
+                return pick([b"", bytes(256), self.random.randbytes(256)])
+            case "rumours":
+                return tuple(self._rumour() for _ in range(3))
+            case _:
                 return self.random.randrange(1, 5)
+
+    def _rumour(self) -> Rumour:
+        pick = self.random.choice
+        incarnation = Incarnation(self.random.randrange(4), self.random.randrange(3))
+        device, by = device_id(self.random.randrange(5)), (device_id(1), DeviceId("f" * 16))
+        return Rumour(device, incarnation, pick(list(PeerState)), pick([(), by]))
 
     def _claim(self) -> Claim:
         return Claim(self._group(), self._term(), self._term(), 100 * MILLISECOND)
