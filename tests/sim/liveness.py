@@ -27,6 +27,7 @@ def heal_core(world: World, random: Random) -> list[int]:
     core = sorted(random.sample(range(count), size))
     world.frozen = frozenset(range(count)) - frozenset(core)
     world.network.quality = network.LAN
+    world.network.redial(core)
     world.network.heal_all(world.now, core)
     world.log(None, f"heal {core}")
     _shut_out(world, core, random)

@@ -153,6 +153,13 @@ class Network:
                 else:
                     self.heal(now, source, target)
 
+    def redial(self, among: Iterable[int]) -> None:
+        """New connections between these: nothing queues behind what the old ones still carry."""
+        members = sorted(among)
+        for source in members:
+            for target in members:
+                self._links[source][target].bulk_end = 0
+
     def heal_all(self, now: int, among: Iterable[int]) -> None:
         members = sorted(among)
         for source in members:
