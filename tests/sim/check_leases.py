@@ -75,6 +75,7 @@ class LeaseCheck:
         """Called just before the lease opens."""
         machine, now = process.machine, process.world.now
         bounds = self._checker.bounds(effect.group)
+        anew = self._terms.get((machine.id, effect.group)) != effect.term
         self._terms[machine.id, effect.group] = effect.term
         for vip in effect.vips:
             self._lame.discard((machine.index, vip))
@@ -86,7 +87,8 @@ class LeaseCheck:
             self.ends[vip] = until
         if bounds and effect.lease > bounds.lease:
             self._checker.fail("S7", f"{process.name} takes a lease of {effect.lease} ns")
-        self._may_carry(process, effect.group)
+        if anew:  # a primary that turned unfit keeps what nobody else can take
+            self._may_carry(process, effect.group)
         if bounds and effect.vips:
             self._is_supported(process, effect.group, until, bounds)
 

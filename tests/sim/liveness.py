@@ -43,6 +43,7 @@ def heal_core(world: World, random: Random) -> list[int]:
         if process is not None:
             process.ambush = 0
             process.unstall()
+            process.retry_disk()
         world.set_unfit(index, ())
     return core
 

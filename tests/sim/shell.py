@@ -266,8 +266,12 @@ class Process:
             self.retrying = True
             self.world.push(self.world.now + DISK_RETRY_NS, Process._try_disk, self, None)
 
+    def retry_disk(self) -> None:
+        """Do not wait for the next try: the disk is well."""
+        self._try_disk(None)
+
     def _try_disk(self, _: None) -> None:
-        if not self.alive:
+        if not (self.alive and self.retrying):
             return
         if self.machine.disk.full:
             self.world.push(self.world.now + DISK_RETRY_NS, Process._try_disk, self, None)
