@@ -1,0 +1,1 @@
+"""Large Sites: what a device costs, and how long news takes."""
