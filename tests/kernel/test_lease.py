@@ -194,7 +194,7 @@ def test_a_lame_device_takes_packets_but_does_not_answer(
 ) -> None:
     know_by_heart(device, client)
     device.take()
-    assert device.call(device.lease.lame, VIPS, 300 * MILLISECOND)
+    assert device.call(device.lease.lame, VIPS, SECOND)
     assert client.owner_of(vip, 0.05) is None
     assert takes_packets(client, vip)
     device.call(device.lease.refresh, VIPS, Profile.WAN)
