@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+from protocol.config import Config
 from protocol.ids import GroupId
 from protocol.quorum import majority
 from protocol.timing import INTERVAL_NS, SECOND, Profile
@@ -43,7 +44,7 @@ def heal_core(world: World, random: Random) -> list[int]:
         if process is not None:
             process.ambush = 0
             process.unstall()
-            process.retry_disk()
+            process.try_disk()
         world.set_unfit(index, ())
     return core
 
@@ -65,14 +66,20 @@ def slowest(world: World) -> int:
     return max(INTERVAL_NS[p] for p in profiles)
 
 
-def servable(world: World, core: list[int]) -> list[GroupId]:
-    """Virtual Servers that the core must serve: a majority votes, and somebody can carry."""
+def servable(world: World, core: list[int], before: Config | None = None) -> list[GroupId]:
+    """Virtual Servers that the core must serve: a majority votes, and somebody can carry.
+
+    With ``before`` only those whose assignment is still as it was then: one that
+    changes now may have to wait for leases of its VIPs to end.
+    """
     config = world.checker.configs.newest
     ids = {world.machines[i].id for i in core}
     found = []
     for uid, assignment in config.assignments.items():
         server = config.virtual_servers.get(uid)
         if server is None or not assignment.vips:
+            continue
+        if before is not None and before.assignments.get(uid) != assignment:
             continue
         voting = sum(1 for v in assignment.voters if v in ids)
         able = [
@@ -92,10 +99,11 @@ def check(world: World, core: list[int]) -> None:
     """Demand L1, L2, L3, S16 and S14 of the healed core."""
     unit = slowest(world)
     healed = world.now
+    before = world.checker.configs.newest
     world.run_until(healed + 10 * unit)
-    _one_primary(world, core)
+    _one_primary(world, core, before)
     world.run_until(healed + 12 * unit)
-    _agree(world, core)
+    _agree(world, core, before)
     world.run_until(healed + max(CONFIG_NS, 15 * unit))
     _one_primary(world, core)
     _agree(world, core)
@@ -107,11 +115,11 @@ def check(world: World, core: list[int]) -> None:
         world.checker.configs.finish()
 
 
-def _one_primary(world: World, core: list[int]) -> None:
+def _one_primary(world: World, core: list[int], before: Config | None = None) -> None:
     checker = world.checker
     if checker.failed:
         return
-    for uid in servable(world, core):
+    for uid in servable(world, core, before):
         for vip in world.vips_of(uid):
             found = world.announcers(vip)
             if len(found) != 1:
@@ -130,12 +138,12 @@ def _leaders(world: World, core: list[int]) -> dict[GroupId, set[tuple[str | Non
     return leaders
 
 
-def _agree(world: World, core: list[int]) -> None:
+def _agree(world: World, core: list[int], before: Config | None = None) -> None:
     checker = world.checker
     if checker.failed:
         return
     leaders = _leaders(world, core)
-    for uid in (*servable(world, core), GroupId("_site")):
+    for uid in (*servable(world, core, before), GroupId("_site")):
         found = leaders.get(uid, set())
         if len(found) != 1 or None in {leader for leader, _ in found}:
             text = f"of {uid}, the core {core} believes {sorted(map(str, found))}"

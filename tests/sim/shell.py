@@ -69,7 +69,7 @@ class Process:
     """A running agent on a machine."""
 
     __slots__ = (
-        "alive", "ambush", "applied", "ballots", "blocked", "blocks", "core", "in_force",
+        "alive", "ambush", "ballots", "blocked", "blocks", "core", "in_force",
         "inbox", "machine", "mute", "opened", "position", "rest", "retrying", "spin_from",
         "spins", "stalled_until", "started", "stepped_at", "stopping", "wake", "wake_local",
         "world", "writes",
@@ -104,7 +104,6 @@ class Process:
         self.retrying = False
         self.opened: set[str] = set()
         """VIPs whose lease this run opened at some time."""
-        self.applied: Revision | None = None
         self.writes: deque[tuple[Config, Revision]] = deque()
         self.core: Core = world.make_core(
             device=machine.id,
@@ -264,17 +263,14 @@ class Process:
         self.inbox.append(PersistFailed())
         if not self.retrying:
             self.retrying = True
-            self.world.push(self.world.now + DISK_RETRY_NS, Process._try_disk, self, None)
+            self.world.push(self.world.now + DISK_RETRY_NS, Process.try_disk, self, None)
 
-    def retry_disk(self) -> None:
-        """Do not wait for the next try: the disk is well."""
-        self._try_disk(None)
-
-    def _try_disk(self, _: None) -> None:
+    def try_disk(self, _: None = None) -> None:
+        """Write what the disk refused, if it is well now; else try again later."""
         if not (self.alive and self.retrying):
             return
         if self.machine.disk.full:
-            self.world.push(self.world.now + DISK_RETRY_NS, Process._try_disk, self, None)
+            self.world.push(self.world.now + DISK_RETRY_NS, Process.try_disk, self, None)
             return
         self.retrying = False
         self.world.checker.persisting(self, self.ballots)
@@ -320,7 +316,6 @@ class Process:
 
     def _applied(self, revision: Revision) -> None:
         if self.alive:
-            self.applied = revision
             self.hand_in(ConfigApplied(revision))
 
     def _acquire(self, effect: Acquire) -> int:
