@@ -295,12 +295,13 @@ class Agent:
     def status(self, counts: Counts | None) -> api.Status:
         """What ``halbctl status`` shows."""
         carrier = self._carrier
+        view = self.view()
         facts = Facts(
             device=self.device,
             name=self.name,
             version=self.version,
             applied=self._loop.node.roster.applied,
-            since={g.group: g.since for g in self.view().groups if g.leader == self.device},
+            since={g.group: g.since for g in view.groups if g.leader == self.device},
             connections=counts,
             down=carrier.checks.reasons() if carrier else {},
             unheard=self._loop.node.roster.unheard,
@@ -308,7 +309,7 @@ class Agent:
             drift=tuple(carrier.kernel.drift) if carrier else (),
             notes=self._notes(),
         )
-        return build_status(self.view(), self.config, facts)
+        return build_status(view, self.config, facts)
 
     def _notes(self) -> tuple[str, ...]:
         profiles = {server.profile for server in self.config.virtual_servers.values()}

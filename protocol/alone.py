@@ -14,13 +14,12 @@ from protocol.effects import Announce, Event, ProbeArbiter, Probed
 from protocol.ids import DeviceId
 from protocol.messages import Reason, Resign
 from protocol.outbox import Outbox
+from protocol.timing import NEVER
 from protocol.view import Role
 
 if TYPE_CHECKING:
     from protocol.group import Group
 
-NEVER = 1 << 62
-"""A time that does not come."""
 
 Heard = Callable[[DeviceId], int | None]
 """When a device was last heard on any link; None: not since the start."""

@@ -13,7 +13,7 @@ from protocol.group import Group
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Ack, Beat, Claim, Reason, Refusal
 from protocol.outbox import Outbox
-from protocol.timing import IDLE_BEAT_NS
+from protocol.timing import IDLE_BEAT_NS, NEVER
 
 EPOCH_BITS = 20
 """Lists of claims that one run of an agent can number."""
@@ -142,7 +142,7 @@ class Beats:
 
     def wake_at(self) -> int:
         """When the next beat is due."""
-        due = 1 << 62
+        due = NEVER
         for contact in self.contacts.values():
             due = min(due, contact.beat_at)
             if not contact.resent and contact.acked_sent < contact.last_sent:

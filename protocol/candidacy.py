@@ -12,6 +12,7 @@ from protocol.ids import DeviceId
 from protocol.messages import Answer, Ask, Voted
 from protocol.outbox import Outbox
 from protocol.quorum import has_majority
+from protocol.timing import NEVER
 from protocol.voter import Voter
 
 HANDED_OVER = "the primary handed over to it"
@@ -19,7 +20,6 @@ ABORTED = "it had handed over, and no successor came"
 RESIGNED = "the primary resigned"
 SILENT = "a majority missed the primary"
 FIRST = "there had been no primary yet"
-NEVER = 1 << 62
 
 
 class Candidacy:

@@ -18,9 +18,8 @@ from protocol.hearsay import Copy, Fetch
 from protocol.ids import NO_REVISION, DeviceId, Revision
 from protocol.outbox import Outbox
 from protocol.replica import Replica, built
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 
-NEVER = 1 << 62
 PATIENCE_NS = 1 * SECOND
 """A device that the coordinator can reach waits this long for it."""
 HASTE_NS = 10 * MILLISECOND

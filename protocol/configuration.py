@@ -16,6 +16,7 @@ from protocol.objects import Handled
 from protocol.outbox import Outbox
 from protocol.replica import Replica
 from protocol.requests import return_of
+from protocol.timing import NEVER
 from protocol.tombstones import Retention, Tombstones
 
 
@@ -47,7 +48,7 @@ class Configuration:
         self.tombstones = Tombstones(retention)
         self.local = local
         """Break-glass edits of this device."""
-        self._next = 1 << 62
+        self._next = NEVER
 
     @property
     def in_site(self) -> bool:
@@ -179,7 +180,7 @@ class Configuration:
         return True
 
     def on_time(self, now: int, out: Outbox) -> None:
-        self._next = 1 << 62
+        self._next = NEVER
         self.tombstones.note(self.in_force, now)
         if self.coordinator is not None:
             self._collect(self.coordinator, now, out)

@@ -21,9 +21,8 @@ from protocol.messages import ProbeAck
 from protocol.outbox import Outbox
 from protocol.standing import PeerState
 from protocol.suspicion import least, patience
-from protocol.timing import IDLE_BEAT_NS, MILLISECOND, SECOND, SUSPECT_NS
+from protocol.timing import IDLE_BEAT_NS, MILLISECOND, NEVER, SECOND, SUSPECT_NS
 
-NEVER = 1 << 62
 PROBE_NS = 500 * MILLISECOND
 """Those who are asked have this long to answer."""
 PAUSE_NS = 500 * MILLISECOND

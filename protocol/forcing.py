@@ -17,10 +17,9 @@ from protocol.group import Group
 from protocol.ids import GroupId
 from protocol.nearest import nearest
 from protocol.outbox import Outbox
-from protocol.timing import SECOND
+from protocol.timing import NEVER, SECOND
 from protocol.view import Role
 
-NEVER = 1 << 62
 MIN_PATIENCE_NS = 2 * SECOND
 
 

@@ -18,9 +18,8 @@ from protocol.membership import Membership, bucket_of, differing
 from protocol.messages import News, Rumour
 from protocol.outbox import Outbox
 from protocol.standing import PeerState
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 
-NEVER = 1 << 62
 GOSSIP_NS = 200 * MILLISECOND
 FANOUT = 3
 """Neighbours told in each round."""

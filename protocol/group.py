@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from random import Random
 
-from protocol.alone import NEVER, Alone
+from protocol.alone import Alone
 from protocol.candidacy import Candidacy
 from protocol.damping import Damping
 from protocol.effects import Acquire, Event, Lame, Refresh, Release
@@ -32,7 +32,7 @@ from protocol.messages import (
     Voted,
 )
 from protocol.outbox import Outbox
-from protocol.timing import DRAIN_NS, Profile, Timing
+from protocol.timing import DRAIN_NS, NEVER, Profile, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
 

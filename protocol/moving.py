@@ -16,7 +16,7 @@ from protocol.moves import best_successor, why_not
 from protocol.nearest import nearest
 from protocol.outbox import Outbox
 from protocol.requests import Requests, return_of
-from protocol.timing import SECOND
+from protocol.timing import NEVER, SECOND
 from protocol.view import Role
 
 PAUSE_NS = 1 * SECOND
@@ -40,7 +40,7 @@ class Moving:
         self.me = me
         self._moves: dict[GroupId, _Move] = {}
         self._not_before: dict[GroupId, int] = {}
-        self._next = 1 << 62
+        self._next = NEVER
 
     def promote(
         self, item: Promote, config: Config, requests: Requests, now: int, out: Outbox
@@ -113,7 +113,7 @@ class Moving:
         out: Outbox,
     ) -> list[GroupId]:
         """End what has ended, begin what is due; the groups that changed."""
-        self._next = 1 << 62
+        self._next = NEVER
         for gid, move in list(self._moves.items()):
             self._follow(gid, move, groups.get(gid), now, out)
         return self._leave_office(groups, contacts, now, out)

@@ -22,7 +22,7 @@ from protocol.hearsay import Part
 from protocol.ids import DeviceId
 from protocol.outbox import Outbox
 from protocol.standing import PeerState
-from protocol.timing import SECOND
+from protocol.timing import NEVER, SECOND
 
 MESH = 64
 """Devices of a Site up to which all are connected to all."""
@@ -35,7 +35,6 @@ LIMIT = 16
 MAX_CALLS = 8
 """Devices called for a purpose at the same time."""
 
-NEVER = 1 << 62
 TICK_NS = 1 * SECOND
 SHUFFLE_NS = 60 * SECOND
 CALL_NS = 5 * SECOND

@@ -21,7 +21,7 @@ from protocol.messages import ProposeChange, RequestMove
 from protocol.objects import PlannedMove
 from protocol.outbox import Outbox
 from protocol.requests import Requests
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 from protocol.view import Role
 
 LATE_S = 300
@@ -29,7 +29,6 @@ LATE_S = 300
 LOOK_NS = 100 * MILLISECOND
 RETRY_NS = 5 * SECOND
 """After the coordinator could not be reached."""
-NEVER = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,9 @@ from protocol.ids import DeviceId, GroupId
 from protocol.moves import place, why_not
 from protocol.objects import VirtualServer
 from protocol.outbox import Outbox
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 from protocol.view import Role
 
-NEVER = 1 << 62
 LOOK_NS = 250 * MILLISECOND
 VIEW_NS = 10 * SECOND
 """A better view of the gateways must last this long, and longer than two checks."""

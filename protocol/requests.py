@@ -23,11 +23,10 @@ from protocol.errors import (
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import ProposeChange, RequestMove, Return
 from protocol.outbox import Outbox
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 
 REPEAT_NS = 500 * MILLISECOND
 """An unanswered request is sent again after this."""
-NEVER = 1 << 62
 DEADLINE_NS = 6 * SECOND
 """An operator's request ends after this at the latest."""
 

@@ -29,12 +29,11 @@ from protocol.recovery import (
     site_is_lost,
 )
 from protocol.requests import Requests
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 
 REPEAT_NS = 200 * MILLISECOND
 PATIENCE_NS = 15 * SECOND
 """By then the survivors have a coordinator, or something else is wrong."""
-NEVER = 1 << 62
 
 
 @dataclass(slots=True)

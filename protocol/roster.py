@@ -15,9 +15,8 @@ from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import Info, Lead
 from protocol.outbox import Outbox
 from protocol.standing import Incarnation
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 
-NEVER = 1 << 62
 INFO_NS = SECOND
 """Interval of :class:`Info` where nothing changes."""
 MIN_INFO_NS = 20 * MILLISECOND

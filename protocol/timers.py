@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 
 from protocol.ids import GroupId
+from protocol.timing import NEVER
 
 
 class Timers:
@@ -42,4 +43,4 @@ class Timers:
         """The earliest due time; far in the future where nothing is due."""
         while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else 1 << 62
+        return self._heap[0][0] if self._heap else NEVER

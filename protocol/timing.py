@@ -14,6 +14,8 @@ from enum import StrEnum
 
 MILLISECOND = 1_000_000
 SECOND = 1_000 * MILLISECOND
+NEVER = 1 << 62
+"""A time that does not come, as a due time in nanoseconds."""
 
 
 class Profile(StrEnum):
