@@ -194,6 +194,8 @@ def test_a_lame_device_takes_packets_but_does_not_answer(
 ) -> None:
     know_by_heart(device, client)
     device.take()
+    # A lame device serves those that it served: it knows them. It cannot ask for new neighbours.
+    assert takes_packets(client, vip)
     assert device.call(device.lease.lame, VIPS, SECOND)
     assert client.owner_of(vip, 0.05) is None
     assert takes_packets(client, vip)
