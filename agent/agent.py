@@ -23,11 +23,12 @@ from agent.kernel import Counts
 from agent.loop import Loop
 from agent.news import News
 from agent.operations import Operations
+from agent.peers import Peers
 from agent.picture import Facts
 from agent.settings import Settings
 from agent.status import build_status
 from agent.storage import Storage
-from agent.transport import Peer, Transport
+from agent.transport import Transport
 from protocol import api
 from protocol.changes import Change
 from protocol.config import Config
@@ -60,8 +61,6 @@ STOP_S = 3.0
 """Seconds that a clean stop waits for its successors."""
 FORWARD_S = 0.3
 """After handing over, packets still come here until the network has learnt."""
-FAREWELL_S = 1.0
-"""Seconds for which a device that was removed from the Site can still be told so."""
 
 _log = logging.getLogger("halb")
 
@@ -105,8 +104,7 @@ class Agent:
         self._carrier: Carrier | None = None
         if not settings.witness:
             self._carrier = Carrier(self.device, settings.interface, self._random, self.deliver)
-        self._peers: tuple[Device, ...] = ()
-        self._farewell: asyncio.TimerHandle | None = None
+        self._peers = Peers(self._transport)
         self._loaded = loaded
         self._loop = Loop(self._new_node(), self._on_woken)
         self._stopped = asyncio.Event()
@@ -161,8 +159,7 @@ class Agent:
     async def close(self, *, leave_nothing: bool) -> None:
         await self._control.close()
         await self._estranged.close()
-        if self._farewell is not None:
-            self._farewell.cancel()
+        self._peers.close()
         self._loop.close()
         await self._joins.close()
         await self._transport.close()
@@ -206,21 +203,11 @@ class Agent:
         self.news.publish()
 
     def on_connect(self, connect: Connect) -> None:
-        """Connect to the core's choice of devices; let go of removed ones after a last word."""
+        """Connect to the core's choice of devices."""
         site = self.config.site or self._loop.node.configuration.newest.site
         assert site is not None
         self._transport.enter_site(site.id, site.protocol)
-        present = {d.id for d in connect.site}
-        leaving = [d for d in self._peers if d.id not in present]
-        self._peers = connect.site
-        self._transport.set_peers(
-            (Peer(d.id, d.public_key, d.addresses) for d in (*connect.site, *leaving)),
-            (*connect.peers, *(d.id for d in leaving)),
-        )
-        if self._farewell is not None:
-            self._farewell.cancel()
-        loop, again = asyncio.get_running_loop(), self.on_connect
-        self._farewell = loop.call_later(FAREWELL_S, again, connect) if leaving else None
+        self._peers.on_connect(connect)
 
     def on_event(self, event: Event) -> None:
         """Something worth remembering happened: log it, and tell everyone of a move."""
@@ -386,10 +373,7 @@ class Agent:
         """Begin anew, outside any Site."""
         self.removed_from = ""
         self._storage.forget_site()
-        if self._farewell is not None:
-            self._farewell.cancel()
-        self._peers = ()
-        self._transport.set_peers(())
+        self._peers.forget()
         self._transport.enter_site("")
         if self._carrier is not None:
             await self._carrier.withdraw()

@@ -13,10 +13,10 @@ import msgspec
 from protocol.api import ConflictInfo, LostObject, LostRequest
 from protocol.config import Config
 from protocol.conflicts import MAX_CONFLICTS, Conflict, requests_of
-from protocol.document import document_of, render_virtual_server
 from protocol.ids import DeviceId
 from protocol.local import Local
 from protocol.objects import Device, Handled, Record, Token, VirtualServer
+from protocol.rendering import document_of, render_virtual_server
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -25,7 +25,6 @@ from protocol.changes import (
 from protocol.config import Config
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
-from protocol.document import render_site
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.explain import explain
@@ -34,6 +33,7 @@ from protocol.ids import Revision, check_name
 from protocol.insight import Explanation, Matrix
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
+from protocol.rendering import render_site
 from protocol.timing import SECOND
 from protocol.token import JoinToken, digest_of
 from protocol.view import PeerState

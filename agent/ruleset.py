@@ -8,16 +8,16 @@ depend on the number of Virtual Servers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import product
 from typing import Literal
 
+from agent.distribution import listener_rules, takes_flows
 from agent.gate import MARK, REFRESH_PORTS, split
-from agent.hashing import assign_slots
 from protocol.ids import GroupId
-from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
+from protocol.objects import Gateway, Listener, VirtualServer
 
 TABLE = "halb"
 _KEYWORD = {4: "ip", 6: "ip6"}
@@ -60,50 +60,14 @@ def compile_ruleset(desired: Desired) -> Ruleset:
     chains: dict[str, tuple[str, ...]] = {}
     services: dict[str, str] = {}
     for vs in desired.virtual_servers:
-        running = [g for g in vs.gateways if _takes_flows(vs, g, desired.down)]
+        running = [g for g in vs.gateways if takes_flows(vs, g, desired.down)]
         for listener in vs.listeners:
             for version, vips in split(desired.vips.get(vs.uid, ())):
                 name = f"vs_{vs.uid}_{listener.protocol}_{listener.port}_{_KEYWORD[version]}"
-                chains[name] = _listener_rules(vs, listener, version, running)
+                chains[name] = listener_rules(vs, listener, version, running)
                 for vip in vips:
                     services[f"{vip} . {listener.protocol} . {listener.port}"] = name
     return Ruleset(desired.addresses, chains, services)
-
-
-def _takes_flows(vs: VirtualServer, gateway: Gateway, down: frozenset[tuple[GroupId, str]]) -> bool:
-    return gateway.state == "enabled" and gateway.weight > 0 and (vs.uid, gateway.name) not in down
-
-
-def _listener_rules(
-    vs: VirtualServer, listener: Listener, version: int, gateways: Iterable[Gateway]
-) -> tuple[str, ...]:
-    """Rules of one listener: to the gateway of the flow's slot, or a fast refusal."""
-    family = {
-        str(address): g.weight
-        for g in gateways
-        if (address := ip_address(g.address)).version == version
-    }
-    slots = assign_slots(family, vs.seed)
-    if not slots:
-        return _refusal(listener)
-    port = "" if listener.gateway_port == listener.port else f":{listener.gateway_port}"
-    ip = _KEYWORD[version]
-    head = f"meta l4proto {listener.protocol} dnat {ip} to"
-    if len(set(slots)) == 1:
-        bracketed = f"[{slots[0]}]" if version == 6 and port else slots[0]
-        return (f"{head} {bracketed}{port}",)
-    key = f"{ip} saddr"
-    if listener.balance == "hash":
-        key += f" . {listener.protocol} sport"
-    table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(slots))
-    return (f"{head} jhash {key} mod {SLOTS} seed {vs.seed:#x} map {{ {table} }}{port}",)
-
-
-def _refusal(listener: Listener) -> tuple[str, ...]:
-    """Only what opens a flow is refused: older flows outlive a moment without gateways."""
-    if listener.protocol == "tcp":
-        return ("tcp flags & (fin|syn|rst|ack) == syn reject with tcp reset", "drop")
-    return ("reject with icmpx type port-unreachable",)
 
 
 def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:

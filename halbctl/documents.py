@@ -7,14 +7,10 @@ from typing import Any
 
 from halbctl.output import Paint, clean
 from halbctl.yaml import dump
-from protocol.document import (
-    SiteDocument,
-    VirtualServerDocument,
-    parse_virtual_server,
-    render_virtual_server,
-)
+from protocol.document import SiteDocument, VirtualServerDocument, parse_virtual_server
 from protocol.errors import InvalidInput
 from protocol.nearest import nearest
+from protocol.rendering import render_virtual_server
 
 CONTEXT = 3
 """Unchanged lines shown around a change."""

@@ -15,8 +15,9 @@ from halbctl.documents import difference, painted
 from halbctl.errors import note, report
 from halbctl.output import Paint
 from halbctl.yaml import dump, read
-from protocol.document import parse_virtual_server, render_virtual_server
+from protocol.document import parse_virtual_server
 from protocol.errors import HalbError, InvalidInput, Refused
+from protocol.rendering import render_virtual_server
 
 if TYPE_CHECKING:
     from protocol.document import VirtualServerDocument

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from protocol.document import GatewayDocument, ListenerDocument
 from protocol.errors import InvalidInput
+from protocol.gateway_document import GatewayDocument
+from protocol.listener_document import ListenerDocument
 from protocol.objects import Check
 
 Balance = Literal["hash", "source-hash"]

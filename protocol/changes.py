@@ -15,8 +15,9 @@ from protocol import admission, devices, planning, virtual_servers
 from protocol.admission import found_site
 from protocol.config import Config, Edit
 from protocol.describe import describe
-from protocol.document import GatewayDocument, SiteDocument, VirtualServerDocument
+from protocol.document import SiteDocument, VirtualServerDocument
 from protocol.errors import Refused
+from protocol.gateway_document import GatewayDocument
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import Device, Token
 from protocol.recovery import recovery_edit

@@ -2,20 +2,20 @@
 
 References are names. :func:`parse_site` turns plain data (from YAML or JSON)
 into typed, checked documents, with errors that name the path, the value and
-the nearest known key; :func:`render_site` is its inverse.
+the nearest known key; :func:`protocol.rendering.render_site` is its inverse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-from protocol.addresses import check_gateway_address, check_vip, names_network
-from protocol.config import Config
+from protocol.addresses import check_gateway_address, check_vip
 from protocol.durations import parse_seconds
 from protocol.errors import InvalidInput
+from protocol.gateway_document import GatewayDocument, check_gateways, gateway_is_vip
+from protocol.listener_document import ListenerDocument, check_listeners
 from protocol.objects import (
     MAX_DEVICES,
     MAX_GATEWAYS,
@@ -23,48 +23,20 @@ from protocol.objects import (
     MAX_VIPS,
     MAX_VIRTUAL_SERVERS,
     MAX_VOTERS,
-    Check,
-    Gateway,
     VirtualServer,
 )
 from protocol.plain import Format, read
 from protocol.timing import Profile
 from protocol.validate import (
-    check_health_check,
+    check_count,
     check_named,
     check_once,
-    check_port,
     check_range,
-    check_weight,
 )
 
 MAX_PREEMPT_S = 86_400
 MAX_DOCUMENT = 1024 * 1024
 """Largest document, bytes."""
-
-
-class ListenerDocument(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """One protocol and port, as in :class:`protocol.objects.Listener`."""
-
-    protocol: Literal["tcp", "udp"] = "tcp"
-    port: int
-    gateway_port: int | None = None
-    """Port on the gateways; ``port`` where None."""
-    balance: Literal["hash", "source-hash"] = "hash"
-    check: Check | None = None
-
-
-class GatewayDocument(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """A server of the farm, as in :class:`protocol.objects.Gateway`."""
-
-    name: str
-    address: str
-    weight: int = 1
-    state: Literal["enabled", "draining", "disabled"] = "enabled"
 
 
 class Preempt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -188,8 +160,8 @@ def check_virtual_server(document: VirtualServerDocument, where: str = "") -> No
     _check_voters(document, where)
     preempt_after(document, where)
     _check_peer_loss(document, where)
-    _check_gateways(document, where)
-    _check_listeners(document, where)
+    check_gateways(document.name, document.gateways, _addresses(document), where)
+    check_listeners(document.listeners, where)
 
 
 def preempt_after(document: VirtualServerDocument, where: str = "") -> int:
@@ -205,30 +177,14 @@ def preempt_after(document: VirtualServerDocument, where: str = "") -> int:
     return seconds
 
 
-def check_gateway(gateway: GatewayDocument, where: str = "") -> None:
-    """Check one gateway by itself; ``where`` is put before each path."""
-    check_named(f"{where}name", "gateway", gateway.name)
-    check_gateway_address(f"{where}address", gateway.address)
-    check_weight(f"{where}weight", gateway.weight)
-
-
-def gateway_is_vip(server: str, gateway: GatewayDocument | Gateway, owner: str) -> tuple[str, str]:
-    """Message and remedy for a gateway that would be sent the packets it shall answer."""
-    name = f"gateway {server}/{gateway.name}"
-    return (
-        f"{name} has address {gateway.address}, a VIP of Virtual Server {owner!r}",
-        "Name the address of the server behind it; a VIP cannot be a gateway.",
-    )
-
-
 def vip_is_taken(
     vip: str,
     server: VirtualServerDocument | VirtualServer,
     owner: VirtualServerDocument | VirtualServer,
 ) -> tuple[str, str]:
     """Message and remedy for a VIP of two Virtual Servers: its lease has one primary."""
-    there = {(item.protocol, item.port) for item in owner.listeners}
-    same = [f"{i.protocol}/{i.port}" for i in server.listeners if (i.protocol, i.port) in there]
+    there = {item.key for item in owner.listeners}
+    same = [item.key for item in server.listeners if item.key in there]
     ports = f" and both listen on {', '.join(same)}" if same else ""
     return (
         f"Virtual Servers {owner.name!r} and {server.name!r} both have VIP {vip}{ports}",
@@ -240,13 +196,8 @@ def _addresses(document: VirtualServerDocument) -> tuple[str, ...]:
     return tuple(check_vip("vips", vip).partition("/")[0] for vip in document.vips)
 
 
-def _check_count(path: str, values: tuple[object, ...], most: int, least: int = 0) -> None:
-    if not least <= len(values) <= most:
-        raise InvalidInput(f"`{path}` has {len(values)} entries", f"Use {least} to {most}.")
-
-
 def _check_vips(document: VirtualServerDocument, where: str) -> None:
-    _check_count(f"{where}vips", document.vips, MAX_VIPS, least=1)
+    check_count(f"{where}vips", document.vips, MAX_VIPS, least=1)
     for index, vip in enumerate(document.vips):
         check_vip(f"{where}vips[{index}]", vip)
     check_once(f"{where}vips", _addresses(document), "VIP")
@@ -288,98 +239,3 @@ def _check_peer_loss(document: VirtualServerDocument, where: str) -> None:
             f"`{where}wait_for_peer` is false, but nothing lets a device serve alone",
             "Leave it out, or choose `arbiter` or `on_peer_loss`.",
         )
-
-
-def _check_gateways(document: VirtualServerDocument, where: str) -> None:
-    gateways = document.gateways
-    _check_count(f"{where}gateways", gateways, MAX_GATEWAYS)
-    vips = _addresses(document)
-    seen: dict[str, str] = {}
-    for index, gateway in enumerate(gateways):
-        here = f"{where}gateways[{index}]."
-        check_gateway(gateway, here)
-        address = check_gateway_address(f"{here}address", gateway.address)
-        if address in vips:
-            raise InvalidInput(*gateway_is_vip(document.name, gateway, document.name))
-        if address in seen:
-            raise InvalidInput(
-                f"gateways {seen[address]!r} and {gateway.name!r} of Virtual Server "
-                f"{document.name!r} have the same address {address}",
-                "Name each gateway once; `weight` gives it a larger share.",
-            )
-        seen[address] = gateway.name
-    check_once(f"{where}gateways", (g.name for g in gateways), "gateway")
-
-
-def _check_listeners(document: VirtualServerDocument, where: str) -> None:
-    _check_count(f"{where}listeners", document.listeners, MAX_LISTENERS)
-    for index, listener in enumerate(document.listeners):
-        here = f"{where}listeners[{index}]."
-        check_port(f"{here}port", listener.port)
-        if listener.gateway_port is not None:
-            check_port(f"{here}gateway_port", listener.gateway_port)
-        if listener.check is not None:
-            check_health_check(f"{here}check", listener.check)
-    keys = (f"{item.protocol}/{item.port}" for item in document.listeners)
-    check_once(f"{where}listeners", keys, "listener")
-
-
-def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
-    """The document that describes ``server``, with the names of ``config``'s devices."""
-    return VirtualServerDocument(
-        name=server.name,
-        vips=tuple(v if names_network(v) else v.partition("/")[0] for v in server.vips),
-        devices=tuple(config.devices[d].name for d in server.devices),
-        witnesses=tuple(config.devices[d].name for d in server.witnesses),
-        arbiter=server.arbiter,
-        on_peer_loss=server.on_peer_loss,
-        wait_for_peer=server.wait_for_peer,
-        profile=server.profile,
-        forwarding=server.forwarding,
-        preempt=Preempt(after=server.preempt) if server.preempt else None,
-        gateways=tuple(
-            GatewayDocument(name=g.name, address=g.address, weight=g.weight, state=g.state)
-            for g in server.gateways
-        ),
-        listeners=tuple(
-            ListenerDocument(
-                protocol=item.protocol,
-                port=item.port,
-                gateway_port=None if item.gateway_port == item.port else item.gateway_port,
-                balance=item.balance,
-                check=item.check,
-            )
-            for item in server.listeners
-        ),
-    )
-
-
-def render_site(config: Config) -> dict[str, object]:
-    """The Site as plain data, ready for YAML or JSON; Virtual Servers in order of name.
-
-    Leaves out what equals its default. ``parse_site`` of it, applied, changes nothing.
-    """
-    servers = (document_of(config, s) for s in config.virtual_servers.values())
-    site = {"site": config.site.name} if config.site else {}
-    return {**site, "virtual_servers": [render_virtual_server(s) for s in servers]}
-
-
-def render_virtual_server(document: VirtualServerDocument) -> dict[str, object]:
-    """One Virtual Server as plain data; the inverse of :func:`parse_virtual_server`."""
-    # By way of JSON, as ``to_builtins`` would leave tuples where lists belong.
-    plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(document))
-    if document.listeners:
-        plain["listeners"] = list(_render_listeners(document.listeners))
-    return plain
-
-
-def _render_listeners(listeners: Iterable[ListenerDocument]) -> Iterable[dict[str, object]]:
-    """Listeners that always name their protocol, and of a check only what is special."""
-    for listener in listeners:
-        plain: dict[str, object] = {"protocol": listener.protocol, **msgspec.to_builtins(listener)}
-        if listener.check is not None:
-            usual = msgspec.structs.asdict(Check())
-            chosen = msgspec.structs.asdict(listener.check)
-            special = {k: v for k, v in chosen.items() if v != usual[k]}
-            plain["check"] = {"type": listener.check.type, **special}
-        yield plain

@@ -7,7 +7,7 @@ the canonical form, and raises InvalidInput with the value and the remedy.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sized
 
 from protocol.addresses import check_endpoint, endpoints_clash
 from protocol.errors import InvalidInput
@@ -50,6 +50,12 @@ def check_named(path: str, kind: str, name: str) -> None:
         check_name(kind, name)
     except InvalidInput as error:
         raise InvalidInput(f"`{path}`: {error.message}", error.remedy) from None
+
+
+def check_count(path: str, values: Sized, most: int, least: int = 0) -> None:
+    """Refuse a list that is too long or too short; ``path`` is the list's."""
+    if not least <= len(values) <= most:
+        raise InvalidInput(f"`{path}` has {len(values)} entries", f"Use {least} to {most}.")
 
 
 def check_once(path: str, values: Iterable[Hashable], what: str) -> None:

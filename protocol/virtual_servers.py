@@ -17,21 +17,20 @@ from protocol.admission import device_named, hosts_of
 from protocol.assignment import wanted_lone, wanted_voters
 from protocol.config import Config, Edit
 from protocol.document import (
-    GatewayDocument,
     SiteDocument,
     VirtualServerDocument,
-    check_gateway,
     check_site,
     check_virtual_server,
-    document_of,
-    gateway_is_vip,
     preempt_after,
     vip_is_taken,
 )
 from protocol.errors import InvalidInput, Refused, RevisionConflict
+from protocol.gateway_document import GatewayDocument, check_gateway, gateway_is_vip, gateway_of
 from protocol.ids import DeviceId, GroupId, Revision
+from protocol.listener_document import listener_of
 from protocol.nearest import nearest
-from protocol.objects import MAX_VIRTUAL_SERVERS, Gateway, Key, Listener, VirtualServer
+from protocol.objects import MAX_VIRTUAL_SERVERS, Key, VirtualServer
+from protocol.rendering import document_of
 from protocol.shown import shown
 from protocol.validate import check_weight
 
@@ -242,25 +241,8 @@ def _built(
         forwarding=document.forwarding,
         preempt=preempt_after(document),
         frozen=present is not None and present.frozen,
-        gateways=tuple(
-            Gateway(
-                name=g.name,
-                address=check_gateway_address("address", g.address),
-                weight=g.weight,
-                state=g.state,
-            )
-            for g in document.gateways
-        ),
-        listeners=tuple(
-            Listener(
-                protocol=item.protocol,
-                port=item.port,
-                gateway_port=item.gateway_port or item.port,
-                balance=item.balance,
-                check=item.check,
-            )
-            for item in document.listeners
-        ),
+        gateways=tuple(gateway_of(g) for g in document.gateways),
+        listeners=tuple(listener_of(item) for item in document.listeners),
         seed=seed,
     )
 

@@ -10,7 +10,9 @@ import pytest
 
 from halbctl.commands.promote import moment
 from protocol import api, changes
-from protocol.document import GatewayDocument, ListenerDocument, VirtualServerDocument
+from protocol.document import VirtualServerDocument
+from protocol.gateway_document import GatewayDocument
+from protocol.listener_document import ListenerDocument
 from protocol.objects import Check
 from protocol.timing import Profile
 from tests.cli import recorded

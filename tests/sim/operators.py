@@ -16,9 +16,11 @@ from protocol.changes import (
     SetDevice,
     SetGateway,
 )
-from protocol.document import GatewayDocument, ListenerDocument, VirtualServerDocument
+from protocol.document import VirtualServerDocument
 from protocol.effects import Promote, Propose
+from protocol.gateway_document import GatewayDocument
 from protocol.ids import Revision
+from protocol.listener_document import ListenerDocument
 from protocol.timing import MILLISECOND, Profile
 from tests.sim.site import device, device_name
 from tests.sim.world import World

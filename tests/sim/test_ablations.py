@@ -19,10 +19,11 @@ from protocol.candidacy import Candidacy
 from protocol.changes import DeleteVirtualServer, PutVirtualServer
 from protocol.config import Config
 from protocol.coordinator import Coordinator
-from protocol.document import ListenerDocument, VirtualServerDocument
+from protocol.document import VirtualServerDocument
 from protocol.effects import Ballot, PersistBallots
 from protocol.group import Group
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.listener_document import ListenerDocument
 from protocol.messages import Append, ProposeChange, Reason, Vote
 from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing

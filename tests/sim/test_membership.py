@@ -7,8 +7,9 @@ from random import Random
 import pytest
 
 from protocol.changes import PutVirtualServer, RemoveDevice
-from protocol.document import ListenerDocument, VirtualServerDocument
+from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput
+from protocol.listener_document import ListenerDocument
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim import liveness, operators
 from tests.sim.run import make_node

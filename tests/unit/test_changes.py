@@ -22,17 +22,12 @@ from protocol.changes import (
     describe,
 )
 from protocol.config import Config, Edit
-from protocol.document import (
-    GatewayDocument,
-    VirtualServerDocument,
-    document_of,
-    parse_site,
-    parse_virtual_server,
-    render_site,
-)
+from protocol.document import VirtualServerDocument, parse_site, parse_virtual_server
 from protocol.errors import ExitCode, HalbError, InvalidInput, Refused, RevisionConflict
+from protocol.gateway_document import GatewayDocument
 from protocol.ids import SITE_GROUP
 from protocol.objects import key_of
+from protocol.rendering import document_of, render_site
 from protocol.timing import Profile
 from tests.unit.paris import RDP, WEB, after, device, edit, gateways, server, site
 

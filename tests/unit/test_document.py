@@ -14,15 +14,15 @@ from protocol.changes import ApplyDocument
 from protocol.config import Edit
 from protocol.document import (
     MAX_DOCUMENT,
-    ListenerDocument,
     SiteDocument,
     check_size,
     parse_site,
     parse_virtual_server,
-    render_site,
 )
 from protocol.errors import ExitCode, InvalidInput
+from protocol.listener_document import ListenerDocument
 from protocol.objects import Check
+from protocol.rendering import render_site
 from protocol.timing import Profile
 from tests.unit.paris import RDP, WEB, edit, site
 

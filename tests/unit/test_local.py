@@ -13,10 +13,12 @@ from protocol.changes import (
     SetDevice,
     SetGateway,
 )
-from protocol.document import GatewayDocument, ListenerDocument, VirtualServerDocument
+from protocol.document import VirtualServerDocument
 from protocol.effects import Acquire, Apply, KeepConflict, Outcome, PersistLocal, Propose
 from protocol.errors import Refused
+from protocol.gateway_document import GatewayDocument
 from protocol.ids import DeviceId
+from protocol.listener_document import ListenerDocument
 from tests.unit.cluster import RDP, Cluster
 from tests.unit.test_configuration_in_a_site import in_force, propose, web
 

@@ -17,8 +17,9 @@ from protocol.changes import (
     PutVirtualServer,
 )
 from protocol.config import Config
-from protocol.document import GatewayDocument, SiteDocument, VirtualServerDocument
+from protocol.document import SiteDocument, VirtualServerDocument
 from protocol.errors import HalbError, InvalidInput, Refused
+from protocol.gateway_document import GatewayDocument
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.objects import Assignment, Device, Gateway, Record, Value, VirtualServer, key_of
 from protocol.timing import Profile

@@ -5,8 +5,9 @@ from __future__ import annotations
 from protocol.changes import AddGateway, DeleteVirtualServer, PutVirtualServer
 from protocol.config import Config
 from protocol.conflicts import requests_of
-from protocol.document import GatewayDocument, VirtualServerDocument
+from protocol.document import VirtualServerDocument
 from protocol.effects import KeepConflict, Outcome, Propose
+from protocol.gateway_document import GatewayDocument
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId
 from protocol.messages import Append, Return
 from protocol.objects import MAX_HANDLED

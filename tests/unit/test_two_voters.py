@@ -11,8 +11,9 @@ from agent.history import FRESH_MS, two_owners_lately
 from protocol.api import HistoryEntry
 from protocol.changes import AddGateway, ApplyDocument, PutVirtualServer
 from protocol.config import Edit
-from protocol.document import GatewayDocument, parse_site, parse_virtual_server
+from protocol.document import parse_site, parse_virtual_server
 from protocol.errors import InvalidInput
+from protocol.gateway_document import GatewayDocument
 from tests.unit import paris
 from tests.unit.paris import after, edit, site
 

@@ -1,0 +1,49 @@
+"""A Site as it is, written as a person would write it; the inverse of parsing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.addresses import names_network
+from protocol.config import Config
+from protocol.document import Preempt, VirtualServerDocument
+from protocol.gateway_document import document_of_gateway
+from protocol.listener_document import document_of_listener, render_listeners
+from protocol.objects import VirtualServer
+
+
+def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
+    """The document that describes ``server``, with the names of ``config``'s devices."""
+    return VirtualServerDocument(
+        name=server.name,
+        vips=tuple(v if names_network(v) else v.partition("/")[0] for v in server.vips),
+        devices=tuple(config.devices[d].name for d in server.devices),
+        witnesses=tuple(config.devices[d].name for d in server.witnesses),
+        arbiter=server.arbiter,
+        on_peer_loss=server.on_peer_loss,
+        wait_for_peer=server.wait_for_peer,
+        profile=server.profile,
+        forwarding=server.forwarding,
+        preempt=Preempt(after=server.preempt) if server.preempt else None,
+        gateways=tuple(document_of_gateway(g) for g in server.gateways),
+        listeners=tuple(document_of_listener(item) for item in server.listeners),
+    )
+
+
+def render_site(config: Config) -> dict[str, object]:
+    """The Site as plain data, ready for YAML or JSON; Virtual Servers in order of name.
+
+    Leaves out what equals its default. ``parse_site`` of it, applied, changes nothing.
+    """
+    servers = (document_of(config, s) for s in config.virtual_servers.values())
+    site = {"site": config.site.name} if config.site else {}
+    return {**site, "virtual_servers": [render_virtual_server(s) for s in servers]}
+
+
+def render_virtual_server(document: VirtualServerDocument) -> dict[str, object]:
+    """One Virtual Server as plain data; the inverse of :func:`parse_virtual_server`."""
+    # By way of JSON, as ``to_builtins`` would leave tuples where lists belong.
+    plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(document))
+    if document.listeners:
+        plain["listeners"] = list(render_listeners(document.listeners))
+    return plain
