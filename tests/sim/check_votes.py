@@ -63,15 +63,17 @@ class VoteCheck:
     # What a device hears
 
     def begin_step(self, device: DeviceId) -> None:
-        self._beats[device] = {}
-        self._resigned[device] = set()
+        if device in self._beats:
+            del self._beats[device]
+        if device in self._resigned:
+            del self._resigned[device]
 
     def hears_beat(self, device: DeviceId, sender: DeviceId, beat: Beat) -> None:
         if beat.claims is not None:
             self._lists[device, sender] = (beat.epoch, beat.claims)
         epoch, claims = self._lists.get((device, sender), (0, ()))
         if epoch == beat.epoch and claims:
-            self._beats[device][sender, beat.sent] = claims
+            self._beats.setdefault(device, {})[sender, beat.sent] = claims
 
     def hears_hand_over(self, device: DeviceId, sender: DeviceId, message: HandOver) -> None:
         self._freed[device, message.group, sender, message.term] = message.to
@@ -80,7 +82,8 @@ class VoteCheck:
         promise = self.promises.get((device, message.group))
         if promise and promise.holder == sender and promise.term <= message.term:
             del self.promises[device, message.group]
-        self._resigned[device].add((sender, message.group, message.term))
+        resigned = self._resigned.setdefault(device, set())
+        resigned.add((sender, message.group, message.term))
 
     def hears_vote(self, device: DeviceId, sender: DeviceId, vote: Vote) -> None:
         self._questions[device, sender, vote.group, vote.term] = vote.handover_term
@@ -124,7 +127,8 @@ class VoteCheck:
 
     def says_ack(self, process: Process, to: DeviceId, ack: Ack) -> None:
         device = process.machine.id
-        claims = self._beats.get(device, {}).get((to, ack.echo))
+        beats = self._beats.get(device)
+        claims = beats.get((to, ack.echo)) if beats else None
         if not claims:
             return
         refused = {r.group for r in ack.refused}
@@ -135,7 +139,7 @@ class VoteCheck:
     def _promise(self, device: DeviceId, group: GroupId, new: Promise) -> None:
         """A primary of a newer term replaces an older one; its promise lasts until it resigns."""
         old = self.promises.get((device, group))
-        if (new.holder, group, new.term) in self._resigned[device]:
+        if (new.holder, group, new.term) in self._resigned.get(device, ()):
             if old and old.term < new.term:
                 del self.promises[device, group]
         elif old and (old.holder, old.term) == (new.holder, new.term):

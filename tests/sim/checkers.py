@@ -102,6 +102,22 @@ class Checker:
         self.votes = VoteCheck(self)
         self.leases = LeaseCheck(self)
         self.configs = ConfigCheck(self, world.config)
+        self._hears: dict[type[Any], Callable[[DeviceId, DeviceId, Any], None]] = {
+            Ack: self.leases.hears_ack,
+            Beat: self.votes.hears_beat,
+            HandOver: self.votes.hears_hand_over,
+            Resign: self.votes.hears_resign,
+            Vote: self.votes.hears_vote,
+            Voted: self.leases.hears_voted,
+        }
+        self._says: dict[type[Any], Callable[[Process, DeviceId, Any], None]] = {
+            Ack: self.votes.says_ack,
+            Answer: self._says_answer,
+            Beat: self._says_beat,
+            HandOver: self._says_hand_over,
+            Vote: self._says_vote,
+            Voted: self._says_voted,
+        }
         self.unfit: dict[int, frozenset[GroupId]] = {}
         self._first_stored: dict[DeviceId, int] = {}
         self._bounds: dict[GroupId, Bounds | None] = {
@@ -148,46 +164,24 @@ class Checker:
 
     # Messages
 
-    def stepping(self, process: Process, inputs: list[Input]) -> None:
+    def stepping(self, device: DeviceId, inputs: list[Input]) -> None:
         """A core is about to take these inputs."""
-        device = process.machine.id
         self.votes.begin_step(device)
         for item in inputs:
             if type(item) is Received:
-                hear = HEARS.get(type(item.message))
+                hear = self._hears.get(type(item.message))
                 if hear:
-                    hear(self, device, item.sender, item.message)
+                    hear(device, item.sender, item.message)
 
     def sent(self, process: Process, to: DeviceId, message: Message) -> None:
-        say = SAYS.get(type(message))
+        say = self._says.get(type(message))
         if say:
-            say(self, process, to, message)
-
-    def _hears_ack(self, device: DeviceId, sender: DeviceId, message: Ack) -> None:
-        self.leases.hears_ack(device, sender, message)
-
-    def _hears_beat(self, device: DeviceId, sender: DeviceId, message: Beat) -> None:
-        self.votes.hears_beat(device, sender, message)
-
-    def _hears_voted(self, device: DeviceId, sender: DeviceId, message: Voted) -> None:
-        self.leases.hears_voted(device, sender, message)
-
-    def _hears_vote(self, device: DeviceId, sender: DeviceId, message: Vote) -> None:
-        self.votes.hears_vote(device, sender, message)
-
-    def _hears_hand_over(self, device: DeviceId, sender: DeviceId, message: HandOver) -> None:
-        self.votes.hears_hand_over(device, sender, message)
-
-    def _hears_resign(self, device: DeviceId, sender: DeviceId, message: Resign) -> None:
-        self.votes.hears_resign(device, sender, message)
+            say(process, to, message)
 
     def _says_beat(self, process: Process, to: DeviceId, message: Beat) -> None:
         if message.claims is not None:
             self.votes.says_beat(process, message)
             self.leases.says_beat(process.machine.id, to, message)
-
-    def _says_ack(self, process: Process, to: DeviceId, message: Ack) -> None:
-        self.votes.says_ack(process, to, message)
 
     def _says_answer(self, process: Process, to: DeviceId, message: Answer) -> None:
         if not message.would_vote:
@@ -250,21 +244,3 @@ class Checker:
         self.seen[f"event {event.kind}"] += 1
         if event.kind == "primary" and event.group and event.device:
             self.votes.is_primary(event.device, event.group, event.term)
-
-
-HEARS: dict[type[Any], Callable[[Checker, DeviceId, DeviceId, Any], None]] = {
-    Ack: Checker._hears_ack,
-    Beat: Checker._hears_beat,
-    HandOver: Checker._hears_hand_over,
-    Resign: Checker._hears_resign,
-    Vote: Checker._hears_vote,
-    Voted: Checker._hears_voted,
-}
-SAYS: dict[type[Any], Callable[[Checker, Process, DeviceId, Any], None]] = {
-    Ack: Checker._says_ack,
-    Answer: Checker._says_answer,
-    Beat: Checker._says_beat,
-    HandOver: Checker._says_hand_over,
-    Vote: Checker._says_vote,
-    Voted: Checker._says_voted,
-}

@@ -13,7 +13,7 @@ from protocol.ids import GroupId
 from protocol.quorum import majority
 from protocol.timing import INTERVAL_NS, SECOND, Profile
 from protocol.view import Role
-from tests.sim import network
+from tests.sim import executor, network
 from tests.sim.world import World
 
 CONFIG_NS = 5 * SECOND
@@ -44,7 +44,7 @@ def heal_core(world: World, random: Random) -> list[int]:
         if process is not None:
             process.ambush = 0
             process.unstall()
-            process.try_disk()
+            executor.try_disk(process)
         world.set_unfit(index, ())
     return core
 

@@ -14,6 +14,7 @@ from random import Random
 from protocol.config import Config
 from protocol.effects import Ballot
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.local import Local
 from protocol.timing import MILLISECOND, SECOND
 
 JIFFY_NS = 4 * MILLISECOND
@@ -36,10 +37,7 @@ class Clock:
 
     def real(self, local: int) -> int:
         """The first real time at which this clock shows ``local`` or more."""
-        real = (local - self.offset) * MILLION // (MILLION + self.ppm)
-        while self.local(real) < local:
-            real += 1
-        return real
+        return -((self.offset - local) * MILLION // (MILLION + self.ppm))
 
     def restart(self, real: int, uptime: int) -> None:
         """Make this clock show ``uptime`` at ``real``: the host has booted."""
@@ -103,6 +101,8 @@ class Disk:
     committed: Revision = NO_REVISION
     ballots: dict[GroupId, Ballot] = field(default_factory=dict)
     incarnation: int = 0
+    local: Local | None = None
+    """Break-glass edits."""
     full: bool = False
     """Refuses every write."""
     fsync_ns: int = MILLISECOND // 2

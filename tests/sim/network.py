@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import log
 from random import Random
 from typing import Any
 
@@ -22,6 +23,7 @@ RETRANSMIT_NS = 200 * MILLISECOND
 """TCP's shortest retransmission timeout on Linux."""
 
 MICROSECOND = 1_000
+URGENT_TYPES = frozenset(URGENT)
 
 Push = Callable[[int, Callable[[Any, Any], None], Any, Any], None]
 """(real time, function, two arguments): schedule an event."""
@@ -101,10 +103,9 @@ class Network:
     def _forward(self, now: int, source: int, target: int, message: Message) -> None:
         quality = self.quality
         draw = self._random.random
-        arrival = now + quality.base + int(self._random.expovariate(1.0) * quality.mean)
-        link = self._links[source][target]
-        urgent = isinstance(message, URGENT)
-        if not urgent and link.bulk_cut:
+        arrival = now + quality.base - int(log(1.0 - draw()) * quality.mean)
+        urgent = type(message) in URGENT_TYPES
+        if not urgent and self._links[source][target].bulk_cut:
             self.dropped += 1
             return
         if quality.loss and draw() < quality.loss:
@@ -113,6 +114,7 @@ class Network:
                 return
             arrival += RETRANSMIT_NS
         if not urgent:
+            link = self._links[source][target]
             arrival = max(arrival, link.bulk_end + 1)
             link.bulk_end = arrival
         received = Received(self._ids[source], message)

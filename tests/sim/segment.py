@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from protocol.effects import Announce, ProbeArbiter, Probed
 from protocol.timing import MILLISECOND
-from tests.sim.shell import HANDLERS, Process
+from tests.sim.executor import HANDLERS
 
 if TYPE_CHECKING:
+    from tests.sim.shell import Process
     from tests.sim.world import World
 
 QUESTIONS = 3

@@ -1,54 +1,28 @@
-"""One run of an agent: carries the core's effects out in order, as the real shell does.
+"""One run of an agent: takes inputs in, steps the core, carries its effects out in order.
 
-Votes are written before anything that follows them in the same step, and the
-process does nothing else meanwhile. Configurations are written by a worker,
-one at a time. The process may be stalled at any effect, or killed between two.
+The process may be stalled at any effect, killed between two, or paused with
+its whole device. What each effect does is in ``executor``.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from protocol.config import Config
-from protocol.effects import (
-    Acquire,
-    Apply,
-    ConfigApplied,
-    ConfigStored,
-    Connect,
-    Effect,
-    Event,
-    Input,
-    KeepConflict,
-    Lame,
-    LeaseLapsed,
-    Outcome,
-    PersistBallots,
-    PersistConfig,
-    PersistFailed,
-    PersistWorks,
-    Refresh,
-    Release,
-    Send,
-    Stopped,
-)
-from protocol.ids import GroupId, Revision
+from protocol.effects import Effect, Input
+from protocol.ids import Revision
 from protocol.timing import MILLISECOND, SECOND
 from protocol.tombstones import Retention
 from protocol.view import NodeView
+from tests.sim.executor import HANDLERS
 from tests.sim.machine import Machine
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-ACQUIRE_NS = MILLISECOND // 2
-"""One nftables transaction."""
-DISK_RETRY_NS = SECOND
-"""A full disk is tried again after this."""
 MAX_SPINS = 50
 """Steps without input within 1 ms before the core counts as spinning."""
 RETENTION = Retention(shortest=SECOND // 2, longest=2 * SECOND, every=SECOND // 2)
@@ -69,7 +43,7 @@ class Process:
     """A running agent on a machine."""
 
     __slots__ = (
-        "alive", "ambush", "ballots", "blocked", "blocks", "core", "in_force",
+        "_scheduled", "alive", "ambush", "ballots", "blocked", "blocks", "core", "in_force",
         "inbox", "machine", "mute", "opened", "position", "rest", "retrying", "spin_from",
         "spins", "stalled_until", "started", "stepped_at", "stopping", "wake", "wake_local",
         "world", "writes",
@@ -94,6 +68,9 @@ class Process:
         self.spins = 0
         self.spin_from = 0
         self.wake = -1
+        """Real time of the next wake-up; -1 where none is scheduled."""
+        self._scheduled = 0
+        """What it was scheduled for, on the own clock."""
         self.wake_local = 0
         self.stepped_at = 0
         """Own clock, at which the step under way was made."""
@@ -115,7 +92,12 @@ class Process:
             incarnation=disk.incarnation,
             version="0.0.0-sim",
             retention=RETENTION,
+            local=disk.local,
         )
+
+    @property
+    def name(self) -> str:
+        return chr(ord("a") + self.machine.index)
 
     # Inputs and timers
 
@@ -127,12 +109,13 @@ class Process:
 
     def step(self) -> None:
         """Step the core until it has nothing to do at this instant."""
-        world = self.world
+        world, machine = self.world, self.machine
         while True:
-            inputs, self.inbox = self.inbox, []
-            now = self.machine.clock.local(world.now)
+            inputs = self.inbox
+            self.inbox = []
+            now = machine.clock.local(world.now)
             self.stepped_at = now
-            world.checker.stepping(self, inputs)
+            world.checker.stepping(machine.id, inputs)
             try:
                 effects = self.core.step(now, inputs)
                 self.wake_local = self.core.wake_at()
@@ -140,30 +123,33 @@ class Process:
                 world.checker.fail("S15", f"{self.name} raised\n{traceback.format_exc()}")
                 self.kill()
                 return
-            world.stepped(self, inputs, effects)
-            self.rest = effects
-            self.position = 0
-            self.mute = False
-            if not self.carry_out():
-                return
+            world.hash = hash((world.hash, world.now, machine.index, len(effects), len(inputs)))
+            if world.trace:
+                world.tell(self, inputs, effects)
+            if effects:
+                self.rest = effects
+                self.position = 0
+                self.mute = False
+                if not self.carry_out():
+                    return
             if not self.inbox:
                 break
         self._sleep(now, bool(inputs))
 
     def _sleep(self, now: int, had_inputs: bool) -> None:
         """Schedule the next wake-up; a later one than scheduled is found out then."""
-        world = self.world
         if had_inputs or now > self.spin_from + MILLISECOND:
             self.spins, self.spin_from = 0, now
         self.spins += 1
         if self.spins > MAX_SPINS:
-            world.checker.fail("S15", f"{self.name} asks to be woken {MAX_SPINS} times within 1 ms")
+            text = f"{self.name} asks to be woken {MAX_SPINS} times within 1 ms"
+            self.world.checker.fail("S15", text)
             self.kill()
-            return
-        real = max(self.machine.clock.real(self.wake_local), world.now + 1)
-        if self.wake < 0 or real < self.wake:
-            self.wake = real
-            world.push(real, Process.woken, self, real)
+        elif self.wake < 0 or self.wake_local < self._scheduled:
+            world = self.world
+            self._scheduled = self.wake_local
+            self.wake = max(self.machine.clock.real(self.wake_local), world.now + 1)
+            world.push(self.wake, Process.woken, self, self.wake)
 
     def woken(self, real: int) -> None:
         if not self.alive or real != self.wake:
@@ -171,10 +157,11 @@ class Process:
         self.wake = -1
         if self.blocked:
             return
-        if self.machine.clock.local(self.world.now) >= self.wake_local:
+        now = self.machine.clock.local(self.world.now)
+        if now >= self.wake_local:
             self.step()
         else:
-            self._sleep(self.machine.clock.local(self.world.now), True)
+            self._sleep(now, True)
 
     # Faults
 
@@ -182,31 +169,36 @@ class Process:
         """Stop running for a while; messages wait, the kernel goes on."""
         self.stalled_until = max(self.stalled_until, self.world.now + duration)
         if not self.blocked:
-            self._block_until(self.stalled_until)
+            self.block_until(self.stalled_until)
 
     def unstall(self) -> None:
         """Run again now."""
         if self.stalled_until > self.world.now:
             self.stalled_until = self.world.now
-            self._block_until(self.world.now)
+            self.block_until(self.world.now)
 
     def kill(self) -> None:
         """kill -9: what is durable and what is in the kernel stays."""
         self.alive = False
         self.blocked = True
         if self.writes and not self.machine.disk.full and self.world.random.random() < 0.5:
-            self._write_config()
+            self.write_config()
 
     def resume(self, block: int) -> None:
         """Go on where the process was stopped, if nothing else keeps it."""
         if not self.alive or block != self.blocks:
             return
         if self.stalled_until > self.world.now:
-            self._block_until(self.stalled_until)
+            self.block_until(self.stalled_until)
             return
         self.blocked = False
         if self.carry_out():
             self.step()
+
+    def block_until(self, real: int) -> None:
+        self.blocked = True
+        self.blocks += 1
+        self.world.push(real, Process.resume, self, self.blocks)
 
     # Effects
 
@@ -218,182 +210,25 @@ class Process:
             self.stalled_until = max(self.stalled_until, self.world.now + self.ambush)
             self.ambush = 0
             stop = self.world.random.randrange(len(rest))
-        while self.position < len(rest):
-            if self.position == stop:
-                stop = -1
-                self._block_until(self.stalled_until)
+        for position in range(self.position, len(rest)):
+            self.position = position
+            if position == stop:
+                self.block_until(self.stalled_until)
                 return False
-            effect = rest[self.position]
-            self.position += 1
+            effect = rest[position]
             wait = HANDLERS[type(effect)](self, effect)
             if wait:
-                self._block_until(self.world.now + wait)
+                self.position = position + 1
+                self.block_until(self.world.now + wait)
                 return False
             if not self.alive:
                 return False
+        self.position = len(rest)
         return True
 
-    def _block_until(self, real: int) -> None:
-        self.blocked = True
-        self.blocks += 1
-        self.world.push(real, Process.resume, self, self.blocks)
-
-    def _send(self, effect: Send) -> int:
-        if self.mute:
-            return 0
-        world = self.world
-        world.checker.sent(self, effect.to, effect.message)
-        if (target := world.index_of.get(effect.to)) is not None:
-            world.network.send(world.now, self.machine.index, target, effect.message)
-        return 0
-
-    def _persist_ballots(self, effect: PersistBallots) -> int:
-        machine = self.machine
-        self.ballots.update(effect.ballots)
-        if machine.disk.full:
-            self.mute = True
-            self._disk_failed()
-            return 0
-        # Told to nobody before the wait below ends, so it may count as written at once.
-        self.world.checker.persisting(self, self.ballots)
-        machine.disk.ballots = dict(self.ballots)
-        return machine.disk.write_ns(self.world.random)
-
-    def _disk_failed(self) -> None:
-        self.inbox.append(PersistFailed())
-        if not self.retrying:
-            self.retrying = True
-            self.world.push(self.world.now + DISK_RETRY_NS, Process.try_disk, self, None)
-
-    def try_disk(self, _: None = None) -> None:
-        """Write what the disk refused, if it is well now; else try again later."""
-        if not (self.alive and self.retrying):
-            return
-        if self.machine.disk.full:
-            self.world.push(self.world.now + DISK_RETRY_NS, Process.try_disk, self, None)
-            return
-        self.retrying = False
-        self.world.checker.persisting(self, self.ballots)
-        self.machine.disk.ballots = dict(self.ballots)
-        self.hand_in(PersistWorks())
-
-    def _persist_config(self, effect: PersistConfig) -> int:
-        self.writes.append((effect.config, effect.committed))
-        if len(self.writes) == 1:
-            self._start_write()
-        return 0
-
-    def _start_write(self) -> None:
-        wait = self.machine.disk.write_ns(self.world.random)
-        self.world.push(self.world.now + wait, Process._written, self, None)
-
-    def _write_config(self) -> None:
+    def write_config(self) -> None:
+        """The oldest configuration that waits for the disk becomes durable."""
         config, committed = self.writes.popleft()
         self.world.checker.storing(self, config)
         self.machine.disk.config = config
         self.machine.disk.committed = committed
-
-    def _written(self, _: None) -> None:
-        if not self.alive:
-            return
-        if self.machine.disk.full:
-            self.writes.popleft()
-            self._disk_failed()
-        else:
-            revision = self.writes[0][0].revision
-            self._write_config()
-            self.inbox.append(ConfigStored(revision))
-        if self.writes:
-            self._start_write()
-        if not self.blocked:
-            self.step()
-
-    def _apply(self, effect: Apply) -> int:
-        self.world.checker.applying(self, effect.config)
-        wait = MILLISECOND + int(self.world.random.expovariate(1.0) * 10 * MILLISECOND)
-        self.world.push(self.world.now + wait, Process._applied, self, effect.config.revision)
-        return 0
-
-    def _applied(self, revision: Revision) -> None:
-        if self.alive:
-            self.hand_in(ConfigApplied(revision))
-
-    def _acquire(self, effect: Acquire) -> int:
-        world, machine = self.world, self.machine
-        if self.mute:
-            return 0
-        if machine.clock.local(world.now) > effect.deadline:
-            return self._too_late("acquire", effect.group)
-        until = machine.lease_end(world.now, effect.lease)
-        world.checker.acquiring(self, effect, until)
-        machine.kernel.acquire(effect.vips, until)
-        return ACQUIRE_NS
-
-    def _refresh(self, effect: Refresh) -> int:
-        world, machine = self.world, self.machine
-        if self.mute:
-            return 0
-        if machine.clock.local(world.now) > effect.deadline:
-            return self._too_late("refresh", effect.group)
-        until = machine.lease_end(world.now, world.lease_ns(effect.profile))
-        if machine.kernel.refresh(effect.vips, world.now, until):
-            world.checker.refreshed(self, effect, until)
-        elif effect.vips:
-            world.checker.seen["refresh of a dead lease"] += 1
-        return 0
-
-    def _too_late(self, what: str, group: GroupId) -> int:
-        self.world.checker.seen[f"{what} too late"] += 1
-        self.inbox.append(LeaseLapsed((group,)))
-        return 0
-
-    def _release(self, effect: Release) -> int:
-        self.machine.kernel.release(effect.vips)
-        self.world.checker.released(self, effect)
-        return 0
-
-    def _lame(self, effect: Lame) -> int:
-        now = self.world.now
-        self.machine.kernel.lame(effect.vips, now, self.machine.lease_end(now, effect.drain))
-        self.world.checker.lamed(self, effect)
-        return 0
-
-    def _outcome(self, effect: Outcome) -> int:
-        self.world.checker.ended(self, effect)
-        return 0
-
-    def _event(self, effect: Event) -> int:
-        self.world.checker.happened(self, effect)
-        return 0
-
-    def _keep_conflict(self, effect: KeepConflict) -> int:
-        self.world.checker.seen[f"conflict: {effect.conflict.kind}"] += 1
-        return 0
-
-    def _stopped(self, _: Stopped) -> int:
-        """The core holds nothing any more: take the kernel state down and exit."""
-        self.world.checker.stopped(self)
-        self.machine.kernel.clear()
-        self.kill()
-        return 0
-
-    @property
-    def name(self) -> str:
-        return chr(ord("a") + self.machine.index)
-
-
-HANDLERS: dict[type[Any], Callable[[Process, Any], int]] = {
-    Send: Process._send,
-    Connect: lambda process, effect: 0,
-    PersistBallots: Process._persist_ballots,
-    PersistConfig: Process._persist_config,
-    Apply: Process._apply,
-    Acquire: Process._acquire,
-    Refresh: Process._refresh,
-    Release: Process._release,
-    Lame: Process._lame,
-    Outcome: Process._outcome,
-    Event: Process._event,
-    KeepConflict: Process._keep_conflict,
-    Stopped: Process._stopped,
-}

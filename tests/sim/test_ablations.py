@@ -30,8 +30,9 @@ from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from protocol.voter import Voter
 from tests.sim import network, operators
 from tests.sim.checkers import RULES
+from tests.sim.executor import HANDLERS
 from tests.sim.run import quiet_world, run_seed
-from tests.sim.shell import HANDLERS, Process
+from tests.sim.shell import Process
 from tests.sim.site import Setup, device_name
 from tests.sim.world import World
 

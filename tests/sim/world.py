@@ -26,7 +26,6 @@ from tests.sim.site import FIRST_BALLOTS, Setup, build_site, device_id, device_n
 
 STOP_LIMIT_NS = 3 * SECOND
 """A clean stop that takes longer ends by kill, as an init system does it."""
-HASH_MASK = (1 << 64) - 1
 
 
 class CoreFactory(Protocol):
@@ -52,6 +51,7 @@ class World:
         self.now = 0
         self.events = 0
         self.hash = seed
+        """Digest of the history: when each device stepped, with how much in and out."""
         self.random = Random(seed * 7 + 1)
         self._heap: list[tuple[int, int, Callable[[Any, Any], None], Any, Any]] = []
         self._sequence = 0
@@ -96,9 +96,6 @@ class World:
     def run_for(self, duration: int) -> None:
         self.run_until(self.now + duration)
 
-    def lease_ns(self, profile: Profile) -> int:
-        return self.leases[profile]
-
     # Messages and steps
 
     def _deliver(self, target: int, received: Received) -> None:
@@ -106,15 +103,12 @@ class World:
         if process is not None and process.alive:
             process.hand_in(received)
 
-    def stepped(self, process: Process, inputs: list[Input], effects: list[Effect]) -> None:
-        """Called after each step of a core, before its effects are carried out."""
-        mixed = self.hash * 1_000_003 + self.now * 31 + process.machine.index * 7
-        self.hash = (mixed + len(effects) * 3 + len(inputs)) & HASH_MASK
-        if self.trace:
-            local = process.machine.clock.local(self.now)
-            got = " ".join(_short(i) for i in inputs) or "timer"
-            done = " ".join(_short(e) for e in effects)
-            self.log(process.machine.index, f"[{local / MILLISECOND:.3f}] {got} -> {done}")
+    def tell(self, process: Process, inputs: list[Input], effects: list[Effect]) -> None:
+        """One step of a core in the trace, before its effects are carried out."""
+        local = process.machine.clock.local(self.now)
+        got = " ".join(_short(i) for i in inputs) or "timer"
+        done = " ".join(_short(e) for e in effects)
+        self.log(process.machine.index, f"[{local / MILLISECOND:.3f}] {got} -> {done}")
 
     def log(self, index: int | None, text: str) -> None:
         """One line of the trace: real time in ms, a column per device."""

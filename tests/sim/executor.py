@@ -1,0 +1,241 @@
+"""What each effect of the core does to disk, kernel and network.
+
+Votes are written before anything that follows them in the same step, and the
+process does nothing else meanwhile. Configurations and local edits are written
+by a worker, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from protocol.effects import (
+    Acquire,
+    Apply,
+    ConfigApplied,
+    ConfigStored,
+    Connect,
+    Event,
+    KeepConflict,
+    Lame,
+    LeaseLapsed,
+    Outcome,
+    PersistBallots,
+    PersistConfig,
+    PersistFailed,
+    PersistLocal,
+    PersistWorks,
+    Refresh,
+    Release,
+    Send,
+    Stopped,
+)
+from protocol.ids import GroupId, Revision
+from protocol.local import Local
+from protocol.timing import MILLISECOND, SECOND
+
+if TYPE_CHECKING:
+    from tests.sim.shell import Process
+
+ACQUIRE_NS = MILLISECOND // 2
+"""One nftables transaction."""
+DISK_RETRY_NS = SECOND
+"""A full disk is tried again after this."""
+
+
+def _send(process: Process, effect: Send) -> int:
+    if not process.mute:
+        world = process.world
+        to, message = effect.to, effect.message
+        world.checker.sent(process, to, message)
+        if (target := world.index_of.get(to)) is not None:
+            world.network.send(world.now, process.machine.index, target, message)
+    return 0
+
+
+# The disk
+
+
+def _persist_ballots(process: Process, effect: PersistBallots) -> int:
+    machine = process.machine
+    process.ballots.update(effect.ballots)
+    if machine.disk.full:
+        process.mute = True
+        _disk_failed(process)
+        return 0
+    # Told to nobody before the wait below ends, so it may count as written at once.
+    process.world.checker.persisting(process, process.ballots)
+    machine.disk.ballots = dict(process.ballots)
+    return machine.disk.write_ns(process.world.random)
+
+
+def _disk_failed(process: Process) -> None:
+    process.inbox.append(PersistFailed())
+    if not process.retrying:
+        process.retrying = True
+        process.world.push(process.world.now + DISK_RETRY_NS, try_disk, process, None)
+
+
+def try_disk(process: Process, _: None = None) -> None:
+    """Write what the disk refused, if it is well now; else try again later."""
+    if not (process.alive and process.retrying):
+        return
+    if process.machine.disk.full:
+        process.world.push(process.world.now + DISK_RETRY_NS, try_disk, process, None)
+        return
+    process.retrying = False
+    process.world.checker.persisting(process, process.ballots)
+    process.machine.disk.ballots = dict(process.ballots)
+    process.hand_in(PersistWorks())
+
+
+def _persist_config(process: Process, effect: PersistConfig) -> int:
+    process.writes.append((effect.config, effect.committed))
+    if len(process.writes) == 1:
+        _start_write(process)
+    return 0
+
+
+def _start_write(process: Process) -> None:
+    wait = process.machine.disk.write_ns(process.world.random)
+    process.world.push(process.world.now + wait, _written, process, None)
+
+
+def _written(process: Process, _: None) -> None:
+    if not process.alive:
+        return
+    if process.machine.disk.full:
+        process.writes.popleft()
+        _disk_failed(process)
+    else:
+        revision = process.writes[0][0].revision
+        process.write_config()
+        process.inbox.append(ConfigStored(revision))
+    if process.writes:
+        _start_write(process)
+    if not process.blocked:
+        process.step()
+
+
+def _persist_local(process: Process, effect: PersistLocal) -> int:
+    """Of no weight for the votes: written some time later, or lost with the process."""
+    process.world.checker.seen["local changes" if effect.local else "local changes ended"] += 1
+    wait = process.machine.disk.write_ns(process.world.random)
+    process.world.push(process.world.now + wait, _local_written, process, effect.local)
+    return 0
+
+
+def _local_written(process: Process, local: Local | None) -> None:
+    if process.alive and not process.machine.disk.full:
+        process.machine.disk.local = local
+
+
+# The kernel
+
+
+def _apply(process: Process, effect: Apply) -> int:
+    process.world.checker.applying(process, effect.config)
+    wait = MILLISECOND + int(process.world.random.expovariate(1.0) * 10 * MILLISECOND)
+    process.world.push(process.world.now + wait, _applied, process, effect.config.revision)
+    return 0
+
+
+def _applied(process: Process, revision: Revision) -> None:
+    if process.alive:
+        process.hand_in(ConfigApplied(revision))
+
+
+def _acquire(process: Process, effect: Acquire) -> int:
+    world, machine = process.world, process.machine
+    if process.mute:
+        return 0
+    if machine.clock.local(world.now) > effect.deadline:
+        return _too_late(process, "acquire", effect.group)
+    until = machine.lease_end(world.now, effect.lease)
+    world.checker.acquiring(process, effect, until)
+    machine.kernel.acquire(effect.vips, until)
+    return ACQUIRE_NS
+
+
+def _refresh(process: Process, effect: Refresh) -> int:
+    world, machine = process.world, process.machine
+    if process.mute:
+        return 0
+    if machine.clock.local(world.now) > effect.deadline:
+        return _too_late(process, "refresh", effect.group)
+    until = machine.lease_end(world.now, world.leases[effect.profile])
+    if machine.kernel.refresh(effect.vips, world.now, until):
+        world.checker.refreshed(process, effect, until)
+    elif effect.vips:
+        world.checker.seen["refresh of a dead lease"] += 1
+    return 0
+
+
+def _too_late(process: Process, what: str, group: GroupId) -> int:
+    process.world.checker.seen[f"{what} too late"] += 1
+    process.inbox.append(LeaseLapsed((group,)))
+    return 0
+
+
+def _release(process: Process, effect: Release) -> int:
+    process.machine.kernel.release(effect.vips)
+    process.world.checker.released(process, effect)
+    return 0
+
+
+def _lame(process: Process, effect: Lame) -> int:
+    now = process.world.now
+    process.machine.kernel.lame(effect.vips, now, process.machine.lease_end(now, effect.drain))
+    process.world.checker.lamed(process, effect)
+    return 0
+
+
+# News
+
+
+def _connect(process: Process, effect: Connect) -> int:
+    return 0
+
+
+def _outcome(process: Process, effect: Outcome) -> int:
+    process.world.checker.ended(process, effect)
+    return 0
+
+
+def _event(process: Process, effect: Event) -> int:
+    process.world.checker.happened(process, effect)
+    return 0
+
+
+def _keep_conflict(process: Process, effect: KeepConflict) -> int:
+    process.world.checker.seen[f"conflict: {effect.conflict.kind}"] += 1
+    return 0
+
+
+def _stopped(process: Process, effect: Stopped) -> int:
+    """The core holds nothing any more: take the kernel state down and exit."""
+    process.world.checker.stopped(process)
+    process.machine.kernel.clear()
+    process.kill()
+    return 0
+
+
+HANDLERS: dict[type[Any], Callable[[Process, Any], int]] = {
+    Send: _send,
+    Connect: _connect,
+    PersistBallots: _persist_ballots,
+    PersistConfig: _persist_config,
+    PersistLocal: _persist_local,
+    Apply: _apply,
+    Acquire: _acquire,
+    Refresh: _refresh,
+    Release: _release,
+    Lame: _lame,
+    Outcome: _outcome,
+    Event: _event,
+    KeepConflict: _keep_conflict,
+    Stopped: _stopped,
+}
+"""By the type of the effect; returns for how long the process waits. A type that is missing
+is not modelled, and a core that uses it fails loudly."""
