@@ -189,7 +189,8 @@ class Configuration:
             if self.in_force.revision.term == self.coordinator.term:
                 self.end_local(out)
             self._tell(self.coordinator.outcomes(now), out)
-            self._next = now + RESEND_NS
+            # At the moment of a beat: a wake-up of its own costs more than the look.
+            self._next = (now // RESEND_NS + 1) * RESEND_NS
 
     def _collect(self, coordinator: Coordinator, now: int, out: Outbox) -> None:
         if not coordinator.quiet or not self.tombstones.due(now):

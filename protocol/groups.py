@@ -205,6 +205,10 @@ class Groups(Mapping[GroupId, Group]):
         for group in self._groups.values():
             group.voter.disk_works = works
 
+    def next_due(self, now: int) -> int:
+        """When the first of them is due."""
+        return self.timers.next(now, lambda gid: self._groups[gid].wake_at(now))
+
     def forgive(self, stall: int, now: int) -> None:
         """This process was deaf for ``stall`` nanoseconds."""
         for gid, group in self._groups.items():

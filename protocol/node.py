@@ -205,7 +205,7 @@ class Node:
         return self._due
 
     def _next_due(self, now: int) -> int:
-        due = min(self.groups.timers.next(), self.beats.wake_at(), self._chores_due)
+        due = min(self.groups.next_due(now), self.beats.wake_at(), self._chores_due)
         return max(due, now + 1)
 
     # Inputs

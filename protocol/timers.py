@@ -1,13 +1,14 @@
 """When something is due, for many things of which few are due.
 
-A due time that moves later costs nothing: the entry comes up early once, and
-its owner sets it again. So a heartbeat that postpones a thousand time-outs
-touches no heap.
+A due time that moves later costs nothing until its entry is the earliest: then
+its owner is asked anew. So a heartbeat that postpones a thousand time-outs
+touches no heap, and nobody is woken for what was postponed.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 
 from protocol.ids import GroupId
 from protocol.timing import NEVER
@@ -39,8 +40,20 @@ class Timers:
                 due.append(group)
         return due
 
-    def next(self) -> int:
-        """The earliest due time; far in the future where nothing is due."""
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else NEVER
+    def next(self, now: int, due_of: Callable[[GroupId], int]) -> int:
+        """The earliest due time; far in the future where nothing is due.
+
+        ``due_of(group)`` is when a group is due as things stand, for those whose
+        time of before has not come yet.
+        """
+        while self._heap:
+            when, group = self._heap[0]
+            if self._due.get(group) != when:
+                heapq.heappop(self._heap)
+                continue
+            due = due_of(group) if when > now else when
+            if due <= when:
+                return when
+            self._due[group] = due
+            heapq.heapreplace(self._heap, (due, group))
+        return NEVER
