@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from random import Random
+from typing import Protocol
 
 from protocol.config import Config
 from protocol.coordinator import RESEND_NS, Coordinator
@@ -11,13 +12,24 @@ from protocol.effects import Apply, Event, KeepConflict, Outcome, PersistLocal
 from protocol.errors import HalbError
 from protocol.ids import NO_REVISION, DeviceId, Revision
 from protocol.local import Local, edited, ended, overlay
-from protocol.messages import Append, ProposeChange, Stored
+from protocol.messages import Append, Info, ProposeChange, Stored
 from protocol.objects import Handled
 from protocol.outbox import Outbox
 from protocol.replica import Replica
 from protocol.requests import return_of
 from protocol.timing import NEVER
 from protocol.tombstones import Retention, Tombstones
+from protocol.versions import Gate
+
+
+class Others(Protocol):
+    """What devices tell of themselves, directly or by hearsay."""
+
+    def committed(self, device: DeviceId) -> Revision:
+        """The newest revision that a device, alive or not, is known to have had committed."""
+
+    def heard_from(self, device: DeviceId, now: int) -> Info | None:
+        """What a device that lives tells; None if none does."""
 
 
 class Configuration:
@@ -31,6 +43,7 @@ class Configuration:
         random: Random,
         retention: Retention,
         local: Local | None,
+        gate: Gate,
         audience: Container[DeviceId],
     ) -> None:
         """``audience``: the devices that this one is connected to."""
@@ -39,6 +52,7 @@ class Configuration:
         self.audience = audience
         self.replica = Replica(config, committed)
         self.coordinator: Coordinator | None = None
+        self.gate = gate
         self.restarted = config.revision != NO_REVISION
         """The device was in the Site before this start: it may have forgotten promises."""
         self._leader: DeviceId | None = None
@@ -46,6 +60,8 @@ class Configuration:
         self._origins: dict[str, DeviceId | None] = {}
         """Who asked for each change under way; None: this device's operator."""
         self.tombstones = Tombstones(retention)
+        self.others: Others | None = None
+        """Whom the coordinator asks about devices that it is not connected to."""
         self.local = local
         """Break-glass edits of this device."""
         self._next = NEVER
@@ -191,11 +207,19 @@ class Configuration:
             self._tell(self.coordinator.outcomes(now), out)
             # At the moment of a beat: a wake-up of its own costs more than the look.
             self._next = (now // RESEND_NS + 1) * RESEND_NS
+            self._raise_gate(self.coordinator, now, out)
+
+    def _raise_gate(self, coordinator: Coordinator, now: int, out: Outbox) -> None:
+        if self.others is not None and coordinator.quiet:
+            heard_from = self.others.heard_from
+            coordinator.write(
+                self.gate.raised(self.in_force, coordinator.term, heard_from, now), out
+            )
 
     def _collect(self, coordinator: Coordinator, now: int, out: Outbox) -> None:
-        if not coordinator.quiet or not self.tombstones.due(now):
+        if self.others is None or not coordinator.quiet or not self.tombstones.due(now):
             return
-        floor = self.tombstones.floor(coordinator.passed(), now)
+        floor = self.tombstones.floor(coordinator.passed(self.others.committed), now)
         if floor is not None and floor > self.newest.floor:
             coordinator.collect(floor, out)
 

@@ -9,7 +9,7 @@ everything before it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from random import Random
 
@@ -269,11 +269,15 @@ class Coordinator:
         """
         return self.replica.committed.revision == self.replica.stored.revision
 
-    def passed(self) -> list[Revision]:
-        """What each device of the Site has on disk, as far as it reported in this term."""
-        followers = (self.followers.get(d) for d in self.replica.committed.devices if d != self.me)
-        reached = [f.stored or NO_REVISION if f else NO_REVISION for f in followers]
+    def passed(self, hearsay: Callable[[DeviceId], Revision]) -> list[Revision]:
+        """What each device of the Site has, as it reported in this term, or by hearsay."""
+        others = (d for d in self.replica.committed.devices if d != self.me)
+        reached = [max(self._on_disk(d), hearsay(d)) for d in others]
         return [*reached, self.replica.durable]
+
+    def _on_disk(self, device: DeviceId) -> Revision:
+        follower = self.followers.get(device)
+        return follower.stored or NO_REVISION if follower else NO_REVISION
 
     def _in_force(self, device: DeviceId) -> Revision:
         if device == self.me:

@@ -12,6 +12,7 @@ from random import Random
 import msgspec
 
 from protocol.catchup import CatchUp, copy_for
+from protocol.claimants import Claimants
 from protocol.config import Config
 from protocol.configuration import Configuration
 from protocol.contact import Contact
@@ -21,7 +22,7 @@ from protocol.effects import Connect, Event
 from protocol.gossip import Gossip
 from protocol.hearing import unheard
 from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
-from protocol.ids import NO_REVISION, DeviceId, GroupId
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.membership import Membership, statement
 from protocol.messages import Info, Lead, News, ProbeAck, Rumour
 from protocol.outbox import Outbox
@@ -35,9 +36,6 @@ WATCH_NS = 100 * MILLISECOND
 """The others' states are looked at this often."""
 
 DOUBTED = (PeerState.SUSPECT, PeerState.DEAD)
-
-Told = Mapping[GroupId, tuple[int, DeviceId, int]]
-"""(term, device, since in Unix ms) of each group's primary, by what devices tell."""
 
 
 class Neighbourhood:
@@ -61,7 +59,7 @@ class Neighbourhood:
         self.catchup = CatchUp(contacts, random)
         self._shown: dict[DeviceId, PeerState] = {}
         self._dirty: dict[DeviceId, None] = {}
-        self._told: dict[GroupId, tuple[int, DeviceId, int]] | None = None
+        self.claimants = Claimants()
         self._own_incarnation = self.membership.own
         self._connected: Connect | None = None
         self._site = Connect((), ())
@@ -79,11 +77,12 @@ class Neighbourhood:
         known = {**in_force.devices, **newest.devices}
         known.pop(self.me, None)
         self._site = Connect(tuple(known.values()), ())
+        for device in [d for d in self.membership.members if d not in known]:
+            self.claimants.change(device, self.membership.members[device].info, None)
         self.membership.follow(known, now)
         self.detector.forget(tuple(known))
         for device in [d for d in self._shown if d not in known]:
             del self._shown[device]
-        self._told = None
         self.overlay.follow(tuple(known), self._companions(in_force, newest), now)
 
     def _companions(self, in_force: Config, newest: Config) -> dict[DeviceId, None]:
@@ -104,7 +103,7 @@ class Neighbourhood:
         device = after.device
         self._dirty[device] = None
         if before.info is not after.info:
-            self._told = None
+            self.claimants.change(device, before.info, after.info)
         known = before.incarnation.start > 0
         if after.state in DOUBTED or (known and before.state in DOUBTED):
             self.gossip.spread(device)
@@ -115,19 +114,21 @@ class Neighbourhood:
             # In a full mesh each device tells everyone itself.
             self.gossip.spread(device)
 
-    @property
-    def told(self) -> Told:
-        """The primary of each group that some device says to be; the newest term counts."""
-        if self._told is None:
-            self._told = {}
-            for device, member in self.membership.members.items():
-                if member.info is None or member.info.stopping:
-                    continue
-                for lead in member.info.leads:
-                    best = self._told.get(lead.group)
-                    if best is None or lead.term > best[0]:
-                        self._told[lead.group] = (lead.term, device, lead.since)
-        return self._told
+    # What is known of a device
+
+    def heard_from(self, device: DeviceId, now: int) -> Info | None:
+        """What a device that lives tells of itself: directly, or by others in a large Site."""
+        contact = self.contacts.get(device)
+        if contact is not None and contact.info is not None and contact.alive(now):
+            return contact.info
+        if self.overlay.full_mesh or self.membership.state(device) is not PeerState.ALIVE:
+            return None
+        return self.membership.members[device].info
+
+    def committed(self, device: DeviceId) -> Revision:
+        """The newest revision that a device, alive or not, is known to have had committed."""
+        member = self.membership.members.get(device)
+        return NO_REVISION if member is None or member.info is None else member.info.committed
 
     # Messages
 

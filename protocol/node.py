@@ -115,7 +115,7 @@ class Node:
         self.contacts: dict[DeviceId, Contact] = {}
         contacts = self.contacts
         self.configuration = Configuration(
-            device, config, committed, random, retention, local, contacts
+            device, config, committed, random, retention, local, Gate(device, protocol), contacts
         )
         self.groups = Groups(
             device,
@@ -129,15 +129,17 @@ class Node:
         self.groups.heard = self.beats.heard
         self.roster = Roster(version=version, protocol=protocol)
         self.neighbourhood = Neighbourhood(device, incarnation, contacts, self.roster, random)
+        self.configuration.others = self.neighbourhood
         self.offices = Offices(device, self.groups, contacts, self.neighbourhood, unix_offset)
-        self.gate = Gate(device, protocol)
         self.requests = Requests()
         self.moving = Moving(device)
         self.preference = Preference(device)
         self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
         self.forcing = Forcing()
-        self.rescue = Rescue(device, self.configuration, self.requests, self.offices, contacts)
+        self.rescue = Rescue(
+            device, self.configuration, self.requests, self.offices, self.neighbourhood
+        )
         self.stopping = False
         self._stopped = False
         self._site_since = NO_REVISION
@@ -352,12 +354,9 @@ class Node:
             if taken:
                 self.requests.taken(message)
         self.configuration.on_time(now, out)
-        coordinator = self.configuration.coordinator
-        if coordinator is not None and coordinator.quiet:
-            config, contacts = self.configuration.in_force, self.contacts
-            coordinator.write(self.gate.raised(config, coordinator.term, contacts, now), out)
         self.rescue.on_time(now, out)
-        self.neighbourhood.call(self.requests.addressees(), self.configuration.coordinator, now)
+        wanted = (*self.requests.addressees(), *self.rescue.awaited)
+        self.neighbourhood.call(wanted, self.configuration.coordinator, now)
 
     def _move(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
         """Planned moves: what operators asked for, drain, clean stop."""

@@ -51,8 +51,8 @@ class Offices:
                 own = None
             if own is not None or group.voter.votes:
                 return own, group.voter.term
-        told = self._neighbourhood.told.get(gid)
-        return (None, 0) if told is None else (told[1], told[0])
+        told = self._neighbourhood.claimants.newest(gid)
+        return (None, 0) if told is None else (told[0], told[1].term)
 
     def hears_coordinator(self, now: int) -> DeviceId | None:
         """The coordinator, if it was heard of so lately that it still holds office."""
@@ -73,8 +73,8 @@ class Offices:
         if leader == self.me:
             own = self.leads.get(gid)
             return own.since if own is not None and own.term == term else 0
-        told = self._neighbourhood.told.get(gid)
-        return told[2] if told is not None and told[:2] == (term, leader) else 0
+        told = self._neighbourhood.claimants.newest(gid)
+        return told[1].since if told and (told[0], told[1].term) == (leader, term) else 0
 
     def views(self, config: Config, now: int) -> tuple[GroupView, ...]:
         """The coordinator's group and all Virtual Servers, as seen from here."""

@@ -7,17 +7,18 @@ coordinator that they elect has committed them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from protocol.changes import RecoverVoters
-from protocol.config import Config
+from protocol.config import Config, Edit
 from protocol.configuration import Configuration
-from protocol.contact import Contact
 from protocol.effects import Event, Outcome, Propose, Recover
 from protocol.errors import HalbError, NotCommitted, Refused
 from protocol.ids import SITE_GROUP, DeviceId, Revision
 from protocol.messages import Append, ProposeChange
+from protocol.neighbourhood import Neighbourhood
+from protocol.objects import SiteRecord
 from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.recovery import (
@@ -32,6 +33,10 @@ from protocol.requests import Requests
 from protocol.timing import MILLISECOND, NEVER, SECOND
 
 REPEAT_NS = 200 * MILLISECOND
+REACH_NS = 5 * SECOND
+"""Devices that are to vote, and are no neighbours, must be heard within this."""
+MAX_NAMED = 10
+"""More survivors than this are counted, not named."""
 PATIENCE_NS = 15 * SECOND
 """By then the survivors have a coordinator, or something else is wrong."""
 
@@ -45,6 +50,15 @@ class _UnderWay:
     send_at: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Reaching:
+    """New voters that this device is not connected to yet."""
+
+    asked: Recover
+    missing: tuple[DeviceId, ...]
+    deadline: int
+
+
 class Rescue:
     """At most one recovery at a time."""
 
@@ -54,14 +68,16 @@ class Rescue:
         configuration: Configuration,
         requests: Requests,
         offices: Offices,
-        contacts: Mapping[DeviceId, Contact],
+        neighbourhood: Neighbourhood,
     ) -> None:
         self.me = me
         self._offices = offices
-        self._contacts = contacts
+        self._neighbourhood = neighbourhood
+        self._contacts = neighbourhood.contacts
         self._configuration = configuration
         self._requests = requests
         self._now: _UnderWay | None = None
+        self._reaching: _Reaching | None = None
 
     # Break glass
 
@@ -89,16 +105,28 @@ class Rescue:
     # Recovery
 
     def _heard(self, now: int) -> dict[DeviceId, Survivor]:
-        heard = {
-            device: Survivor(device, contact.info.stored)
-            for device, contact in self._contacts.items()
-            if contact.info is not None and contact.alive(now)
-        }
+        others = self._neighbourhood
+        told = ((device, others.heard_from(device, now)) for device in others.membership.members)
+        heard = {device: Survivor(device, info.stored) for device, info in told if info}
         heard[self.me] = Survivor(self.me, self._configuration.durable)
         return heard
 
+    def _far(self, devices: Iterable[DeviceId], now: int) -> tuple[DeviceId, ...]:
+        """Those that are known to live by hearsay alone."""
+        near = (self.me, *(d for d, c in self._contacts.items() if c.info and c.alive(now)))
+        return tuple(device for device in devices if device not in near)
+
+    @property
+    def awaited(self) -> tuple[DeviceId, ...]:
+        """Devices that must be connected before this goes on."""
+        return self._reaching.missing if self._reaching else ()
+
     def begin(self, asked: Recover, now: int, out: Outbox) -> None:
-        """Carry out the operator's word."""
+        """Carry out the operator's word, once those who are to vote on it are reached."""
+        self._reaching = None
+        self._attempt(asked, now + REACH_NS, now, out)
+
+    def _attempt(self, asked: Recover, deadline: int, now: int, out: Outbox) -> None:
         config = self._configuration.newest
         heard = self._heard(now)
         terms = {g: self._offices.holder(g)[1] for g in (SITE_GROUP, *config.assignments)}
@@ -115,6 +143,13 @@ class Rescue:
             proposal = ProposeChange(asked.request, change, None, asked.unix_s, self.me)
             self._requests.add(proposal, now)
             return
+        missing = self._far(_new_voters(edit), now)
+        if missing and now < deadline:
+            self._reaching = _Reaching(asked, missing, deadline)
+            return
+        if missing:
+            out.do(Outcome(asked.request, error=_unreached(config, missing)))
+            return
         term = max(config.revision.term, *terms.values(), 0) + TERM_LEAP
         forced = config.edited(edit, term)
         self._configuration.force(forced, out)
@@ -125,13 +160,18 @@ class Rescue:
         """Send the forced configuration again, or end; end local changes that are over."""
         if self._configuration.local is not None:
             self._end_local_changes(now, out)
+        reaching = self._reaching
+        if reaching and (now >= reaching.deadline or not self._far(reaching.missing, now)):
+            self._reaching = None
+            self._attempt(reaching.asked, reaching.deadline, now, out)
         work = self._now
         if work is None:
             return
         in_force = self._configuration.in_force
         if in_force.descends_from(work.config.revision):
-            names = (in_force.devices[d].name for d in work.survivors if d in in_force.devices)
-            text = f"recovered with {', '.join(names)}"
+            names = [in_force.devices[d].name for d in work.survivors if d in in_force.devices]
+            few = len(names) <= MAX_NAMED
+            text = f"recovered with {', '.join(names) if few else f'{len(names)} devices'}"
             out.do(Outcome(work.request, in_force.revision, text))
             self._now = None
         elif now >= work.deadline:
@@ -144,12 +184,26 @@ class Rescue:
         elif now >= work.send_at:
             work.send_at = now + REPEAT_NS
             message = _whole(work.config)
+            # In a large Site the others get it from these, when it is committed.
             for device in work.survivors:
-                if device != self.me:
+                if device in self._contacts:
                     out.send(device, message)
 
     def wake_at(self) -> int:
-        return min(self._now.send_at, self._now.deadline) if self._now else NEVER
+        reach = self._reaching.deadline if self._reaching else NEVER
+        return min(self._now.send_at, self._now.deadline, reach) if self._now else reach
+
+
+def _new_voters(edit: Edit) -> tuple[DeviceId, ...]:
+    return next((value.voters for value in edit.put if isinstance(value, SiteRecord)), ())
+
+
+def _unreached(config: Config, missing: tuple[DeviceId, ...]) -> Refused:
+    names = ", ".join(config.devices[device].name for device in missing)
+    return Refused(
+        f"cannot reach {names}, who would decide from now on and are known by hearsay alone",
+        "Repeat it once `halbctl status` shows them dead, or name the devices that survived.",
+    )
 
 
 def _whole(config: Config) -> Append:

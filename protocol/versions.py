@@ -9,14 +9,13 @@ that. A release that needs a version reads the one before it, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from protocol.config import Config, Edit
-from protocol.contact import Contact
 from protocol.ids import DeviceId
-from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
+from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Info
 from protocol.timing import SECOND
 
 SETTLED_NS = 10 * SECOND
@@ -25,6 +24,8 @@ LOOK_NS = SECOND
 """Interval of looking."""
 
 Range = tuple[int, int]
+HeardFrom = Callable[[DeviceId, int], Info | None]
+"""``heard_from(device, now)``: what a device that lives tells of itself; None if none does."""
 OURS: Range = (PROTOCOL_MIN, PROTOCOL_MAX)
 
 SINCE: dict[str, int] = {}
@@ -55,14 +56,12 @@ class Gate:
         self._since = 0
         self._look_at = 0
 
-    def raised(
-        self, config: Config, term: int, contacts: Mapping[DeviceId, Contact], now: int
-    ) -> Edit:
+    def raised(self, config: Config, term: int, heard_from: HeardFrom, now: int) -> Edit:
         """What the coordinator of ``term`` writes now: a higher gate, or nothing."""
         if now < self._look_at and term == self._office:
             return Edit()
         self._look_at = now + LOOK_NS
-        common = self._lowest(config, contacts, now)
+        common = self._lowest(config, heard_from, now)
         if (common, term) != (self._common, self._office):
             self._common, self._office, self._since = common, term, now
         site = config.site
@@ -70,14 +69,14 @@ class Gate:
             return Edit()
         return Edit(put=(msgspec.structs.replace(site, protocol=common),))
 
-    def _lowest(self, config: Config, contacts: Mapping[DeviceId, Contact], now: int) -> int:
+    def _lowest(self, config: Config, heard_from: HeardFrom, now: int) -> int:
         """The newest version that every device speaks; 0 while one is not heard."""
         lowest = self.ours[1]
         for device in config.devices:
             if device == self.me:
                 continue
-            contact = contacts.get(device)
-            if contact is None or contact.info is None or not contact.alive(now):
+            info = heard_from(device, now)
+            if info is None:
                 return 0
-            lowest = min(lowest, contact.info.protocol_max)
+            lowest = min(lowest, info.protocol_max)
         return lowest

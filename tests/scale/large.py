@@ -24,16 +24,20 @@ from protocol.effects import (
     Connect,
     Dialled,
     Input,
+    Outcome,
     PersistConfig,
     Propose,
     Received,
     Send,
 )
 from protocol.ids import DeviceId, GroupId
+from protocol.messages import Message
 from protocol.node import Node
 from protocol.objects import Assignment, Device, SiteRecord, Value, VirtualServer
 from protocol.standing import PeerState
 from protocol.timing import MILLISECOND, SECOND, Profile
+from protocol.tombstones import Retention
+from protocol.versions import OURS, Range
 from protocol.wire import encode
 
 LINK_NS = MILLISECOND
@@ -76,18 +80,30 @@ def large_site(devices: int, servers: int, random: Random) -> Config:
 class Large:
     """Devices 1 to ``devices``, all started within the first second."""
 
-    def __init__(self, devices: int, servers: int, seed: int = 1, loss: float = 0.0) -> None:
+    def __init__(
+        self,
+        devices: int,
+        servers: int,
+        seed: int = 1,
+        loss: float = 0.0,
+        protocol: Range = OURS,
+        retention: Retention = Retention(),  # noqa: B008 - frozen
+    ) -> None:
         self.now = 0
         self.loss = loss
         self.random = Random(seed)
         self.config = large_site(devices, servers, self.random)
+        self.protocol = protocol
+        self.retention = retention
         self.nodes: dict[DeviceId, Node] = {}
+        self.outcomes: dict[str, Outcome] = {}
         self.dials: dict[DeviceId, frozenset[DeviceId]] = {}
         self.sent: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
         self._queue: list[tuple[int, int, DeviceId, Input | None]] = []
         self._woken: dict[DeviceId, int] = {}
         self._number = count()
+        self._sized: tuple[Message | None, int] = None, 0
         for each in self.config.devices:
             self.push(self.random.randrange(SECOND), each, None)
 
@@ -99,6 +115,7 @@ class Large:
         self.nodes[device] = Node(
             device=device, config=self.config, committed=self.config.revision, ballots={},
             now=self.now, random=Random(device), incarnation=1, version="1.0.0",
+            protocol=self.protocol, retention=self.retention,
         )  # fmt: skip
 
     def kill(self, device: DeviceId) -> None:
@@ -125,7 +142,7 @@ class Large:
                 case Send(to, message):
                     kind = type(message).__name__
                     self.sent[kind] += 1
-                    self.bytes[kind] += len(encode(message))
+                    self.bytes[kind] += self._size(message)
                     if device in self.dials.get(to, ()) and self.random.random() >= self.loss:
                         self.push(self.now + LINK_NS, to, Received(device, message))
                 case Connect(_, peers):
@@ -135,12 +152,20 @@ class Large:
                     self.dials[device] = new
                 case PersistConfig(config, _):
                     self.push(self.now + MILLISECOND, device, ConfigStored(config.revision))
+                case Outcome():
+                    self.outcomes[effect.request] = effect
                 case Apply(config):
                     self.push(self.now + MILLISECOND, device, ConfigApplied(config.revision))
         wake = self.nodes[device].wake_at()
         if self._woken.get(device) != wake:
             self._woken[device] = wake
             self.push(wake, device, None)
+
+    def _size(self, message: Message) -> int:
+        """Bytes of a message; one that goes to many is encoded once."""
+        if self._sized[0] is not message:
+            self._sized = message, len(encode(message))
+        return self._sized[1]
 
     # What is measured
 
@@ -152,9 +177,13 @@ class Large:
             if device != about
         )
 
+    def give(self, at: DeviceId, item: Input) -> None:
+        """The shell of ``at`` hands something to its core."""
+        self.push(self.now, at, item)
+
     def change(self, at: DeviceId) -> None:
         """An operator of ``at`` changes something."""
-        self.push(self.now, at, Propose("r", SetDevice("d2", drained=True), None, 0))
+        self.give(at, Propose("r", SetDevice("d2", drained=True), None, 0))
 
     def changed(self) -> int:
         """How many devices have the change in force."""

@@ -63,7 +63,7 @@ def test_a_kind_of_message_from_a_newer_release_is_no_malformed_one() -> None:
 def speaking(cluster: Cluster, index: int, newest: int) -> Node:
     node = cluster.nodes[cluster.devices[index].id]
     node.roster.protocol = (PROTOCOL_MIN, newest)
-    node.gate = Gate(node.me, node.roster.protocol)
+    node.configuration.gate = Gate(node.me, node.roster.protocol)
     return node
 
 
