@@ -84,8 +84,9 @@ def test_a_lab_is_made_broken_healed_and_removed() -> None:
 @pytest.mark.parametrize("after", [0.4, 3.0])
 def test_an_interrupted_demonstration_leaves_nothing(number: signal.Signals, after: float) -> None:
     name = new_name()
+    # A shell starts what runs in the background with SIGINT ignored, the tests perhaps too.
     demo = subprocess.Popen(
-        [sys.executable, "-m", "halbctl.lab.demo", "--name", name],
+        ["env", "--default-signal=INT", sys.executable, "-m", "halbctl.lab.demo", "--name", name],
         env=python_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
