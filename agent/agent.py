@@ -103,7 +103,9 @@ class Agent:
         """Name of the Site that this device was removed from while it was away."""
         self._carrier: Carrier | None = None
         if not settings.witness:
-            self._carrier = Carrier(self.device, settings.interface, self._random, self.deliver)
+            self._carrier = Carrier(
+                self.device, settings.interface, self._random, self.deliver, settings.checks_dir
+            )
         self._peers = Peers(self._transport)
         self._loaded = loaded
         self._loop = Loop(self._new_node(), self._on_woken)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
 from random import Random
 
 from agent import addresses, fitness, prechecks
@@ -20,6 +21,7 @@ from agent.checks import Down, HealthChecks
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.kernel import Kernel
 from agent.lease import KernelLease
+from agent.repertoire import repertoire
 from agent.vips import Vips
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
@@ -41,7 +43,12 @@ class Carrier:
     """The part of the agent that a witness does not have."""
 
     def __init__(
-        self, device: DeviceId, interface: str, random: Random, deliver: Callable[[Input], None]
+        self,
+        device: DeviceId,
+        interface: str,
+        random: Random,
+        deliver: Callable[[Input], None],
+        checks_dir: Path,
     ) -> None:
         self.device = device
         self.interface = interface
@@ -55,7 +62,7 @@ class Carrier:
         self._told: tuple[tuple[GroupId, str], ...] | None = None
         self._plane = DataPlane(interface)
         self.kernel = Kernel(self._plane, self._on_pass)
-        self.checks = HealthChecks(self._on_health, random)
+        self.checks = HealthChecks(self._on_health, random, probes=repertoire(checks_dir))
         self.vips: Vips | None = None
         self.prober: Prober | None = None
         self._task: asyncio.Task[None] | None = None

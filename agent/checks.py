@@ -21,7 +21,8 @@ from random import Random
 
 import msgspec
 
-from agent.probes import START, Answer, Cancel, Start, Verdict
+from agent.probes import Answer, Cancel, Start, Verdict
+from agent.repertoire import repertoire
 from protocol.ids import GroupId
 from protocol.objects import Check, Listener, VirtualServer
 
@@ -138,12 +139,12 @@ class HealthChecks:
         on_change: Callable[[Down], None],
         random: Random,
         *,
-        probes: Mapping[str, Start] = START,
+        probes: Mapping[str, Start] | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
     ) -> None:
         self._on_change = on_change
         self._random = random
-        self._probes = probes
+        self._probes = repertoire() if probes is None else probes
         self._max_in_flight = max_in_flight
         self._loop = asyncio.get_running_loop()
         self._watched: dict[Target, Watched] = {}

@@ -131,7 +131,3 @@ def start_tcp(
 ) -> Cancel:
     """A :class:`TcpProbe` in the form of :data:`Start`."""
     return TcpProbe(loop, address, port, check, done).cancel
-
-
-START: dict[str, Start] = {"tcp": start_tcp}
-"""How each ``type`` of :class:`protocol.objects.Check` is carried out."""

@@ -7,6 +7,7 @@ Each key of the file is a flag of the same name::
     address: [10.77.0.11:7480]         # default: the host's first address, port 7480
     interface: eth0                    # default: the one that has the first address
     control: /run/halb/control.sock
+    checks-dir: /etc/halb/checks       # programs that checks of type exec may name
     witness: false
     no-kernel-lease: false
     log-level: info                    # debug, info, warning or error
@@ -33,6 +34,7 @@ from protocol.nearest import nearest
 
 DEFAULT_CONFIG = Path("/etc/halb/agent.yaml")
 DEFAULT_STATE_DIR = Path("/var/lib/halb")
+DEFAULT_CHECKS_DIR = Path("/etc/halb/checks")
 DEFAULT_PORT = 7480
 MAX_FILE = 64 * 1024
 MAX_ADDRESSES = 2
@@ -58,6 +60,8 @@ class Settings:
     """Service interface; empty for a witness on a host where none could be found."""
     state_dir: Path = DEFAULT_STATE_DIR
     control: Path = Path(DEFAULT_CONTROL)
+    checks_dir: Path = DEFAULT_CHECKS_DIR
+    """Programs that health checks of type ``exec`` may name; nothing else is ever run."""
     witness: bool = False
     kernel_lease: bool = True
     log_level: str = "info"
@@ -88,6 +92,7 @@ def read_settings(
         ),
         state_dir=Path(values.get("state-dir", DEFAULT_STATE_DIR)),
         control=Path(values.get("control", DEFAULT_CONTROL)),
+        checks_dir=Path(values.get("checks-dir", DEFAULT_CHECKS_DIR)),
         witness=values.get("witness", False),
         kernel_lease=_kernel_lease(values.get("no-kernel-lease", False)),
         log_level=values.get("log-level", "info"),
@@ -142,6 +147,12 @@ def _parser(version: str) -> argparse.ArgumentParser:
     )
     add("--interface", help="service interface (default: the one with the first address)")
     add("--control", metavar="PATH", help=f"control socket (default {DEFAULT_CONTROL})")
+    add(
+        "--checks-dir",
+        dest="checks-dir",
+        metavar="DIR",
+        help=f"programs of exec checks (default {DEFAULT_CHECKS_DIR})",
+    )
     add("--witness", action="store_true", help="vote, but never carry a VIP")
     add("--no-kernel-lease", dest="no-kernel-lease", action="store_true",
         help="for kernels without the hooks: a hung agent keeps its VIPs")  # fmt: skip
@@ -156,6 +167,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "address": (str, list),
     "interface": (str,),
     "control": (str,),
+    "checks-dir": (str,),
     "witness": (bool,),
     "no-kernel-lease": (bool,),
     "log-level": (str,),

@@ -7,8 +7,9 @@ from typing import Literal
 
 import msgspec
 
+from protocol.health import check_health_check
 from protocol.objects import MAX_LISTENERS, Check, Listener
-from protocol.validate import check_count, check_health_check, check_once, check_port
+from protocol.validate import check_count, check_once, check_port
 
 
 class ListenerDocument(
@@ -70,8 +71,12 @@ def render_listeners(listeners: Iterable[ListenerDocument]) -> Iterable[dict[str
     for listener in listeners:
         plain: dict[str, object] = {"protocol": listener.protocol, **msgspec.to_builtins(listener)}
         if listener.check is not None:
-            usual = msgspec.structs.asdict(Check())
-            chosen = msgspec.structs.asdict(listener.check)
-            special = {k: v for k, v in chosen.items() if v != usual[k]}
+            usual = msgspec.to_builtins(Check())
+            chosen = msgspec.to_builtins(listener.check)
+            special = {
+                k: list(v) if isinstance(v, tuple) else v
+                for k, v in chosen.items()
+                if v != usual[k]
+            }
             plain["check"] = {"type": listener.check.type, **special}
         yield plain

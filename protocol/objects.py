@@ -72,7 +72,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="to
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a gateway's health is checked for one listener."""
 
-    type: Literal["tcp"] = "tcp"
+    type: Literal["tcp", "tls", "http", "https", "udp", "exec"] = "tcp"
     interval: float = 2.0
     """Seconds between two checks."""
     timeout: float = 1.0
@@ -83,6 +83,24 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Successes in a row that bring it back."""
     port: int | None = None
     """Port to check; the listener's gateway port where None."""
+    name: str = ""
+    """Server name that is asked for by TLS, and the host of an HTTP request; of the
+    gateway's address where empty."""
+    verify: bool = False
+    """Whether the host's authorities must vouch for the certificate, and for its name."""
+    expires_within: int = 0
+    """A certificate with fewer days left fails."""
+    path: str = "/"
+    status: str = "200-399"
+    """HTTP statuses that are good: ``200-299,301``."""
+    body: str = ""
+    """What the first 64 KiB of the answer must contain."""
+    payload: str = ""
+    """Datagram that is sent: text, or ``hex:`` and hex digits."""
+    reply: str = ""
+    """What an answering datagram must contain, as ``payload``; empty: none has to come."""
+    command: tuple[str, ...] = ()
+    """A program of the device's checks directory, and its arguments."""
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,8 +69,8 @@ def check_once(path: str, values: Iterable[Hashable], what: str) -> None:
         seen.add(value)
 
 
-def check_health_check(path: str, check: Check) -> None:
-    """The durations and counts of a health check."""
+def check_pace(path: str, check: Check) -> None:
+    """The durations, counts and port of a health check."""
     check_range(f"{path}.interval", check.interval, 0.1, 3600, "seconds")
     check_range(f"{path}.timeout", check.timeout, 0.05, 3600, "seconds")
     check_range(f"{path}.fall", check.fall, 1, 100)

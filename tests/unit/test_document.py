@@ -85,10 +85,6 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"listeners": [{"port": 1, "balance": "round-robin"}]},
         ("'round-robin'", "not support", "source-hash"),
     ),
-    "check of a later release": (
-        {"listeners": [{"port": 1, "check": {"type": "http"}}]},
-        ("'http'", "not support", "'tcp'"),
-    ),
     "preempt without a time": ({"preempt": "soon"}, (f"`{BASE}.preempt`", "'soon'", "60s")),
     "preempt at once": ({"preempt": {"after": 0}}, (f"`{BASE}.preempt` is 0", "1 to 86400 s")),
     "arbiter": ({"arbiter": "10.77.0.256", "on_peer_loss": None}, ("arbiter", "10.77.0.256")),

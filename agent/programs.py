@@ -1,0 +1,249 @@
+"""Checks of type ``exec``: a program of this host says whether a gateway is well.
+
+The Site's configuration names the program, but only one that this host's own
+administrator put into the checks directory is run: who may change the
+configuration may not thereby run anything on every device. No shell reads the
+command. A program gets no capability, limits on what it may take, and a
+session of its own; when it ends or its time is up, everything that it started
+is killed, also what left the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from agent.probes import GOOD, Answer, Cancel, Done, Verdict
+from protocol.objects import Check
+
+MAX_RUNNING = 16
+"""Programs at one time; those that were killed and are not gone yet among them."""
+MAX_OUTPUT = 64 * 1024
+"""Bytes that a program may write."""
+MAX_REASON = 160
+"""Characters of its first line that become the reason."""
+LIMITS = {
+    "nproc": 64, "cpu": 30, "fsize": 1 << 20, "nofile": 64, "data": 256 << 20, "core": 0,
+}  # fmt: skip
+"""As of prlimit(1): processes of this user, seconds of processor, bytes per file, files
+open, bytes of memory, no core dumps."""
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SWEEP_S = 0.1
+"""What was killed is collected after this time."""
+
+_PR_SET_CHILD_SUBREAPER = 36
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class Unusable(Exception):
+    """The program cannot be run on this host; the message says why."""
+
+
+class Programs:
+    """Starts the programs of one directory; used by the loop's thread only."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: set[int] = set()
+        self._prepared = False
+        self._sweeping = False
+
+    @property
+    def running(self) -> int:
+        """Programs that were started and are not gone yet."""
+        return len(self._running)
+
+    def start(
+        self, loop: asyncio.AbstractEventLoop, address: str, port: int, check: Check, done: Done
+    ) -> Cancel:
+        """In the form of :data:`agent.probes.Start`."""
+        try:
+            if len(self._running) >= MAX_RUNNING:
+                raise Unusable(f"{MAX_RUNNING} check programs run on this device already")
+            argv = self._command(check.command)
+            self._adopt_orphans()
+            run = _Run(loop, argv, _environment(address, port, check), check.timeout, done, self)
+        except Unusable as error:
+            answer = Answer(Verdict.UNCLEAR, str(error))
+            return loop.call_soon(done, answer).cancel
+        except OSError as error:
+            reason = f"check program {check.command[0]}: {(error.strerror or 'failed').lower()}"
+            return loop.call_soon(done, Answer(Verdict.UNCLEAR, reason)).cancel
+        self._running.add(run.pid)
+        return run.cancel
+
+    def _command(self, command: tuple[str, ...]) -> list[str]:
+        program = self._directory / command[0]
+        for path in (self._directory, program):
+            try:
+                found = path.stat()
+            except OSError as error:
+                raise Unusable(f"check program {path}: {(error.strerror or '').lower()}") from None
+            if found.st_uid not in (0, os.geteuid()) or found.st_mode & _WRITABLE_BY_OTHERS:
+                raise Unusable(f"check program {path}: others than its owner may write it")
+        if not os.access(program, os.X_OK) or not program.is_file():
+            raise Unusable(f"check program {program}: not executable")
+        return [*_confinement(), str(program), *command[1:]]
+
+    def _adopt_orphans(self) -> None:
+        """Become the parent of what a program leaves behind, to be able to end it."""
+        if not self._prepared:
+            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            self._prepared = True
+
+    def ended(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+        """The process ``pid`` was collected; look for what it left."""
+        self._running.discard(pid)
+        self._sweep(loop)
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Kill orphans: children of ours that are in a session which is not ours."""
+        own, left = os.getsid(0), False
+        for pid in _children() - self._running:
+            with suppress(ProcessLookupError, ChildProcessError):
+                if os.getsid(pid) == own:
+                    continue  # started by another part of the agent
+                os.kill(pid, signal.SIGKILL)
+                left |= os.waitpid(pid, os.WNOHANG)[0] == 0
+        if left and not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_S, self._sweep_again, loop)
+
+    def _sweep_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = False
+        self._sweep(loop)
+
+
+def _children() -> set[int]:
+    """Children of all threads of this process; none where the kernel does not list them."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+def _confinement() -> list[str]:
+    """The words before a command that take from it what it does not need."""
+    setpriv, prlimit = shutil.which("setpriv"), shutil.which("prlimit")
+    if setpriv is None or prlimit is None:
+        raise Unusable("check programs need setpriv and prlimit of util-linux on this device")
+    words = [setpriv, "--no-new-privs", "--inh-caps=-all", "--ambient-caps=-all"]
+    if os.geteuid() == 0:
+        words.append("--bounding-set=-all")  # root would have them all again
+    words += [prlimit]
+    for name, most in LIMITS.items():
+        hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+        words.append(f"--{name}={most if hard == resource.RLIM_INFINITY else min(most, hard)}")
+    return words
+
+
+def _environment(address: str, port: int, check: Check) -> dict[str, str]:
+    """All that a program is told beside its arguments."""
+    return {
+        "PATH": SEARCH_PATH,
+        "LANG": "C.UTF-8",
+        "HALB_ADDRESS": address,
+        "HALB_PORT": str(port),
+        "HALB_TIMEOUT": f"{check.timeout:g}",
+    }
+
+
+class _Run:
+    """One program under way: its process, its output, its time."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        argv: list[str],
+        environment: dict[str, str],
+        timeout: float,
+        done: Done,
+        programs: Programs,
+    ) -> None:
+        self._loop, self._timeout, self._programs = loop, timeout, programs
+        self._done: Done | None = done
+        self._output = b""
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._pipe = self._process.stdout
+        os.set_blocking(self._pipe.fileno(), False)
+        self._handle = os.pidfd_open(self.pid)
+        loop.add_reader(self._handle, self._ended)
+        loop.add_reader(self._pipe, self._read)
+        self._timer = loop.call_later(timeout, self._late)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._pipe.fileno(), MAX_OUTPUT)
+        except BlockingIOError:
+            return
+        self._output += data
+        if not data:
+            self._loop.remove_reader(self._pipe)
+        elif len(self._output) > MAX_OUTPUT:
+            self._finish(Answer(Verdict.BAD, f"wrote more than {MAX_OUTPUT // 1024} KiB"))
+
+    def _late(self) -> None:
+        self._finish(Answer(Verdict.BAD, f"no answer in {self._timeout:g} s: killed"))
+
+    def _ended(self) -> None:
+        """The program itself is gone: collect it, end the rest of its session."""
+        if self._done is not None:
+            self._read()
+        self._kill()
+        code = self._process.wait()
+        self._loop.remove_reader(self._handle)
+        os.close(self._handle)
+        self._finish(GOOD if code == 0 else Answer(Verdict.BAD, self._reason(code)))
+        self._programs.ended(self._loop, self.pid)
+
+    def _reason(self, code: int) -> str:
+        line = self._output.decode("utf-8", "replace").strip().partition("\n")[0]
+        said = "".join(c if c.isprintable() else "?" for c in line)[:MAX_REASON]
+        how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+        return f"{how}: {said}" if said else how
+
+    def _finish(self, answer: Answer) -> None:
+        done, self._done = self._done, None
+        self._stop()
+        if done is not None:
+            done(answer)
+
+    def cancel(self) -> None:
+        """End it without an answer; harmless after the end."""
+        self._done = None
+        self._stop()
+
+    def _stop(self) -> None:
+        self._timer.cancel()
+        if not self._pipe.closed:
+            self._loop.remove_reader(self._pipe)
+            self._pipe.close()
+        self._kill()
+
+    def _kill(self) -> None:
+        """End the whole session; its number is ours until the program is collected."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)

@@ -1,0 +1,196 @@
+"""Checks by a program of the host: bounded in time, output and processes, and never any other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.probes import GOOD, Answer, Verdict
+from agent.programs import MAX_RUNNING, Programs
+from protocol.objects import Check
+from tests.unit.listening import never, run, until
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "checks"
+    made.mkdir(mode=0o755)
+    return made
+
+
+def program(folder: Path, text: str, name: str = "check", mode: int = 0o755) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(mode)
+
+
+async def ask(programs: Programs, *command: str, seconds: float = 8.0) -> Answer:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Answer] = loop.create_future()
+    check = Check(type="exec", command=command, timeout=seconds)
+    programs.start(loop, "10.0.0.7", 443, check, answer.set_result)
+    return await answer
+
+
+async def all_gone(programs: Programs) -> None:
+    await until(lambda: not programs.running)
+
+
+def answer_of(folder: Path, *command: str, seconds: float = 8.0) -> Answer:
+    found: list[Answer] = []
+
+    async def test() -> None:
+        programs = Programs(folder)
+        found.append(await ask(programs, *command, seconds=seconds))
+        await all_gone(programs)
+
+    run(test())
+    return found[0]
+
+
+def bad(reason: str) -> Answer:
+    return Answer(Verdict.BAD, reason)
+
+
+def is_gone(path: Path) -> Callable[[], bool]:
+    """Whether the process whose number the file holds is no more."""
+
+    def gone() -> bool:
+        if not path.exists() or not path.read_text().strip():
+            return False
+        return not Path(f"/proc/{path.read_text().strip()}").exists()
+
+    return gone
+
+
+def test_the_exit_code_decides_and_the_first_line_is_the_reason(folder: Path) -> None:
+    program(folder, "exit 0")
+    assert answer_of(folder, "check") == GOOD
+    program(folder, "echo 'queue is full'; echo more; exit 3")
+    assert answer_of(folder, "check") == bad("exit code 3: queue is full")
+    program(folder, "kill -11 $$")
+    assert answer_of(folder, "check") == bad("ended by SIGSEGV")
+
+
+def test_arguments_are_words_that_no_shell_reads(folder: Path) -> None:
+    program(folder, 'echo "$#:$1:$2"; exit 1')
+    assert answer_of(folder, "check", "a b", "$(id);*") == bad("exit code 1: 2:a b:$(id);*")
+
+
+def test_a_program_knows_the_gateway_and_nothing_of_the_agent(folder: Path) -> None:
+    program(folder, 'echo "$HALB_ADDRESS $HALB_PORT $HALB_TIMEOUT $HOME$PWD"; exit 1')
+    assert answer_of(folder, "check") == bad("exit code 1: 10.0.0.7 443 8 /")
+
+
+def test_a_program_has_no_capability_and_cannot_gain_one(folder: Path) -> None:
+    program(
+        folder, "grep -E '^(CapEff|CapAmb|NoNewPrivs)' /proc/self/status | tr '\\n\\t' '  '; exit 1"
+    )
+    words = answer_of(folder, "check").reason.partition(": ")[2].split()
+    assert words[1::2] == ["0000000000000000", "0000000000000000", "1"]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o644])
+def test_a_program_that_others_may_write_or_none_may_run_is_not_run(
+    folder: Path, mode: int
+) -> None:
+    program(folder, "exit 0", mode=mode)
+    assert answer_of(folder, "check").verdict is Verdict.UNCLEAR
+
+
+def test_a_program_that_this_host_does_not_have_says_nothing_of_the_gateway(folder: Path) -> None:
+    answer = answer_of(folder, "missing")
+    assert answer.verdict is Verdict.UNCLEAR
+    assert f"{folder}/missing: no such file" in answer.reason
+
+
+def test_one_that_hangs_is_killed_in_time(folder: Path, tmp_path: Path) -> None:
+    program(folder, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+
+    async def test() -> None:
+        began = time.monotonic()
+        programs = Programs(folder)
+        answer = await ask(programs, "check", seconds=0.5)
+        assert answer == bad("no answer in 0.5 s: killed")
+        assert time.monotonic() - began < 5
+        await until(is_gone(tmp_path / "pid"))
+        await all_gone(programs)
+
+    run(test())
+
+
+@pytest.mark.parametrize("how", ["sleep 60 &", "setsid sleep 60 &", "(setsid sleep 60 &) &"])
+@pytest.mark.parametrize("end", ["exit 0", "sleep 60"])
+def test_what_it_forked_dies_with_it(folder: Path, tmp_path: Path, how: str, end: str) -> None:
+    inner = f"sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60'"
+    waiting = f"while ! [ -s {tmp_path}/pid ]; do sleep 0.01; done"
+    program(folder, f"{how.replace('sleep 60', inner)}\n{waiting}\n{end}")
+
+    async def test() -> None:
+        programs = Programs(folder)
+        await ask(programs, "check", seconds=2.0)
+        await until(is_gone(tmp_path / "pid"))
+        await all_gone(programs)
+
+    run(test())
+
+
+def test_one_that_writes_without_end_is_ended(folder: Path) -> None:
+    program(folder, "exec yes")
+    assert answer_of(folder, "check") == bad("wrote more than 64 KiB")
+
+
+def test_a_cancelled_one_is_killed_and_says_nothing(folder: Path, tmp_path: Path) -> None:
+    program(folder, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        check = Check(type="exec", command=("check",), timeout=8.0)
+        programs = Programs(folder)
+        cancel = programs.start(loop, "10.0.0.7", 1, check, never)
+        await until((tmp_path / "pid").exists)
+        cancel()
+        cancel()
+        await until(is_gone(tmp_path / "pid"))
+        await all_gone(programs)
+
+    run(test())
+
+
+def test_there_are_only_so_many_at_one_time(folder: Path) -> None:
+    program(folder, "exec sleep 60")
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        programs = Programs(folder)
+        check = Check(type="exec", command=("check",), timeout=8.0)
+        cancels = [programs.start(loop, "10.0.0.7", 1, check, never) for _ in range(MAX_RUNNING)]
+        answer = await ask(programs, "check")
+        assert answer.verdict is Verdict.UNCLEAR
+        for cancel in cancels:
+            cancel()
+        program(folder, "exit 0")
+        answers = [answer]
+        while answers[-1].verdict is Verdict.UNCLEAR:
+            answers.append(await ask(programs, "check"))
+            await asyncio.sleep(0.01)
+        assert answers[-1] == GOOD
+        await all_gone(programs)
+
+    run(test())
+
+
+def test_children_of_other_parts_of_the_agent_are_left_alone(folder: Path) -> None:
+    program(folder, "exit 0")
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "30"], {})
+    try:
+        assert answer_of(folder, "check") == GOOD
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
