@@ -293,6 +293,7 @@ class Agent:
             since={g.group: g.since for g in view.groups if g.leader == self.device},
             connections=counts,
             down=carrier.checks.reasons() if carrier else {},
+            shares=carrier.balancer.notes() if carrier else {},
             unheard=self._loop.node.roster.unheard,
             lossy=self._loop.node.roster.lossy,
             drift=tuple(carrier.kernel.drift) if carrier else (),

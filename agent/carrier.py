@@ -17,8 +17,10 @@ from agent import addresses, fitness, prechecks
 from agent.addresses import InterfaceMissing, Link
 from agent.announce import Announcer
 from agent.arbiter import Prober
+from agent.balancing import Balancer
 from agent.checks import Down, HealthChecks
 from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.distribution import AT_REST
 from agent.kernel import Kernel
 from agent.lease import KernelLease
 from agent.repertoire import repertoire
@@ -63,6 +65,8 @@ class Carrier:
         self._plane = DataPlane(interface)
         self.kernel = Kernel(self._plane, self._on_pass)
         self.checks = HealthChecks(self._on_health, random, probes=repertoire(checks_dir))
+        self.balancer = Balancer(asyncio.get_running_loop().time)
+        self._moment = AT_REST
         self.vips: Vips | None = None
         self.prober: Prober | None = None
         self._task: asyncio.Task[None] | None = None
@@ -82,6 +86,7 @@ class Carrier:
         """A newer committed configuration."""
         self._config = config
         self.checks.set_targets(self._carried())
+        self.balancer.observe(self._carried(), self.checks.down)
         self._wish()
         self._judge()
 
@@ -108,12 +113,23 @@ class Carrier:
             for server in carried
             if server.uid in assignments
         }
-        desired = Desired(virtual_servers=carried, vips=vips, down=self.checks.down)
+        self._moment = self.balancer.moment
+        desired = Desired(carried, vips, self.checks.down, self._moment)
         self.kernel.want(desired, self._config.revision)
 
     def _on_health(self, down: Down) -> None:
         self._deliver(GatewayHealth(tuple(sorted(down))))
+        self.balancer.observe(self._carried(), down)
         self._wish()
+
+    async def _balance(self) -> None:
+        """Let shares follow what happens, in steps."""
+        if self.balancer.count_is_due:
+            counts = await self.kernel.connections()
+            if counts is not None:
+                self.balancer.count(counts, self.kernel.counting_s)
+        if self.balancer.moment != self._moment:
+            self._wish()
 
     # What is
 
@@ -140,6 +156,7 @@ class Carrier:
                 self._judge()
             if slow:
                 self.vips.check()
+            await self._balance()
 
     def _look_at_link(self, *, networks: bool) -> bool:
         """Read the interface's state; whether it changed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -56,6 +57,8 @@ class Kernel:
         self._watch: KernelWatch | None = None
         self._counts: Counts | None = None
         self._counted_at = 0.0
+        self.counting_s = 0.0
+        """How long the newest count took, seconds."""
         self.drift: list[str] = []
         """What others changed, newest last; repaired already."""
 
@@ -123,10 +126,16 @@ class Kernel:
     async def connections(self) -> Counts | None:
         """Live flows per gateway, at most a second old; None where they are not known yet."""
         if self._loop.time() - self._counted_at > COUNT_AGE_S:
-            counting = self._loop.run_in_executor(self._worker, self._plane.connections)
+            counting = self._loop.run_in_executor(self._worker, self._count)
             counting.add_done_callback(self._counted)
             await asyncio.wait([counting], timeout=COUNT_WAIT_S)
         return self._counts
+
+    def _count(self) -> Counts:
+        began = time.monotonic()
+        counts = self._plane.connections()
+        self.counting_s = time.monotonic() - began
+        return counts
 
     def _counted(self, done: asyncio.Future[Counts]) -> None:
         if done.cancelled():

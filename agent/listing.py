@@ -1,7 +1,8 @@
 """A table as nft lists it, cut into its blocks, so that two listings can be compared.
 
 Pure. The kernel returns the elements of a set in no stable order; they are
-sorted, so that equal tables have equal blocks.
+sorted, so that equal tables have equal blocks. What packets themselves put
+into a set, or into one with timeouts, is no part of that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+_OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
 _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 
 
@@ -23,7 +25,9 @@ def blocks(listing: str) -> dict[str, str]:
 
 
 def _sorted(body: str) -> str:
-    body = body[: body.rindex("\t}")]
+    body = body[: body.rindex("\t}")].rstrip()
+    if _OF_PACKETS.search(body):
+        return _ELEMENTS.sub("", body).rstrip()
     return _ELEMENTS.sub(lambda m: ",".join(sorted(e.strip() for e in m[1].split(","))), body)
 
 

@@ -32,6 +32,8 @@ class Facts:
     """Live flows of this kernel per gateway; None where they are not known."""
     down: Mapping[GatewayKey, str] = field(default_factory=dict)
     """Gateways that this device sees down, with the reason."""
+    shares: Mapping[GatewayKey, str] = field(default_factory=dict)
+    """Why gateways take nothing although they are up, or less than their weight says."""
     unheard: tuple[DeviceId, ...] = ()
     """Devices that this one does not hear."""
     lossy: tuple[DeviceId, ...] = ()

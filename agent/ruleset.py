@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
-from agent.distribution import listener_rules, takes_flows
+from msgspec.structs import replace
+
+from agent.distribution import AT_REST, Moment
 from agent.gate import MARK, REFRESH_PORTS, split
+from agent.gated import listener_part
 from protocol.ids import GroupId
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Balance, Gateway, Listener, VirtualServer
 
 TABLE = "halb"
 _KEYWORD = {4: "ip", 6: "ip6"}
@@ -36,6 +39,8 @@ class Desired:
     """Assigned addresses of each, without prefix: what its lease covers."""
     down: frozenset[tuple[GroupId, str]] = frozenset()
     """(uid, gateway name) of gateways that this device sees down."""
+    moment: Moment = AT_REST
+    """Shares of gateways that differ from their weights for now."""
 
     @property
     def addresses(self) -> frozenset[str]:
@@ -53,21 +58,25 @@ class Ruleset:
     """Rules of each listener chain."""
     services: Mapping[str, str] = field(default_factory=dict)
     """``VIP . protocol . port`` to the name of its chain."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Declarations of what listeners remember, by name of the set or map."""
 
 
 def compile_ruleset(desired: Desired) -> Ruleset:
     """The ruleset of the Virtual Servers, for the gateways that take flows now."""
     chains: dict[str, tuple[str, ...]] = {}
     services: dict[str, str] = {}
+    sets: dict[str, str] = {}
     for vs in desired.virtual_servers:
-        running = [g for g in vs.gateways if takes_flows(vs, g, desired.down)]
         for listener in vs.listeners:
             for version, vips in split(desired.vips.get(vs.uid, ())):
                 name = f"vs_{vs.uid}_{listener.protocol}_{listener.port}_{_KEYWORD[version]}"
-                chains[name] = listener_rules(vs, listener, version, running)
+                part = listener_part(name, vs, listener, version, desired.down, desired.moment)
+                chains |= part.chains
+                sets |= part.sets
                 for vip in vips:
                     services[f"{vip} . {listener.protocol} . {listener.port}"] = name
-    return Ruleset(desired.addresses, chains, services)
+    return Ruleset(desired.addresses, chains, services, sets)
 
 
 def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -114,20 +123,27 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
 def sample() -> Ruleset:
     """A ruleset with every statement that this module writes, to be tried on a kernel."""
     gateways = tuple(Gateway(name=ip, address=ip) for ip in _SAMPLE_GATEWAYS)
+    limited = tuple(replace(gateway, max_connections=9) for gateway in gateways)
     protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
-    balances: tuple[Literal["hash", "source-hash"], ...] = ("hash", "source-hash")
-    listeners = tuple(
+    balances: tuple[Balance, ...] = get_args(Balance)
+    plain = tuple(
         Listener(protocol=protocol, port=port, gateway_port=port + shift, balance=balance)
         for port, (protocol, balance, shift) in enumerate(product(protocols, balances, (0, 1)), 1)
     )
-    uids = [GroupId(f"{n:016x}") for n in range(2)]
+    gated = tuple(
+        replace(each, sticky=9, client_connections=9, client_rate=9)
+        for each in plain
+        if each.balance in ("hash", "round-robin")
+    )
+    some = ((gateways, plain), (limited, gated), ((), gated))
+    uids = [GroupId(f"{n:016x}") for n in range(len(some))]
     return compile_ruleset(
         Desired(
             tuple(
                 VirtualServer(
-                    uid=uid, name=uid, vips=(), gateways=some, listeners=listeners, seed=1
+                    uid=uid, name=uid, vips=(), gateways=gateways, listeners=listeners, seed=1
                 )
-                for uid, some in zip(uids, (gateways, ()), strict=True)
+                for uid, (gateways, listeners) in zip(uids, some, strict=True)
             ),
             {uid: (f"192.0.2.{n}", f"2001:db8::{n}") for n, uid in enumerate(uids)},
         )
@@ -152,23 +168,34 @@ def load(ruleset: Ruleset) -> str:
 
 def change(old: Ruleset, new: Ruleset) -> str:
     """The smallest script that leads from ``old`` to ``new``; empty if they are equal."""
-    lines: list[str] = []
-    for name, rules in new.chains.items():
-        if old.chains.get(name) != rules:
-            lines.append(f"add chain inet {TABLE} {name}")
-            lines.append(f"flush chain inet {TABLE} {name}")
-            lines += (f"add rule inet {TABLE} {name} {rule}" for rule in rules)
+    table = f"inet {TABLE}"
+    lines = [_declared(text) for name, text in new.sets.items() if name not in old.sets]
+    changed = {n: rules for n, rules in new.chains.items() if old.chains.get(n) != rules}
+    # Rules lead to other chains, which must be there before and may go only after.
+    lines += (f"add chain {table} {name}" for name in changed if name not in old.chains)
+    for name, rules in changed.items():
+        if name in old.chains:
+            lines.append(f"flush chain {table} {name}")
+        lines += (f"add rule {table} {name} {rule}" for rule in rules)
     stale = {k: c for k, c in old.services.items() if new.services.get(k) != c}
     fresh = {k: c for k, c in new.services.items() if old.services.get(k) != c}
     lines += _elements("delete", "services", {k: f"{k} : goto {c}" for k, c in stale.items()})
     lines += _elements("add", "services", {k: f"{k} : goto {c}" for k, c in fresh.items()})
     lines += _elements("add", "vips", {v: v for v in sorted(new.vips - old.vips)})
     lines += _elements("delete", "vips", {v: v for v in sorted(old.vips - new.vips)})
-    for name in old.chains:
-        if name not in new.chains:
-            lines.append(f"flush chain inet {TABLE} {name}")
-            lines.append(f"delete chain inet {TABLE} {name}")
+    gone = [name for name in old.chains if name not in new.chains]
+    lines += (f"flush chain {table} {name}" for name in gone)
+    lines += (f"delete chain {table} {name}" for name in gone)
+    for name, text in old.sets.items():
+        if name not in new.sets:
+            lines.append(f"delete {text.partition(' ')[0]} {table} {name}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _declared(text: str) -> str:
+    """The command that adds a set or map of this declaration."""
+    kind, _, rest = text.partition(" ")
+    return f"add {kind} inet {TABLE} {rest}"
 
 
 def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str]:

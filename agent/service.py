@@ -129,9 +129,9 @@ def _gateways(
             state = "down" if judge in observers else state
             reason = _why_gateway_down(picture, server, gateway, observers)
         count = -1 if counted is None else counted.get((uid, gateway.name), 0)
-        found.append(
-            GatewayStatus(gateway.name, gateway.address, state, gateway.weight, count, reason)
-        )
+        note = facts.shares.get((uid, gateway.name), "") if state == "up" else ""
+        shown = (gateway.name, gateway.address, state, gateway.weight, count, reason, note)
+        found.append(GatewayStatus(*shown))
     return tuple(found)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from protocol.durations import parse_seconds
 from protocol.errors import InvalidInput
 from protocol.gateway_document import GatewayDocument
 from protocol.listener_document import ListenerDocument
-from protocol.objects import Check
-
-Balance = Literal["hash", "source-hash"]
+from protocol.objects import Balance, Check
 
 
 def parse_gateway(text: str) -> GatewayDocument:
@@ -39,9 +38,7 @@ def _gateway(text: str, wrong: str) -> InvalidInput:
     )
 
 
-def parse_listener(
-    protocol: Literal["tcp", "udp"], text: str, balance: Balance, check: bool
-) -> ListenerDocument:
+def parse_listener(protocol: Literal["tcp", "udp"], text: str, check: bool) -> ListenerDocument:
     """``PORT``, or ``PORT:GATEWAY_PORT`` where gateways listen on another."""
     ports = text.split(":")
     if len(ports) > 2 or not all(p.isascii() and p.isdigit() and len(p) < 10 for p in ports):
@@ -52,28 +49,39 @@ def parse_listener(
         protocol=protocol,
         port=int(ports[0]),
         gateway_port=int(ports[1]) if len(ports) == 2 else None,
-        balance=balance,
         check=Check() if check and protocol == "tcp" else None,
     )
 
 
-def listeners(
-    tcp: Iterable[str], udp: Iterable[str], balance: Balance, check: bool
-) -> tuple[ListenerDocument, ...]:
+def listeners(tcp: Iterable[str], udp: Iterable[str], check: bool) -> tuple[ListenerDocument, ...]:
     """The listeners that ``--tcp`` and ``--udp`` name."""
     return (
-        *(parse_listener("tcp", text, balance, check) for text in tcp),
-        *(parse_listener("udp", text, balance, check) for text in udp),
+        *(parse_listener("tcp", text, check) for text in tcp),
+        *(parse_listener("udp", text, check) for text in udp),
     )
 
 
-def replace_listeners(
-    old: Sequence[ListenerDocument],
-    tcp: Sequence[str] | None,
-    udp: Sequence[str] | None,
-    balance: Balance | None,
+def seconds(option: str, text: str) -> int:
+    """Seconds that a duration says; 0 for ``no``."""
+    return 0 if text == "no" else parse_seconds(option, text)
+
+
+def shared(
+    listeners: Iterable[ListenerDocument], balance: Balance | None, sticky: str | None
 ) -> tuple[ListenerDocument, ...]:
-    """``old`` with all of a protocol replaced where given; what stays keeps its check."""
+    """``listeners``, all with this policy and stickiness where given; ``no`` is 0 seconds."""
+    import msgspec
+
+    said: dict[str, object] = {} if balance is None else {"balance": balance}
+    if sticky is not None:
+        said["sticky"] = seconds("--sticky", sticky)
+    return tuple(msgspec.structs.replace(item, **said) for item in listeners)
+
+
+def replace_listeners(
+    old: Sequence[ListenerDocument], tcp: Sequence[str] | None, udp: Sequence[str] | None
+) -> tuple[ListenerDocument, ...]:
+    """``old`` with all of a protocol replaced where given; what stays keeps all else."""
     import msgspec
 
     found: list[ListenerDocument] = []
@@ -85,11 +93,9 @@ def replace_listeners(
             found += [item for item in old if item.protocol == protocol]
             continue
         for text in texts:
-            item = parse_listener(protocol, text, "hash", True)
+            item = parse_listener(protocol, text, True)
             before = known.get((protocol, item.port))
             if before is not None:
                 item = msgspec.structs.replace(before, gateway_port=item.gateway_port)
             found.append(item)
-    if balance is not None:
-        found = [msgspec.structs.replace(item, balance=balance) for item in found]
     return tuple(found)

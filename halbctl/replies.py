@@ -6,7 +6,7 @@ compares them), and nothing at run time imports this module.
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Listener(TypedDict):
@@ -27,6 +27,7 @@ class Gateway(TypedDict):
     weight: int
     connections: int
     reason: str
+    note: NotRequired[str]
 
 
 class VirtualServerDevice(TypedDict):

@@ -94,7 +94,14 @@ def virtual_server_block(
         for device in vs["devices"]
     ]
     gateways = [
-        (g["name"], g["address"], state(g["state"]), g["weight"], _count(g), g["reason"])
+        (
+            g["name"],
+            g["address"],
+            state(g["state"]),
+            g["weight"],
+            _count(g),
+            g["reason"] or g.get("note", ""),
+        )
         for g in vs["gateways"]
     ]
     if devices:

@@ -228,6 +228,9 @@ class GatewayStatus(msgspec.Struct, frozen=True):
     connections: int
     """Flows of this device's kernel to this gateway; -1 where unknown."""
     reason: str = ""
+    """Why it is not up, or not for all devices."""
+    note: str = ""
+    """Why it takes nothing although it is up, or less than its weight says."""
 
 
 class VirtualServerDevice(msgspec.Struct, frozen=True):

@@ -103,12 +103,14 @@ class RemoveGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gatewa
 
 
 class SetGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-set"):
-    """Change the state or the weight of a gateway; None leaves it as it is."""
+    """Change what is said of a gateway; None leaves it as it is."""
 
     virtual_server: str
     gateway: str
     state: Literal["enabled", "draining", "disabled"] | None = None
     weight: int | None = None
+    backup: bool | None = None
+    max_connections: int | None = None
 
 
 class SetDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-set"):
@@ -242,7 +244,8 @@ def _virtual_server_edit(
             return virtual_servers.add_gateway(config, name, gateway)
         case RemoveGateway(name, gateway_name):
             return virtual_servers.remove_gateway(config, name, gateway_name)
-        case SetGateway(name, gateway_name, state, weight):
-            return virtual_servers.set_gateway(config, name, gateway_name, state, weight)
+        case SetGateway(name, gateway_name):
+            wanted = (change.state, change.weight, change.backup, change.max_connections)
+            return virtual_servers.set_gateway(config, name, gateway_name, *wanted)
         case ApplyDocument(site_document):
             return virtual_servers.apply(config, site_document, new_uid)

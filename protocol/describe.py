@@ -112,6 +112,7 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
                 "profile": value.profile.value,
                 "forwarding": value.forwarding,
                 "preempt": f"after {say(value.preempt)}" if value.preempt else "never",
+                "slow_start": say(value.slow_start) if value.slow_start else "none",
                 "frozen": _yes(value.frozen),
             }
         case Assignment():
@@ -121,6 +122,10 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
         case PlannedMove():
             to = "the next in rank" if value.to is None else named((value.to,), "")
             return {"to": to, "at": str(value.at)}
+
+
+_USUAL = ("no", "any")
+"""Of what is new, not said: it has no limit, and is nothing special."""
 
 
 def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[str]:
@@ -146,7 +151,8 @@ def _compared(
     before, after = {key(o): o for o in old}, {key(n): n for n in new}
     for name, item in after.items():
         if name not in before:
-            said = " ".join(f"{k} {v}" for k, v in fields(item).items())
+            special = ((k, v) for k, v in fields(item).items() if v not in _USUAL)
+            said = " ".join(f"{k} {v}" for k, v in special)
             yield f"+ {title}{name} {said}".rstrip()
             continue
         for line in _differences(fields(before[name]), fields(item)):
@@ -168,6 +174,8 @@ def _gateway(gateway: Gateway) -> Fields:
         "address": gateway.address,
         "weight": str(gateway.weight),
         "state": gateway.state,
+        "backup": _yes(gateway.backup),
+        "max_connections": str(gateway.max_connections or "any"),
     }
 
 
@@ -175,6 +183,9 @@ def _listener(listener: Listener) -> Fields:
     return {
         "gateway port": str(listener.gateway_port),
         "balance": listener.balance,
+        "sticky": say(listener.sticky) if listener.sticky else "no",
+        "client_connections": str(listener.client_connections or "any"),
+        "client_rate": f"{listener.client_rate}/s" if listener.client_rate else "any",
         "check": _check(listener.check),
     }
 

@@ -20,6 +20,7 @@ from protocol.objects import (
     MAX_DEVICES,
     MAX_GATEWAYS,
     MAX_LISTENERS,
+    MAX_SLOW_START_S,
     MAX_VIPS,
     MAX_VIRTUAL_SERVERS,
     MAX_VOTERS,
@@ -64,6 +65,8 @@ class VirtualServerDocument(
     forwarding: Literal["snat"] = "snat"
     preempt: str | Preempt | None = None
     """``{after: 60}`` or ``after 60s``; None: never."""
+    slow_start: int = 0
+    """Seconds in which a gateway that came back grows to its full share."""
     gateways: tuple[GatewayDocument, ...] = ()
     listeners: tuple[ListenerDocument, ...] = ()
 
@@ -89,7 +92,6 @@ FORMAT = Format(
     },
     later_values={
         "forwarding": ("routed", "dsr"),
-        "balance": ("round-robin", "random", "least-connections", "sticky"),
         "type": ("tls", "http", "https", "udp", "exec"),
     },
 )
@@ -159,6 +161,7 @@ def check_virtual_server(document: VirtualServerDocument, where: str = "") -> No
     _check_vips(document, where)
     _check_voters(document, where)
     preempt_after(document, where)
+    check_range(f"{where}slow_start", document.slow_start, 0, MAX_SLOW_START_S, "seconds")
     _check_peer_loss(document, where)
     check_gateways(document.name, document.gateways, _addresses(document), where)
     check_listeners(document.listeners, where)

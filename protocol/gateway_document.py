@@ -8,8 +8,8 @@ import msgspec
 
 from protocol.addresses import check_gateway_address
 from protocol.errors import InvalidInput
-from protocol.objects import MAX_GATEWAYS, Gateway
-from protocol.validate import check_count, check_named, check_once, check_weight
+from protocol.objects import MAX_CONNECTIONS, MAX_GATEWAYS, Gateway
+from protocol.validate import check_count, check_named, check_once, check_range, check_weight
 
 
 class GatewayDocument(
@@ -21,6 +21,8 @@ class GatewayDocument(
     address: str
     weight: int = 1
     state: Literal["enabled", "draining", "disabled"] = "enabled"
+    backup: bool = False
+    max_connections: int = 0
 
 
 def check_gateways(
@@ -50,6 +52,7 @@ def check_gateway(gateway: GatewayDocument, where: str = "") -> None:
     check_named(f"{where}name", "gateway", gateway.name)
     check_gateway_address(f"{where}address", gateway.address)
     check_weight(f"{where}weight", gateway.weight)
+    check_range(f"{where}max_connections", gateway.max_connections, 0, MAX_CONNECTIONS)
 
 
 def gateway_is_vip(server: str, gateway: GatewayDocument | Gateway, owner: str) -> tuple[str, str]:
@@ -68,11 +71,18 @@ def gateway_of(document: GatewayDocument) -> Gateway:
         address=check_gateway_address("address", document.address),
         weight=document.weight,
         state=document.state,
+        backup=document.backup,
+        max_connections=document.max_connections,
     )
 
 
 def document_of_gateway(gateway: Gateway) -> GatewayDocument:
     """The document that describes ``gateway``; the inverse of :func:`gateway_of`."""
     return GatewayDocument(
-        name=gateway.name, address=gateway.address, weight=gateway.weight, state=gateway.state
+        name=gateway.name,
+        address=gateway.address,
+        weight=gateway.weight,
+        state=gateway.state,
+        backup=gateway.backup,
+        max_connections=gateway.max_connections,
     )

@@ -8,8 +8,16 @@ from typing import Literal
 import msgspec
 
 from protocol.health import check_health_check
-from protocol.objects import MAX_LISTENERS, Check, Listener
-from protocol.validate import check_count, check_once, check_port
+from protocol.objects import (
+    MAX_CLIENT_RATE,
+    MAX_CONNECTIONS,
+    MAX_LISTENERS,
+    MAX_STICKY_S,
+    Balance,
+    Check,
+    Listener,
+)
+from protocol.validate import check_count, check_once, check_port, check_range
 
 
 class ListenerDocument(
@@ -21,7 +29,10 @@ class ListenerDocument(
     port: int
     gateway_port: int | None = None
     """Port on the gateways; ``port`` where None."""
-    balance: Literal["hash", "source-hash"] = "hash"
+    balance: Balance = "hash"
+    sticky: int = 0
+    client_connections: int = 0
+    client_rate: int = 0
     check: Check | None = None
 
     @property
@@ -38,6 +49,10 @@ def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") ->
         check_port(f"{here}port", listener.port)
         if listener.gateway_port is not None:
             check_port(f"{here}gateway_port", listener.gateway_port)
+        check_range(f"{here}sticky", listener.sticky, 0, MAX_STICKY_S, "seconds")
+        limit = listener.client_connections
+        check_range(f"{here}client_connections", limit, 0, MAX_CONNECTIONS)
+        check_range(f"{here}client_rate", listener.client_rate, 0, MAX_CLIENT_RATE, "a second")
         if listener.check is not None:
             check_health_check(f"{here}check", listener.check)
     keys = (item.key for item in listeners)
@@ -51,6 +66,9 @@ def listener_of(document: ListenerDocument) -> Listener:
         port=document.port,
         gateway_port=document.gateway_port or document.port,
         balance=document.balance,
+        sticky=document.sticky,
+        client_connections=document.client_connections,
+        client_rate=document.client_rate,
         check=document.check,
     )
 
@@ -62,6 +80,9 @@ def document_of_listener(listener: Listener) -> ListenerDocument:
         port=listener.port,
         gateway_port=None if listener.gateway_port == listener.port else listener.gateway_port,
         balance=listener.balance,
+        sticky=listener.sticky,
+        client_connections=listener.client_connections,
+        client_rate=listener.client_rate,
         check=listener.check,
     )
 

@@ -22,11 +22,20 @@ MAX_GATEWAYS = 100
 MAX_LISTENERS = 64
 MAX_VIPS = 8
 MAX_WEIGHT = 256
+MAX_STICKY_S = 7 * 86_400
+MAX_CONNECTIONS = 1_000_000
+"""Largest limit on connections, of a gateway or of a client."""
+MAX_CLIENT_RATE = 100_000
+MAX_SLOW_START_S = 3600
 MAX_HANDLED = 256
 """Recent requests that a configuration remembers."""
 MAX_DETAIL = 400
 SLOTS = 256
 """Hash buckets of one listener."""
+Balance = Literal["hash", "source-hash", "round-robin", "random", "least-connections"]
+"""How a listener shares new flows among its gateways."""
+PURE: frozenset[Balance] = frozenset(("hash", "source-hash"))
+"""Policies by which every device comes to the same answer from the flow alone."""
 
 
 class SiteRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="site"):
@@ -110,7 +119,13 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     gateway_port: int
     """Port on the gateways; equals ``port`` unless configured."""
-    balance: Literal["hash", "source-hash"] = "hash"
+    balance: Balance = "hash"
+    sticky: int = 0
+    """Seconds after its newest flow for which a client keeps its gateway; 0: not at all."""
+    client_connections: int = 0
+    """Most connections of one client at a time; 0: any number."""
+    client_rate: int = 0
+    """Most new connections of one client in a second; 0: any number."""
     check: Check | None = None
 
     @property
@@ -129,6 +144,10 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """0 to 256; share of new flows. 0 takes none."""
     state: Literal["enabled", "draining", "disabled"] = "enabled"
     """``draining`` takes no new flows and keeps its own; ``disabled`` is not checked either."""
+    backup: bool = False
+    """Takes flows only while no gateway without this mark can."""
+    max_connections: int = 0
+    """Most connections at a time, over all listeners; what exceeds it goes to others. 0: any."""
 
 
 class VirtualServer(
@@ -158,6 +177,8 @@ class VirtualServer(
     Server; 0: never."""
     frozen: bool = False
     """No move but an operator's, and after a failure none but the last primary serves."""
+    slow_start: int = 0
+    """Seconds in which a gateway that came back grows to its full share; 0: at once."""
     seed: int
     """32-bit seed of the flow hash, the same on every device, made at creation."""
 

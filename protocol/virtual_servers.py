@@ -32,7 +32,6 @@ from protocol.nearest import nearest
 from protocol.objects import MAX_VIRTUAL_SERVERS, Key, VirtualServer
 from protocol.rendering import document_of
 from protocol.shown import shown
-from protocol.validate import check_weight
 
 State = Literal["enabled", "draining", "disabled"]
 NewUid = Callable[[], str]
@@ -102,26 +101,34 @@ def remove_gateway(config: Config, name: str, gateway: str) -> Edit:
 
 
 def set_gateway(
-    config: Config, name: str, gateway: str, state: State | None, weight: int | None
+    config: Config,
+    name: str,
+    gateway: str,
+    state: State | None,
+    weight: int | None,
+    backup: bool | None = None,
+    max_connections: int | None = None,
 ) -> Edit:
-    """Change the state or the weight of a gateway; None leaves it as it is."""
+    """Change what is said of a gateway; None leaves it as it is."""
     server = server_named(config, name)
     _require_gateway(server, gateway)
-    if state is None and weight is None:
+    wanted = {
+        "state": state,
+        "weight": weight,
+        "backup": backup,
+        "max_connections": max_connections,
+    }
+    said = {key: value for key, value in wanted.items() if value is not None}
+    if not said:
         raise InvalidInput(
             f"nothing is said that gateway {name}/{gateway} should be set to",
-            "Give a weight or a state.",
+            "Give a weight or a state, `backup` or `max_connections`.",
         )
-    if weight is not None:
-        check_weight("weight", weight)
     gateways = tuple(
-        msgspec.structs.replace(
-            g, state=state or g.state, weight=g.weight if weight is None else weight
-        )
-        if g.name == gateway
-        else g
+        msgspec.structs.replace(g, **said) if g.name == gateway else g
         for g in document_of(config, server).gateways
     )
+    check_gateway(next(g for g in gateways if g.name == gateway))
     return _with_gateways(config, server, gateways)
 
 
@@ -241,6 +248,7 @@ def _built(
         forwarding=document.forwarding,
         preempt=preempt_after(document),
         frozen=present is not None and present.frozen,
+        slow_start=document.slow_start,
         gateways=tuple(gateway_of(g) for g in document.gateways),
         listeners=tuple(listener_of(item) for item in document.listeners),
         seed=seed,

@@ -12,6 +12,10 @@ from protocol.errors import InvalidInput
 
 app = area("Add, remove, drain and weigh the gateways of a Virtual Server.")
 
+MaxConnections = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Most connections at a time; 0 for any number."),
+]
 VirtualServer = Annotated[str, typer.Argument(metavar="VS")]
 Gateway = Annotated[str, typer.Argument(metavar="GATEWAY")]
 IfRevision = Annotated[
@@ -25,13 +29,20 @@ def add(
     ctx: typer.Context,
     vs: VirtualServer,
     gateway: Annotated[str, typer.Argument(metavar="NAME=ADDRESS[:WEIGHT]")],
+    backup: Annotated[bool, typer.Option("--backup", help="Only while no other can.")] = False,
+    max_connections: MaxConnections = None,
     if_revision: IfRevision = None,
 ) -> None:
     """Add a gateway: gw5=10.77.0.35:2, or gw6=[fd77::36]:2."""
+    import msgspec
+
     from halbctl.flags import parse_gateway
     from protocol.changes import AddGateway
 
-    finish(ctx, change(ctx, AddGateway(vs, parse_gateway(gateway)), if_revision))
+    document = msgspec.structs.replace(
+        parse_gateway(gateway), backup=backup, max_connections=max_connections or 0
+    )
+    finish(ctx, change(ctx, AddGateway(vs, document), if_revision))
 
 
 @app.command()
@@ -73,11 +84,19 @@ def set_(
     state: Annotated[
         Literal["enabled", "draining", "disabled"] | None, typer.Option(help="What it may take.")
     ] = None,
+    backup: Annotated[
+        bool | None,
+        typer.Option("--backup/--no-backup", help="Takes connections only while no other can."),
+    ] = None,
+    max_connections: MaxConnections = None,
     if_revision: IfRevision = None,
 ) -> None:
-    """Set the weight or the state of a gateway."""
+    """Set the weight, the state or the limits of a gateway."""
     from protocol.changes import SetGateway
 
-    if weight is None and state is None:
-        raise InvalidInput("nothing to set", "Give --weight or --state.")
-    finish(ctx, change(ctx, SetGateway(vs, gateway, state, weight), if_revision))
+    said = (state, weight, backup, max_connections)
+    if all(value is None for value in said):
+        raise InvalidInput(
+            "nothing to set", "Give --weight, --state, --backup or --max-connections."
+        )
+    finish(ctx, change(ctx, SetGateway(vs, gateway, *said), if_revision))

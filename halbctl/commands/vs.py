@@ -58,8 +58,16 @@ Profile = Annotated[
     typer.Option(help="How fast it fails over."),
 ]
 Balance = Annotated[
-    Literal["hash", "source-hash"] | None,
-    typer.Option(help="By connection, or by client address."),
+    Literal["hash", "source-hash", "round-robin", "random", "least-connections"] | None,
+    typer.Option(help="How its listeners share new connections among the gateways."),
+]
+Sticky = Annotated[
+    str | None,
+    typer.Option(metavar="TIME|no", help="A client keeps its gateway for so long, such as 30m."),
+]
+SlowStart = Annotated[
+    str | None,
+    typer.Option(metavar="TIME|no", help="A gateway that came back grows to its share in it."),
 ]
 Preempt = Annotated[
     str | None,
@@ -92,6 +100,8 @@ def create(
     wait_for_peer: WaitForPeer = None,
     profile: Profile = None,
     balance: Balance = None,
+    sticky: Sticky = None,
+    slow_start: SlowStart = None,
     preempt: Preempt = None,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Check gateways on each TCP listener.")
@@ -104,7 +114,7 @@ def create(
     halbctl vs create web --vip 10.77.0.100/24 --tcp 443 \\
         --gateway gw1=10.77.0.31:2 --gateway gw2=10.77.0.32
     """
-    from halbctl.flags import listeners, parse_gateway
+    from halbctl.flags import listeners, parse_gateway, seconds, shared
     from protocol.changes import PutVirtualServer
     from protocol.document import VirtualServerDocument
     from protocol.timing import Profile as SiteProfile
@@ -120,7 +130,8 @@ def create(
         profile=SiteProfile(profile or SiteProfile.NORMAL),
         preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),
-        listeners=listeners(tcp or (), udp or (), balance or "hash", check),
+        slow_start=seconds("--slow-start", slow_start or "no"),
+        listeners=shared(listeners(tcp or (), udp or (), check), balance, sticky),
     )
     finish(ctx, change(ctx, PutVirtualServer(document, "create"), if_revision))
 
@@ -162,6 +173,8 @@ def edit(
     wait_for_peer: WaitForPeer = None,
     profile: Profile = None,
     balance: Balance = None,
+    sticky: Sticky = None,
+    slow_start: SlowStart = None,
     preempt: Preempt = None,
     if_revision: IfRevision = None,
 ) -> None:
@@ -173,14 +186,15 @@ def edit(
     import msgspec
 
     from halbctl.documents import virtual_server
-    from halbctl.flags import replace_listeners
+    from halbctl.flags import replace_listeners, seconds, shared
     from protocol.changes import PutVirtualServer
     from protocol.timing import Profile as SiteProfile
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
     pair = (arbiter, on_peer_loss, wait_for_peer)
-    given = (vip, tcp, udp, device, witness, *pair, profile, balance, preempt)
+    shares = (balance, sticky, slow_start)
+    given = (vip, tcp, udp, device, witness, *pair, profile, *shares, preempt)
     if all(value is None for value in given):
         from halbctl.editing import edited_by_hand
 
@@ -197,7 +211,10 @@ def edit(
             wait_for_peer=old.wait_for_peer if wait_for_peer is None else wait_for_peer,
             profile=old.profile if profile is None else SiteProfile(profile),
             preempt=old.preempt if preempt is None else None if preempt == "never" else preempt,
-            listeners=replace_listeners(old.listeners, tcp, udp, balance),
+            slow_start=old.slow_start
+            if slow_start is None
+            else seconds("--slow-start", slow_start),
+            listeners=shared(replace_listeners(old.listeners, tcp, udp), balance, sticky),
         )
     based_on = if_revision or exported["revision"]
     finish(ctx, change(ctx, PutVirtualServer(new, "exist"), based_on))

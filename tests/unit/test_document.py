@@ -81,9 +81,9 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "unknown profile": ({"profile": "fsat"}, ("'fsat'", "'fast'")),
     "unknown protocol": ({"listeners": [{"protocol": "sctp", "port": 1}]}, ("'sctp'", "tcp, udp")),
     "forwarding of a later release": ({"forwarding": "dsr"}, ("'dsr'", "not support", "'snat'")),
-    "balance of a later release": (
-        {"listeners": [{"port": 1, "balance": "round-robin"}]},
-        ("'round-robin'", "not support", "source-hash"),
+    "balance that is none": (
+        {"listeners": [{"port": 1, "balance": "round-robbin"}]},
+        ("'round-robbin'", "round-robin"),
     ),
     "preempt without a time": ({"preempt": "soon"}, (f"`{BASE}.preempt`", "'soon'", "60s")),
     "preempt at once": ({"preempt": {"after": 0}}, (f"`{BASE}.preempt` is 0", "1 to 86400 s")),

@@ -29,6 +29,14 @@ def test_the_order_of_elements_does_not_matter() -> None:
     assert blocks(LISTING) == blocks(REORDERED)
 
 
+def test_what_packets_put_into_a_set_is_no_difference() -> None:
+    empty = "table inet halb {\n\tset s {\n\t\ttype ipv4_addr\n\t\tflags dynamic,timeout\n\t}\n}\n"
+    element = "\t\telements = { 10.0.0.9 timeout 5s expires 3s }\n"
+    learnt = empty.replace("timeout\n\t}", f"timeout\n{element}\t}}")
+    assert learnt != empty
+    assert blocks(learnt) == blocks(empty)
+
+
 def test_what_differs_is_said_in_words() -> None:
     now = LISTING.replace("udp } drop", "udp } accept").replace("set vips", "set others")
     assert difference("table inet halb", blocks(LISTING), blocks(now)) == (

@@ -130,7 +130,6 @@ def test_only_the_changed_listener_is_replaced() -> None:
     )
     after = Ruleset(before.vips, {**before.chains, CHAIN: REFUSE_TCP}, before.services)
     assert change(before, after).splitlines() == [
-        f"add chain inet halb {CHAIN}",
         f"flush chain inet halb {CHAIN}",
         *(f"add rule inet halb {CHAIN} {rule}" for rule in REFUSE_TCP),
     ]

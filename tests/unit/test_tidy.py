@@ -28,7 +28,9 @@ Rule = Callable[[str, str], Iterator[str]]
 
 BANNER = re.compile(r"^\s*#.*([-=#*~_])\1{4}")
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX)\b")
-FORBIDDEN_WORDS = re.compile(r"\b(masters?|slaves?|(?<!build-)backends?|backups?)\b", re.IGNORECASE)
+FORBIDDEN_WORDS = re.compile(
+    r"\b(masters?|slaves?|(?<!build-)backends?|backup (device|host|site|agent)s?)\b", re.IGNORECASE
+)
 IP_LINK = re.compile(r"\blink set .*\bmaster\b")
 """That command has a word for a bridge that we do not use for anything else."""
 NODE = re.compile(r"(?<![\w./`-])[Nn]odes?(?![\w.`])")
@@ -192,6 +194,7 @@ BAD = [
     (long_lines, "x" * (COLUMNS + 1) + "\n"),
     (wrong_words, "the master device\n"),
     (wrong_words, "two Backends\n"),
+    (wrong_words, "the backup device\n"),
     (not_of_the_product, f"cd /{'work'}/main\n"),
     (not_of_the_product, f"pip install --{'index'}-url x\n"),
     (not_of_the_product, "see https://files.pythonhosted.org/x\n"),

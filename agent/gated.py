@@ -1,0 +1,215 @@
+"""The rules of one listener: limits, clients that keep their gateway, gateways with room. Pure.
+
+Where a gateway has a limit or clients are sticky, each gateway has a chain of
+its own, which a flow is led to and which sends it back where the gateway has
+no room. ``meta priority`` of the first packet of a flow, which forwarding sets
+anew anyway, carries the gateway's number from one rule to the next.
+
+Connections are counted by the kernel (``ct count``), for each gateway in one
+chain for all listeners. A flow is counted only where it is sent: ``ct count``
+also counts a flow that it finds to be one too many, for as long as it lives.
+So what fills a gateway shuts it (set ``full``) for a moment before the next
+flow is led to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_address
+
+from agent.distribution import (
+    KEYWORD,
+    OPENS,
+    GatewayKey,
+    Moment,
+    Selector,
+    candidates,
+    refusal,
+    selector,
+    slot_rule,
+    translation,
+)
+from protocol.ids import GroupId
+from protocol.objects import Gateway, Listener, VirtualServer
+
+FULL = "full"
+"""Numbers of gateways that have no room, each for a moment."""
+SHUT_MS = 2500
+"""For so long a gateway that was filled is led no flow; longer than a pass of the agent."""
+MAX_CLIENTS = 65_536
+"""Clients that a listener remembers, per kind of memory and IP version."""
+RATE_MEMORY_S = 60
+OVERFULL = "overfull"
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+
+SHARED_SETS = {FULL: "set full { type classid; size 65536; flags dynamic,timeout; }"}
+SHARED_CHAINS = {OVERFULL: (f"{OPENS} drop", "meta l4proto udp drop")}
+"""Drops what opens a flow: it comes again, and finds the gateway shut."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one listener has in the table."""
+
+    chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rules by name of the chain."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Declarations of sets and maps by name; they depend on the configuration alone."""
+
+
+def listener_part(
+    name: str,
+    vs: VirtualServer,
+    listener: Listener,
+    version: int,
+    down: frozenset[GatewayKey],
+    moment: Moment,
+) -> Part:
+    """Chain ``name`` of a listener for one IP version, with all that it leads to."""
+    gateways = candidates(vs, version, down)
+    sets = dict(_sets(name, listener, version))
+    limits = _client_limits(name, listener, version)
+    if not gateways:
+        return Part({name: refusal(listener)}, sets)
+    found = selector(vs, listener, version, gateways, moment)
+    limited = any(g.max_connections for g in gateways)
+    if not listener.sticky and not limited:
+        return Part({name: (*limits, slot_rule(listener, version, found))}, sets)
+    lanes = _Lanes(name, vs, listener, version, numbers(vs))
+    chains = {name: (*limits, *lanes.choice(gateways, found, limited=limited))}
+    if limited:
+        chains |= SHARED_CHAINS
+        sets |= SHARED_SETS
+    for gateway in gateways:
+        chains |= lanes.lane(gateway, full=(vs.uid, gateway.name) in moment.full)
+    return Part(chains, sets)
+
+
+def numbers(vs: VirtualServer) -> dict[str, int]:
+    """A number for each gateway by its address, the same on every device."""
+    return _numbers(vs.uid, tuple(sorted(g.address for g in vs.gateways)))
+
+
+@lru_cache(maxsize=1024)
+def _numbers(uid: GroupId, addresses: tuple[str, ...]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for address in addresses:
+        digest = hashlib.blake2b(f"{uid} {address}".encode(), digest_size=4).digest()
+        number = int.from_bytes(digest, "big") % 0xFFFFFFF0 + 1
+        while number in found.values():
+            number += 1
+        found[address] = number
+    return found
+
+
+def class_id(number: int) -> str:
+    """A number as nft writes a priority."""
+    return f"{number >> 16:x}:{number & 0xFFFF:x}"
+
+
+def sticky_map(name: str) -> str:
+    """Name of the map from clients to numbers of gateways, of the listener's chain ``name``."""
+    return f"{name}_sticky"
+
+
+def _sets(name: str, listener: Listener, version: int) -> Mapping[str, str]:
+    """Memories of a listener. A limit is part of the name: elements keep the one they began with"""
+    kind, size = _TYPE[version], f"size {MAX_CLIENTS};"
+    found = {}
+    if listener.client_connections:
+        connections = f"{name}_c{listener.client_connections}"
+        found[connections] = f"set {connections} {{ type {kind}; {size} flags dynamic; }}"
+    if listener.client_rate:
+        rate = f"{name}_r{listener.client_rate}"
+        found[rate] = f"set {rate} {{ type {kind}; {size} flags dynamic,timeout; }}"
+    if listener.sticky:
+        sticky = sticky_map(name)
+        found[sticky] = f"map {sticky} {{ type {kind} : classid; {size} flags dynamic,timeout; }}"
+    return found
+
+
+def _client_limits(name: str, listener: Listener, version: int) -> tuple[str, ...]:
+    """Rules that stop what a client opens beyond its limits.
+
+    Flows that merely go on, after a takeover, are counted but never stopped.
+    """
+    source = f"{KEYWORD[version]} saddr"
+    tcp = listener.protocol == "tcp"
+    rules = []
+    if rate := listener.client_rate:
+        opens = OPENS if tcp else "meta l4proto udp"
+        limit = f"limit rate over {rate}/second burst {rate} packets"
+        rules.append(
+            f"{opens} update @{name}_r{rate} {{ {source} timeout {RATE_MEMORY_S}s {limit} }} drop"
+        )
+    if most := listener.client_connections:
+        verdict = refusal(listener)[0]
+        rules.append(f"add @{name}_c{most} {{ {source} ct count over {most} }} {verdict}")
+    return tuple(rules)
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """Chains of the gateways of one listener, and the rules that lead to them."""
+
+    name: str
+    vs: VirtualServer
+    listener: Listener
+    version: int
+    numbers: Mapping[str, int]
+
+    def choice(
+        self, gateways: tuple[Gateway, ...], found: Selector, *, limited: bool
+    ) -> tuple[str, ...]:
+        """A sticky client's gateway, then the slot's, then any with room, then nobody."""
+        lanes = {str(ip_address(g.address)): self._lane(g) for g in gateways}
+        rules = []
+        if self.listener.sticky:
+            table = ", ".join(
+                f"{class_id(self.numbers[g.address])} : jump {self._lane(g)}" for g in gateways
+            )
+            source = f"{KEYWORD[self.version]} saddr"
+            rules.append(
+                f"meta priority set {source} map @{sticky_map(self.name)} "
+                f"meta priority vmap {{ {table} }}"
+            )
+        if found.only is None:
+            table = ", ".join(f"{n} : jump {lanes[a]}" for n, a in enumerate(found.slots))
+            rules.append(f"{found.expression} vmap {{ {table} }}")
+        if limited and len(lanes) > 1:
+            table = ", ".join(f"{n} : jump {lane}" for n, lane in enumerate(lanes.values()))
+            rules.append(f"numgen random mod {len(lanes)} vmap {{ {table} }}")
+        if limited or found.only is not None:
+            rules += (f"jump {lane}" for lane in lanes.values())
+        return (*rules, *refusal(self.listener))
+
+    def _lane(self, gateway: Gateway) -> str:
+        return f"{self.name}_{self.numbers[gateway.address]:08x}"
+
+    def lane(self, gateway: Gateway, *, full: bool) -> Mapping[str, tuple[str, ...]]:
+        """The gateway's chain, which returns where it has no room, and that of its count."""
+        number = self.numbers[gateway.address]
+        most = gateway.max_connections
+        if most and full:
+            return {self._lane(gateway): ("return",)}
+        rules = [f"meta priority set {class_id(number)}"]
+        chains = {}
+        if most:
+            count = f"count_{self.vs.uid}_{number:08x}"
+            shut = f"update @{FULL} {{ meta priority timeout {SHUT_MS}ms }}"
+            chains[count] = (
+                f"ct count over {most - 1} {shut}",
+                f"ct count over {most} jump {OVERFULL}",
+            )
+            rules += (f"meta priority @{FULL} return", f"jump {count}")
+        if self.listener.sticky:
+            # An update alone would leave another gateway in the client's element.
+            client = f"@{sticky_map(self.name)} {{ {KEYWORD[self.version]} saddr"
+            rules.append(f"delete {client} : {class_id(number)} }}")
+            rules.append(f"update {client} timeout {self.listener.sticky}s : {class_id(number)} }}")
+        rules.append("meta priority set none")
+        rules.append(translation(self.listener, self.version, str(ip_address(gateway.address))))
+        return {**chains, self._lane(gateway): tuple(rules)}

@@ -1,0 +1,206 @@
+"""Shares of gateways that follow what happens."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.balancing import LEAST_HORIZON, MAX_MOVED, Balancer, lean
+from agent.distribution import AT_REST, Moment
+from agent.hashing import MAX_ROTATION, assign_slots, rotation
+from protocol.ids import GroupId
+from protocol.objects import SLOTS, Balance, Gateway, Listener, VirtualServer
+
+UID = GroupId("00000000000000aa")
+NAMES = ("gw1", "gw2", "gw3", "gw4")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def server(
+    slow_start: int = 0,
+    balance: Balance = "hash",
+    most: int = 0,
+    states: tuple[str, ...] = (),
+    backups: tuple[str, ...] = (),
+) -> VirtualServer:
+    return VirtualServer(
+        uid=UID,
+        name="web",
+        vips=(),
+        slow_start=slow_start,
+        gateways=tuple(
+            Gateway(
+                name=name,
+                address=f"10.0.0.{n}",
+                state="draining" if name in states else "enabled",
+                max_connections=most,
+                backup=name in backups,
+            )
+            for n, name in enumerate(NAMES, 1)
+        ),
+        listeners=(Listener(protocol="tcp", port=80, gateway_port=80, balance=balance),),
+        seed=7,
+    )
+
+
+def down(*names: str) -> frozenset[tuple[GroupId, str]]:
+    return frozenset((UID, name) for name in names)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def balancer(clock: Clock) -> Balancer:
+    return Balancer(clock)
+
+
+def test_a_gateway_that_came_back_grows_in_steps(balancer: Balancer, clock: Clock) -> None:
+    vs = server(slow_start=20)
+    balancer.observe([vs], down("gw1"))
+    assert balancer.moment == AT_REST
+    balancer.observe([vs], down())
+    seen = []
+    for _ in range(21):
+        seen.append(balancer.moment.growing.get((UID, "gw1"), 100))
+        clock.now += 1
+    assert seen == [*range(5, 100, 5), 100, 100]
+    assert balancer.moment == AT_REST
+
+
+def test_a_gateway_that_fails_while_it_grows_begins_anew(balancer: Balancer, clock: Clock) -> None:
+    vs = server(slow_start=20)
+    for away in (down("gw1"), down(), down("gw1")):
+        balancer.observe([vs], away)
+        clock.now += 10
+    balancer.observe([vs], down())
+    assert balancer.moment == Moment(growing={(UID, "gw1"): 5})
+
+
+def test_a_gateway_that_was_drained_or_is_new_grows_too(balancer: Balancer) -> None:
+    vs = server(slow_start=20, states=("gw2",))
+    balancer.observe([vs], down())
+    balancer.observe([server(slow_start=20)], down())
+    assert balancer.moment.growing == {(UID, "gw2"): 5}
+
+
+def test_nothing_grows_when_an_agent_starts_or_without_slow_start(balancer: Balancer) -> None:
+    balancer.observe([server(slow_start=20)], down())
+    assert balancer.moment == AT_REST
+    balancer.observe([server()], down("gw1"))
+    balancer.observe([server()], down())
+    assert balancer.moment == AT_REST
+
+
+def test_a_gateway_with_its_most_connections_is_full(balancer: Balancer, clock: Clock) -> None:
+    balancer.observe([server(most=10)], down())
+    assert balancer.count_is_due
+    balancer.count({(UID, "gw1"): 10, (UID, "gw2"): 9}, took_s=0.001)
+    assert balancer.moment == Moment(full=down("gw1"))
+    assert not balancer.count_is_due
+    clock.now += 2
+    assert balancer.count_is_due
+
+
+def test_counting_takes_a_small_part_of_the_time(balancer: Balancer, clock: Clock) -> None:
+    balancer.observe([server(balance="least-connections")], down())
+    balancer.count({}, took_s=0.5)
+    clock.now += 9
+    assert not balancer.count_is_due
+    clock.now += 1
+    assert balancer.count_is_due
+
+
+def test_nothing_is_counted_where_nobody_needs_it(balancer: Balancer) -> None:
+    balancer.observe([server()], down())
+    assert not balancer.count_is_due
+
+
+def test_the_notes_say_why_a_gateway_takes_nothing(balancer: Balancer) -> None:
+    vs = server(slow_start=20, most=3, backups=("gw4",))
+    balancer.observe([vs], down("gw2"))
+    balancer.observe([vs], down())
+    balancer.count({(UID, "gw1"): 3}, took_s=0.001)
+    notes = {name: note.partition(":")[0] for (_, name), note in balancer.notes().items()}
+    assert notes == {"gw1": "full", "gw2": "slow start", "gw4": "backup"}
+
+
+def flow_on(weights: dict[str, int], live: dict[str, int], flows: int) -> dict[str, int]:
+    """Connections after ``flows`` new ones, with a pass after each eight."""
+    part: dict[str, int] = {}
+    for _ in range(flows // 8):
+        part = lean(weights, live, part)
+        slots = Counter(assign_slots({n: w * part[n] for n, w in weights.items()}, 7))
+        live = {n: c + round(8 * slots[n] / SLOTS) for n, c in live.items()}
+    return live
+
+
+def test_connections_become_even() -> None:
+    found = flow_on(dict.fromkeys(NAMES, 1), {"gw1": 60, "gw2": 0, "gw3": 0, "gw4": 0}, 240)
+    assert max(found.values()) - min(found.values()) <= 20, found
+    assert found["gw1"] <= 85
+
+
+def test_even_means_by_weight() -> None:
+    found = flow_on({"gw1": 3, "gw2": 1}, {"gw1": 0, "gw2": 40}, 160)
+    assert 2 <= found["gw1"] / found["gw2"] <= 4, found
+
+
+live = st.integers(0, 10_000)
+
+
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.tuples(st.integers(1, 256), live), min_size=2),
+    st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3000)),
+)
+def test_one_pass_moves_few_slots_and_starves_nobody(
+    gateways: dict[str, tuple[int, int]], before: dict[str, int]
+) -> None:
+    weights = {name: weight for name, (weight, _) in gateways.items()}
+    found = lean(weights, {name: count for name, (_, count) in gateways.items()}, before)
+
+    def shares(parts: dict[str, int]) -> dict[str, float]:
+        whole = sum(weights[n] * parts.get(n, 100) for n in weights)
+        return {n: weights[n] * parts.get(n, 100) / whole for n in weights}
+
+    was, now = shares(before), shares(found)
+    rounding = 0.02 * len(weights) + sum(w for w in weights.values()) / 100 / min(weights.values())
+    assert sum(abs(now[n] - was[n]) for n in weights) / 2 <= MAX_MOVED + rounding
+    assert set(found) == set(weights)
+    assert all(part >= 1 for part in found.values())
+
+
+def test_what_is_even_stays_as_it_is() -> None:
+    weights = dict.fromkeys(NAMES, 1)
+    assert lean(weights, dict.fromkeys(NAMES, 50), {}) == dict.fromkeys(NAMES, 100)
+    assert lean(weights, {}, {}) == dict.fromkeys(NAMES, 100)
+    assert LEAST_HORIZON > 0
+
+
+def test_turns_are_exact_and_interleaved() -> None:
+    assert rotation({"a": 5, "b": 1, "c": 1}) == ("a", "a", "b", "a", "c", "a", "a")
+    assert Counter(rotation({"a": 50, "b": 30, "c": 20})) == {"a": 5, "b": 3, "c": 2}
+    assert rotation({"a": 7}) == ("a",)
+
+
+@given(
+    st.dictionaries(
+        st.text("abcdefgh", min_size=1, max_size=3), st.integers(1, 256), min_size=1, max_size=100
+    )
+)
+def test_a_round_is_bounded_and_leaves_nobody_out(weights: dict[str, int]) -> None:
+    found = Counter(rotation(weights))
+    assert set(found) == set(weights)
+    assert found.total() <= MAX_ROTATION + len(weights)
