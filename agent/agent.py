@@ -28,6 +28,7 @@ from agent.picture import Facts
 from agent.settings import Settings
 from agent.status import build_status
 from agent.storage import Storage
+from agent.tidings import Tidings
 from agent.transport import Transport
 from protocol import api
 from protocol.changes import Change
@@ -90,7 +91,10 @@ class Agent:
             receive=self._on_message,
             dialled=lambda device: self.deliver(Dialled(device)),
         )
-        self.inquiries = Inquiries(self._transport.send, self._report)
+        self.inquiries = Inquiries(
+            self.device, self._transport.send, self._report, self._neighbours
+        )
+        self._tidings = Tidings(self._transport.send, self._neighbours)
         self._operations = Operations(self)
         self._joins = JoinServer(settings.addresses, self.keys, self._operations.admit)
         self._control = ControlServer(
@@ -181,6 +185,10 @@ class Agent:
         links = link_reports(node.beats.contacts, self._transport.loss(), now)
         return Report(request, links, None if group is None else node.report(group, now))
 
+    def _neighbours(self) -> tuple[tuple[DeviceId, ...], bool]:
+        overlay = self._loop.node.neighbourhood.overlay
+        return overlay.peers(), overlay.full_mesh
+
     def _on_woken(self, due: int, now: int) -> None:
         late = self.lateness.note(due, now)
         if late is not None:
@@ -191,6 +199,7 @@ class Agent:
     def _on_message(self, sender: DeviceId, message: Message) -> None:
         if isinstance(message, Moved):
             self._remember(message.entry)
+            self._tidings.pass_on(sender, message)
         elif isinstance(message, Inquire | Report):
             self.inquiries.on_message(sender, message)
         else:
@@ -220,9 +229,7 @@ class Agent:
         entry = entry_of(event, self.config, self.device, unix_ms(), marks)
         self._remember(entry)
         if event.kind in ("primary", "move", "two-owners"):
-            for device in self.config.devices:
-                if device != self.device:
-                    self._transport.send(device, Moved(entry))
+            self._tidings.tell(entry)
 
     def _remember(self, entry: api.HistoryEntry) -> None:
         if self.history.add(entry):

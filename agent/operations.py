@@ -27,7 +27,7 @@ from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused
-from protocol.explain import explain
+from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
 from protocol.insight import Explanation, Matrix
@@ -129,13 +129,14 @@ class Operations:
     async def _explain(self, name: str) -> Explanation:
         agent = self.agent
         server = server_named(agent.config, name)
-        found = await agent.inquiries.ask(agent.device, agent.config.devices, server.uid)
+        asked = asked_about(agent.config, server)
+        found = await agent.inquiries.ask(asked, server.uid)
         reports = {device: report.group for device, report in found.items()}
         return explain(agent.config, server, agent.device, reports)
 
     async def _matrix(self) -> Matrix:
         agent = self.agent
-        found = await agent.inquiries.ask(agent.device, agent.config.devices)
+        found = await agent.inquiries.ask(agent.config.devices)
         reports = {device: report.links for device, report in found.items()}
         return matrix(agent.config, agent.device, reports)
 

@@ -19,6 +19,7 @@ from protocol.insight import ElectionTold, ExplainedDevice, Explanation
 from protocol.messages import Election, GroupReport
 from protocol.moves import why_not
 from protocol.objects import VirtualServer
+from protocol.overlay import MESH
 from protocol.preference import healthy, usable
 from protocol.quorum import majority
 from protocol.roster import Roster
@@ -96,7 +97,6 @@ class _Case:
     def __init__(self, config: Config, server: VirtualServer, reports: Reports) -> None:
         self.config, self.server = config, server
         self.reports = {d: r for d, r in reports.items() if r is not None}
-        self.silent = [d for d in config.devices if d not in reports]
         assignment = config.assignments.get(server.uid)
         self.voters = assignment.voters if assignment else ()
         self.carriers = tuple(d for d in carriers_of(config, server) if d in self.voters)
@@ -129,6 +129,15 @@ class _Case:
             return found.unfit
         told = self.reports[self.primary].refusals if self.primary else ()
         return dict(told).get(device, "")
+
+
+def asked_about(config: Config, server: VirtualServer) -> tuple[DeviceId, ...]:
+    """The devices whose reports explain a Virtual Server; in a small Site all."""
+    if len(config.devices) <= MESH:
+        return tuple(config.devices)
+    assignment = config.assignments.get(server.uid)
+    parties = (*assignment.voters, *assignment.former) if assignment else ()
+    return tuple(dict.fromkeys((*parties, *carriers_of(config, server))))
 
 
 def explain(config: Config, server: VirtualServer, me: DeviceId, reports: Reports) -> Explanation:

@@ -254,6 +254,10 @@ class Inquire(msgspec.Struct, frozen=True, tag_field="t", tag="inquire"):
     id: str
     group: GroupId | None = None
     """Also of this group; None: of no group."""
+    hops: int = 0
+    """In a large Site: so many steps more it is passed on to further devices."""
+    to: tuple[DeviceId, ...] = ()
+    """Devices that are to answer; empty: all."""
 
 
 class Election(msgspec.Struct, frozen=True, array_like=True):
@@ -318,6 +322,8 @@ class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
     links: tuple[LinkReport, ...]
     """At most :data:`MAX_LINKS`."""
     group: GroupReport | None = None
+    by: DeviceId = DeviceId("")
+    """Who reports, where others pass it on; empty: the sender."""
 
 
 MAX_LINKS = 64
@@ -328,6 +334,8 @@ class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):
     """New primary to all: how a move went, for everyone's history."""
 
     entry: HistoryEntry
+    hops: int = 0
+    """In a large Site: so many steps more it is passed on to further devices."""
 
 
 class Rumour(msgspec.Struct, frozen=True, array_like=True):

@@ -1,232 +1,101 @@
-"""A large Site of real cores, connected as they wish; messages and bytes are counted.
+"""One row of the tables in docs/scale.md.
 
     python -m tests.scale.large --devices 1000 --servers 500
 
-A message passes from one device to another if the receiver has connected to the
-sender, which takes a moment and is seen by the other side. Links take 1 ms.
+A Site of 1000 devices takes about half an hour of one processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from heapq import heappop, heappush
-from itertools import count
-from random import Random
+from dataclasses import dataclass
 
-from protocol.changes import SetDevice
-from protocol.config import Config, Edit
-from protocol.effects import (
-    Apply,
-    ConfigApplied,
-    ConfigStored,
-    Connect,
-    Dialled,
-    Input,
-    Outcome,
-    PersistConfig,
-    Propose,
-    Received,
-    Send,
-)
-from protocol.ids import DeviceId, GroupId
-from protocol.messages import Message
-from protocol.node import Node
-from protocol.objects import Assignment, Device, SiteRecord, Value, VirtualServer
-from protocol.standing import PeerState
-from protocol.timing import MILLISECOND, SECOND, Profile
-from protocol.tombstones import Retention
-from protocol.versions import OURS, Range
-from protocol.wire import encode
+from protocol.timing import SECOND
+from tests.scale.memory import cost_of_one
+from tests.scale.site import Large, device_id
 
-LINK_NS = MILLISECOND
-DIAL_NS = 20 * MILLISECOND
-VOTERS = 3
+REST_S = 10
+AFTER_S = 20
+"""Seconds over which messages are counted: at rest, and from a change on."""
 
 
-def device_id(number: int) -> DeviceId:
-    return DeviceId(f"{number:016x}")
+@dataclass(frozen=True)
+class Rates:
+    """Per device and second."""
+
+    messages: float
+    bytes: float
+    most: float
+    """Bytes of the device that sends most."""
 
 
-def large_site(devices: int, servers: int, random: Random) -> Config:
-    """Virtual Servers of three voters each, on devices drawn at random."""
-    ids = [device_id(n) for n in range(1, devices + 1)]
-    values: list[Value] = [SiteRecord(id="a" * 16, name="large", voters=tuple(ids[:7]))]
-    for number, each in enumerate(ids, 1):
-        name = f"d{number}"
-        values.append(Device(id=each, name=name, public_key="x" * 40, addresses=(), joined=number))
-    for number in range(servers):
-        uid, vip = GroupId(f"{0xF0000 + number:016x}"), f"10.{number // 250}.{number % 250}.1"
-        voters, profile = tuple(random.sample(ids, VOTERS)), Profile.CALM
-        values.append(
-            VirtualServer(
-                uid=uid,
-                name=f"vs{number}",
-                vips=(f"{vip}/24",),
-                devices=voters,
-                seed=1,
-                profile=profile,
-            )
-        )
-        values.append(
-            Assignment(
-                uid=uid, number=1, voters=voters, vips=(vip,), slowest=profile, profile=profile
-            )
-        )
-    return Config().edited(Edit(put=tuple(values)), 1)
+def rates(site: Large, seconds: float) -> Rates:
+    """What the devices send in the next ``seconds``."""
+    site.forget_counts()
+    site.run(seconds)
+    per = len(site.nodes) * seconds
+    most = max(site.by_device.values()) / seconds
+    return Rates(site.sent.total() / per, site.bytes.total() / per, most)
 
 
-class Large:
-    """Devices 1 to ``devices``, all started within the first second."""
+def say(text: str) -> None:
+    """Progress, beside the figures."""
+    sys.stderr.write(text + "\n")
 
-    def __init__(
-        self,
-        devices: int,
-        servers: int,
-        seed: int = 1,
-        loss: float = 0.0,
-        protocol: Range = OURS,
-        retention: Retention = Retention(),  # noqa: B008 - frozen
-    ) -> None:
-        self.now = 0
-        self.loss = loss
-        self.random = Random(seed)
-        self.config = large_site(devices, servers, self.random)
-        self.protocol = protocol
-        self.retention = retention
-        self.nodes: dict[DeviceId, Node] = {}
-        self.outcomes: dict[str, Outcome] = {}
-        self.dials: dict[DeviceId, frozenset[DeviceId]] = {}
-        self.sent: Counter[str] = Counter()
-        self.bytes: Counter[str] = Counter()
-        self._queue: list[tuple[int, int, DeviceId, Input | None]] = []
-        self._woken: dict[DeviceId, int] = {}
-        self._number = count()
-        self._sized: tuple[Message | None, int] = None, 0
-        for each in self.config.devices:
-            self.push(self.random.randrange(SECOND), each, None)
 
-    def push(self, due: int, device: DeviceId, item: Input | None) -> None:
-        heappush(self._queue, (due, next(self._number), device, item))
-
-    def _start(self, device: DeviceId) -> None:
-        self.dials[device] = frozenset()
-        self.nodes[device] = Node(
-            device=device, config=self.config, committed=self.config.revision, ballots={},
-            now=self.now, random=Random(device), incarnation=1, version="1.0.0",
-            protocol=self.protocol, retention=self.retention,
-        )  # fmt: skip
-
-    def kill(self, device: DeviceId) -> None:
-        del self.nodes[device]
-        self.dials[device] = frozenset()
-
-    def run(self, seconds: float) -> None:
-        """Let time pass."""
-        end = self.now + int(seconds * SECOND)
-        while self._queue and self._queue[0][0] <= end:
-            self.now, _, device, item = heappop(self._queue)
-            if device not in self.nodes:
-                if item is not None or device in self.dials:
-                    continue
-                self._start(device)
-            elif item is None and self.nodes[device].wake_at() > self.now:
-                continue
-            self._step(device, [] if item is None else [item])
-        self.now = end
-
-    def _step(self, device: DeviceId, items: list[Input]) -> None:
-        for effect in self.nodes[device].step(self.now, items):
-            match effect:
-                case Send(to, message):
-                    kind = type(message).__name__
-                    self.sent[kind] += 1
-                    self.bytes[kind] += self._size(message)
-                    if device in self.dials.get(to, ()) and self.random.random() >= self.loss:
-                        self.push(self.now + LINK_NS, to, Received(device, message))
-                case Connect(_, peers):
-                    new = frozenset(peers)
-                    for peer in sorted(new - self.dials[device]):
-                        self.push(self.now + DIAL_NS, peer, Dialled(device))
-                    self.dials[device] = new
-                case PersistConfig(config, _):
-                    self.push(self.now + MILLISECOND, device, ConfigStored(config.revision))
-                case Outcome():
-                    self.outcomes[effect.request] = effect
-                case Apply(config):
-                    self.push(self.now + MILLISECOND, device, ConfigApplied(config.revision))
-        wake = self.nodes[device].wake_at()
-        if self._woken.get(device) != wake:
-            self._woken[device] = wake
-            self.push(wake, device, None)
-
-    def _size(self, message: Message) -> int:
-        """Bytes of a message; one that goes to many is encoded once."""
-        if self._sized[0] is not message:
-            self._sized = message, len(encode(message))
-        return self._sized[1]
-
-    # What is measured
-
-    def knowing(self, about: DeviceId, state: PeerState) -> int:
-        """How many devices have ``about`` in this state."""
-        return sum(
-            node.neighbourhood.membership.state(about) is state
-            for device, node in self.nodes.items()
-            if device != about
-        )
-
-    def give(self, at: DeviceId, item: Input) -> None:
-        """The shell of ``at`` hands something to its core."""
-        self.push(self.now, at, item)
-
-    def change(self, at: DeviceId) -> None:
-        """An operator of ``at`` changes something."""
-        self.give(at, Propose("r", SetDevice("d2", drained=True), None, 0))
-
-    def changed(self) -> int:
-        """How many devices have the change in force."""
-        second = device_id(2)
-        in_force = (node.configuration.in_force.devices for node in self.nodes.values())
-        return sum(devices[second].drained for devices in in_force)
-
-    def until(self, condition: str, about: DeviceId, limit: float) -> float:
-        """Seconds until all know; -1 if not all do in time."""
-        begin = self.now
-        while self.now - begin < limit * SECOND:
-            known = self.changed() if condition == "change" else self.knowing(about, PeerState.DEAD)
-            if known >= len(self.nodes):
-                return (self.now - begin) / SECOND
-            self.run(0.25)
-        return -1.0
+def at_rest(site: Large) -> bool:
+    """Whether nobody has anything new to tell."""
+    return not any(node.neighbourhood.gossip.busy for node in site.nodes.values())
 
 
 def main() -> None:
-    """Print one row of the table in docs/scale.md."""
+    """Print the row."""
     options = argparse.ArgumentParser()
     options.add_argument("--devices", type=int, default=100)
     options.add_argument("--servers", type=int, default=50)
     options.add_argument("--loss", type=float, default=0.0)
     chosen = options.parse_args()
     site = Large(chosen.devices, chosen.servers, loss=chosen.loss)
-    site.run(30)
-    site.sent.clear()
-    site.bytes.clear()
-    site.run(10)
-    per = chosen.devices * 10
-    rates = site.sent.total() / per, site.bytes.total() / per
+    begun = site.until(site.all_know_all, 120, 1)
+    say(f"all know all after {begun:.0f} s")
+    site.run(20)
+    site.until(lambda: at_rest(site), 60, 1)
+    rest = rates(site, REST_S)
+    say(f"at rest at {site.now / SECOND:.0f} s: {rest}; {dict(site.bytes)}")
     doubted = sum(len(n.neighbourhood.membership.suspects) for n in site.nodes.values())
     degree = max(len(peers) for peers in site.dials.values())
+    site.forget_counts()
     site.change(device_id(chosen.devices))
-    change = site.until("change", device_id(2), 60)
+    change = site.until_changed(60)
+    site.run(max(0.0, AFTER_S - change))
+    sent = site.bytes.total() / len(site.nodes)
+    extra = sent - rest.bytes * AFTER_S
+    say(f"a change after {change:.2f} s; {dict(site.bytes)}")
     victim = device_id(chosen.devices // 2)
     site.kill(victim)
-    death = site.until("death", victim, 90)
-    sys.stdout.write(
-        f"| {chosen.devices} | {chosen.servers} | {chosen.loss:.0%} | {rates[0]:.0f} |"
-        f" {rates[1]:.0f} | {degree} | {doubted} | {change:.2f} | {death:.2f} |\n"
+    death = site.until_dead(victim, 120)
+    say(f"a death after {death:.2f} s")
+    cost = cost_of_one(site, device_id(chosen.devices))
+    row = (
+        chosen.devices,
+        chosen.servers,
+        f"{chosen.loss:.0%}",
+        f"{rest.messages:.0f}",
+        f"{rest.bytes:.0f}",
+        f"{rest.most:.0f}",
+        degree,
+        doubted,
+        f"{begun:.0f}",
+        f"{change:.2f}",
+        f"{extra / 1000:.0f}",
+        f"{death:.2f}",
+        f"{cost.config_on_wire / 1e3:.0f}",
+        f"{cost.config_decode_ms:.0f}",
+        f"{cost.config_in_memory / 1e6:.1f}",
+        f"{cost.core / 1e6:.1f}",
     )
+    sys.stdout.write(f"| {' | '.join(str(cell) for cell in row)} |\n")
 
 
 if __name__ == "__main__":

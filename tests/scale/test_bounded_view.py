@@ -15,7 +15,7 @@ from protocol.recovery import TERM_LEAP
 from protocol.timing import SECOND
 from protocol.tombstones import Retention
 from protocol.versions import SETTLED_NS, Gate
-from tests.scale.large import Large, device_id
+from tests.scale.site import Large, device_id
 
 DEVICES = 20
 LAST = device_id(DEVICES)
@@ -57,7 +57,7 @@ def test_the_gate_rises_though_the_coordinator_hears_few_devices_itself() -> Non
 def test_a_device_that_died_far_from_the_coordinator_holds_the_gate_down() -> None:
     site = settled()
     site.kill(LAST)
-    assert site.until("death", LAST, 60) > 0
+    assert site.until_dead(LAST, 60) > 0
     for node in site.nodes.values():
         node.roster.protocol = (1, 2)
         node.configuration.gate = Gate(node.me, (1, 2))

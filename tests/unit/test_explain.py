@@ -199,8 +199,8 @@ def test_devices_that_do_not_answer_are_left_out(answers: bool) -> None:
         return Report(request, (LinkReport(b, 1, (), (1, 1)),))
 
     async def ask() -> set[DeviceId]:
-        inquiries = Inquiries(lambda to, m: sent.append((to, m)), report)
-        asking = asyncio.create_task(inquiries.ask(a, [a, b]))
+        inquiries = Inquiries(a, lambda to, m: sent.append((to, m)), report, lambda: ([b], True))
+        asking = asyncio.create_task(inquiries.ask([a, b]))
         await asyncio.sleep(0)
         (to, question) = sent[0]
         assert (to, type(question)) == (b, Inquire)
