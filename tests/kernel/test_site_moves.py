@@ -76,6 +76,7 @@ def test_a_planned_move_comes_at_its_time(site: Site) -> None:
 
 
 def test_every_device_explains_and_hears_every_other(site: Site) -> None:
+    promote(site, "b")
     promote(site, "a")
     for device in "abc":
         found = json.loads(site.halbctl(device, "explain", VIRTUAL_SERVER, "-o", "json").check())
