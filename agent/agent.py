@@ -16,6 +16,7 @@ from agent.errands import Errands
 from agent.estranged import Estranged
 from agent.executor import Executor
 from agent.fitness import Lateness
+from agent.flows import Flows
 from agent.history import MAX_ENTRIES, History, entry_of, two_owners_lately
 from agent.inquiry import Inquiries
 from agent.joining import JoinServer, ask_to_join
@@ -49,6 +50,7 @@ from protocol.effects import (
     WallClock,
 )
 from protocol.errors import TimedOut
+from protocol.flows import FlowsPart, FlowsWanted
 from protocol.hearing import link_reports
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
@@ -107,9 +109,8 @@ class Agent:
         """Name of the Site that this device was removed from while it was away."""
         self._carrier: Carrier | None = None
         if not settings.witness:
-            self._carrier = Carrier(
-                self.device, settings.interface, self._random, self.deliver, settings.checks_dir
-            )
+            flows = Flows(self.device, loaded.incarnation, self._transport.send)
+            self._carrier = Carrier(self.device, settings, self._random, self.deliver, flows)
         self._peers = Peers(self._transport)
         self._loaded = loaded
         self._loop = Loop(self._new_node(), self._on_woken)
@@ -202,6 +203,9 @@ class Agent:
             self._tidings.pass_on(sender, message)
         elif isinstance(message, Inquire | Report):
             self.inquiries.on_message(sender, message)
+        elif isinstance(message, FlowsWanted | FlowsPart):
+            if self._carrier is not None:
+                self._carrier.flows.on_message(sender, message)
         else:
             self.deliver(Received(sender, message))
 
@@ -222,10 +226,7 @@ class Agent:
 
     def on_event(self, event: Event) -> None:
         """Something worth remembering happened: log it, and tell everyone of a move."""
-        marks = {}
-        if event.kind == "primary" and self._carrier is not None and self._carrier.vips:
-            announced = self._carrier.vips.announced.get(event.group or GroupId(""))
-            marks = {} if announced is None else {"announced": announced}
+        marks = {} if self._carrier is None else self._carrier.on_event(event)
         entry = entry_of(event, self.config, self.device, unix_ms(), marks)
         self._remember(entry)
         if event.kind in ("primary", "move", "two-owners"):

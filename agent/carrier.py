@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from ipaddress import IPv4Interface, IPv6Interface
-from pathlib import Path
 from random import Random
 
 from agent import addresses, fitness, prechecks
@@ -21,15 +20,17 @@ from agent.balancing import Balancer
 from agent.checks import Down, HealthChecks
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.distribution import AT_REST
+from agent.flows import Flows
 from agent.kernel import Kernel
 from agent.lease import KernelLease
 from agent.repertoire import repertoire
+from agent.settings import Settings
 from agent.vips import Vips
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
 from protocol.changes import Change
 from protocol.config import Config
-from protocol.effects import ConfigApplied, Fitness, GatewayHealth, Input
+from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.objects import VirtualServer
 
@@ -47,13 +48,14 @@ class Carrier:
     def __init__(
         self,
         device: DeviceId,
-        interface: str,
+        settings: Settings,
         random: Random,
         deliver: Callable[[Input], None],
-        checks_dir: Path,
+        flows: Flows,
     ) -> None:
         self.device = device
-        self.interface = interface
+        self.flows = flows
+        self.interface = interface = settings.interface
         self._deliver = deliver
         self._config = Config()
         self._loaded: frozenset[GroupId] = frozenset()
@@ -64,7 +66,7 @@ class Carrier:
         self._told: tuple[tuple[GroupId, str], ...] | None = None
         self._plane = DataPlane(interface)
         self.kernel = Kernel(self._plane, self._on_pass)
-        self.checks = HealthChecks(self._on_health, random, probes=repertoire(checks_dir))
+        self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._moment = AT_REST
         self.vips: Vips | None = None
@@ -74,6 +76,7 @@ class Carrier:
     async def start(self) -> None:
         """Prepare the kernel; raises with the remedy if this host cannot carry anything."""
         await self.kernel.start()
+        await self.flows.start()
         lease, announcer = KernelLease(self.interface), Announcer(self.interface)
         self.vips = Vips(lease, announcer, self._deliver, self._addresses_of)
         self.prober = Prober(self.interface, announcer, self._deliver)
@@ -85,10 +88,17 @@ class Carrier:
     def on_config(self, config: Config) -> None:
         """A newer committed configuration."""
         self._config = config
+        self.flows.on_config(config)
         self.checks.set_targets(self._carried())
         self.balancer.observe(self._carried(), self.checks.down)
         self._wish()
         self._judge()
+
+    def on_event(self, event: Event) -> dict[str, int]:
+        """What the core remembers: follow it; further marks of its timeline."""
+        self.flows.on_event(event)
+        at = self.vips.announced.get(event.group) if self.vips and event.group else None
+        return {} if at is None or event.kind != "primary" else {"announced": at}
 
     def _addresses_of(self, device: DeviceId) -> tuple[str, ...]:
         """Addresses of another device, without ports."""
@@ -208,6 +218,7 @@ class Carrier:
     async def close(self, *, leave_nothing: bool) -> None:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
+        await self.flows.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -7,11 +7,12 @@ attribute is in network order (RFC 3549; ``linux/netlink.h``).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent.capability import CapabilityMissing
 from protocol.errors import HalbError
@@ -28,6 +29,15 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF
 _BUFFER = 1 << 20
+_RCVBUFFORCE, _SOL_NETLINK, _CAP_ACK = 33, 270, 10
+_ATTACH_FILTER = 26
+_LDX_IMM, _LD_IMM, _LD_ABS, _LD_IND, _TAX, _AND = 0x01, 0x00, 0x20, 0x40, 0x07, 0x54
+_JUMP_EQUAL, _RETURN = 0x15, 0x06
+"""Instructions of the classic packet filter (linux/bpf_common.h)."""
+_SKF_NLATTR = 0xFFFFF000 + 12
+"""Its extension that finds the attribute X behind offset A (linux/filter.h)."""
+_AT_ONCE = 100
+"""Requests of a :class:`Pipeline` in one system call."""
 
 
 class NetlinkError(HalbError):
@@ -112,6 +122,85 @@ def subscribe(protocol: int, *groups: int) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+class Pipeline:
+    """Many requests of one kind of work, without an acknowledgement for each.
+
+    The kernel carries them out before :meth:`send` returns, and tells only of
+    those that it refused.
+    """
+
+    def __init__(self, protocol: int) -> None:
+        flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._sock = socket.socket(socket.AF_NETLINK, flags, protocol)
+        enlarge(self._sock, _BUFFER)
+        self._sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+
+    def send(self, requests: Sequence[bytes]) -> dict[int, int]:
+        """Send whole messages, numbered by their place, and return the errno of refused ones.
+
+        Raises :class:`CapabilityMissing` for EPERM.
+        """
+        refused: dict[int, int] = {}
+        for start in range(0, len(requests), _AT_ONCE):
+            self._sock.send(b"".join(requests[start : start + _AT_ONCE]))
+            while answer := self._answer():
+                for kind, payload in messages(answer):
+                    code, place = struct.unpack_from("=i8xI", payload)
+                    if kind == _ERROR and code == -errno.EPERM:
+                        raise CapabilityMissing(["CAP_NET_ADMIN"], "change connection entries")
+                    if kind == _ERROR and code:
+                        refused[place] = -code
+        return refused
+
+    def _answer(self) -> bytes:
+        try:
+            return self._sock.recv(_BUFFER)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def message(kind: int, body: bytes, *, flags: int = 0, number: int = 0) -> bytes:
+    """One whole message, for :class:`Pipeline`; ``number`` is its place."""
+    size = _HEADER.size + len(body)
+    return _HEADER.pack(size, kind, flags | REQUEST, number, 0) + body + bytes(-size % 4)
+
+
+def enlarge(sock: socket.socket, size: int) -> None:
+    """Let ``size`` bytes wait in a socket, beyond the host's limit where that is allowed."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
+def only_with(sock: socket.socket, kind: int, bits: int) -> None:
+    """Let through only netfilter messages whose 32-bit attribute ``kind`` has all of ``bits``.
+
+    The kernel drops the others before they wait in the socket, so that what
+    nobody asked for, such as half-open flows of an attack, costs this process nothing.
+    """
+    program = (
+        (_LDX_IMM, 0, 0, kind),
+        (_LD_IMM, 0, 0, _HEADER.size + 4),
+        (_LD_ABS, 0, 0, _SKF_NLATTR),
+        (_JUMP_EQUAL, 6, 0, 0),
+        (_TAX, 0, 0, 0),
+        (_LD_IND, 0, 0, _ATTRIBUTE.size),
+        (_AND, 0, 0, bits),
+        (_JUMP_EQUAL, 0, 2, bits),
+        (_RETURN, 0, 0, 0xFFFFFFFF),
+        (_RETURN, 0, 0, 0),
+        (_RETURN, 0, 0, 0),
+    )
+    code = b"".join(struct.pack("=HBBI", *each) for each in program)
+    buffer = ctypes.create_string_buffer(code)
+    head = struct.pack("@HP", len(program), ctypes.addressof(buffer))
+    sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, head)
 
 
 def ruleset_generation() -> int:

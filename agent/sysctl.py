@@ -30,6 +30,8 @@ FORWARDING: tuple[tuple[str, int], ...] = (
     # Without it the kernel asks for neighbours in the name of a VIP.
     ("ipv4/conf/all/arp_announce", 2),
     ("ipv6/conf/{interface}/keep_addr_on_down", 1),
+    # Without events no other device learns of a flow.
+    ("netfilter/nf_conntrack_events", 2),
 )
 """(path below /proc/sys/net, value), in the order in which they are written."""
 
@@ -66,7 +68,13 @@ def survey(interface: str) -> dict[str, int]:
 
 
 def _matters(path: str, value: int) -> bool:
-    """Router advertisements stay off where the operator turned them off."""
+    """Whether a value that differs is wrong.
+
+    Router advertisements stay off where the operator turned them off; events of
+    connections are on with 1, too.
+    """
+    if path.endswith("events"):
+        return value == 0
     return not (path.endswith("accept_ra") and value == 0)
 
 

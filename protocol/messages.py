@@ -15,6 +15,7 @@ import msgspec
 
 from protocol.api import HistoryEntry
 from protocol.changes import Change
+from protocol.flows import FlowsPart, FlowsWanted
 from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.objects import Record
@@ -371,7 +372,11 @@ Message = (
     Beat | Ack | Ask | Answer | Vote | Voted | HandOver | Resign
     | Append | Stored | Info | ProposeChange | RequestMove | Return | Inquire | Report | Moved
     | News | ProbeFor | ProbeAck | Sync | Part | Fetch | Copy
+    | FlowsWanted | FlowsPart
 )  # fmt: skip
+
+ShellMessage = Moved | Inquire | Report | FlowsWanted | FlowsPart
+"""Messages that the shell deals with, and the core never sees."""
 
 URGENT = (Beat, Ack, Ask, Answer, Vote, Voted, HandOver, Resign)
 """Messages of the lease plane: small, on their own sockets, on two connections."""

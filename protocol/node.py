@@ -56,14 +56,12 @@ from protocol.messages import (
     GroupReport,
     HandOver,
     Info,
-    Inquire,
     Message,
-    Moved,
     ProposeChange,
-    Report,
     RequestMove,
     Resign,
     Return,
+    ShellMessage,
     Stored,
     Vote,
     Voted,
@@ -270,6 +268,8 @@ class Node:
         self, sender: DeviceId, message: Message, now: int, out: Outbox, touched: list[GroupId]
     ) -> None:
         self.contacts[sender].heard = now
+        if isinstance(message, ShellMessage):
+            return
         match message:
             case Beat():
                 self.beats.on_beat(sender, message, now, out, touched)
@@ -294,8 +294,6 @@ class Node:
                 touched.append(message.group)
             case Return():
                 self.requests.on_return(sender, message, out)
-            case Moved() | Inquire() | Report():
-                pass  # The shell's concern.
             case _:
                 self.neighbourhood.receive(sender, message, self.configuration, now, out)
 

@@ -1,0 +1,260 @@
+"""Connections of our VIPs in the kernel's table: seen as they begin and end, read, entered.
+
+An entry that is put here is what the primary's kernel has: both tuples, the
+ports that address translation chose included. Whatever a packet of either
+direction needs to find its way is then there before the packet comes.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from agent import netlink
+from agent.netlink import attribute as _attribute
+from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_of
+
+_NEW, _GET, _DELETE = 1 << 8, (1 << 8) | 1, (1 << 8) | 2
+_UPDATED, _DESTROYED = 2, 3
+"""Multicast groups."""
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_STATUS, _PROTOINFO, _NAT_SOURCE, _TIMEOUT, _MARK, _NAT_DESTINATION = 3, 4, 6, 7, 8, 13
+"""Attributes of an entry."""
+_SEEN_REPLY, _ASSURED, _CONFIRMED, _TRANSLATED = 0x2, 0x4, 0x8, 0x20
+_OPEN = _ASSURED | _TRANSLATED
+_NEVER = 1 << 31
+"""A status that no entry has."""
+_NESTED = 0x8000
+_ESTABLISHED, _LIBERAL = 3, 0x08
+_LIVE = (3, 4, 5)
+"""TCP states in which data may still come: established, or one end closed."""
+_TCP_STATE_AT = 8
+BUFFER = 8 << 20
+"""Bytes of notices that may wait: some 8000 of them."""
+TIMEOUT_S = {TCP: 432_000, UDP: 900}
+"""How long an entry lives that no packet ever meets. A flow's own timeout, or the
+primary's word that it has ended, comes before; of UDP flows the primary tells again."""
+
+_ADDRESS = {4: 4, 6: 16}
+_TUPLE = {4: 52, 6: 76}
+"""Size of one tuple, its header included."""
+_TUPLES = {
+    version: struct.Struct(
+        "=4x" + f"H2x4x4x{size}s4x{size}s4x4xB3x4x2s2x4x2s2x" * 2,
+    )
+    for version, size in _ADDRESS.items()
+}
+"""Behind the header; the kernel puts the two tuples first, always in one layout. Entries
+with another one belong to a conntrack zone, which ours never do, or are no TCP or UDP."""
+
+
+@dataclass
+class Changes:
+    """What happened to flows since the last look; a flow is in one of the two at most."""
+
+    begun: dict[Key, Flow] = field(default_factory=dict)
+    ended: set[Key] = field(default_factory=set)
+    missed: bool = False
+    """There was more than the socket could hold: look at everything again."""
+
+    def note(self, flow: Flow, opened: bool, *, ended: bool) -> None:
+        """A newer notice."""
+        key = key_of(flow)
+        if ended:
+            self.begun.pop(key, None)
+            self.ended.add(key)
+        elif opened:
+            self.ended.discard(key)
+            self.begun[key] = flow
+
+
+class FlowTable:
+    """One window on the connection table; used by one thread."""
+
+    def __init__(self) -> None:
+        self._notices = netlink.subscribe(netlink.NETFILTER, _UPDATED, _DESTROYED)
+        netlink.enlarge(self._notices, BUFFER)
+        netlink.only_with(self._notices, _STATUS, _NEVER)
+        self._requests = netlink.Pipeline(netlink.NETFILTER)
+
+    def fileno(self) -> int:
+        """Readable when something happened."""
+        return self._notices.fileno()
+
+    def changes(self, vips: Container[bytes]) -> Changes:
+        """Flows to ``vips`` (packed) that were established, and that ended, since the last call."""
+        found = Changes()
+        receive = self._notices.recv
+        while True:
+            try:
+                data = receive(65536)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                found.missed = True
+                continue
+            for kind, body in netlink.messages(data):
+                read = _read(body, vips)
+                if read is not None:
+                    found.note(*read, ended=kind == _DELETE)
+
+    def all(self, vips: Container[bytes], versions: Iterable[int] = (4, 6)) -> Iterator[Flow]:
+        """Established flows to ``vips`` (packed), as the kernel has them."""
+        for version in versions:
+            for body in netlink.request(
+                netlink.NETFILTER,
+                _GET,
+                struct.pack("!BBH", _FAMILY[version], 0, 0),
+                flags=netlink.DUMP,
+                purpose="list connections",
+            ):
+                read = _read(body, vips)
+                if read is not None and read[1]:
+                    yield read[0]
+
+    def listen(self, attend: bool) -> None:
+        """Whether to be told of changes; entries can be told of later either way.
+
+        The kernel prepares an entry for that only while somebody listens at all.
+        """
+        netlink.only_with(self._notices, _STATUS, _OPEN if attend else _NEVER)
+
+    def put(self, flows: Sequence[Flow], *, replace: bool = True) -> int:
+        """Enter flows, in place of others with the same tuples; how many were refused.
+
+        With ``replace`` False others stay, and that is no refusal.
+        """
+        refused = self._requests.send([_entry(flow, at) for at, flow in enumerate(flows)])
+        there = [flows[at] for at, code in refused.items() if code == errno.EEXIST]
+        if not there or not replace:
+            return len(refused) - len(there)
+        self._requests.send([m for flow in there for m in _removals(flow)])
+        again = self._requests.send([_entry(flow, at) for at, flow in enumerate(there)])
+        return len(refused) - len(there) + len(again)
+
+    def prolong(self, flows: Sequence[Flow]) -> None:
+        """Let entries live for their whole timeout again."""
+        self._requests.send([_renewal(flow) for flow in flows])
+
+    def remove(self, keys: Sequence[Key]) -> None:
+        """Take flows out; those that are not there are no error."""
+        self._requests.send([_removal(1, VERSION[len(key)], key) for key in keys])
+
+    def close(self) -> None:
+        self._notices.close()
+        self._requests.close()
+
+
+def _read(body: bytes, vips: Container[bytes]) -> tuple[Flow, bool] | None:
+    """The record of a TCP or UDP flow to one of the VIPs, and whether it is open.
+
+    Open is a flow that was answered and that neither end closes; any other entry
+    than one of a flow to the VIPs gives None.
+    """
+    version = 4 if body[0] == socket.AF_INET else 6
+    layout = _TUPLES[version]
+    if len(body) < layout.size:
+        return None
+    (
+        original, client, vip, protocol, client_port, port,
+        reply, gateway, peer, _, gateway_port, peer_port,
+    ) = layout.unpack_from(body)  # fmt: skip
+    if vip not in vips or protocol not in (TCP, UDP) or not original == reply == _TUPLE[version]:
+        return None
+    found = dict(netlink.attributes(body[layout.size :]))
+    mark = int.from_bytes(found.get(_MARK, b""), "big")
+    status = int.from_bytes(found.get(_STATUS, b""), "big")
+    state = found.get(_PROTOINFO, b"")
+    opened = status & _OPEN == _OPEN and (
+        len(state) <= _TCP_STATE_AT or state[_TCP_STATE_AT] in _LIVE
+    )
+    flow = RECORD[version].pack(
+        protocol, client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark
+    )
+    return flow, opened
+
+
+def _tuple(kind: int, version: int, key: Key) -> bytes:
+    """A tuple attribute: source, destination, their ports, as a key has them."""
+    size = _ADDRESS[version]
+    first = 1 if version == 4 else 3
+    ip = _attribute(first, key[1 : 1 + size]) + _attribute(first + 1, key[1 + size : 1 + 2 * size])
+    ports = key[1 + 2 * size :]
+    protocol = _attribute(1, key[:1]) + _attribute(2, ports[:2]) + _attribute(3, ports[2:4])
+    return _nest(kind, _nest(1, ip) + _nest(2, protocol))
+
+
+def _translation(kind: int, version: int, address: bytes, port: bytes) -> bytes:
+    """One direction of address translation, with exactly this address and port."""
+    ports = _nest(3, _attribute(1, port) + _attribute(2, port))
+    return _nest(kind, _attribute(1 if version == 4 else 4, address) + ports)
+
+
+def _entry(flow: Flow, place: int) -> bytes:
+    """The request that enters a flow.
+
+    The kernel wants the reply as it would be without translation, and makes
+    the real one of it.
+    """
+    version = VERSION[len(flow)]
+    (
+        protocol, client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark,
+    ) = RECORD[version].unpack(flow)  # fmt: skip
+    status = _SEEN_REPLY | _ASSURED | _CONFIRMED
+    body = [
+        struct.pack("!BBH", _FAMILY[version], 0, 0),
+        _tuple(1, version, flow),
+        _tuple(2, version, flow[:1] + vip + client + port + client_port),
+        _attribute(_STATUS, status.to_bytes(4, "big")),
+        _attribute(_TIMEOUT, TIMEOUT_S[protocol].to_bytes(4, "big")),
+        _translation(_NAT_DESTINATION, version, gateway, gateway_port),
+    ]
+    if (peer, peer_port) != (client, client_port):
+        body.append(_translation(_NAT_SOURCE, version, peer, peer_port))
+    if mark:
+        body.append(_attribute(_MARK, mark.to_bytes(4, "big")))
+    if protocol == TCP:
+        body.append(_STREAM)
+    return netlink.message(_NEW, b"".join(body), flags=netlink.CREATE_EXCLUSIVE, number=place)
+
+
+def _renewal(flow: Flow) -> bytes:
+    """The request that gives an entry its whole timeout."""
+    version = VERSION[len(flow)]
+    head = struct.pack("!BBH", _FAMILY[version], 0, 0)
+    timeout = _attribute(_TIMEOUT, TIMEOUT_S[flow[0]].to_bytes(4, "big"))
+    return netlink.message(_NEW, head + _tuple(1, version, flow) + timeout)
+
+
+def _removal(kind: int, version: int, key: Key, place: int = 0) -> bytes:
+    """The request that removes the entry with this tuple: 1 original, 2 reply."""
+    head = struct.pack("!BBH", _FAMILY[version], 0, 0)
+    return netlink.message(_DELETE, head + _tuple(kind, version, key), number=place)
+
+
+def _removals(flow: Flow) -> tuple[bytes, bytes]:
+    """Requests that remove whatever has one of the flow's tuples."""
+    version = VERSION[len(flow)]
+    answer = flow[:1] + flow[KEY_SIZE[version] : 2 * KEY_SIZE[version] - 1]
+    return _removal(1, version, key_of(flow)), _removal(2, version, answer)
+
+
+def _nest(kind: int, value: bytes) -> bytes:
+    return _attribute(kind | _NESTED, value)
+
+
+_STREAM = _nest(
+    _PROTOINFO,
+    _nest(
+        1,
+        _attribute(1, bytes([_ESTABLISHED]))
+        + _attribute(4, bytes([_LIBERAL, _LIBERAL]))
+        + _attribute(5, bytes([_LIBERAL, _LIBERAL])),
+    ),
+)
+"""About TCP: established, and sequence numbers that were never seen are no error."""

@@ -1,0 +1,306 @@
+"""Flows entered in another device's kernel: what the slots cannot tell lives on there, too."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_address
+
+import pytest
+
+from agent.dataplane import Desired
+from agent.flowstream import Outgoing, chunks
+from agent.flowtable import FlowTable
+from agent.mirror import Mirror
+from halbctl.lab.namespaces import Network
+from halbctl.lab.probes import Probe
+from halbctl.lab.servers import ECHO, PUSH
+from protocol.flows import RECORD, UDP, Flow, key_of, vip_of
+from protocol.objects import Gateway, Listener
+from tests.kernel.namespaces import (
+    UID,
+    VIP,
+    VIP6,
+    VIPS,
+    Device,
+    Inside,
+    desired,
+    hosts,
+    virtual_server,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+NAMES = ("gw1", "gw2", "gw3")
+FIRST_GATEWAY = 14
+CONNECTIONS = 200
+ANYWHERE = [("10.77.0.13", 0)]
+"""The client's own address, any port."""
+CLIENTS, PORTS = 20, range(40000, 40010)
+PACKED = frozenset(ip_address(vip).packed for vip in VIPS)
+LISTENERS = [
+    Listener(protocol="tcp", port=ECHO, gateway_port=ECHO),
+    Listener(protocol="udp", port=ECHO, gateway_port=ECHO),
+    Listener(protocol="tcp", port=PUSH, gateway_port=PUSH),
+]
+OUTAGE_S = 0.3
+SETTLING_S = 2.0
+PATIENCE_S = 5.0
+
+
+def gateways(*names: str) -> Desired:
+    """The Virtual Server with these gateways, of both IP versions."""
+    numbers = {name: number for number, name in enumerate(NAMES, start=FIRST_GATEWAY)}
+    some = [
+        Gateway(name=f"{name}-{version}", address=pattern.format(numbers[name]))
+        for version, pattern in ((4, "10.77.0.{}"), (6, "fd77::{}"))
+        for name in names
+    ]
+    return desired(virtual_server(some, LISTENERS))
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with hosts("a", "b", "client", *NAMES, servers=NAMES) as built:
+        for number in range(CLIENTS):
+            built.run(
+                "client", "ip", "address", "add", f"10.77.0.{100 + number + 1}/24", "dev", "eth0"
+            )
+        yield built
+
+
+@pytest.fixture
+def pair(network: Network) -> Iterator[tuple[Tracked, Tracked]]:
+    """Device ``a``, which has the VIPs, and ``b``, which is told of its flows."""
+    a, b = Tracked(network, "a"), Tracked(network, "b")
+    for device in (a, b):
+        device.reconcile(gateways("gw1", "gw2"))
+        device.call(device.table.listen, True)
+    a.take()
+    yield a, b
+    for device in (a, b):
+        device.drop()
+        network.plug(device.host)
+        device.run("conntrack", "-F")
+        device.close()
+
+
+class Tracked(Device):
+    """A device whose connection table is watched."""
+
+    def __init__(self, network: Network, host: str) -> None:
+        super().__init__(network, host)
+        self.table = self.call(FlowTable)
+
+    def flows(self) -> set[Flow]:
+        return set(self.call(lambda: list(self.table.all(PACKED))))
+
+    def close(self) -> None:
+        self.call(self.table.close)
+        super().close()
+
+
+def tell(sender: Tracked, receiver: Tracked, mine: frozenset[bytes] = frozenset()) -> None:
+    """All of the sender's flows, as a stream begins."""
+    out = Outgoing(1, (UID,), PACKED, 0.0)
+    out.begin(chunks(sender.flows(), (), PACKED))
+    mirror = Mirror(receiver.table)
+    receiver.call(mirror.begin, PACKED)
+    for part in out.due():
+        assert receiver.call(mirror.enter, part, PACKED, mine) == 0
+
+
+def take_over(network: Network, pair: tuple[Tracked, Tracked]) -> None:
+    """Device ``a`` loses power, and ``b`` takes its place."""
+    network.unplug("a")
+    time.sleep(OUTAGE_S)
+    pair[1].take()
+
+
+@contextmanager
+def connected(
+    network: Network, sources: Sequence[tuple[str, int]]
+) -> Iterator[list[socket.socket]]:
+    """One echo connection of the client to the VIP from each source address and port."""
+    client = Inside(network, "client")
+    with ExitStack() as stack:
+        stack.callback(client.close)
+        connections = []
+        for source in sources:
+            sock = stack.enter_context(client.call(socket.socket))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.settimeout(PATIENCE_S)
+            sock.bind(source)
+            sock.connect((VIP, ECHO))
+            connections.append(sock)
+        yield connections
+
+
+def alive(connections: Sequence[socket.socket]) -> int:
+    """How many still give back what they are told."""
+    for sock in connections:
+        sock.send(b"?")
+    count = 0
+    for sock in connections:
+        with suppress(OSError):
+            count += sock.recv(1) == b"?"
+    return count
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6])
+def test_flows_in_which_only_the_gateway_speaks_survive_a_crash(
+    network: Network, pair: tuple[Tracked, Tracked], vip: str
+) -> None:
+    probe = Probe(network, "client", "established", vip, str(CONNECTIONS), "push")
+    try:
+        probe.begin()
+        tell(*pair)
+        take_over(network, pair)
+        time.sleep(SETTLING_S)
+        found = probe.end()
+    finally:
+        probe.close()
+    assert found["survivors"] == CONNECTIONS, found
+
+
+def test_many_clients_with_equal_source_ports_survive_a_crash(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    sources = [(f"10.77.0.{101 + n}", port) for n in range(CLIENTS) for port in PORTS]
+    with connected(network, sources) as connections:
+        assert alive(connections) == len(sources)
+        assert any(changed_port(flow) for flow in pair[0].flows()), "no two met on one gateway"
+        tell(*pair)
+        take_over(network, pair)
+        assert alive(connections) == len(sources)
+
+
+@pytest.mark.parametrize(
+    "later", [("gw1", "gw2", "gw3"), ("gw1",)], ids=["added", "drained, or dead to new flows"]
+)
+def test_connections_survive_moved_slots_and_then_a_crash(
+    network: Network, pair: tuple[Tracked, Tracked], later: tuple[str, ...]
+) -> None:
+    with connected(network, ANYWHERE * CONNECTIONS) as connections:
+        tell(*pair)
+        for device in pair:
+            device.reconcile(gateways(*later))
+        assert alive(connections) == CONNECTIONS
+        take_over(network, pair)
+        assert alive(connections) == CONNECTIONS
+
+
+def test_a_flow_is_noticed_when_it_is_established_and_when_it_ends(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, _ = pair
+    with connected(network, ANYWHERE):
+        (flow,) = a.flows()
+        begun = a.call(a.table.changes, PACKED).begun
+        a.run("conntrack", "-F")
+        ended = a.call(a.table.changes, PACKED).ended
+    assert begun == {key_of(flow): flow}
+    assert ended == {key_of(flow)}
+
+
+def test_flows_that_were_not_answered_yet_are_never_heard_of(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, _ = pair
+    client = Inside(network, "client")
+    with client.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect((VIP, ECHO))
+        sock.send(b"?")
+        assert sock.recv(100)
+    client.close()
+    assert not a.flows()
+    a.run("conntrack", "-F")
+    found = a.call(a.table.changes, PACKED)
+    assert not found.begun
+    assert not found.ended
+
+
+def test_the_beginning_of_a_stream_adds_what_is_missing_and_removes_what_is_stale(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+    with connected(network, ANYWHERE * 5):
+        tell(a, b)
+        assert b.flows() == a.flows()
+        gone, missing, *_ = a.flows()
+        a.call(a.table.remove, [key_of(gone)])
+        b.call(b.table.remove, [key_of(missing)])
+        tell(a, b)
+        assert len(b.flows()) == 4
+        assert b.flows() == a.flows()
+
+
+def test_flows_that_a_device_has_by_now_are_neither_replaced_nor_removed(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+    with connected(network, ANYWHERE * 2):
+        theirs, other = a.flows()
+        ours = via(theirs, "10.77.0.99")
+        extra = of_client(theirs, "10.77.0.98")
+        b.call(b.table.put, [ours, via(extra, "10.77.0.97")])
+        tell(a, b, mine=PACKED)
+        assert b.flows() == {ours, via(extra, "10.77.0.97"), other}
+
+
+def test_an_entry_in_the_way_gives_way(network: Network, pair: tuple[Tracked, Tracked]) -> None:
+    a, b = pair
+    with connected(network, ANYWHERE):
+        (flow,) = a.flows()
+        same_answer = of_client(flow, "10.77.0.99")
+        b.call(b.table.put, [same_answer])
+        assert b.flows() == {same_answer}
+        tell(a, b)
+        assert b.flows() == {flow}
+
+
+def test_datagram_flows_are_told_too(network: Network, pair: tuple[Tracked, Tracked]) -> None:
+    a, b = pair
+    client = Inside(network, "client")
+    with client.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect((VIP, ECHO))
+
+        def assured() -> bool:
+            sock.send(b"?")
+            sock.recv(100)
+            return bool(a.flows())
+
+        wait_until(assured, "the kernel takes the flow for a lasting one")
+    client.close()
+    for _ in range(2):
+        tell(a, b)
+        assert {(flow[0], vip_of(flow)) for flow in b.flows()} == {(UDP, ip_address(VIP).packed)}
+        assert b.flows() == a.flows()
+
+
+# Records of IPv4 flows, taken apart
+
+
+def changed_port(flow: Flow) -> bool:
+    """Whether the kernel gave the client another port towards the gateway."""
+    *_, client_port, _, _, _, _, peer_port, _ = RECORD[4].unpack(flow)
+    return bool(client_port != peer_port)
+
+
+def via(flow: Flow, gateway: str) -> Flow:
+    """The same flow, through another gateway."""
+    fields = list(RECORD[4].unpack(flow))
+    fields[5] = ip_address(gateway).packed
+    return RECORD[4].pack(*fields)
+
+
+def of_client(flow: Flow, client: str) -> Flow:
+    """A flow of another client that its gateway cannot tell from this one."""
+    fields = list(RECORD[4].unpack(flow))
+    fields[1] = ip_address(client).packed
+    return RECORD[4].pack(*fields)
