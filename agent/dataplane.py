@@ -17,7 +17,7 @@ from itertools import product
 
 from agent import addresses, gate, relay, ruleset, sysctl
 from agent.capability import require, require_kernel
-from agent.conntrack import Flow, count_flows
+from agent.conntrack import count_flows
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements
 from agent.netlink import NetlinkError, ruleset_generation
@@ -25,6 +25,7 @@ from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Desired as Desired
 from agent.ruleset import Ruleset, compile_ruleset
 from protocol.ids import GroupId
+from protocol.ports import Ports
 
 _DEVICE = re.compile(r'hook \w+ device "([^"]+)"')
 _COMMENT = re.compile(r'^\tcomment "(.*)"$', re.MULTILINE)
@@ -163,16 +164,21 @@ class DataPlane:
 
     def connections(self) -> Mapping[tuple[GroupId, str], int]:
         """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones."""
-        names: dict[Flow, tuple[GroupId, str]] = {}
+        listeners: dict[tuple[str, str], list[Ports]] = {}
+        names: dict[tuple[str, str], tuple[GroupId, str]] = {}
         for vs in self._desired.virtual_servers:
             vips = [str(ip_address(vip)) for vip in self._desired.vips.get(vs.uid, ())]
-            for vip, listener, gateway in product(vips, vs.listeners, vs.gateways):
-                address = str(ip_address(gateway.address))
-                names[vip, listener.protocol, listener.port, address] = (vs.uid, gateway.name)
+            for vip, gateway in product(vips, vs.gateways):
+                names[vip, str(ip_address(gateway.address))] = (vs.uid, gateway.name)
+            for vip, each in product(vips, vs.listeners):
+                listeners.setdefault((vip, each.protocol), []).append(each.ports)
         counts: Counter[tuple[GroupId, str]] = Counter(dict.fromkeys(names.values(), 0))
         for flow, number in count_flows(self._desired.addresses).items():
-            if flow in names:
-                counts[names[flow]] += number
+            vip, protocol, port, address = flow
+            name = names.get((vip, address))
+            ports = listeners.get((vip, protocol), ())
+            if name is not None and any(first <= port <= last for first, last in ports):
+                counts[name] += number
         return counts
 
     def remove(self) -> None:

@@ -67,7 +67,7 @@ def _general_reason(host: Host) -> str:
 def _reason(server: VirtualServer, host: Host) -> str:
     if reason := host.refused.get(server.uid):
         return reason
-    for vip in server.addresses:
+    for vip in server.leased:
         address = ip_address(vip)
         if not any(address in each.network for each in host.networks):
             return f"VIP {vip} lies outside the networks of interface {host.interface}"

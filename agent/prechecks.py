@@ -78,13 +78,16 @@ def _carries(document: VirtualServerDocument, config: Config, device: DeviceId) 
 def _check_document(document: VirtualServerDocument, config: Config, host: Host) -> list[str]:
     """Check one Virtual Server; returns the addresses of its new VIPs."""
     where = f"virtual server {document.name}"
-    vips = [check_vip(f"{where}: vips", vip) for vip in document.vips]
+    wanted = (*document.vips, *document.inner_vips)
+    vips = [check_vip(f"{where}: vips", vip) for vip in wanted]
     before = config.virtual_server_named(document.name)
     known = {g.address for g in before.gateways} if before else set()
     for gateway in document.gateways:
         address = check_gateway_address(f"{where}: gateway {gateway.name}", gateway.address)
         if address not in known:
             _check_gateway(gateway.name, address, [_bare(vip) for vip in vips], host)
+        if document.forwarding == "dsr":
+            _check_direct(gateway.name, address, host)
     _check_arbiter(document.arbiter, where, host)
     held = _held(config)
     new = [vip for vip in vips if _bare(vip) not in held]
@@ -117,7 +120,7 @@ def _bare(vip: str) -> str:
 
 def _held(config: Config) -> set[str]:
     """VIPs that the Site has, or has not let go of yet."""
-    servers = (s.addresses for s in config.virtual_servers.values())
+    servers = (s.leased for s in config.virtual_servers.values())
     assigned = ((*a.vips, *a.releasing) for a in config.assignments.values())
     return {vip for vips in (*servers, *assigned) for vip in vips}
 
@@ -128,7 +131,9 @@ def _check_added_gateway(change: AddGateway, config: Config, host: Host) -> None
         return
     name = change.gateway.name
     address = check_gateway_address(f"gateway {name}: address", change.gateway.address)
-    _check_gateway(name, address, server.addresses, host)
+    _check_gateway(name, address, server.leased, host)
+    if server.forwarding == "dsr":
+        _check_direct(name, address, host)
 
 
 def _check_gateway(name: str, address: str, vips: Iterable[str], host: Host) -> None:
@@ -141,6 +146,16 @@ def _check_gateway(name: str, address: str, vips: Iterable[str], host: Host) -> 
         raise InvalidInput(
             f"gateway {name} has the address {address}, which is one of this device",
             "A device cannot be its own gateway: give the address of another host.",
+        )
+
+
+def _check_direct(name: str, address: str, host: Host) -> None:
+    """With dsr a packet goes to the gateway as it is, so no router may lie between."""
+    if not any(ip_address(address) in net.network for net in host.networks):
+        raise InvalidInput(
+            f"gateway {name} ({address}) lies outside the networks of {host.interface} on this"
+            " device, but with dsr no router may lie between them",
+            "Put it into that network, or use another mode of forwarding.",
         )
 
 

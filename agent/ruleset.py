@@ -26,6 +26,8 @@ TABLE = "halb"
 _KEYWORD = {4: "ip", 6: "ip6"}
 _SUFFIX = {4: "", 6: "6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+SERVICES, RANGES = "services", "ranges"
+"""Maps to the chains of listeners: with one port, and with several."""
 _SAMPLE_GATEWAYS = ("192.0.2.101", "192.0.2.102", "2001:db8::101", "2001:db8::102")
 
 
@@ -60,6 +62,8 @@ class Ruleset:
     """``VIP . protocol . port`` to the name of its chain."""
     sets: Mapping[str, str] = field(default_factory=dict)
     """Declarations of what listeners remember, by name of the set or map."""
+    ranges: Mapping[str, str] = field(default_factory=dict)
+    """The same for listeners with several ports, ``first-last``."""
 
 
 def compile_ruleset(desired: Desired) -> Ruleset:
@@ -67,16 +71,37 @@ def compile_ruleset(desired: Desired) -> Ruleset:
     chains: dict[str, tuple[str, ...]] = {}
     services: dict[str, str] = {}
     sets: dict[str, str] = {}
+    ranges: dict[str, str] = {}
     for vs in desired.virtual_servers:
         for listener in vs.listeners:
             for version, vips in split(desired.vips.get(vs.uid, ())):
-                name = f"vs_{vs.uid}_{listener.protocol}_{listener.port}_{_KEYWORD[version]}"
+                name = chain_of(vs, listener, version)
                 part = listener_part(name, vs, listener, version, desired.down, desired.moment)
                 chains |= part.chains
                 sets |= part.sets
+                first, last = listener.ports
                 for vip in vips:
-                    services[f"{vip} . {listener.protocol} . {listener.port}"] = name
-    return Ruleset(desired.addresses, chains, services, sets)
+                    key = f"{vip} . {listener.protocol} . {first}"
+                    if first == last:
+                        services[key] = name
+                    else:
+                        ranges[f"{key}-{last}"] = name
+    return Ruleset(desired.addresses, chains, services, sets, ranges)
+
+
+def chain_of(vs: VirtualServer, listener: Listener, version: int) -> str:
+    """Name of the chain that a listener has for an IP version."""
+    ports = listener.key.partition("/")[2].replace("-", "_")
+    return f"vs_{vs.uid}_{listener.protocol}_{ports}_{_KEYWORD[version]}"
+
+
+def _lookups() -> tuple[str, ...]:
+    """Rules that lead a new flow to the chain of its listener."""
+    return tuple(
+        f"{_KEYWORD[v]} daddr . meta l4proto . th dport vmap @{name}{_SUFFIX[v]}"
+        for name in (SERVICES, RANGES)
+        for v in (4, 6)
+    )
 
 
 def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -87,21 +112,21 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
             "filter hook output priority raw",
             (f"meta mark {MARK:#x} udp dport {REFRESH_PORTS} notrack",),
         ),
-        "distribute": (
-            "nat hook prerouting priority dstnat",
-            tuple(
-                f"{_KEYWORD[v]} daddr . meta l4proto . th dport vmap @services{_SUFFIX[v]}"
-                for v in (4, 6)
-            ),
-        ),
+        "distribute": ("nat hook prerouting priority dstnat", _lookups()),
+        # What a process of this very device sends to a VIP never comes in from outside.
+        "local": ("nat hook output priority -100", _lookups()),
         # From the VIP, and from the client's port if it is free: the next primary
         # then makes the same entry out of any packet of the flow.
         "source": (
             "nat hook postrouting priority srcnat",
             tuple(
-                f"ct status dnat ct original {_KEYWORD[v]} daddr @vips{_SUFFIX[v]} "
-                f"snat {_KEYWORD[v]} to ct original {_KEYWORD[v]} daddr"
+                f"ct status dnat ct original {_KEYWORD[v]} daddr @vips{_SUFFIX[v]} {how}"
                 for v in (4, 6)
+                # A process of this device talks from the VIP, which may be another device's.
+                for how in (
+                    "fib saddr type local masquerade",
+                    f"snat {_KEYWORD[v]} to ct original {_KEYWORD[v]} daddr",
+                )
             ),
         ),
         # A packet of a flow that is not known here must neither meet the local
@@ -126,9 +151,14 @@ def sample() -> Ruleset:
     limited = tuple(replace(gateway, max_connections=9) for gateway in gateways)
     protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
     balances: tuple[Balance, ...] = get_args(Balance)
-    plain = tuple(
-        Listener(protocol=protocol, port=port, gateway_port=port + shift, balance=balance)
-        for port, (protocol, balance, shift) in enumerate(product(protocols, balances, (0, 1)), 1)
+    plain = (
+        *(
+            Listener(protocol=protocol, port=port, gateway_port=port + shift, balance=balance)
+            for port, (protocol, balance, shift) in enumerate(
+                product(protocols, balances, (0, 1)), 1
+            )
+        ),
+        *(Listener(protocol=p, port=90, last_port=99, gateway_port=90) for p in protocols),
     )
     gated = tuple(
         replace(each, sticky=9, client_connections=9, client_rate=9)
@@ -156,9 +186,10 @@ def load(ruleset: Ruleset) -> str:
     for version in (4, 6):
         kind, suffix = _TYPE[version], _SUFFIX[version]
         lines.append(f"add set inet {TABLE} vips{suffix} {{ type {kind}; }}")
-        lines.append(
-            f"add map inet {TABLE} services{suffix} "
-            f"{{ type {kind} . inet_proto . inet_service : verdict; }}"
+        lines += (
+            f"add map inet {TABLE} {name}{suffix} "
+            f"{{ type {kind} . inet_proto . inet_service : verdict;{flags} }}"
+            for name, flags in ((SERVICES, ""), (RANGES, " flags interval;"))
         )
     for chain, (hook, rules) in base_chains().items():
         lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
@@ -177,10 +208,14 @@ def change(old: Ruleset, new: Ruleset) -> str:
         if name in old.chains:
             lines.append(f"flush chain {table} {name}")
         lines += (f"add rule {table} {name} {rule}" for rule in rules)
-    stale = {k: c for k, c in old.services.items() if new.services.get(k) != c}
-    fresh = {k: c for k, c in new.services.items() if old.services.get(k) != c}
-    lines += _elements("delete", "services", {k: f"{k} : goto {c}" for k, c in stale.items()})
-    lines += _elements("add", "services", {k: f"{k} : goto {c}" for k, c in fresh.items()})
+    for name, before, after in (
+        (SERVICES, old.services, new.services),
+        (RANGES, old.ranges, new.ranges),
+    ):
+        stale = {k: c for k, c in before.items() if after.get(k) != c}
+        fresh = {k: c for k, c in after.items() if before.get(k) != c}
+        lines += _elements("delete", name, {k: f"{k} : goto {c}" for k, c in stale.items()})
+        lines += _elements("add", name, {k: f"{k} : goto {c}" for k, c in fresh.items()})
     lines += _elements("add", "vips", {v: v for v in sorted(new.vips - old.vips)})
     lines += _elements("delete", "vips", {v: v for v in sorted(old.vips - new.vips)})
     gone = [name for name in old.chains if name not in new.chains]

@@ -50,7 +50,9 @@ def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualSer
         profile=server.profile.value,
         devices=devices,
         listeners=tuple(
-            ListenerStatus(each.protocol, each.port, each.gateway_port, each.balance)
+            ListenerStatus(
+                each.protocol, each.port, each.gateway_port, each.balance, each.last_port
+            )
             for each in server.listeners
         ),
         gateways=gateways,
@@ -209,7 +211,7 @@ def _why_degraded(
     assignment, seen = picture.assignment(server.uid), picture.groups.get(server.uid)
     if assignment is None:
         return
-    waiting = [vip for vip in server.addresses if vip not in assignment.vips]
+    waiting = [vip for vip in server.leased if vip not in assignment.vips]
     if waiting:
         yield f"{', '.join(waiting)} waits until its former holder has let go of it"
     if seen is not None and seen.alone:

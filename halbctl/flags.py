@@ -10,6 +10,7 @@ from protocol.errors import InvalidInput
 from protocol.gateway_document import GatewayDocument
 from protocol.listener_document import ListenerDocument
 from protocol.objects import Balance, Check
+from protocol.ports import ALL
 
 
 def parse_gateway(text: str) -> GatewayDocument:
@@ -39,17 +40,20 @@ def _gateway(text: str, wrong: str) -> InvalidInput:
 
 
 def parse_listener(protocol: Literal["tcp", "udp"], text: str, check: bool) -> ListenerDocument:
-    """``PORT``, or ``PORT:GATEWAY_PORT`` where gateways listen on another."""
-    ports = text.split(":")
-    if len(ports) > 2 or not all(p.isascii() and p.isdigit() and len(p) < 10 for p in ports):
+    """``PORT``, ``FIRST-LAST``, ``all``, or ``PORT:GATEWAY_PORT`` where gateways use another."""
+    port, colon, gateway_port = text.partition(":")
+    parts = [port] if port == ALL else port.split("-", 1)
+    numbers = [*(p for p in parts if p != ALL), *([gateway_port] if colon else ())]
+    if not all(n.isascii() and n.isdigit() and len(n) < 10 for n in numbers):
         raise InvalidInput(
-            f"--{protocol} {text!r} is not a port", "Write 443, or 443:8443 (gateways use 8443)."
+            f"--{protocol} {text!r} is not a port",
+            "Write 443, 443:8443 (gateways use 8443), 3000-3010 or all.",
         )
     return ListenerDocument(
         protocol=protocol,
-        port=int(ports[0]),
-        gateway_port=int(ports[1]) if len(ports) == 2 else None,
-        check=Check() if check and protocol == "tcp" else None,
+        port=int(port) if port.isdigit() else port,
+        gateway_port=int(gateway_port) if colon else None,
+        check=Check() if check and protocol == "tcp" and port != ALL else None,
     )
 
 
@@ -85,7 +89,7 @@ def replace_listeners(
     import msgspec
 
     found: list[ListenerDocument] = []
-    known = {(item.protocol, item.port): item for item in old}
+    known = {item.key: item for item in old}
     protocols: tuple[tuple[Literal["tcp", "udp"], Sequence[str] | None], ...]
     protocols = (("tcp", tcp), ("udp", udp))
     for protocol, texts in protocols:
@@ -94,7 +98,7 @@ def replace_listeners(
             continue
         for text in texts:
             item = parse_listener(protocol, text, True)
-            before = known.get((protocol, item.port))
+            before = known.get(item.key)
             if before is not None:
                 item = msgspec.structs.replace(before, gateway_port=item.gateway_port)
             found.append(item)

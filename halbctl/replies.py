@@ -16,6 +16,7 @@ class Listener(TypedDict):
     port: int
     gateway_port: int
     balance: str
+    last_port: int
 
 
 class Gateway(TypedDict):

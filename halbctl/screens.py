@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from halbctl.output import Cell, Paint, clean, table
+from protocol.ports import ports_text
 
 if TYPE_CHECKING:
     from halbctl.replies import Device, Gateway, Listener, Status, VirtualServer
@@ -131,7 +132,7 @@ def listeners(items: Iterable[Listener]) -> str:
     """``tcp/443 hash, udp/53->5353 source-hash``."""
     return clean(
         ", ".join(
-            f"{item['protocol']}/{item['port']}"
+            f"{item['protocol']}/{ports_text((item['port'], item['last_port'] or item['port']))}"
             + (f"->{item['gateway_port']}" if item["gateway_port"] != item["port"] else "")
             + f" {item['balance']}"
             for item in items

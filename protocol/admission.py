@@ -213,7 +213,7 @@ def _refuse_twin(other: Device, newcomer: Device) -> None:
 def _refuse_vip_as_address(config: Config, newcomer: Device) -> None:
     hosts = set(hosts_of(newcomer))
     for server in config.virtual_servers.values():
-        for vip in server.addresses:
+        for vip in server.leased:
             if vip in hosts:
                 raise Refused(
                     f"address {vip} of device {newcomer.name!r} is a VIP of {server.name!r}",

@@ -215,6 +215,8 @@ class ListenerStatus(msgspec.Struct, frozen=True):
     port: int
     gateway_port: int
     balance: str
+    last_port: int = 0
+    """Last of a range of ports; 0 where ``port`` is the only one."""
 
 
 class GatewayStatus(msgspec.Struct, frozen=True):

@@ -96,7 +96,7 @@ def next_edit(
             held.update(dict.fromkeys(step.vips, uid))
     for uid, server in config.virtual_servers.items():
         if uid not in config.assignments and (voters := wanted_voters(config, server)):
-            vips = tuple(v for v in server.addresses if v not in held)
+            vips = tuple(v for v in server.leased if v not in held)
             profile = server.profile
             put.append(
                 Assignment(
@@ -138,7 +138,7 @@ def _step(
             now, former=(), releasing=(), slowest=now.profile, formerly_lone=False
         )
     wanted = wanted_voters(config, server) if server else now.voters
-    addresses = server.addresses if server else ()
+    addresses = server.leased if server else ()
     profile = server.profile if server else now.profile
     vips = tuple(v for v in addresses if v in now.vips or v not in held)
     voters = one_step(now.voters, wanted, ready) or now.voters

@@ -134,6 +134,13 @@ def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[st
         f"vip {name} ", old.vips if old else (), new.vips, lambda v: v, lambda _: {}
     )
     yield from _compared(
+        f"inner vip {name} ",
+        old.inner_vips if old else (),
+        new.inner_vips,
+        lambda v: v,
+        lambda _: {},
+    )
+    yield from _compared(
         f"gateway {name}/", old.gateways if old else (), new.gateways, lambda g: g.name, _gateway
     )
     yield from _compared(

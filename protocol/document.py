@@ -14,6 +14,7 @@ import msgspec
 from protocol.addresses import check_gateway_address, check_vip
 from protocol.durations import parse_seconds
 from protocol.errors import InvalidInput
+from protocol.forwarding import check_forwarding
 from protocol.gateway_document import GatewayDocument, check_gateways, gateway_is_vip
 from protocol.listener_document import ListenerDocument, check_listeners
 from protocol.objects import (
@@ -24,6 +25,7 @@ from protocol.objects import (
     MAX_VIPS,
     MAX_VIRTUAL_SERVERS,
     MAX_VOTERS,
+    Forwarding,
     VirtualServer,
 )
 from protocol.plain import Format, read
@@ -62,7 +64,9 @@ class VirtualServerDocument(
     on_peer_loss: Literal["serve", "hold"] | None = None
     wait_for_peer: bool = True
     profile: Profile = Profile.NORMAL
-    forwarding: Literal["snat"] = "snat"
+    forwarding: Forwarding = "snat"
+    inner_vips: tuple[str, ...] = ()
+    """Of `routed`: what the gateways route back through, written as VIPs are."""
     preempt: str | Preempt | None = None
     """``{after: 60}`` or ``after 60s``; None: never."""
     slow_start: int = 0
@@ -85,13 +89,13 @@ FORMAT = Format(
     longest={
         "virtual_servers": MAX_VIRTUAL_SERVERS,
         "vips": MAX_VIPS,
+        "inner_vips": 2,
         "devices": MAX_DEVICES,
         "witnesses": MAX_VOTERS,
         "gateways": MAX_GATEWAYS,
         "listeners": MAX_LISTENERS,
     },
     later_values={
-        "forwarding": ("routed", "dsr"),
         "type": ("tls", "http", "https", "udp", "exec"),
     },
 )
@@ -165,6 +169,7 @@ def check_virtual_server(document: VirtualServerDocument, where: str = "") -> No
     _check_peer_loss(document, where)
     check_gateways(document.name, document.gateways, _addresses(document), where)
     check_listeners(document.listeners, where)
+    check_forwarding(document, where)
 
 
 def preempt_after(document: VirtualServerDocument, where: str = "") -> int:
@@ -196,14 +201,19 @@ def vip_is_taken(
 
 
 def _addresses(document: VirtualServerDocument) -> tuple[str, ...]:
-    return tuple(check_vip("vips", vip).partition("/")[0] for vip in document.vips)
+    """Without prefixes, all that its primary answers for."""
+    return _bare((*document.vips, *document.inner_vips))
+
+
+def _bare(vips: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(check_vip("vips", vip).partition("/")[0] for vip in vips)
 
 
 def _check_vips(document: VirtualServerDocument, where: str) -> None:
     check_count(f"{where}vips", document.vips, MAX_VIPS, least=1)
     for index, vip in enumerate(document.vips):
         check_vip(f"{where}vips[{index}]", vip)
-    check_once(f"{where}vips", _addresses(document), "VIP")
+    check_once(f"{where}vips", _bare(document.vips), "VIP")
 
 
 def _check_voters(document: VirtualServerDocument, where: str) -> None:

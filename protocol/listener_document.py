@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from protocol.errors import InvalidInput
 from protocol.health import check_health_check
 from protocol.objects import (
     MAX_CLIENT_RATE,
@@ -17,6 +18,7 @@ from protocol.objects import (
     Check,
     Listener,
 )
+from protocol.ports import ALL, Ports, check_ports, overlap, ports_text
 from protocol.validate import check_count, check_once, check_port, check_range
 
 
@@ -26,7 +28,8 @@ class ListenerDocument(
     """One protocol and port, as in :class:`protocol.objects.Listener`."""
 
     protocol: Literal["tcp", "udp"] = "tcp"
-    port: int
+    port: int | str
+    """A port, ``"3000-3010"`` or ``all``."""
     gateway_port: int | None = None
     """Port on the gateways; ``port`` where None."""
     balance: Balance = "hash"
@@ -38,7 +41,12 @@ class ListenerDocument(
     @property
     def key(self) -> str:
         """As :attr:`protocol.objects.Listener.key`."""
-        return f"{self.protocol}/{self.port}"
+        return f"{self.protocol}/{ports_text(self.ports)}"
+
+    @property
+    def ports(self) -> Ports:
+        """First and last port; raises InvalidInput if they were not checked."""
+        return check_ports("port", self.port)
 
 
 def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") -> None:
@@ -46,9 +54,7 @@ def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") ->
     check_count(f"{where}listeners", listeners, MAX_LISTENERS)
     for index, listener in enumerate(listeners):
         here = f"{where}listeners[{index}]."
-        check_port(f"{here}port", listener.port)
-        if listener.gateway_port is not None:
-            check_port(f"{here}gateway_port", listener.gateway_port)
+        _check_ports(listener, here)
         check_range(f"{here}sticky", listener.sticky, 0, MAX_STICKY_S, "seconds")
         limit = listener.client_connections
         check_range(f"{here}client_connections", limit, 0, MAX_CONNECTIONS)
@@ -57,14 +63,45 @@ def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") ->
             check_health_check(f"{here}check", listener.check)
     keys = (item.key for item in listeners)
     check_once(f"{where}listeners", keys, "listener")
+    _refuse_overlap(listeners, where)
+
+
+def _check_ports(listener: ListenerDocument, here: str) -> None:
+    first, last = check_ports(f"{here}port", listener.port)
+    if listener.gateway_port is not None:
+        check_port(f"{here}gateway_port", listener.gateway_port)
+        if first != last:
+            raise InvalidInput(
+                f"`{here}gateway_port` is {listener.gateway_port}, but `port` is a range",
+                "Leave it out: each port of a range is the same on the gateways.",
+            )
+    check = listener.check
+    if check is not None and check.port is None and listener.port == ALL:
+        raise InvalidInput(
+            f"`{here}check` does not say which of all ports it asks",
+            "Give it a `port` that the gateways listen on.",
+        )
+
+
+def _refuse_overlap(listeners: tuple[ListenerDocument, ...], where: str) -> None:
+    for index, listener in enumerate(listeners):
+        for other in listeners[:index]:
+            if listener.protocol == other.protocol and overlap(listener.ports, other.ports):
+                raise InvalidInput(
+                    f"`{where}listeners[{index}]` is {listener.key}, which has ports in common "
+                    f"with {other.key}",
+                    "Give each port to one listener.",
+                )
 
 
 def listener_of(document: ListenerDocument) -> Listener:
     """The object that a checked document describes."""
+    first, last = document.ports
     return Listener(
         protocol=document.protocol,
-        port=document.port,
-        gateway_port=document.gateway_port or document.port,
+        port=first,
+        last_port=0 if first == last else last,
+        gateway_port=document.gateway_port or first,
         balance=document.balance,
         sticky=document.sticky,
         client_connections=document.client_connections,
@@ -77,7 +114,7 @@ def document_of_listener(listener: Listener) -> ListenerDocument:
     """The document that describes ``listener``; the inverse of :func:`listener_of`."""
     return ListenerDocument(
         protocol=listener.protocol,
-        port=listener.port,
+        port=ports_text(listener.ports) if listener.last_port else listener.port,
         gateway_port=None if listener.gateway_port == listener.port else listener.gateway_port,
         balance=listener.balance,
         sticky=listener.sticky,

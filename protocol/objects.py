@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from protocol.ids import DeviceId, GroupId, Revision
+from protocol.ports import Ports, ports_text
 from protocol.timing import Profile
 
 MAX_VOTERS = 7
@@ -36,6 +37,8 @@ Balance = Literal["hash", "source-hash", "round-robin", "random", "least-connect
 """How a listener shares new flows among its gateways."""
 PURE: frozenset[Balance] = frozenset(("hash", "source-hash"))
 """Policies by which every device comes to the same answer from the flow alone."""
+Forwarding = Literal["snat", "routed", "dsr"]
+"""What happens to a packet on its way to its gateway, and how the answer comes back."""
 
 
 class SiteRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="site"):
@@ -117,8 +120,10 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
     protocol: Literal["tcp", "udp"]
     port: int
+    last_port: int = 0
+    """Last port of a range that begins with ``port``; 0 where there is only that one."""
     gateway_port: int
-    """Port on the gateways; equals ``port`` unless configured."""
+    """Port on the gateways; equals ``port`` unless configured, and always for a range."""
     balance: Balance = "hash"
     sticky: int = 0
     """Seconds after its newest flow for which a client keeps its gateway; 0: not at all."""
@@ -130,8 +135,18 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """``tcp/443``: names the listener within its Virtual Server."""
-        return f"{self.protocol}/{self.port}"
+        """``tcp/443``, ``tcp/3000-3010``, ``tcp/all``: its name within its Virtual Server."""
+        return f"{self.protocol}/{ports_text(self.ports)}"
+
+    @property
+    def ports(self) -> Ports:
+        """First and last port."""
+        return self.port, self.last_port or self.port
+
+    @property
+    def gateway_ports(self) -> Ports:
+        """First and last port on the gateways."""
+        return self.ports if self.last_port else (self.gateway_port, self.gateway_port)
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +184,10 @@ class VirtualServer(
     wait_for_peer: bool = True
     """A device that starts serves alone only after it has heard the other one once."""
     profile: Profile = Profile.NORMAL
-    forwarding: Literal["snat"] = "snat"
+    forwarding: Forwarding = "snat"
+    inner_vips: tuple[str, ...] = ()
+    """``ADDRESS/PREFIX`` that gateways route back through, with ``routed``: one per IP
+    version in use. They are where the primary is, as VIPs are."""
     gateways: tuple[Gateway, ...] = ()
     listeners: tuple[Listener, ...] = ()
     preempt: int = 0
@@ -186,6 +204,11 @@ class VirtualServer(
     def addresses(self) -> tuple[str, ...]:
         """The VIPs without their prefixes."""
         return tuple(vip.partition("/")[0] for vip in self.vips)
+
+    @property
+    def leased(self) -> tuple[str, ...]:
+        """All that its primary answers for: VIPs and inner VIPs, without prefixes."""
+        return (*self.addresses, *(vip.partition("/")[0] for vip in self.inner_vips))
 
     @property
     def decides_for_two(self) -> bool:

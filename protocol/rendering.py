@@ -16,7 +16,7 @@ def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
     """The document that describes ``server``, with the names of ``config``'s devices."""
     return VirtualServerDocument(
         name=server.name,
-        vips=tuple(v if names_network(v) else v.partition("/")[0] for v in server.vips),
+        vips=_as_written(server.vips),
         devices=tuple(config.devices[d].name for d in server.devices),
         witnesses=tuple(config.devices[d].name for d in server.witnesses),
         arbiter=server.arbiter,
@@ -24,11 +24,17 @@ def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
         wait_for_peer=server.wait_for_peer,
         profile=server.profile,
         forwarding=server.forwarding,
+        inner_vips=_as_written(server.inner_vips),
         preempt=Preempt(after=server.preempt) if server.preempt else None,
         slow_start=server.slow_start,
         gateways=tuple(document_of_gateway(g) for g in server.gateways),
         listeners=tuple(document_of_listener(item) for item in server.listeners),
     )
+
+
+def _as_written(vips: tuple[str, ...]) -> tuple[str, ...]:
+    """VIPs with a prefix only where it names their network."""
+    return tuple(v if names_network(v) else v.partition("/")[0] for v in vips)
 
 
 def render_site(config: Config) -> dict[str, object]:

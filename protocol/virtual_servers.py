@@ -25,6 +25,7 @@ from protocol.document import (
     vip_is_taken,
 )
 from protocol.errors import InvalidInput, Refused, RevisionConflict
+from protocol.forwarding import refuse_ambiguous
 from protocol.gateway_document import GatewayDocument, check_gateway, gateway_is_vip, gateway_of
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.listener_document import listener_of
@@ -146,18 +147,19 @@ def apply(config: Config, document: SiteDocument, new_uid: NewUid) -> Edit:
         )
     hosts = _hosts(config)
     by_name = {s.name: s for s in config.virtual_servers.values()}
-    changed: list[VirtualServer] = []
+    servers: list[VirtualServer] = []
     for wanted in document.virtual_servers:
         present = by_name.get(wanted.name)
         server = _built(config, wanted, present, new_uid)
         _refuse_undecided_pair(config, server, present)
         _refuse_lacking_family(server, present)
         _refuse_device_as_vip(server, hosts)
-        if server != present:
-            changed.append(server)
+        servers.append(server)
+    refuse_ambiguous(servers)
+    changed = tuple(s for s in servers if s != by_name.get(s.name))
     kept = {d.name for d in document.virtual_servers}
     gone = (s.uid for name, s in by_name.items() if name not in kept)
-    return Edit(put=tuple(changed), delete=tuple(k for uid in gone for k in _keys_of(config, uid)))
+    return Edit(put=changed, delete=tuple(k for uid in gone for k in _keys_of(config, uid)))
 
 
 def server_named(config: Config, name: str) -> VirtualServer:
@@ -219,7 +221,9 @@ def _put(
     _refuse_undecided_pair(config, server, present)
     _refuse_lacking_family(server, present)
     _refuse_device_as_vip(server, _hosts(config))
-    _refuse_overlap(server, (s for s in config.virtual_servers.values() if s.uid != server.uid))
+    others = [s for s in config.virtual_servers.values() if s.uid != server.uid]
+    _refuse_overlap(server, others)
+    refuse_ambiguous((*others, server))
     return Edit(put=(server,))
 
 
@@ -246,6 +250,7 @@ def _built(
         wait_for_peer=document.wait_for_peer,
         profile=document.profile,
         forwarding=document.forwarding,
+        inner_vips=tuple(check_vip("inner_vips", vip) for vip in document.inner_vips),
         preempt=preempt_after(document),
         frozen=present is not None and present.frozen,
         slow_start=document.slow_start,
@@ -334,7 +339,7 @@ def _hosts(config: Config) -> dict[str, str]:
 
 def _refuse_device_as_vip(server: VirtualServer, hosts: dict[str, str]) -> None:
     """A VIP that a device answers for by itself would cut that device off."""
-    for vip in server.addresses:
+    for vip in server.leased:
         if vip in hosts:
             raise InvalidInput(
                 f"VIP {vip} of Virtual Server {server.name!r} is the address of "
@@ -344,10 +349,10 @@ def _refuse_device_as_vip(server: VirtualServer, hosts: dict[str, str]) -> None:
 
 
 def _refuse_overlap(server: VirtualServer, others: Iterable[VirtualServer]) -> None:
-    vips = set(server.addresses)
+    vips = set(server.leased)
     own = {g.address: g for g in server.gateways}
     for other in others:
-        for vip in other.addresses:
+        for vip in other.leased:
             if vip in vips:
                 raise Refused(*vip_is_taken(vip, server, other))
             if vip in own:

@@ -24,11 +24,17 @@ Vips = Annotated[
 ]
 Tcp = Annotated[
     list[str] | None,
-    typer.Option(metavar="PORT[:PORT]", help="A TCP listener[:port on the gateways]. Repeat."),
+    typer.Option(
+        metavar="PORT[:PORT]",
+        help="A TCP listener[:port on the gateways], FIRST-LAST or all. Repeat.",
+    ),
 ]
 Udp = Annotated[
     list[str] | None,
-    typer.Option(metavar="PORT[:PORT]", help="A UDP listener[:port on the gateways]. Repeat."),
+    typer.Option(
+        metavar="PORT[:PORT]",
+        help="A UDP listener[:port on the gateways], FIRST-LAST or all. Repeat.",
+    ),
 ]
 Devices = Annotated[
     list[str] | None,
