@@ -50,7 +50,6 @@ from protocol.effects import (
     WallClock,
 )
 from protocol.errors import TimedOut
-from protocol.flows import FlowsPart, FlowsWanted
 from protocol.hearing import link_reports
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
@@ -123,7 +122,7 @@ class Agent:
         await self._transport.start()
         await self._joins.start()
         if self._carrier is not None:
-            await self._carrier.start()
+            await self._carrier.start(self._transport.send, self.primary_of)
         executor = Executor(
             send=self._transport.send,
             storage=self._storage,
@@ -203,10 +202,7 @@ class Agent:
             self._tidings.pass_on(sender, message)
         elif isinstance(message, Inquire | Report):
             self.inquiries.on_message(sender, message)
-        elif isinstance(message, FlowsWanted | FlowsPart):
-            if self._carrier is not None:
-                self._carrier.flows.on_message(sender, message)
-        else:
+        elif self._carrier is None or not self._carrier.on_message(sender, message):
             self.deliver(Received(sender, message))
 
     def on_config(self, config: Config) -> None:
@@ -324,9 +320,12 @@ class Agent:
         ]
         return tuple(note for note in found if note)
 
+    def primary_of(self, group: GroupId) -> DeviceId | None:
+        return self._loop.node.offices.holder(group)[0]
+
     def primary_name(self, group: GroupId) -> str | None:
         """Name of a group's primary as far as known here."""
-        leader = next((g.leader for g in self.view().groups if g.group == group), None)
+        leader = self.primary_of(group)
         known = self.config.devices.get(leader) if leader else None
         return known.name if known else None
 

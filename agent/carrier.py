@@ -18,6 +18,7 @@ from agent.announce import Announcer
 from agent.arbiter import Prober
 from agent.balancing import Balancer
 from agent.checks import Down, HealthChecks
+from agent.clients import Holder, Send, StickyClients
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.distribution import AT_REST
 from agent.flows import Flows
@@ -29,9 +30,12 @@ from agent.vips import Vips
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
 from protocol.changes import Change
+from protocol.clients import ClientsKept
 from protocol.config import Config
 from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input
+from protocol.flows import FlowsPart, FlowsWanted
 from protocol.ids import DeviceId, GroupId, Revision
+from protocol.messages import Message
 from protocol.objects import VirtualServer
 
 LOOK_S = 0.5
@@ -67,16 +71,21 @@ class Carrier:
         self._plane = DataPlane(interface)
         self.kernel = Kernel(self._plane, self._on_pass)
         self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
+        self.clients = StickyClients(device, self.kernel)
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._moment = AT_REST
         self.vips: Vips | None = None
         self.prober: Prober | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Prepare the kernel; raises with the remedy if this host cannot carry anything."""
+    async def start(self, send: Send, holder: Holder) -> None:
+        """Prepare the kernel; raises with the remedy if this host cannot carry anything.
+
+        ``send`` sends to another device, ``holder`` says who is primary of a group.
+        """
         await self.kernel.start()
         await self.flows.start()
+        self.clients.start(send, holder)
         lease, announcer = KernelLease(self.interface), Announcer(self.interface)
         self.vips = Vips(lease, announcer, self._deliver, self._addresses_of)
         self.prober = Prober(self.interface, announcer, self._deliver)
@@ -91,6 +100,7 @@ class Carrier:
         self.flows.on_config(config)
         self.checks.set_targets(self._carried())
         self.balancer.observe(self._carried(), self.checks.down)
+        self.clients.on_config(config, self._carried())
         self._wish()
         self._judge()
 
@@ -140,6 +150,16 @@ class Carrier:
                 self.balancer.count(counts, self.kernel.counting_s)
         if self.balancer.moment != self._moment:
             self._wish()
+
+    def on_message(self, sender: DeviceId, message: Message) -> bool:
+        """What another device says of what its kernel knows; False if it is of something else."""
+        if isinstance(message, ClientsKept):
+            self.clients.on_message(sender, message)
+        elif isinstance(message, FlowsWanted | FlowsPart):
+            self.flows.on_message(sender, message)
+        else:
+            return False
+        return True
 
     # What is
 
@@ -219,6 +239,7 @@ class Carrier:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
         await self.flows.close()
+        await self.clients.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import product
@@ -19,11 +19,13 @@ from agent import addresses, gate, relay, ruleset, sysctl
 from agent.capability import require, require_kernel
 from agent.conntrack import count_flows
 from agent.lease import KernelLease
-from agent.listing import blocks, difference, elements
+from agent.listing import blocks, difference, elements, static_sets
 from agent.netlink import NetlinkError, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Desired as Desired
 from agent.ruleset import Ruleset, compile_ruleset
+from agent.sticky import StickyMaps
+from protocol.clients import Client
 from protocol.ids import GroupId
 from protocol.ports import Ports
 
@@ -89,6 +91,7 @@ class DataPlane:
     def __init__(self, interface: str) -> None:
         self.interface = gate.check_interface(interface)
         self._nft = Nft()
+        self._sticky = StickyMaps(self._nft)
         self._desired = Desired()
         self._ruleset: Ruleset | None = None
         """In force; None until the first pass, and then unknown left-overs are replaced."""
@@ -181,6 +184,18 @@ class DataPlane:
                 counts[name] += number
         return counts
 
+    def clients(self, name: str) -> Mapping[str, Client]:
+        """Sticky clients in the map ``name``, by address."""
+        return self._sticky.read(name)
+
+    def enter_clients(self, name: str, told: Iterable[Client]) -> None:
+        """Remember sticky clients that another device told of."""
+        seen, before = self._seen, ruleset_generation()
+        self._sticky.enter(name, told)
+        # What is sticky is no part of what is compared: the next pass need not look.
+        if seen and seen.generation == before == ruleset_generation() - 1:
+            self._seen = replace(seen, generation=before + 1)
+
     def remove(self) -> None:
         """Leave nothing behind: addresses, tables and settings, also those of a killed agent."""
         former = self._former or self._former_settings()
@@ -238,7 +253,7 @@ class DataPlane:
 
     def _set_rules(self, wanted: Ruleset) -> tuple[str, ...]:
         if self._ruleset is None:
-            self._nft.run(ruleset.load(wanted))
+            self._nft.run(ruleset.load(wanted) + self._sticky.kept(wanted))
             self._ruleset = wanted
             return (f"rules loaded for {len(wanted.chains)} listeners",)
         script = ruleset.change(self._ruleset, wanted)
@@ -302,13 +317,21 @@ class DataPlane:
         self._seen = now
         return _Drift(rules, gated, anew=bool(gated) and now.gate.keys() != before.gate.keys())
 
+    def _shape(self) -> Mapping[str, str]:
+        """Our table without what packets put into its sets, which may be much."""
+        listing = self._nft.list_table("inet", ruleset.TABLE, elements=False) or ""
+        found = blocks(listing)
+        for kind, name in static_sets(listing):
+            found |= blocks(self._nft.list_elements(kind, "inet", ruleset.TABLE, name))
+        return found
+
     def _look(self) -> _Seen:
         """Read the kernel's state of our tables."""
         generation = ruleset_generation()
         listed = self._nft.list_table("netdev", gate.TABLE, elements=False)
         return _Seen(
             generation,
-            blocks(self._nft.list_table("inet", ruleset.TABLE) or ""),
+            self._shape(),
             blocks(listed or ""),
             frozenset() if listed is None else self._read_guarded(),
             addresses.link(self.interface).index,

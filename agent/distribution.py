@@ -53,6 +53,12 @@ class Selector:
         return self.slots[0] if len(set(self.slots)) == 1 else None
 
 
+def chain_of(vs: VirtualServer, listener: Listener, version: int) -> str:
+    """Name of the chain that a listener has for an IP version."""
+    ports = listener.key.partition("/")[2].replace("-", "_")
+    return f"vs_{vs.uid}_{listener.protocol}_{ports}_{KEYWORD[version]}"
+
+
 def takes_flows(vs: VirtualServer, gateway: Gateway, down: frozenset[GatewayKey]) -> bool:
     """Whether new flows may go to ``gateway`` now."""
     return gateway.state == "enabled" and gateway.weight > 0 and (vs.uid, gateway.name) not in down

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import TypeVar
 
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.watch import KernelWatch
@@ -29,6 +30,7 @@ MAX_DRIFT = 20
 
 _log = logging.getLogger("halb.kernel")
 
+T = TypeVar("T")
 Counts = Mapping[tuple[GroupId, str], int]
 
 
@@ -122,6 +124,10 @@ class Kernel:
             _log.warning("kernel: %s; repaired", text)
         self.drift = [*self.drift, *done.drift][-MAX_DRIFT:]
         self._on_pass(desired, revision, done, "")
+
+    async def do(self, work: Callable[[DataPlane], T]) -> T:
+        """What ``work`` returns, done by the worker between two passes."""
+        return await self._loop.run_in_executor(self._worker, work, self._plane)
 
     async def connections(self) -> Counts | None:
         """Live flows per gateway, at most a second old; None where they are not known yet."""

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+_BLOCK = re.compile(r"^\t(?=[a-z]+ \S+ \{$)", re.MULTILINE)
 _OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
 _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 
@@ -18,9 +19,19 @@ _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 def blocks(listing: str) -> dict[str, str]:
     """A digest of each block of ``nft list table``, by its heading such as ``chain guard``."""
     found: dict[str, str] = {}
-    for block in re.split(r"^\t(?=[a-z]+ \S+ \{$)", listing, flags=re.MULTILINE)[1:]:
+    for block in _BLOCK.split(listing)[1:]:
         heading, _, body = block.partition(" {\n")
         found[heading] = hashlib.blake2b(_sorted(body).encode(), digest_size=12).hexdigest()
+    return found
+
+
+def static_sets(listing: str) -> list[tuple[str, str]]:
+    """(``set`` or ``map``, name) of the named sets that only commands put something into."""
+    found = []
+    for block in _BLOCK.split(listing)[1:]:
+        kind, name, *_ = block.split(" ", 2)
+        if kind in ("set", "map") and not _OF_PACKETS.search(block):
+            found.append((kind, name))
     return found
 
 

@@ -74,6 +74,14 @@ class Nft:
             raise _refusal(f"list table {family} {name}", reason)
         return output
 
+    def list_elements(self, kind: str, family: str, table: str, name: str) -> str:
+        """One set or map (``kind``) as text, without counters."""
+        self._library.set_stateless_output(True)
+        try:
+            return self.run(f"list {kind} {family} {table} {name}")
+        finally:
+            self._library.set_stateless_output(False)
+
     def list_set(self, family: str, table: str, name: str) -> str:
         """One set as text, with timeouts; raise :class:`KernelRefused` if there is none."""
         return self.run(f"list set {family} {table} {name}")

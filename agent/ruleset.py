@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from msgspec.structs import replace
 
-from agent.distribution import AT_REST, Moment
+from agent.distribution import AT_REST, Moment, chain_of
 from agent.gate import MARK, REFRESH_PORTS, split
 from agent.gated import listener_part
 from protocol.ids import GroupId
@@ -87,12 +87,6 @@ def compile_ruleset(desired: Desired) -> Ruleset:
                     else:
                         ranges[f"{key}-{last}"] = name
     return Ruleset(desired.addresses, chains, services, sets, ranges)
-
-
-def chain_of(vs: VirtualServer, listener: Listener, version: int) -> str:
-    """Name of the chain that a listener has for an IP version."""
-    ports = listener.key.partition("/")[2].replace("-", "_")
-    return f"vs_{vs.uid}_{listener.protocol}_{ports}_{_KEYWORD[version]}"
 
 
 def _lookups() -> tuple[str, ...]:

@@ -13,11 +13,15 @@ from math import sqrt
 import pytest
 from msgspec.structs import replace
 
+from agent.balancing import Balancer
+from agent.dataplane import DataPlane
 from agent.distribution import AT_REST as REST
-from agent.distribution import Moment, candidates, flow_key, selector
+from agent.distribution import Moment, candidates, chain_of, flow_key, selector
+from agent.gated import numbers, sticky_map
 from agent.jhash import slot_of, source_key
 from agent.ruleset import Desired
 from halbctl.lab.servers import BANNER, ECHO
+from protocol.clients import Client
 from protocol.objects import SLOTS, Balance, Gateway, Listener
 from tests.kernel.namespaces import (
     UID,
@@ -217,6 +221,83 @@ def test_stickiness_ends_with_its_time(farm: Farm, vip: str) -> None:
         return farm.greeted(vip)
 
     assert len({away_and_back() for _ in range(4)}) > 1, "it takes its turn like anybody"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_sticky_clients_outlive_the_agent(farm: Farm, vip: str) -> None:
+    sticky = [replace(GREET, balance="round-robin", sticky=300)]
+    farm.serve(farm_gateways(), sticky)
+    first = [farm.greeted(vip, client) for client in range(10)]
+    farm.device.plane = farm.device.call(DataPlane, "eth0")
+    farm.device.call(farm.device.plane.prepare)
+    farm.serve(farm_gateways(), sticky)
+    assert [farm.greeted(vip, client) for client in range(10)] == first
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_what_another_device_tells_of_sticky_clients_is_in_force(farm: Farm, vip: str) -> None:
+    gateways, sticky = farm_gateways(), replace(GREET, balance="round-robin", sticky=300)
+    farm.serve(gateways, [sticky])
+    before = {client: farm.greeted(vip, client) for client in range(4)}
+    known = numbers(virtual_server(gateways, [sticky]))
+    wanted = {client: NAMES[client % 3] for client in range(8)}
+    assert wanted.items() - before.items(), "some have another gateway than they are told"
+    number = {
+        g.name.partition("-")[0]: known[g.address]
+        for g in gateways
+        if version(g.address) == version(vip)
+    }
+    told = [
+        Client(SOURCES[vip].format(client), number[name], 200_000)
+        for client, name in wanted.items()
+    ]
+    name = sticky_map(chain_of(virtual_server(gateways, [sticky]), sticky, version(vip)))
+    plane = farm.device.plane
+    farm.device.call(plane.enter_clients, name, told)
+    found = farm.device.call(plane.clients, name)
+    assert {a: c.number for a, c in found.items()} == {c.address: c.number for c in told}
+    assert {client: farm.greeted(vip, client) for client in range(8)} == wanted
+    farm.serve(gateways, [sticky])
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_least_connections_favours_who_has_fewer(farm: Farm, vip: str) -> None:
+    gateways, least = farm_gateways(), [replace(HOLD, balance="least-connections")]
+    clock = iter(range(1000, 9000, 10))
+    balancer = Balancer(lambda: next(clock))
+    farm.serve(gateways, least, down=[g.name for g in gateways if not g.name.startswith("gw1")])
+    for _ in range(40):
+        farm.hold(vip)
+    assert farm.held(vip)["gw1"] == 40
+    balancer.observe([virtual_server(gateways, least)], frozenset())
+    for _ in range(10):
+        assert balancer.count_is_due
+        balancer.count(farm.device.call(farm.device.plane.connections), 0.001)
+        farm.serve(gateways, least, moment=balancer.moment)
+        for _ in range(8):
+            farm.hold(vip)
+    held = farm.held(vip)
+    assert held.total() == 120
+    assert held["gw1"] <= 56, "40 and few of 80"
+    assert min(held["gw2"], held["gw3"]) >= 20
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_gateway_that_grows_takes_its_part_of_its_share(farm: Farm, vip: str) -> None:
+    names = [g.name for g in farm_gateways() if g.name.startswith("gw1")]
+    growing = Moment(growing={(UID, name): 10 for name in names})
+    farm.serve(farm_gateways(), [GREET], moment=growing)
+    found = Counter(farm.greeted(vip) for _ in range(150))
+    share = 10 / 210
+    assert found["gw1"] <= 150 * share + 6 * sqrt(150 * share * (1 - share)), found
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_gateway_that_the_agent_counts_full_takes_nothing(farm: Farm, vip: str) -> None:
+    names = {f"gw1-{v}" for v in (4, 6)}
+    full = Moment(full=frozenset((UID, name) for name in names))
+    farm.serve(farm_gateways(most=50), moment=full)
+    assert "gw1" not in {farm.greeted(vip) for _ in range(30)}
 
 
 @pytest.mark.parametrize("vip", VIPS)

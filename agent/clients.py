@@ -1,0 +1,191 @@
+"""Sticky clients on every device: the primary tells the secondaries which gateway they keep.
+
+Only the primary's kernel learns them. It is read every few seconds; what is new
+or was renewed is told, and everything again from time to time, so that nothing
+needs an acknowledgement and a device that comes back is in step soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from agent.dataplane import DataPlane
+from agent.distribution import chain_of
+from agent.gated import numbers, sticky_map
+from agent.kernel import Kernel
+from protocol.assignment import carriers_of
+from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
+from protocol.config import Config
+from protocol.errors import HalbError
+from protocol.ids import DeviceId, GroupId
+from protocol.messages import Message
+from protocol.objects import Listener, VirtualServer
+
+TELL_S = 2.0
+"""Seconds between two looks at what the kernel has learnt, at least."""
+READ_SHARE = 0.05
+"""Reading takes at most this share of the time: the more clients, the rarer."""
+RETELL_S = 30.0
+"""After so long a client is told again."""
+RENEWED = 1 / 8
+"""A client is told again when this part of its time was added."""
+MAX_PARTS = 16
+"""Messages to one device in one look; the rest follows in the next one."""
+MAX_ENTERING = 32
+"""Messages that wait to be entered; more are dropped, and told again."""
+
+_log = logging.getLogger("halb.clients")
+Send = Callable[[DeviceId, Message], None]
+Holder = Callable[[GroupId], DeviceId | None]
+
+
+@dataclass(frozen=True)
+class _Told:
+    number: int
+    until: float
+    at: float
+
+
+@dataclass(frozen=True)
+class StickyListener:
+    """A listener whose clients keep their gateway, for one IP version."""
+
+    server: VirtualServer
+    listener: Listener
+    version: int
+
+    @property
+    def name(self) -> str:
+        """Of its map."""
+        return sticky_map(chain_of(self.server, self.listener, self.version))
+
+
+class StickyClients:
+    """This device's part, as primary of some groups and secondary of others."""
+
+    def __init__(self, me: DeviceId, kernel: Kernel) -> None:
+        self._me = me
+        self._kernel = kernel
+        self._loop = asyncio.get_running_loop()
+        self._send: Send = lambda device, message: None
+        self._holder: Holder = lambda group: None
+        self._listeners: tuple[StickyListener, ...] = ()
+        self._others: Mapping[GroupId, tuple[DeviceId, ...]] = {}
+        self._told: dict[str, dict[str, _Told]] = {}
+        """What was told of each map, by address of the client."""
+        self._entering: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, send: Send, holder: Holder) -> None:
+        """Begin; ``holder`` says who is primary of a group."""
+        self._send, self._holder = send, holder
+        self._task = self._loop.create_task(self._tell_forever(), name="sticky clients")
+
+    def on_config(self, config: Config, carried: Iterable[VirtualServer]) -> None:
+        """The Virtual Servers that this device carries now."""
+        servers = tuple(carried)
+        self._listeners = tuple(
+            StickyListener(server, listener, version)
+            for server in servers
+            for listener in server.listeners
+            if listener.sticky
+            for version in sorted({6 if ":" in vip else 4 for vip in server.vips})
+        )
+        self._others = {
+            server.uid: tuple(d for d in carriers_of(config, server) if d != self._me)
+            for server in servers
+        }
+        names = {each.name for each in self._listeners}
+        self._told = {name: told for name, told in self._told.items() if name in names}
+
+    # As primary
+
+    async def _tell_forever(self) -> None:
+        pause = TELL_S
+        while True:
+            await asyncio.sleep(pause)
+            began = self._loop.time()
+            try:
+                await self._tell()
+            except HalbError as error:
+                _log.warning("cannot read the sticky clients: %s", error.message)
+            pause = max(TELL_S, (self._loop.time() - began) / READ_SHARE)
+
+    async def _tell(self) -> None:
+        room = MAX_PARTS
+        for each in self._listeners:
+            uid = each.server.uid
+            if self._holder(uid) != self._me or not self._others[uid]:
+                self._told.pop(each.name, None)
+                continue
+            found = await self._kernel.do(partial(DataPlane.clients, name=each.name))
+            due = self._due(each, found, room * MAX_CLIENTS_TOLD)
+            for part in _parts(due):
+                room -= 1
+                records = pack(each.version, part)
+                version: Literal[4, 6] = 6 if each.version == 6 else 4
+                for device in self._others[uid]:
+                    message = ClientsKept(uid, each.listener.key, version, records)
+                    self._send(device, message)
+
+    def _due(self, each: StickyListener, found: Mapping[str, Client], most: int) -> list[Client]:
+        """Clients to be told of now, and note that they are."""
+        now = self._loop.time()
+        before = self._told.get(each.name, {})
+        told = {address: before[address] for address in found if address in before}
+        due: list[Client] = []
+        for address, client in found.items():
+            until = now + client.left_ms / 1000
+            old = told.get(address)
+            if len(due) < most and (
+                old is None
+                or old.number != client.number
+                or until > old.until + each.listener.sticky * RENEWED
+                or now > old.at + RETELL_S
+            ):
+                due.append(client)
+                told[address] = _Told(client.number, until, now)
+        self._told[each.name] = told
+        return due
+
+    # As secondary
+
+    def on_message(self, sender: DeviceId, message: ClientsKept) -> None:
+        """What another device says of sticky clients: believed of the primary, of what it knows."""
+        if self._holder(message.group) != sender or len(self._entering) >= MAX_ENTERING:
+            return
+        for each in self._listeners:
+            if (each.server.uid, each.listener.key, each.version) == (
+                message.group,
+                message.listener,
+                message.version,
+            ):
+                task = self._loop.create_task(self._enter(each, message), name="enter clients")
+                self._entering.add(task)
+                task.add_done_callback(self._entering.discard)
+
+    async def _enter(self, each: StickyListener, message: ClientsKept) -> None:
+        known = frozenset(numbers(each.server).values())
+        try:
+            clients = [c for c in message.clients if c.number in known]
+            await self._kernel.do(partial(DataPlane.enter_clients, name=each.name, told=clients))
+        except HalbError as error:
+            _log.warning("sticky clients that another device told of: %s", error.message)
+
+    async def close(self) -> None:
+        """Stop; what the kernel remembers stays."""
+        tasks = [*self._entering, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+def _parts(clients: list[Client]) -> Iterator[list[Client]]:
+    for at in range(0, len(clients), MAX_CLIENTS_TOLD):
+        yield clients[at : at + MAX_CLIENTS_TOLD]

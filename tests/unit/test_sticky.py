@@ -1,0 +1,90 @@
+"""Sticky clients: as nft lists them, as devices tell each other, and who is believed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.gated import class_id, numbers
+from agent.sticky import elements, parse
+from protocol.clients import MAX_LEFT_MS, Client, ClientsKept, pack
+from protocol.errors import MalformedMessage
+from protocol.ids import GroupId
+from protocol.objects import Gateway, VirtualServer
+
+UID = GroupId("00000000000000aa")
+LISTING = """table inet halb {
+\tmap vs_sticky {
+\t\ttype ipv4_addr : classid
+\t\tsize 65536
+\t\tflags dynamic,timeout
+\t\telements = { 10.0.0.1 timeout 1m40s expires 49s996ms : beef:cafe,
+\t\t\t     10.0.0.2 timeout 5m expires 4m59s : 0:1,
+\t\t\t     10.0.0.4 timeout 7d expires 6d23h59m59s996ms : ffff:ffee }
+\t}
+}
+"""
+
+
+def kept(version: int, records: bytes) -> ClientsKept:
+    return ClientsKept(UID, "tcp/443", 6 if version == 6 else 4, records)
+
+
+def test_clients_are_read_as_nft_lists_them() -> None:
+    assert parse(LISTING) == {
+        "10.0.0.1": Client("10.0.0.1", 0xBEEFCAFE, 49_996),
+        "10.0.0.2": Client("10.0.0.2", 1, 299_000),
+        "10.0.0.4": Client("10.0.0.4", 0xFFFFFFEE, 7 * 86_400_000 - 4),
+    }
+    assert parse("") == {}
+
+
+def test_a_client_is_entered_for_the_time_that_it_has_left() -> None:
+    assert elements("m", [Client("fd00::1", 0xBEEF0001, 1500)]) == (
+        "add element inet halb m { fd00::1 timeout 1500ms : beef:1 }\n"
+    )
+    assert elements("m", []) == ""
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_told_is_what_is_heard(version: int) -> None:
+    address = "fd00::7" if version == 6 else "10.0.0.7"
+    clients = [Client(address, number, 1000 * number) for number in (1, 2**32 - 2)]
+    clients[1] = Client(address, 2**32 - 2, MAX_LEFT_MS)
+    assert list(kept(version, pack(version, clients)).clients) == clients
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        b"x" * 11,
+        pack(4, [Client("10.0.0.1", 0, 1)]),
+        pack(4, [Client("10.0.0.1", 1, MAX_LEFT_MS + 1)]),
+    ],
+)
+def test_torn_and_senseless_records_are_refused(records: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        list(kept(4, records).clients)
+
+
+@given(st.binary(max_size=200), st.sampled_from([4, 6]))
+def test_no_bytes_do_anything_else(records: bytes, version: int) -> None:
+    with suppress(MalformedMessage):
+        assert all(client.number for client in kept(version, records).clients)
+
+
+def server(*addresses: str) -> VirtualServer:
+    gateways = tuple(Gateway(name=a, address=a) for a in addresses)
+    return VirtualServer(uid=UID, name="web", vips=(), gateways=gateways, seed=7)
+
+
+def test_numbers_of_gateways_do_not_depend_on_their_order_and_are_never_none_or_root() -> None:
+    addresses = [f"10.0.{n // 256}.{n % 256}" for n in range(100)]
+    found = numbers(server(*addresses))
+    assert found == numbers(server(*reversed(addresses)))
+    assert len(set(found.values())) == 100
+    assert all(0 < number < 0xFFFFFFFF for number in found.values())
+    assert class_id(0xBEEF0001) == "beef:1"
