@@ -29,6 +29,7 @@ from agent.peers import Peers
 from agent.picture import Facts
 from agent.settings import Settings
 from agent.status import build_status
+from agent.steadyclocks import pause_watch
 from agent.storage import Storage
 from agent.tidings import Tidings
 from agent.transport import Transport
@@ -114,7 +115,7 @@ class Agent:
             self._carrier = Carrier(self.device, settings, self._random, self.deliver, flows, self)
         self._peers = Peers(self._transport)
         self._loaded = loaded
-        self._loop = Loop(self._new_node(), self._on_woken)
+        self._loop = Loop(self._new_node(), self._on_woken, pause_watch())
         self._stopped = asyncio.Event()
 
     # Life
