@@ -21,8 +21,12 @@ def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], no
     contact = contacts.get(to)
     if contact is None or contact.heard is None or contact.info is None:
         return "has not been heard of yet"
-    if now - contact.heard > max(3 * group.timing.interval, 2 * IDLE_BEAT_NS):
+    patience = max(3 * group.timing.interval, 2 * IDLE_BEAT_NS)
+    if now - contact.heard > patience:
         return f"has been silent for {(now - contact.heard) // 1_000_000} ms"
+    if now - contact.acked_sent > patience:
+        # Cut in one direction: it would hear neither of the hand-over nor of an end of it.
+        return f"has answered no beat for {(now - contact.acked_sent) // 1_000_000} ms"
     if contact.info.stopping:
         return "has stopped"
     reason = dict(contact.info.unfit).get(group.group, "")

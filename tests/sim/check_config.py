@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from protocol.changes import PutToken
 from protocol.config import Config
 from protocol.effects import Outcome, Promote, Propose
 from protocol.errors import InvalidInput, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
-from protocol.objects import Key
+from protocol.objects import Key, Record, VirtualServer
 from protocol.quorum import majority
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class ConfigCheck:
         self._checker = checker
         self.newest = first
         """The newest configuration that any device put in force."""
+        self.newest_at = 0
+        """Real time at which it came."""
         self._contents: dict[Revision, Config] = {first.revision: first}
         self.requests: dict[str, Request] = {}
         self._based_on: dict[Revision, str] = {}
@@ -73,6 +77,8 @@ class ConfigCheck:
     def applying(self, process: Process, config: Config) -> None:
         """A configuration is in force, so it must be committed and on the one history."""
         revision, newest = config.revision, self.newest
+        if process.local is not None:
+            config = self._without_local(process, config)
         if process.in_force is not None and revision < process.in_force.revision:
             text = f"{process.name} goes back from {process.in_force.revision} to {revision}"
             self._checker.fail("S11", text)
@@ -91,8 +97,26 @@ class ConfigCheck:
             if config.floor > newest.floor:
                 self._checker.seen["tombstones collected"] += 1
             self.newest = config
+            self.newest_at = self._checker.world.now
         elif not newest.descends_from(revision):
             self._lost(process, revision, newest)
+
+    def _without_local(self, process: Process, shown: Config) -> Config:
+        """What is committed, where the kernel also follows local edits of ``shown``."""
+        disks = (m.disk.config for m in self._checker.world.machines)
+        stored = {config.revision: config for config in disks}
+        committed = self._contents.get(shown.revision) or stored.get(shown.revision)
+        if committed is None:
+            text = f"{process.name} edits {shown.revision} locally, which is on no disk"
+            self._checker.fail("S11", text)
+            return shown
+        for key, record in shown.records.items():
+            there = committed.records.get(key)
+            same = there is not None and _fenced(there) == _fenced(record)
+            if not same:
+                text = f"{process.name} changes {key} by itself, which two owners may come of"
+                self._checker.fail("S1", text)
+        return committed
 
     def _lost(self, process: Process, revision: Revision, config: Config) -> None:
         text = f"{revision} was committed, is not in {config.revision} {config.epochs}"
@@ -196,6 +220,14 @@ class ConfigCheck:
             refused = isinstance(outcome.error, (InvalidInput, Refused, RevisionConflict))
             if refused and request.token in tokens:
                 self._checker.fail("S11", f"{name} was refused ({outcome.error}) but is stored")
+
+
+def _fenced(record: Record) -> Record:
+    """All of a record but what a device may change by itself."""
+    if not isinstance(record.value, VirtualServer):
+        return record
+    value = msgspec.structs.replace(record.value, gateways=(), listeners=())
+    return msgspec.structs.replace(record, value=value)
 
 
 def _living(config: Config) -> set[Key]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from protocol.config import Config
 from protocol.effects import Acquire, Lame, Refresh, Release
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Ack, Beat, Claim, Vote, Voted
 from protocol.quorum import majority
-from protocol.timing import MILLISECOND
+from protocol.timing import INTERVAL_NS, MILLISECOND, PROMISE_INTERVALS
 
 if TYPE_CHECKING:
     from tests.sim.checkers import Bounds, Checker
@@ -29,6 +30,12 @@ class LeaseCheck:
         """(VIP, real time, gap in ns, new holder?) at each acquire after the first."""
         self.overlap = 0
         """Nanoseconds that would have had two announcers; measured by ablations."""
+        self.ghosts: dict[int, int] = {}
+        """Devices that were paused, and until when their lease may be open beside another's."""
+        self.pause_overlap = 0
+        """Most nanoseconds with two announcers of which one had been paused: a known limit."""
+        self._barred: set[tuple[DeviceId, GroupId]] = set()
+        """Devices that must not take a frozen Virtual Server by themselves."""
         self._lame: set[tuple[int, str]] = set()
         self._lists: dict[tuple[DeviceId, DeviceId, int], tuple[Claim, ...]] = {}
         self._asked: dict[tuple[DeviceId, GroupId, int], int] = {}
@@ -75,6 +82,9 @@ class LeaseCheck:
         """Called just before the lease opens."""
         machine, now = process.machine, process.world.now
         bounds = self._checker.bounds(effect.group)
+        if (newest := machine.disk.ballots.get(effect.group)) and effect.term < newest.term:
+            text = f"{process.name} acts on term {effect.term} of {effect.group}, knows {newest}"
+            self._checker.fail("S10", text)
         anew = self._terms.get((machine.id, effect.group)) != effect.term
         self._terms[machine.id, effect.group] = effect.term
         for vip in effect.vips:
@@ -88,7 +98,7 @@ class LeaseCheck:
         if bounds and effect.lease > bounds.lease:
             self._checker.fail("S7", f"{process.name} takes a lease of {effect.lease} ns")
         if anew:  # a primary that turned unfit keeps what nobody else can take
-            self._may_carry(process, effect.group)
+            self._may_carry(process, effect.group, effect.term)
         if bounds and effect.vips:
             self._is_supported(process, effect.group, until, bounds)
 
@@ -112,6 +122,29 @@ class LeaseCheck:
         self._ended(machine, [v for v, d in self.holder.items() if d == machine.id], now)
         self._lame = {(i, v) for i, v in self._lame if i != machine.index}
 
+    def paused(self, machine: Machine, now: int) -> None:
+        self._ended(machine, tuple(machine.kernel.announce), now)
+
+    def resumed(self, machine: Machine, now: int) -> None:
+        """Its clocks stood still, so its lease goes on: for what was left, and one renewal."""
+        newest = self._checker.configs.newest
+        slowest = max(INTERVAL_NS[a.slowest] for a in newest.assignments.values())
+        self.ghosts[machine.index] = now + slowest * PROMISE_INTERVALS
+        for vip, end in machine.kernel.announce.items():
+            self._nobody_else_announces(machine, vip, end)
+            if self.holder.get(vip) == machine.id:
+                self.ends[vip] = end
+
+    def _is_ghost(self, index: int) -> bool:
+        return self.ghosts.get(index, 0) > self._checker.world.now
+
+    def _excused(self, machine: Machine, until: int, other: Machine, end: int) -> bool:
+        """Whether one of two announcers was paused, and ends as soon as it must."""
+        for index, over in ((machine.index, until), (other.index, end)):
+            if self._is_ghost(index) and over <= self.ghosts[index]:
+                return True
+        return False
+
     def _ended(self, machine: Machine, vips: Sequence[str], now: int) -> None:
         for vip in vips:
             if self.holder.get(vip) == machine.id:
@@ -126,19 +159,40 @@ class LeaseCheck:
         for other in world.machines:
             if other is machine:
                 continue
-            if other.kernel.announces(vip, now):
-                end = other.kernel.announce[vip]
+            end = other.kernel.announce.get(vip, 0)
+            if end > now and self._excused(machine, until, other, end):
+                self.pause_overlap = max(self.pause_overlap, min(end, until) - now)
+                self._checker.seen["two owners after a pause"] += 1
+            elif end > now:
                 self.overlap += min(end, until) - now
                 left = (end - now) / MILLISECOND
                 text = f"{vip}: {machine.index} announces while {other.index} does, {left:.3f} ms"
                 self._checker.fail("S1", text)
-            elif other.kernel.accepts(vip, now) and (other.index, vip) not in self._lame:
+            elif (
+                other.kernel.accepts(vip, now)
+                and (other.index, vip) not in self._lame
+                and not (self._is_ghost(machine.index) or self._is_ghost(other.index))
+            ):
                 text = f"{vip}: {other.index} forwards beside {machine.index} without a hand-over"
                 self._checker.fail("S9", text)
 
-    def _may_carry(self, process: Process, group: GroupId) -> None:
-        """S8: drained, unfit and witness devices take nothing by themselves."""
+    def freezing(self, process: Process, config: Config) -> None:
+        """A configuration comes into force: who was not primary of what is frozen is barred."""
+        device, ballots = process.machine.id, process.machine.disk.ballots
+        for uid, server in config.virtual_servers.items():
+            if not server.frozen:
+                self._barred.discard((device, uid))
+            elif uid in ballots and ballots[uid].vote != device:
+                self._barred.add((device, uid))
+
+    def _may_carry(self, process: Process, group: GroupId, term: int) -> None:
+        """S8: drained, unfit and witness devices take nothing by themselves, nor what is frozen."""
         config, device = process.in_force, process.machine.id
+        if (device, group) in self._barred:
+            if not self._checker.votes.was_named(group, device):
+                text = f"{process.name} takes {group}, frozen, of which it was not primary"
+                self._checker.fail("S8", text)
+            self._barred.discard((device, group))
         if config is None:
             return
         record = config.devices.get(device)
@@ -150,6 +204,8 @@ class LeaseCheck:
     def _is_supported(self, process: Process, group: GroupId, until: int, bounds: Bounds) -> None:
         """S5: a majority promised beyond the lease's end. S6: its beats were fresh."""
         checker, machine = self._checker, process.machine
+        if self._is_ghost(machine.index):
+            return
         voters = checker.voters(process, group)
         if not voters:
             return

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol.effects import Ballot
-from protocol.ids import DeviceId, GroupId
-from protocol.messages import Ack, Beat, Claim, HandOver, Resign, Vote, Voted
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.messages import Ack, Beat, Claim, HandOver, Resign, Stored, Vote, Voted
 
 if TYPE_CHECKING:
     from tests.sim.checkers import Checker
@@ -43,6 +43,8 @@ class VoteCheck:
         self._beats: dict[DeviceId, dict[tuple[DeviceId, int], tuple[Claim, ...]]] = {}
         self._resigned: dict[DeviceId, set[tuple[DeviceId, GroupId, int]]] = {}
         """Resignations heard in a step: what is said in it to those primaries binds no more."""
+        self._before: dict[DeviceId, tuple[int, Ballot]] = {}
+        """(step, coordinator ballot) before the newest ballots were written in that step."""
         self._tokens: dict[tuple[GroupId, int], DeviceId] = {}
         self._freed: dict[tuple[DeviceId, GroupId, DeviceId, int], DeviceId] = {}
         """(voter, group, primary, term) to the successor, of hand-overs that it heard of."""
@@ -53,6 +55,10 @@ class VoteCheck:
         for pair in [p for p in self._lists if p[0] == device]:
             del self._lists[pair]
         self._beats.pop(device, None)
+
+    def was_named(self, group: GroupId, device: DeviceId) -> bool:
+        """Whether a primary ever handed the group over to this device."""
+        return any(to == device for (gid, _), to in self._tokens.items() if gid == group)
 
     def is_primary(self, device: DeviceId, group: GroupId, term: int) -> None:
         """S2: one primary per group and term."""
@@ -93,11 +99,22 @@ class VoteCheck:
     def persisting(self, process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
         """S3: what is written never goes back, and no vote is changed within a term."""
         durable = process.machine.disk.ballots
+        self._before[process.machine.id] = (process.stepped_at, durable.get(SITE_GROUP, Ballot()))
         for group, ballot in ballots.items():
             old = durable.get(group, Ballot())
             again = ballot.term == old.term and old.vote not in (None, ballot.vote)
             if ballot.term < old.term or again:
                 self._checker.fail("S3", f"{process.name} replaces {old} of {group} by {ballot}")
+
+    def says_stored(self, process: Process, to: DeviceId, stored: Stored) -> None:
+        """S10: no confirmation for a coordinator of an older term than was known before."""
+        ballot = process.machine.disk.ballots.get(SITE_GROUP, Ballot())
+        at, before = self._before.get(process.machine.id, (-1, ballot))
+        if at == process.stepped_at:
+            ballot = before
+        if stored.term < ballot.term:
+            text = f"{process.name} confirms a write of term {stored.term}, knows {ballot}"
+            self._checker.fail("S10", text)
 
     def says_beat(self, process: Process, beat: Beat) -> None:
         for claim in beat.claims or ():

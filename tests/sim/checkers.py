@@ -26,7 +26,7 @@ from protocol.effects import (
     Release,
 )
 from protocol.ids import DeviceId, GroupId
-from protocol.messages import Ack, Answer, Beat, HandOver, Message, Resign, Vote, Voted
+from protocol.messages import Ack, Answer, Beat, HandOver, Message, Resign, Stored, Vote, Voted
 from protocol.timing import INTERVAL_NS, Profile
 from tests.sim.check_config import ConfigCheck
 from tests.sim.check_leases import LeaseCheck
@@ -46,8 +46,9 @@ RULES = {
     "S5": "a lease ends before the promises that it rests on",
     "S6": "a lease is renewed on fresh rounds of a majority only",
     "S7": "no lease is longer than its profile allows",
-    "S8": "a drained, unfit or witness device takes nothing",
+    "S8": "a drained, unfit or witness device takes nothing, nor anyone what is frozen",
     "S9": "a device forwards beside another only after its own hand-over",
+    "S10": "nothing is done or confirmed for a term older than one that is known",
     "S11": "what was committed is never lost; of two writes on one revision one commits",
     "S12": "nothing that was deleted comes back",
     "S13": "voters change one at a time",
@@ -97,6 +98,8 @@ class Checker:
         self.seen: Counter[str] = Counter()
         self.violations: list[Violation] = []
         self.failed = False
+        self.moved_at = 0
+        """Real time of the newest hand-over."""
         self.ignored: frozenset[str] = frozenset()
         """Rules that do not count here: an ablation asks for one rule alone."""
         self.votes = VoteCheck(self)
@@ -115,6 +118,7 @@ class Checker:
             Answer: self._says_answer,
             Beat: self._says_beat,
             HandOver: self._says_hand_over,
+            Stored: self.votes.says_stored,
             Vote: self._says_vote,
             Voted: self._says_voted,
         }
@@ -155,6 +159,13 @@ class Checker:
 
     def power_lost(self, machine: Machine) -> None:
         self.leases.power_lost(machine, self.world.now)
+
+    def paused(self, machine: Machine) -> None:
+        self.leases.paused(machine, self.world.now)
+        self.seen["device paused"] += 1
+
+    def resumed(self, machine: Machine) -> None:
+        self.leases.resumed(machine, self.world.now)
 
     def stopped(self, process: Process) -> None:
         self.seen["stopped"] += 1
@@ -218,6 +229,7 @@ class Checker:
 
     def applying(self, process: Process, config: Config) -> None:
         self.configs.applying(process, config)
+        self.leases.freezing(process, config)
         process.in_force = config
 
     def acquiring(self, process: Process, effect: Acquire, until: int) -> None:
@@ -242,5 +254,7 @@ class Checker:
 
     def happened(self, process: Process, event: Event) -> None:
         self.seen[f"event {event.kind}"] += 1
+        if event.kind == "lame":
+            self.moved_at = self.world.now
         if event.kind == "primary" and event.group and event.device:
             self.votes.is_primary(event.device, event.group, event.term)

@@ -10,6 +10,7 @@ from time import monotonic
 
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim import network
+from tests.sim.figures import calm, hunt
 from tests.sim.run import Result, run_seed, takeover
 from tests.sim.shrink import shrink
 from tests.sim.site import Setup
@@ -25,6 +26,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--replay", type=int, metavar="SEED", help="trace one seed")
     parser.add_argument("--shrink", type=int, metavar="SEED", help="find its fewest faults")
     parser.add_argument("--takeovers", type=int, metavar="N", help="measure N takeovers instead")
+    parser.add_argument("--hunt", type=int, metavar="N", help="N takeovers under faults instead")
+    parser.add_argument("--hunted", action="store_true", help="replay a seed of --hunt")
+    parser.add_argument("--calm", type=float, metavar="HOURS", help="hours without a failure")
     return parser.parse_args()
 
 
@@ -32,11 +36,19 @@ def main() -> int:
     chosen = arguments()
     sizes = tuple(int(part) for part in chosen.devices.split(","))
     safety_ns = chosen.seconds * SECOND
+    if chosen.hunt:
+        found = hunt(chosen.hunt, sizes, chosen.first, chosen.seconds, chosen.minutes)
+        print(found)
+        return 1 if found.broken else 0
+    if chosen.calm:
+        for profile in (Profile.NORMAL, Profile.FAST):
+            print(calm(chosen.calm, profile, first=chosen.first), flush=True)
+        return 0
     if chosen.takeovers:
         return measure_takeovers(chosen.takeovers, sizes)
     if chosen.replay is not None:
         size = sizes[chosen.replay % len(sizes)]
-        result = run_seed(chosen.replay, size, safety_ns, trace=print)
+        result = run_seed(chosen.replay, size, safety_ns, trace=print, hunt=chosen.hunted)
         return report([result])
     if chosen.shrink is not None:
         size = sizes[chosen.shrink % len(sizes)]

@@ -67,6 +67,7 @@ def _persist_ballots(process: Process, effect: PersistBallots) -> int:
     # Told to nobody before the wait below ends, so it may count as written at once.
     process.world.checker.persisting(process, process.ballots)
     machine.disk.ballots = dict(process.ballots)
+    machine.disk.torn = False
     return machine.disk.write_ns(process.world.random)
 
 
@@ -87,6 +88,7 @@ def try_disk(process: Process, _: None = None) -> None:
     process.retrying = False
     process.world.checker.persisting(process, process.ballots)
     process.machine.disk.ballots = dict(process.ballots)
+    process.machine.disk.torn = False
     process.hand_in(PersistWorks())
 
 
@@ -121,6 +123,7 @@ def _written(process: Process, _: None) -> None:
 def _persist_local(process: Process, effect: PersistLocal) -> int:
     """Of no weight for the votes: written some time later, or lost with the process."""
     process.world.checker.seen["local changes" if effect.local else "local changes ended"] += 1
+    process.local = effect.local
     wait = process.machine.disk.write_ns(process.world.random)
     process.world.push(process.world.now + wait, _local_written, process, effect.local)
     return 0

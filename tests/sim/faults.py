@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.timing import MILLISECOND, SECOND
 from tests.sim import network, operators
 from tests.sim.site import group_id
@@ -18,6 +19,7 @@ from tests.sim.world import World
 
 PRIMARY = -1
 """As a target: whoever announces the first VIP at that moment."""
+NEXT_RELEASE = (PROTOCOL_MIN, PROTOCOL_MAX + 1)
 QUALITIES = (network.LAN, network.LOSSY, network.BAD, network.SLOW, network.FAR)
 
 
@@ -46,10 +48,22 @@ class Style:
     gap: int
     """Mean time between two faults, nanoseconds."""
     weights: dict[str, float]
+    aim: float = 0.4
+    """Share of the faults that hit whoever is primary at that moment."""
 
 
 PROCESS = {"kill": 3.0, "stall": 4.0, "ambush": 3.0, "pause": 1.0, "crash": 1.0, "stop": 0.7}
-LOCAL = {"bulk-cut": 0.7, "slow-disk": 0.5, "full-disk": 0.3, "unfit": 0.5, "quality": 1.0}
+LOCAL = {
+    "bulk-cut": 0.7,
+    "slow-disk": 0.5,
+    "full-disk": 0.3,
+    "torn-disk": 0.2,
+    "unfit": 0.5,
+    "gateways": 0.5,
+    "upgrade": 0.2,
+    "suspend": 0.5,
+    "quality": 1.0,
+}
 COMMANDS = {"promote": 1.5, "command": 2.0}
 CALM = {"heal": 5.0}
 OPERATORS = {"promote": 2.0, "command": 6.0, "kill": 1.0, "bulk-cut": 0.5, "heal": 1.0}
@@ -64,12 +78,21 @@ STYLES: dict[str, Style] = {
     "burst": Style(15 * MILLISECOND, PROCESS | LOCAL | COMMANDS | CALM | {"one-way": 2.0}),
     "operators": Style(150 * MILLISECOND, OPERATORS),
 }
+HUNT = Style(
+    220 * MILLISECOND,
+    {"kill": 8.0, "crash": 1.0, "isolate": 3.0, "one-way": 2.0, "stall": 4.0, "heal": 9.0,
+     "suspend": 0.5, "ambush": 1.0, "quality": 1.0, "partition": 1.0},
+    aim=0.9,
+)  # fmt: skip
+"""As many takeovers as possible: whoever is primary is hit, again and again."""
 
 
-def schedule(random: Random, devices: int, start: int, end: int) -> tuple[str, list[Fault]]:
+def schedule(
+    random: Random, devices: int, start: int, end: int, hunt: bool = False
+) -> tuple[str, list[Fault]]:
     """The name of a style, and faults in order of time from ``start`` to ``end``."""
-    name = random.choice(sorted(STYLES))
-    style = STYLES[name]
+    name = "hunt" if hunt else random.choice(sorted(STYLES))
+    style = HUNT if hunt else STYLES[name]
     kinds, weights = list(style.weights), list(style.weights.values())
     faults: list[Fault] = []
     now = start
@@ -83,22 +106,22 @@ def schedule(random: Random, devices: int, start: int, end: int) -> tuple[str, l
         if kind == "swizzle":
             faults += _swizzle(random, devices, now)
         else:
-            faults.append(_draw(random, devices, now, kind))
+            faults.append(_draw(random, devices, now, kind, style.aim))
 
 
-def _draw(random: Random, devices: int, now: int, kind: str) -> Fault:
-    target = PRIMARY if random.random() < 0.4 else random.randrange(devices)
+def _draw(random: Random, devices: int, now: int, kind: str, aim: float) -> Fault:
+    target = PRIMARY if random.random() < aim else random.randrange(devices)
     other = random.randrange(devices)
     duration = 0
     match kind:
         case "kill":
             quick = random.random() < 0.7
             duration = random.randint(1, 120) * MILLISECOND if quick else _long(random)
-        case "crash" | "stop":
+        case "crash" | "stop" | "torn-disk" | "upgrade":
             duration = _long(random)
         case "stall" | "ambush":
             duration = random.randint(1, 600) * MILLISECOND
-        case "pause" | "slow-disk" | "full-disk" | "unfit":
+        case "pause" | "suspend" | "slow-disk" | "full-disk" | "unfit":
             duration = _long(random)
         case "partition":
             other = random.randrange(1, 1 << devices)
@@ -165,6 +188,31 @@ def _ambush(world: World, fault: Fault, target: int, random: Random) -> None:
     process = world.running(target)
     if process is not None:
         process.ambush = fault.duration
+
+
+def _suspend(world: World, fault: Fault, target: int, random: Random) -> None:
+    world.pause(target, fault.duration)
+
+
+def _torn_disk(world: World, fault: Fault, target: int, random: Random) -> None:
+    """A power cut after which the ballots cannot be read; of one device at most in a run."""
+    if target == world.seed % len(world.machines) and len(world.machines) > 2:
+        world.crash(target)
+        disk = world.machines[target].disk
+        disk.ballots, disk.torn = {}, True
+        world.checker.seen["ballots lost"] += 1
+        world.start_after(target, fault.duration)
+
+
+def _upgrade(world: World, fault: Fault, target: int, random: Random) -> None:
+    """The next release is installed, which speaks one version more."""
+    world.machines[target].speaks = NEXT_RELEASE
+    world.kill(target)
+    world.start_after(target, fault.duration)
+
+
+def _gateways(world: World, fault: Fault, target: int, random: Random) -> None:
+    operators.see_gateways(world, target, random)
 
 
 def _partition(world: World, fault: Fault, target: int, random: Random) -> None:
@@ -242,6 +290,10 @@ APPLY: dict[str, Apply] = {
     "stall": _stall,
     "pause": _stall,
     "ambush": _ambush,
+    "suspend": _suspend,
+    "torn-disk": _torn_disk,
+    "upgrade": _upgrade,
+    "gateways": _gateways,
     "partition": _partition,
     "isolate": _isolate,
     "one-way": _one_way,

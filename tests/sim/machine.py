@@ -16,11 +16,14 @@ from protocol.effects import Ballot
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.timing import MILLISECOND, SECOND
+from protocol.versions import OURS, Range
 
 JIFFY_NS = 4 * MILLISECOND
 """A kernel timer may fire this much late (HZ = 250)."""
 
 MILLION = 1_000_000
+UNIX_S = 1_700_000_000
+"""Unix time at which every simulation begins, seconds."""
 
 
 class Clock:
@@ -48,11 +51,25 @@ class Clock:
 class Kernel:
     """The two lease sets: VIP to the real time at which its element expires."""
 
-    __slots__ = ("accept", "announce")
+    __slots__ = ("_asleep", "accept", "announce")
 
     def __init__(self) -> None:
         self.announce: dict[str, int] = {}
         self.accept: dict[str, int] = {}
+        self._asleep: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        """What was left of both while the whole device is paused."""
+
+    def suspend(self, now: int) -> None:
+        """Answer nothing; timers stand still."""
+        self._asleep = (_left(self.announce, now), _left(self.accept, now))
+        self.clear()
+
+    def resume(self, now: int) -> None:
+        """Go on where :meth:`suspend` stopped: what was open is open for what was left."""
+        announce, accept = self._asleep
+        self._asleep = ({}, {})
+        self.announce.update({vip: now + left for vip, left in announce.items()})
+        self.accept.update({vip: now + left for vip, left in accept.items()})
 
     def acquire(self, vips: Sequence[str], until: int) -> None:
         for vip in vips:
@@ -93,6 +110,10 @@ class Kernel:
         return self.accept.get(vip, 0) > now
 
 
+def _left(ends: dict[str, int], now: int) -> dict[str, int]:
+    return {vip: end - now for vip, end in ends.items() if end > now}
+
+
 @dataclass(slots=True)
 class Disk:
     """What is durable. Writes are atomic: old or new, never a mixture."""
@@ -103,6 +124,8 @@ class Disk:
     incarnation: int = 0
     local: Local | None = None
     """Break-glass edits."""
+    torn: bool = False
+    """The ballots could not be read at the last start, and none were written since."""
     full: bool = False
     """Refuses every write."""
     fsync_ns: int = MILLISECOND // 2
@@ -115,7 +138,10 @@ class Disk:
 class Machine:
     """A host: what survives a killed agent, and what survives a power cut."""
 
-    __slots__ = ("clock", "disk", "id", "index", "kernel", "powered", "random")
+    __slots__ = (
+        "clock", "disk", "id", "index", "kernel", "paused_at", "powered", "random", "speaks",
+        "wall_error",
+    )  # fmt: skip
 
     def __init__(self, index: int, device: DeviceId, random: Random) -> None:
         self.index = index
@@ -125,6 +151,27 @@ class Machine:
         self.kernel = Kernel()
         self.disk = Disk()
         self.powered = True
+        self.paused_at: int | None = None
+        """Real time since which the whole device stands still, as a paused virtual machine."""
+        self.speaks: Range = OURS
+        """Protocol versions of the release that is installed."""
+        self.wall_error = random.randint(-500, 500) * MILLISECOND
+        """Of its wall clock, against Unix time."""
+
+    def unix_offset(self, now: int) -> int:
+        """Nanoseconds from the own clock to what this device takes for Unix time."""
+        return UNIX_S * SECOND + now + self.wall_error - self.clock.local(now)
+
+    def pause(self, now: int) -> None:
+        """Clock, kernel and process stop; nothing of it notices."""
+        self.paused_at = now
+        self.kernel.suspend(now)
+
+    def resume(self, now: int) -> None:
+        assert self.paused_at is not None
+        self.clock.offset -= self.clock.local(now) - self.clock.local(self.paused_at)
+        self.paused_at = None
+        self.kernel.resume(now)
 
     def lease_end(self, now: int, duration: int) -> int:
         """Real time at which a kernel timer of ``duration`` set now fires at the latest."""
@@ -132,7 +179,8 @@ class Machine:
         return self.clock.real(local_end) + self.random.randrange(JIFFY_NS)
 
     def lose_power(self) -> None:
-        self.kernel.clear()
+        self.kernel = Kernel()
+        self.paused_at = None
         self.powered = False
 
     def boot(self, now: int) -> None:

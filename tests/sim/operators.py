@@ -8,8 +8,11 @@ from random import Random
 from protocol.changes import (
     AddGateway,
     AdmitDevice,
+    CancelMove,
     Change,
     DeleteVirtualServer,
+    FreezeVirtualServer,
+    PlanMove,
     PutToken,
     PutVirtualServer,
     RemoveGateway,
@@ -21,16 +24,21 @@ from protocol.effects import Promote, Propose
 from protocol.gateway_document import GatewayDocument
 from protocol.ids import Revision
 from protocol.listener_document import ListenerDocument
-from protocol.timing import MILLISECOND, Profile
-from tests.sim.site import device, device_name
+from protocol.timing import MILLISECOND, SECOND, Profile
+from tests.sim.machine import UNIX_S
+from tests.sim.site import device, device_name, group_id
 from tests.sim.world import World
 
 EXPIRES_AT = 4_000_000_000
 """Unix time far ahead: no token of a simulation expires."""
-UNIX_S = 1_700_000_000
+GATEWAYS = 3
 PROFILES = (Profile.FAST, Profile.NORMAL, Profile.CALM)
 EXTRA_SERVERS = 2
 """Virtual Servers that operators create and delete."""
+
+
+def gateway_name(index: int) -> str:
+    return f"gw{index}"
 
 
 def promote(world: World, index: int, server: int, to: int | None) -> None:
@@ -40,12 +48,21 @@ def promote(world: World, index: int, server: int, to: int | None) -> None:
     _ask(world, index, Promote(request, f"vs{server}", name))
 
 
+def unix_s(world: World) -> int:
+    return UNIX_S + world.now // SECOND
+
+
 def propose(
-    world: World, index: int, change: Change, if_revision: Revision | None = None
+    world: World,
+    index: int,
+    change: Change,
+    if_revision: Revision | None = None,
+    *,
+    local: bool = False,
 ) -> str | None:
     """A change typed at a device; returns its request id, None where no agent runs."""
     request = f"c{len(world.checker.configs.requests)}"
-    item = Propose(request, change, if_revision, UNIX_S + world.now // 1_000_000_000)
+    item = Propose(request, change, if_revision, unix_s(world), local=local)
     return request if _ask(world, index, item) else None
 
 
@@ -62,6 +79,9 @@ def random_command(world: World, random: Random) -> None:
     index = random.randrange(len(world.machines))
     process = world.running(index)
     if process is None:
+        return
+    if random.random() < 0.05:
+        propose(world, index, random_gateway_change(world, random), local=True)
         return
     change = random_change(world, random)
     if_revision = None
@@ -89,18 +109,48 @@ def random_change(world: World, random: Random) -> Change:
         return random_token(random)
     servers = len(world.setup.profiles)
     server = f"vs{random.randrange(servers)}"
-    gateway = f"gw{random.randrange(3)}"
-    if roll < 0.45:
-        address = f"10.77.0.{31 + random.randrange(3)}"
-        return AddGateway(server, GatewayDocument(name=gateway, address=address))
     if roll < 0.5:
-        return RemoveGateway(server, gateway)
-    if roll < 0.55:
-        return SetGateway(server, gateway, weight=random.randrange(10))
-    if roll < 0.65:
+        return random_gateway_change(world, random)
+    if roll < 0.6:
         device = device_name(random.randrange(len(world.machines)))
         return SetDevice(device, random.random() < 0.4)
+    if roll < 0.66:
+        return FreezeVirtualServer(server, random.random() < 0.4)
+    if roll < 0.72:
+        return random_plan(world, server, random)
     return random_server_change(world, random)
+
+
+def random_gateway_change(world: World, random: Random) -> Change:
+    server = f"vs{random.randrange(len(world.setup.profiles))}"
+    gateway = gateway_name(random.randrange(GATEWAYS))
+    roll = random.random()
+    if roll < 0.6:
+        address = f"10.77.0.{31 + random.randrange(GATEWAYS)}"
+        return AddGateway(server, GatewayDocument(name=gateway, address=address))
+    if roll < 0.8:
+        return RemoveGateway(server, gateway)
+    return SetGateway(server, gateway, weight=random.randrange(10))
+
+
+def random_plan(world: World, server: str, random: Random) -> Change:
+    """``promote --at``, a few seconds ahead, or ``promote --cancel``."""
+    if random.random() < 0.3:
+        return CancelMove(server)
+    to = device_name(random.randrange(len(world.machines))) if random.random() < 0.7 else None
+    at = unix_s(world) + random.randint(1, 6)
+    return PlanMove(server, to, at, f"{random.getrandbits(64):016x}")
+
+
+def see_gateways(world: World, index: int, random: Random) -> None:
+    """The checks of a device have new results."""
+    down = tuple(
+        (group_id(server), gateway_name(gateway))
+        for server in range(len(world.setup.profiles))
+        for gateway in range(GATEWAYS)
+        if random.random() < 0.4
+    )
+    world.set_gateways_down(index, down)
 
 
 def random_server_change(world: World, random: Random) -> Change:
@@ -117,6 +167,7 @@ def random_server_change(world: World, random: Random) -> Change:
         vips=(f"10.77.0.{200 + random.randrange(EXTRA_SERVERS)}/24",),
         devices=tuple(carriers),
         profile=random.choice(PROFILES),
+        preempt=random.choice((None, None, "1s")),
         listeners=(ListenerDocument(port=443),),
     )
     return PutVirtualServer(document, must="either")

@@ -25,6 +25,11 @@ MIXES: tuple[tuple[Profile, ...], ...] = (
     (Profile.FAST, Profile.NORMAL),
     (Profile.CALM, Profile.FAST, Profile.NORMAL),
 )
+HUNTED: tuple[tuple[Profile, ...], ...] = (
+    (Profile.FAST,) * 4,
+    (Profile.NORMAL,) * 4,
+    (Profile.FAST, Profile.FAST, Profile.NORMAL, Profile.NORMAL),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class Result:
     gaps: tuple[int, ...]
     """Nanoseconds without an announcer at each change of the announcing device."""
     overlap: int
+    pause_overlap: int
+    """Most nanoseconds with two announcers of which one device had been paused as a whole."""
     seen: Counter[str] = field(default_factory=Counter)
     cpu_s: float = 0.0
 
@@ -55,20 +62,24 @@ def make_node(**arguments: Any) -> Node:
     return Node(**arguments)
 
 
-def setup_of(seed: int, devices: int) -> Setup:
+def setup_of(seed: int, devices: int, hunt: bool = False) -> Setup:
     """The Site that a seed runs on."""
     random = Random(seed * 7 + 101)
+    if hunt:
+        return Setup(devices=devices, profiles=random.choice(HUNTED))
     return Setup(
         devices=devices,
         profiles=random.choice(MIXES),
         witness=devices > 2 and random.random() < 0.2,
         codec=random.random() < 0.1,
+        preempt=random.choice((0, 0, 0, 1, 3)),
     )
 
 
-def plan(seed: int, devices: int, safety_ns: int) -> tuple[str, list[Fault]]:
+def plan(seed: int, devices: int, safety_ns: int, hunt: bool = False) -> tuple[str, list[Fault]]:
     """The faults that a seed means."""
-    return faults.schedule(Random(seed * 7 + 102), devices, WARM_UP_NS // 3, safety_ns)
+    random = Random(seed * 7 + 102)
+    return faults.schedule(random, devices, WARM_UP_NS // 3, safety_ns, hunt)
 
 
 def run_seed(
@@ -79,21 +90,23 @@ def run_seed(
     make_core: CoreFactory = make_node,
     trace: Callable[[str], None] | None = None,
     schedule: list[Fault] | None = None,
+    hunt: bool = False,
     ignored: Iterable[str] = (),
     prepare: Callable[[World], None] | None = None,
 ) -> Result:
     """Run one seed: faults for ``safety_ns``, then heal and demand order.
 
-    ``schedule`` replaces the faults that the seed means, for shrinking.
+    ``hunt`` aims most faults at whoever is primary. ``schedule`` replaces the
+    faults that the seed means, for shrinking.
     ``make_core``, ``prepare`` and ``ignored`` let an ablation break one rule
     on purpose and ask whether a checker notices.
     """
     began = process_time()
-    world = World(seed, setup_of(seed, devices), make_core, trace)
+    world = World(seed, setup_of(seed, devices, hunt), make_core, trace)
     world.checker.ignored = frozenset(ignored)
     if prepare:
         prepare(world)
-    style, planned = plan(seed, devices, safety_ns)
+    style, planned = plan(seed, devices, safety_ns, hunt)
     faults.inject(world, planned if schedule is None else schedule, seed)
     world.start_all()
     world.run_until(safety_ns)
@@ -116,6 +129,7 @@ def _result(world: World, style: str, cpu_s: float) -> Result:
         hash=world.hash,
         gaps=gaps,
         overlap=checker.leases.overlap,
+        pause_overlap=checker.leases.pause_overlap,
         seen=checker.seen,
         cpu_s=cpu_s,
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from protocol.config import Config
 from protocol.effects import Effect, Input
 from protocol.ids import Revision
+from protocol.local import Local
 from protocol.timing import MILLISECOND, SECOND
 from protocol.tombstones import Retention
 from protocol.view import NodeView
@@ -44,7 +45,7 @@ class Process:
 
     __slots__ = (
         "_scheduled", "alive", "ambush", "ballots", "blocked", "blocks", "core", "in_force",
-        "inbox", "machine", "mute", "opened", "position", "rest", "retrying", "spin_from",
+        "inbox", "local", "machine", "mute", "opened", "position", "rest", "retrying", "spin_from",
         "spins", "stalled_until", "started", "stepped_at", "stopping", "wake", "wake_local",
         "world", "writes",
     )  # fmt: skip
@@ -78,6 +79,8 @@ class Process:
         """The newest configuration that this run put in force."""
         self.ballots = dict(disk.ballots)
         """What should be on disk; more than is there while the disk refuses."""
+        self.local: Local | None = disk.local
+        """Break-glass edits of this run."""
         self.retrying = False
         self.opened: set[str] = set()
         """VIPs whose lease this run opened at some time."""
@@ -93,6 +96,9 @@ class Process:
             version="0.0.0-sim",
             retention=RETENTION,
             local=disk.local,
+            ballots_lost=disk.torn,
+            unix_offset=machine.unix_offset(world.now),
+            protocol=machine.speaks,
         )
 
     @property

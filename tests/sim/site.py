@@ -8,7 +8,7 @@ from random import Random
 from protocol.config import Config, Edit
 from protocol.effects import Ballot
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
-from protocol.objects import Assignment, Device, SiteRecord, Value, VirtualServer
+from protocol.objects import Assignment, Device, Gateway, SiteRecord, Value, VirtualServer
 from protocol.timing import Profile
 
 
@@ -31,6 +31,10 @@ def vip_of(index: int) -> str:
 ARBITER = "10.77.0.1"
 
 
+def gateways(server: int) -> tuple[Gateway, ...]:
+    return tuple(Gateway(name=f"gw{i}", address=f"10.77.1.{server * 10 + i + 1}") for i in range(2))
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a simulation is made of."""
@@ -44,6 +48,8 @@ class Setup:
     """Two devices may serve alone while they reach the arbiter."""
     founders: int | None = None
     """So many devices are in the Site at the start, the others wait to join; None: all are."""
+    preempt: int = 0
+    """Seconds after which a better-ranked device is handed each Virtual Server; 0: never."""
     codec: bool = False
     """Every message goes through the codec, as on a real wire."""
 
@@ -84,6 +90,8 @@ def build_site(setup: Setup, random: Random) -> Config:
                 witnesses=witnesses,
                 arbiter=ARBITER if setup.arbiter else None,
                 profile=profile,
+                preempt=setup.preempt,
+                gateways=gateways(number),
                 seed=number,
             )
         )

@@ -8,6 +8,7 @@ from protocol.changes import CancelMove, FreezeVirtualServer, PlanMove
 from protocol.effects import WallClock
 from protocol.timing import SECOND
 from tests.sim import network, operators
+from tests.sim.machine import UNIX_S
 from tests.sim.run import quiet_world
 from tests.sim.site import Setup, device_name
 from tests.sim.world import World
@@ -52,9 +53,9 @@ def test_a_planned_move_is_made_once_on_bad_links(seed: int) -> None:
     to = (first + 1) % 3
     at = world.now // SECOND + 15
     for index, machine in enumerate(world.machines):
-        offset = operators.UNIX_S * SECOND + world.now - machine.clock.local(world.now)
+        offset = UNIX_S * SECOND + world.now - machine.clock.local(world.now)
         world.hand_in(index, WallClock(offset))
-    asked(world, PlanMove("vs0", device_name(to), at + operators.UNIX_S, PLAN))
+    asked(world, PlanMove("vs0", device_name(to), at + UNIX_S, PLAN))
     world.run_for(5 * SECOND)
     assert holder(world) == [first]
     world.run_for(25 * SECOND)

@@ -125,6 +125,9 @@ class World:
         running = self.processes[index]
         if index in self.frozen or (running is not None and running.alive):
             return
+        if machine.paused_at is not None:
+            self.start_after(index, 100 * MILLISECOND)
+            return
         if not machine.powered:
             machine.boot(self.now)
         if self.random.random() < 0.5:  # both must be safe: cleared at once, or left to expire
@@ -151,14 +154,16 @@ class World:
 
     def kill(self, index: int) -> None:
         process = self.running(index)
-        if process is not None:
+        if process is not None and self.machines[index].paused_at is None:
             self.log(index, "kill -9")
             process.kill()
 
     def crash(self, index: int) -> None:
         """Cut the power: the process and the kernel state are gone."""
-        self.kill(index)
+        process = self.running(index)
         self.log(index, "power lost")
+        if process is not None:
+            process.kill()
         self.machines[index].lose_power()
         self.checker.power_lost(self.machines[index])
 
@@ -167,6 +172,32 @@ class World:
         if process is not None:
             self.log(index, f"stalled for {duration / MILLISECOND:.1f} ms")
             process.stall(duration)
+
+    def pause(self, index: int, duration: int) -> None:
+        """Pause the whole device, as a hypervisor does: its clock stands still, too."""
+        machine = self.machines[index]
+        if not machine.powered or machine.paused_at is not None:
+            return
+        self.log(index, f"device paused for {duration / MILLISECOND:.1f} ms")
+        self.checker.paused(machine)
+        machine.pause(self.now)
+        # Comes before the process goes on at the same instant, for it is pushed first.
+        self.push(self.now + duration, self._unpause, index, self.now)
+        process = self.running(index)
+        if process is not None:
+            process.stall(duration)
+
+    def _unpause(self, index: int, since: int) -> None:
+        if self.machines[index].paused_at == since:
+            self.unpause(index)
+
+    def unpause(self, index: int) -> None:
+        """Let a paused device go on."""
+        machine = self.machines[index]
+        if machine.paused_at is not None:
+            machine.resume(self.now)
+            self.log(index, "device goes on")
+            self.checker.resumed(machine)
 
     def stop(self, index: int) -> None:
         """Ask the agent to stop cleanly."""
