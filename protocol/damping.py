@@ -6,7 +6,8 @@ moves that devices make on their own. An operator's move is carried out at once,
 but counts; an election after a failure is neither held back nor counted.
 
 Every voter hears of every hand-over, so that a new primary knows of the moves
-before its own. The memory does not outlive the process.
+before its own. The memory does not outlive the process, and need not: who
+restarts is primary no longer, and its successor remembers.
 """
 
 from __future__ import annotations

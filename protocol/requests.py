@@ -44,6 +44,10 @@ class Requests:
 
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
+        self.plight: Callable[[int], HalbError] = lambda now: NoQuorum(
+            "no coordinator is known", "Look at `halbctl status`."
+        )
+        """``plight(now)``: why no coordinator takes a change."""
 
     def add(
         self, message: ProposeChange | RequestMove, now: int, timeout: int = DEADLINE_NS
@@ -79,7 +83,9 @@ class Requests:
                 message = waiting.message = msgspec.structs.replace(message, term=term)
             if now >= waiting.deadline:
                 del self._waiting[request]
-                out.do(Outcome(request, error=_not_answered(group, addressee)))
+                at_site = group == SITE_GROUP
+                error = self.plight(now) if at_site else _not_answered(addressee)
+                out.do(Outcome(request, error=error))
             elif addressee == me:
                 waiting.repeat_at = NEVER
                 mine.append(message)
@@ -103,12 +109,7 @@ class Requests:
         return min((min(w.deadline, w.repeat_at) for w in self._waiting.values()), default=NEVER)
 
 
-def _not_answered(group: GroupId, addressee: DeviceId | None) -> HalbError:
-    if group == SITE_GROUP:
-        return NoQuorum(
-            "no majority of the Site's voting devices can be reached",
-            "Bring devices back; `halbctl status` shows which are missing.",
-        )
+def _not_answered(addressee: DeviceId | None) -> HalbError:
     if addressee is None:
         return NoQuorum(
             "the Virtual Server has no primary that could hand it over",

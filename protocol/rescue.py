@@ -21,6 +21,7 @@ from protocol.neighbourhood import Neighbourhood
 from protocol.objects import SiteRecord
 from protocol.offices import Offices
 from protocol.outbox import Outbox
+from protocol.plight import no_coordinator
 from protocol.recovery import (
     TERM_LEAP,
     Survivor,
@@ -78,6 +79,11 @@ class Rescue:
         self._requests = requests
         self._now: _UnderWay | None = None
         self._reaching: _Reaching | None = None
+        requests.plight = self._plight
+
+    def _plight(self, now: int) -> HalbError:
+        heard = self._heard(now)
+        return no_coordinator(self._configuration.newest, heard.__contains__)
 
     # Break glass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocol.changes import SetDevice
 from protocol.effects import Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
@@ -106,3 +107,37 @@ def test_a_named_survivor_must_be_heard_and_this_device_among_them() -> None:
     outcome = recover(cluster, third, "d3", "d1")
     assert isinstance(outcome.error, Refused)
     assert "cannot be heard" in outcome.error.message
+
+
+def test_a_change_in_a_site_of_two_devices_without_the_other_is_refused_with_what_helps() -> None:
+    cluster = Cluster(2).settled()
+    first, second = (d.id for d in cluster.devices)
+    without(cluster, first)
+    error = propose(cluster, second, web(), "refused").error
+    assert isinstance(error, NoQuorum)
+    assert "d1 cannot be heard; of two devices both must agree" in error.message
+    assert all(word in error.remedy for word in ("Bring d1 back", "halbctl recover", "--local"))
+
+
+def test_the_survivor_of_two_devices_recovers_and_takes_the_other_back() -> None:
+    cluster = Cluster(2).settled()
+    first, second = (d.id for d in cluster.devices)
+    without(cluster, first)
+    assert recover(cluster, second).error is None
+    assert propose(cluster, second, SetDevice("d1", drained=True), "alone").error is None
+    cluster.restart(first)
+    cluster.run(8000)
+    config = in_force(cluster, second)
+    assert in_force(cluster, first) == config
+    assert config.site is not None
+    assert set(config.site.voters) == {first, second}
+
+
+def test_a_refusal_names_all_who_are_missing() -> None:
+    cluster = Cluster(3).settled()
+    first, second, third = (d.id for d in cluster.devices)
+    without(cluster, first, second)
+    error = propose(cluster, third, web(), "refused").error
+    assert error is not None
+    assert "d1 and d2 cannot be heard" in str(error)
+    assert "both must agree" not in str(error)
