@@ -8,6 +8,7 @@ import secrets
 from random import Random
 
 from agent.carrier import Carrier
+from agent.chronicle import Chronicle
 from agent.clock import boottime, unix_ms, unix_offset
 from agent.conflicts import keep, local_note
 from agent.control import ControlServer
@@ -17,7 +18,7 @@ from agent.estranged import Estranged
 from agent.executor import Executor
 from agent.fitness import Lateness
 from agent.flows import Flows
-from agent.history import MAX_ENTRIES, History, entry_of, two_owners_lately
+from agent.history import MAX_ENTRIES, History, two_owners_lately
 from agent.inquiry import Inquiries
 from agent.joining import JoinServer, ask_to_join
 from agent.kernel import Counts
@@ -28,6 +29,7 @@ from agent.peers import Peers
 from agent.picture import Facts
 from agent.settings import Settings
 from agent.status import build_status
+from agent.steadyclocks import pause_watch
 from agent.storage import Storage
 from agent.tidings import Tidings
 from agent.transport import Transport
@@ -95,7 +97,8 @@ class Agent:
         self.inquiries = Inquiries(
             self.device, self._transport.send, self._report, self._neighbours
         )
-        self._tidings = Tidings(self._transport.send, self._neighbours)
+        tidings = Tidings(self._transport.send, self._neighbours)
+        self._chronicle = Chronicle(self.device, self.history, tidings, self.news.publish)
         self._operations = Operations(self)
         self._joins = JoinServer(settings.addresses, self.keys, self._operations.admit)
         self._control = ControlServer(
@@ -109,10 +112,10 @@ class Agent:
         self._carrier: Carrier | None = None
         if not settings.witness:
             flows = Flows(self.device, loaded.incarnation, self._transport.send)
-            self._carrier = Carrier(self.device, settings, self._random, self.deliver, flows)
+            self._carrier = Carrier(self.device, settings, self._random, self.deliver, flows, self)
         self._peers = Peers(self._transport)
         self._loaded = loaded
-        self._loop = Loop(self._new_node(), self._on_woken)
+        self._loop = Loop(self._new_node(), self._on_woken, pause_watch())
         self._stopped = asyncio.Event()
 
     # Life
@@ -198,8 +201,7 @@ class Agent:
 
     def _on_message(self, sender: DeviceId, message: Message) -> None:
         if isinstance(message, Moved):
-            self._remember(message.entry)
-            self._tidings.pass_on(sender, message)
+            self._chronicle.heard(sender, message)
         elif isinstance(message, Inquire | Report):
             self.inquiries.on_message(sender, message)
         elif self._carrier is None or not self._carrier.on_message(sender, message):
@@ -223,18 +225,11 @@ class Agent:
     def on_event(self, event: Event) -> None:
         """Something worth remembering happened: log it, and tell everyone of a move."""
         marks = {} if self._carrier is None else self._carrier.on_event(event)
-        entry = entry_of(event, self.config, self.device, unix_ms(), marks)
-        self._remember(entry)
-        if event.kind in ("primary", "move", "two-owners"):
-            self._tidings.tell(entry)
+        self._chronicle.happened(event, self.config, marks)
 
-    def _remember(self, entry: api.HistoryEntry) -> None:
-        if self.history.add(entry):
-            about = f" of {entry.virtual_server}" if entry.virtual_server else ""
-            term = f" (term {entry.term})" if entry.term else ""
-            level = logging.WARNING if entry.kind == "two-owners" else logging.INFO
-            _log.log(level, "%s %s%s%s", entry.device, entry.text, about, term)
-        self.news.publish()
+    def on_verified(self, group: GroupId, took_ns: int) -> None:
+        """The network has learnt of a takeover by this device, so long after the announcement."""
+        self._chronicle.verified(group, self.name, took_ns)
 
     def _on_removed(self, site: str) -> None:
         """The Site goes on without this device: hold nothing, and say so."""
@@ -316,7 +311,7 @@ class Agent:
             self._storage.problem,
             self.history.trouble,
             self.lateness.warning(profiles),
-            *(self._carrier.checks.troubles() if self._carrier else ()),
+            *(self._carrier.warnings() if self._carrier else ()),
         ]
         return tuple(note for note in found if note)
 

@@ -67,6 +67,17 @@ class Announcer:
         """
         self._send(_question(ip_address(address), link(self._interface).mac))
 
+    def insist(self, vip: str, to: str) -> None:
+        """Ask ``to`` something in the name of ``vip``, so that it learns where that is.
+
+        Raises as :meth:`announce` does.
+        """
+        mac, ip, asked = link(self._interface).mac, ip_address(vip), ip_address(to)
+        if isinstance(ip, IPv4Address) and isinstance(asked, IPv4Address):
+            self._send(neighbour.arp_request(ip, mac, asked))
+        elif isinstance(ip, IPv6Address) and isinstance(asked, IPv6Address):
+            self._send(neighbour.solicit_from(ip, mac, asked))
+
     async def probe(self, vip: str, timeout: float) -> str | None:  # noqa: ASYNC109
         """Who else answers for ``vip``: a MAC such as ``02:00:00:00:00:01``, or None.
 

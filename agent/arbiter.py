@@ -10,10 +10,8 @@ hardware address goes first, as each sees the other's questions.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -22,19 +20,18 @@ from agent import neighbour
 from agent.addresses import link
 from agent.announce import Announcer
 from agent.clock import boottime
+from agent.tap import tap
 from protocol.effects import Input, ProbeArbiter, Probed
 from protocol.errors import HalbError
 from protocol.ids import GroupId
 
 QUESTIONS = 3
 """Questions for each address in one round."""
-_SO_ATTACH_FILTER = 26
-_ETH_ALL = 0x0003
 _BUFFER = 2048
 _MAX_FRAMES = 256
 """Frames read in one go; the rest waits for the loop's next pass."""
 
-# Classic BPF: ARP, neighbour solicitations and advertisements; (code, jump true, false, value).
+# ARP, neighbour solicitations and advertisements.
 _FILTER = (
     (0x28, 0, 0, 12),
     (0x15, 6, 0, neighbour.ETH_ARP),
@@ -190,7 +187,7 @@ class Prober:
 
     def _listen(self) -> None:
         if self._socket is None:
-            self._socket = _listener(self._interface)
+            self._socket = tap(self._interface, _FILTER)
             self._loop.add_reader(self._socket, self._read)
 
     def _unlisten(self) -> None:
@@ -203,22 +200,3 @@ class Prober:
         for group in list(self._rounds):
             self._end(group)
         self._unlisten()
-
-
-def _listener(interface: str) -> socket.socket:
-    """A socket that sees questions for a VIP before the gate drops them: a tap of all frames."""
-    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    listener = socket.socket(socket.AF_PACKET, kind, 0)
-    program = b"".join(struct.pack("=HBBI", *step) for step in _FILTER)
-    steps = ctypes.create_string_buffer(program, len(program))
-    try:
-        listener.setsockopt(
-            socket.SOL_SOCKET,
-            _SO_ATTACH_FILTER,
-            struct.pack("@HP", len(_FILTER), ctypes.addressof(steps)),
-        )
-        listener.bind((interface, _ETH_ALL))
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from ipaddress import IPv4Interface, IPv6Interface
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from random import Random
 
-from agent import addresses, fitness, prechecks
+from agent import addresses, fitness, prechecks, segment
 from agent.addresses import InterfaceMissing, Link
 from agent.announce import Announcer
 from agent.arbiter import Prober
@@ -24,6 +24,7 @@ from agent.distribution import AT_REST
 from agent.flows import Flows
 from agent.kernel import Kernel
 from agent.lease import KernelLease
+from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
 from agent.settings import Settings
 from agent.vips import Vips
@@ -56,9 +57,12 @@ class Carrier:
         random: Random,
         deliver: Callable[[Input], None],
         flows: Flows,
+        news: PresenceNews,
     ) -> None:
         self.device = device
         self.flows = flows
+        self._random = random
+        self._news = news
         self.interface = interface = settings.interface
         self._deliver = deliver
         self._config = Config()
@@ -66,6 +70,7 @@ class Carrier:
         self._refused: dict[GroupId, str] = {}
         self._trouble = ""
         self._link: Link | None = None
+        self._routers: tuple[str, ...] = ()
         self._networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
         self._told: tuple[tuple[GroupId, str], ...] | None = None
         self._plane = DataPlane(interface)
@@ -75,6 +80,7 @@ class Carrier:
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._moment = AT_REST
         self.vips: Vips | None = None
+        self.presence: Presence | None = None
         self.prober: Prober | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -87,7 +93,10 @@ class Carrier:
         await self.flows.start()
         self.clients.start(send, holder)
         lease, announcer = KernelLease(self.interface), Announcer(self.interface)
-        self.vips = Vips(lease, announcer, self._deliver, self._addresses_of)
+        self.presence = Presence(
+            self.interface, announcer, self._random, self._neighbours_of, self._news
+        )
+        self.vips = Vips(lease, announcer, self._deliver, self._addresses_of, self.presence)
         self.prober = Prober(self.interface, announcer, self._deliver)
         self._look_at_link(networks=True)
         self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="look")
@@ -114,6 +123,30 @@ class Carrier:
         """Addresses of another device, without ports."""
         known = self._config.devices.get(device)
         return tuple(str(split_endpoint(each)[0]) for each in known.addresses) if known else ()
+
+    def _neighbours_of(self, group: GroupId) -> list[str]:
+        """Who on the segment must know where a group's VIPs are, the most important first."""
+        server = self._config.virtual_servers.get(group)
+        found = list(self._routers)
+        if server is not None:
+            others = [server.arbiter] if server.arbiter else []
+            others += (g.address for g in server.gateways if g.state != "disabled")
+            found += (each for each in others if self._is_near(each))
+        return list(dict.fromkeys(found))
+
+    def _is_near(self, address: str) -> bool:
+        ip = ip_address(address)
+        return any(ip in network.network for network in self._networks)
+
+    def warnings(self) -> Iterator[str]:
+        """What an operator should know of this host, a sentence each."""
+        yield from self.checks.troubles()
+        if self.presence is not None:
+            yield from self.presence.warnings(self._name_of)
+
+    def _name_of(self, group: GroupId) -> str:
+        server = self._config.virtual_servers.get(group)
+        return server.name if server is not None else group
 
     def _carried(self) -> tuple[VirtualServer, ...]:
         return tuple(
@@ -195,6 +228,7 @@ class Carrier:
             link: Link | None = addresses.link(self.interface)
             if networks:
                 found = addresses.networks(self.interface)
+                self._routers = segment.routers(self.interface)
         except InterfaceMissing:
             link, found = None, ()
         if link is not None and self._link is None and not networks:

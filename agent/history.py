@@ -17,7 +17,7 @@ import msgspec
 from protocol.api import HistoryEntry
 from protocol.config import Config
 from protocol.effects import Event
-from protocol.ids import SITE_GROUP, DeviceId
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.timing import MILLISECOND
 
 FILE = "history.jsonl"
@@ -34,6 +34,13 @@ PHASES = {
     "announcement": ("acquired", "announced"),
 }
 """Each phase with the marks of :class:`protocol.effects.Event` that begin and end it."""
+
+VERIFICATION = "verification"
+"""From the announcement until the last neighbour has learnt where the VIPs are."""
+ALARMS = frozenset({"two-owners", "foreign-owner", "not-learnt"})
+"""Kinds of entries that are warnings in the log."""
+TOLD = ALARMS | {"primary", "move", "learnt"}
+"""Kinds that every device of the Site is told of, for its own history."""
 
 OFFICE = {"leader": 0, "primary": 1}
 """Kinds that tell of one device taking one office in one term; the higher tells more."""
@@ -150,6 +157,19 @@ class History:
             else [e for e in self._entries if e.virtual_server == virtual_server]
         )
         return tuple(wanted[-limit:]) if limit > 0 else ()
+
+    def verified(self, uid: GroupId, reporter: str, ms: float) -> HistoryEntry | None:
+        """The entry about the newest takeover of ``uid`` by ``reporter``, with its last phase.
+
+        None where it is not known, or had that phase already.
+        """
+        for entry in reversed(self._entries):
+            if (entry.kind, entry.uid, entry.reporter) == ("primary", uid, reporter):
+                if not entry.timeline or VERIFICATION in entry.timeline:
+                    return None
+                timeline = {**entry.timeline, VERIFICATION: round(ms, 3)}
+                return msgspec.structs.replace(entry, timeline=timeline)
+        return None
 
     def _keep(self, entry: HistoryEntry) -> bool:
         key = _identity(entry)

@@ -7,11 +7,15 @@ comes late finds the messages that came in time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from agent.clock import boottime
-from protocol.effects import Effect, Input
+from agent.pause import PauseWatch
+from protocol.effects import Effect, Input, Paused
 from protocol.node import Node
+
+_log = logging.getLogger("halb.loop")
 
 MAX_INPUTS = 10_000
 """Inputs that may wait for a step; more than this means that nobody steps."""
@@ -24,8 +28,10 @@ class Loop:
         self,
         node: Node,
         on_woken: Callable[[int, int], None],
+        pauses: PauseWatch | None = None,
     ) -> None:
         """``on_woken(due, now)`` is told when each timed step was due and when it came."""
+        self._pauses = pauses or PauseWatch(())
         self.node = node
         self._carry_out: Callable[[list[Effect]], None] | None = None
         self._on_woken = on_woken
@@ -39,6 +45,7 @@ class Loop:
     def start(self, carry_out: Callable[[list[Effect]], None]) -> None:
         """Take the first step, with what was delivered before."""
         self._carry_out = carry_out
+        _log.info("pauses of this machine are noticed by %s", self._pauses)
         self._step()
 
     def deliver(self, item: Input) -> None:
@@ -59,7 +66,12 @@ class Loop:
             self._soon = None
         inputs, self._inputs = self._inputs, []
         assert self._carry_out is not None
-        self._carry_out(self.node.step(boottime(), inputs))
+        now = boottime()
+        if lost := self._pauses.lost(now):
+            _log.warning("this machine was paused for %.1f s", lost / 1e9)
+            # Before what waited meanwhile: it answers questions from before the pause.
+            inputs.insert(0, Paused(lost))
+        self._carry_out(self.node.step(now, inputs))
         self._plan()
 
     def _plan(self) -> None:

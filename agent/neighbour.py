@@ -19,7 +19,7 @@ _ALL_NODES = IPv6Address("ff02::1")
 _UNSPECIFIED = IPv6Address("::")
 _SOLICITED = int(IPv6Address("ff02::1:ff00:0"))
 _ROUTER, _OVERRIDE = 0x80000000, 0x20000000
-_OPTION_TARGET = 2
+_OPTION_SOURCE, _OPTION_TARGET = 1, 2
 
 
 def gratuitous_arp(vip: IPv4Address, mac: bytes) -> bytes:
@@ -35,6 +35,11 @@ def arp_probe(vip: IPv4Address, mac: bytes) -> bytes:
 def _arp(mac: bytes, sender: IPv4Address, target: IPv4Address) -> bytes:
     body = _ARP.pack(*_ARP_HEAD, _REQUEST, mac, sender.packed, bytes(6), target.packed)
     return _ethernet(_BROADCAST, mac, ETH_ARP, body)
+
+
+def arp_request(vip: IPv4Address, mac: bytes, to: IPv4Address) -> bytes:
+    """ "Who has ``to``? Tell the VIP, at this MAC": who is asked takes that over (RFC 826)."""
+    return _arp(mac, vip, to)
 
 
 def arp_owner(frame: bytes, vip: IPv4Address) -> bytes | None:
@@ -92,6 +97,14 @@ def solicit(vip: IPv6Address, mac: bytes) -> bytes:
     return _discovery(mac, _UNSPECIFIED, group, message)
 
 
+def solicit_from(vip: IPv6Address, mac: bytes, to: IPv6Address) -> bytes:
+    """ "Who has ``to``? Tell the VIP, at this MAC": taken over as in RFC 4861, 7.2.3."""
+    group = IPv6Address(_SOLICITED | int(to) & 0xFFFFFF)
+    option = bytes([_OPTION_SOURCE, 1]) + mac
+    message = struct.pack("!BBHI", SOLICIT, 0, 0, 0) + to.packed + option
+    return _discovery(mac, vip, group, message)
+
+
 def advert_owner(message: bytes, vip: IPv6Address) -> bytes | None:
     """The MAC that an ICMPv6 message (no IP header) advertises the VIP for, or None."""
     if len(message) < 24 or message[0] != ADVERT or message[8:24] != vip.packed:
@@ -106,14 +119,14 @@ def advert_owner(message: bytes, vip: IPv6Address) -> bytes | None:
 
 def _discovery(mac: bytes, source: IPv6Address, group: IPv6Address, message: bytes) -> bytes:
     pseudo = source.packed + group.packed + struct.pack("!II", len(message), ICMPV6)
-    checksum = _checksum(pseudo + message)
-    message = message[:2] + struct.pack("!H", checksum) + message[4:]
+    total = checksum(pseudo + message)
+    message = message[:2] + struct.pack("!H", total) + message[4:]
     header = struct.pack("!IHBB", 6 << 28, len(message), ICMPV6, 255)
     packet = header + source.packed + group.packed + message
     return _ethernet(b"\x33\x33" + group.packed[-4:], mac, ETH_IPV6, packet)
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071) of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:

@@ -9,7 +9,7 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 
 from agent import netlink
@@ -17,37 +17,29 @@ from agent import netlink
 _GET_ROUTE, _GET_NEIGHBOUR = 26, 30
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxHiHBB")
-_DESTINATION, _OUT, _GATEWAY, _TABLE = 1, 4, 5, 15
+_DESTINATION, _OUT, _GATEWAY = 1, 4, 5
 _ADDRESS_OF_NEIGHBOUR = 1
 _INCOMPLETE, _FAILED = 0x01, 0x20
-_MAIN = 254
-MAX_ROUTERS = 4
+_SOMEWHERE = {
+    socket.AF_INET: ip_address("192.0.2.1").packed,
+    socket.AF_INET6: ip_address("2001:db8::1").packed,
+}
+"""Addresses that are never near (RFC 5737, 3849); nothing is sent to them."""
 
 
 def routers(interface: str) -> tuple[str, ...]:
-    """Addresses of the default routers through ``interface``, at most :data:`MAX_ROUTERS`."""
+    """The router that ``interface`` leads to the world by, for each IP version that has one."""
     try:
         index = socket.if_nametoindex(interface)
     except OSError:
         return ()
-    found: list[str] = []
-    for family in (socket.AF_INET, socket.AF_INET6):
-        found += (each for each in _defaults(family, index) if each not in found)
-    return tuple(found[:MAX_ROUTERS])
-
-
-def _defaults(family: socket.AddressFamily, index: int) -> Iterator[str]:
-    body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-    for each in netlink.request(
-        netlink.ROUTE, _GET_ROUTE, body, flags=netlink.DUMP, purpose="list routes"
-    ):
-        _, length, *_ = _ROUTE.unpack_from(each)
-        values = dict(netlink.attributes(each[_ROUTE.size :]))
-        via, out = values.get(_GATEWAY), values.get(_OUT)
-        if length or via is None or out is None or _int(out) != index:
-            continue
-        if _int(values.get(_TABLE, b"")) == _MAIN:
-            yield str(ip_address(via))
+    found = []
+    for family, somewhere in _SOMEWHERE.items():
+        with suppress(netlink.NetlinkError):  # no route
+            out, hop = _next_hop(family, somewhere, index)
+            if out == index and hop != somewhere:
+                found.append(str(ip_address(hop)))
+    return tuple(found)
 
 
 def is_unresolved(address: str) -> bool:
@@ -64,10 +56,12 @@ def is_unresolved(address: str) -> bool:
         raise
 
 
-def _next_hop(family: socket.AddressFamily, packed: bytes) -> tuple[int, bytes]:
+def _next_hop(family: socket.AddressFamily, packed: bytes, through: int = 0) -> tuple[int, bytes]:
     """Index of the interface, and the neighbour on it that packets are given to."""
     body = _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
     body += netlink.attribute(_DESTINATION, packed)
+    if through:
+        body += netlink.attribute(_OUT, through.to_bytes(4, sys.byteorder))
     (answer,) = netlink.request(netlink.ROUTE, _GET_ROUTE, body, purpose="look up a route")
     values = dict(netlink.attributes(answer[_ROUTE.size :]))
     return _int(values[_OUT]), values.get(_GATEWAY, packed)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from agent.announce import Announcer, schedule
 from agent.clock import boottime
 from agent.lease import KernelLease
+from agent.presence import Presence
 from protocol.effects import Acquire, Announce, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
 from protocol.ids import DeviceId, GroupId
@@ -30,12 +31,14 @@ class Vips:
         announcer: Announcer,
         deliver: Callable[[Input], None],
         addresses_of: Callable[[DeviceId], Sequence[str]],
+        presence: Presence,
     ) -> None:
         """``addresses_of`` gives the addresses of another device, without ports."""
         self._lease = lease
         self._announcer = announcer
         self._deliver = deliver
         self._addresses_of = addresses_of
+        self._presence = presence
         self._loop = asyncio.get_running_loop()
         self._open: dict[GroupId, tuple[str, ...]] = {}
         self._announcements: dict[GroupId, list[asyncio.TimerHandle]] = {}
@@ -131,6 +134,7 @@ class Vips:
         self._announcements[group] = [
             self._loop.call_later((at - now) / 1e9, self._tell, group) for at in later
         ]
+        self._presence.held(group, self._open[group])
 
     def _tell(self, group: GroupId) -> None:
         try:
@@ -144,6 +148,7 @@ class Vips:
             self._open[group] = left
         else:
             self._cancel(group)
+        self._presence.left(group, left)
 
     def _cancel(self, group: GroupId) -> None:
         for handle in self._announcements.pop(group, ()):
@@ -152,5 +157,6 @@ class Vips:
     def close(self) -> None:
         for group in list(self._announcements):
             self._cancel(group)
+        self._presence.close()
         self._lease.close()
         self._announcer.close()

@@ -108,6 +108,19 @@ class LeaseLapsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The whole machine stood still, its clocks too; handed in before what waited meanwhile.
+
+    Whatever was confirmed or voted before is older than the clock says: the
+    device gives up all that it holds or stands for. What it promised stays as
+    long as its own clock says, which is longer than it need.
+    """
+
+    lost: int
+    """Nanoseconds, about."""
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     """What became of the questions of a :class:`ProbeArbiter`.
 
@@ -194,7 +207,7 @@ class Dialled:
 
 Input = (
     Dialled | Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Probed
+    | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Paused | Probed
     | Propose | Promote | Force | Adopt | Stop | Resume | Recover
 )  # fmt: skip
 

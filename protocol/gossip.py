@@ -55,11 +55,6 @@ class Gossip:
         """There is news about ``device``."""
         self._sent[device] = 0
 
-    @property
-    def busy(self) -> bool:
-        """Whether there is news to tell."""
-        return bool(self._sent)
-
     def rumour(self, device: DeviceId) -> Rumour | None:
         """What this device says about ``device``."""
         if device == self.membership.me:

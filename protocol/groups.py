@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from random import Random
 
 from protocol.alone import Heard
 from protocol.config import Config
-from protocol.effects import Ballot
+from protocol.effects import Ballot, Event, Paused
 from protocol.electorates import electorate_of, site_electorate
 from protocol.group import Group
 from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
@@ -15,7 +15,7 @@ from protocol.messages import Answer, Ask, HandOver, Resign, Vote, Voted
 from protocol.objects import Assignment
 from protocol.outbox import Outbox
 from protocol.timers import Timers
-from protocol.timing import INTERVAL_NS, Profile, Timing
+from protocol.timing import INTERVAL_NS, SECOND, Profile, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
 
@@ -63,6 +63,26 @@ class Groups(Mapping[GroupId, Group]):
             group.resign(now, out)
         group.voter.outgrow(term, out)
         return True
+
+    def lapse(self, groups: Iterable[GroupId]) -> None:
+        """The kernel leases of these groups are not open although they should be."""
+        for gid in groups:
+            if gid in self._groups:
+                self._groups[gid].on_lapsed()
+
+    def interrupt(self, paused: Paused, now: int, out: Outbox) -> list[GroupId]:
+        """The machine was paused: give up what is held or stood for; the groups that changed."""
+        held = [
+            (gid, group)
+            for gid, group in self._groups.items()
+            if group.role not in (Role.WAITING, Role.SECONDARY)
+        ]
+        for _, group in held:
+            group.step_down(group.timing.interval, now, out)
+        if held:
+            text = f"was paused for {paused.lost / SECOND:.1f} s and gave up what it held"
+            out.do(Event("paused", None, text, device=self.me))
+        return [gid for gid, _ in held]
 
     def follow_site(self, config: Config, durable: Revision, now: int, out: Outbox) -> None:
         """The coordinator's group is as the stored configuration says, committed or not.

@@ -30,11 +30,15 @@ def link_reports(
 
 
 def unheard(contacts: Mapping[DeviceId, Contact], since: int, now: int) -> tuple[DeviceId, ...]:
-    """Peers that this device, which listens since then, does not hear, at most so many."""
+    """Peers that this device, which listens since then, does not hear, at most so many.
+
+    One that it has only just met is given time. That matters in a large Site, where neighbours
+    come and go: each change of this list is told to all devices.
+    """
     silent = (
         device
         for device, contact in contacts.items()
-        if now - (since if contact.heard is None else contact.heard) >= DEAD_NS
+        if now - (max(since, contact.met) if contact.heard is None else contact.heard) >= DEAD_NS
         and not (contact.info is not None and contact.info.stopping)
     )
     return tuple(sorted(silent))[:MAX_UNHEARD]

@@ -130,6 +130,11 @@ class Neighbourhood:
         member = self.membership.members.get(device)
         return NO_REVISION if member is None or member.info is None else member.info.committed
 
+    def summary(self) -> bytes:
+        """All that is known of all devices, in short; empty outside a Site."""
+        own = self._own()
+        return b"" if own is None else self.membership.summary(own)
+
     # Messages
 
     def on_info(self, sender: DeviceId, info: Info, now: int) -> None:

@@ -30,6 +30,7 @@ from protocol.effects import (
     LeaseLapsed,
     Lossy,
     Pace,
+    Paused,
     PersistFailed,
     PersistWorks,
     Probed,
@@ -240,9 +241,9 @@ class Node:
             case Pace(late):
                 self.pace.loop_late = late
             case LeaseLapsed(groups):
-                for gid in groups:
-                    if gid in self.groups:
-                        self.groups[gid].on_lapsed()
+                self.groups.lapse(groups)
+            case Paused():
+                touched.extend(self.groups.interrupt(item, now, out))
             case Probed(gid) if gid in self.groups:
                 self.groups[gid].alone.on_probed(item, now, out)
                 touched.append(gid)

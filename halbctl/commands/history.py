@@ -104,6 +104,9 @@ def moment(unix_ms: int) -> str:
 
 def timeline(phases: dict[str, float]) -> str:
     """``312 ms = detection 251 + election 32``; a phase too short to matter still shows."""
-    parts = [f"{name} {ms:.4g}" for name, ms in phases.items() if name != "total"]
+    apart = ("total", "verification")
+    parts = [f"{name} {ms:.4g}" for name, ms in phases.items() if name not in apart]
     total = f"{phases['total']:.4g} ms" if "total" in phases else ""
-    return " = ".join(part for part in (total, " + ".join(parts)) if part)
+    took = " = ".join(part for part in (total, " + ".join(parts)) if part)
+    seen = f"verified {phases['verification']:.4g} ms later" if "verification" in phases else ""
+    return ", ".join(part for part in (took, seen) if part)

@@ -16,6 +16,7 @@ from halbctl.lab.plan import VIP, VIP6, VIRTUAL_SERVER
 from halbctl.lab.probes import Probe
 from halbctl.lab.servers import ECHO
 from halbctl.lab.site import Site
+from tests.kernel.namespaces import wait_until
 from tests.kernel.sites import assert_kept, serving, stage
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("serves")]
@@ -132,6 +133,14 @@ def test_history_tells_of_the_moves_with_their_times(site: Site) -> None:
     timed = [entry for entry in entries if entry["timeline"]]
     assert timed
     assert all(entry["timeline"]["total"] >= 0 for entry in timed)
+
+
+def test_a_takeover_is_verified_by_asking_the_gateways(site: Site) -> None:
+    def verified() -> bool:
+        found = json.loads(site.halbctl("a", "--output", "json", "history").check())
+        return any("verification" in entry["timeline"] for entry in found["entries"])
+
+    wait_until(verified, "a takeover is verified", 30.0)
 
 
 def test_a_stage_can_be_used_for_v6(site: Site) -> None:

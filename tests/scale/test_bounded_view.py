@@ -105,3 +105,12 @@ def test_recover_takes_no_virtual_server_from_voters_that_are_merely_far_away() 
     assert "nothing is lost" in str(error)
     after = site.nodes[LAST].configuration.in_force.assignments
     assert {uid: a.voters for uid, a in after.items()} == before
+
+
+def test_a_site_at_rest_has_nothing_to_tell_though_neighbours_come_and_go() -> None:
+    site = settled()
+    site.run(30)
+    site.forget_counts()
+    site.run(90)
+    assert site.sent["Part"]
+    assert not site.sent["News"]

@@ -1,0 +1,213 @@
+"""Foreign owners of our VIPs: heard on the segment at any time, defended against, never obeyed.
+
+While this device holds VIPs, a tap hears ARP and neighbour advertisements that
+claim one of them for another hardware address. That is answered as RFC 5227,
+2.4 (c) says: with one announcement, and no second one within ten seconds, so
+two that defend themselves make no storm. The VIP stays: the lease says whose
+it is. What is heard is an alarm until it has not been heard for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from agent import neighbour
+from agent.addresses import link
+from agent.clock import boottime
+from agent.tap import (
+    IF_AT_LEAST,
+    IF_EQUAL,
+    IF_GREATER,
+    LOAD_BYTE,
+    LOAD_HALF,
+    LOAD_WORD,
+    NOTHING,
+    RETURN,
+    WHOLE,
+    Step,
+    choose,
+    tap,
+)
+from protocol.errors import HalbError
+from protocol.timing import SECOND
+
+DEFEND_NS = 10 * SECOND
+"""DEFEND_INTERVAL of RFC 5227: at most one announcement per VIP in so long."""
+GRACE_NS = SECOND
+"""After the lease was opened, frames of the predecessor may still arrive."""
+FRESH_NS = 90 * SECOND
+"""An owner that has not been heard for so long is gone. It is asked for every half minute."""
+SAY_NS = 600 * SECOND
+"""The same owner is remembered in the history once in so long."""
+MAX_FRAMES = 64
+"""Frames read in one pass of the loop."""
+MAX_PER_SECOND = 512
+"""After so many frames in a second nothing is read for the rest of it."""
+MAX_OWNERS = 64
+
+_BUFFER = 256
+_log = logging.getLogger("halb.owners")
+
+Address = IPv4Address | IPv6Address
+
+
+@dataclass
+class Owner:
+    """Somebody else who says that a VIP is his."""
+
+    vip: str
+    mac: str
+    first: int
+    """Own clock, ns."""
+    last: int
+    said: int
+    """When it was last reported."""
+
+
+def heard_range(own: bytes, vips: frozenset[Address]) -> tuple[Step, ...]:
+    """A filter for claims of others to addresses between the lowest and the highest VIP.
+
+    Of IPv6 the last four bytes are compared. What passes still has to be looked up.
+    """
+    lows = [int(v) for v in vips if v.version == 4] or [1]
+    highs = [int(v) & 0xFFFFFFFF for v in vips if v.version == 6] or [1]
+    some4, some6 = any(v.version == 4 for v in vips), any(v.version == 6 for v in vips)
+    drop, keep, mine = 18, 17, 13
+    return (
+        (LOAD_HALF, 0, 0, 12),
+        (IF_EQUAL, 0, 3, neighbour.ETH_ARP),
+        (LOAD_WORD, 0, 0, 28),
+        (IF_AT_LEAST, 0, drop - 4, min(lows)),
+        (IF_GREATER, drop - 5, (mine if some4 else drop) - 5, max(lows)),
+        (IF_EQUAL, 0, drop - 6, neighbour.ETH_IPV6),
+        (LOAD_BYTE, 0, 0, 20),
+        (IF_EQUAL, 0, drop - 8, neighbour.ICMPV6),
+        (LOAD_BYTE, 0, 0, 54),
+        (IF_EQUAL, 0, drop - 10, neighbour.ADVERT),
+        (LOAD_WORD, 0, 0, 74),
+        (IF_AT_LEAST, 0, drop - 12, min(highs)),
+        (IF_GREATER, drop - 13, (mine if some6 else drop) - 13, max(highs)),
+        (LOAD_WORD, 0, 0, 6),
+        (IF_EQUAL, 0, keep - 15, int.from_bytes(own[:4], "big")),
+        (LOAD_HALF, 0, 0, 10),
+        (IF_EQUAL, drop - 17, 0, int.from_bytes(own[4:], "big")),
+        (RETURN, 0, 0, WHOLE),
+        (RETURN, 0, 0, NOTHING),
+    )
+
+
+class Owners:
+    """Hears for the VIPs that this device holds."""
+
+    def __init__(
+        self,
+        interface: str,
+        defend: Callable[[str], None],
+        on_owner: Callable[[Owner], None],
+    ) -> None:
+        """``defend(vip)`` announces it; ``on_owner`` gets each owner that is news."""
+        self._interface = interface
+        self._defend = defend
+        self._on_owner = on_owner
+        self._loop = asyncio.get_running_loop()
+        self._since: dict[Address, int] = {}
+        self._mac = bytes(6)
+        self._socket: socket.socket | None = None
+        self._owners: dict[tuple[str, str], Owner] = {}
+        self._defended: dict[str, int] = {}
+        self._second = self._frames = 0
+        self._resume: asyncio.TimerHandle | None = None
+
+    def hold(self, vips: Sequence[str]) -> None:
+        """Hear for exactly these from now on."""
+        now = boottime()
+        self._since = {ip: self._since.get(ip, now) for ip in map(ip_address, vips)}
+        if not self._since:
+            self._unlisten()
+            return
+        self._listen()
+
+    def present(self) -> tuple[Owner, ...]:
+        """Owners of held VIPs that were heard lately."""
+        oldest = boottime() - FRESH_NS
+        held = {str(ip) for ip in self._since}
+        return tuple(o for o in self._owners.values() if o.last > oldest and o.vip in held)
+
+    def _listen(self) -> None:
+        """Open the tap, or give it a filter for what is held now."""
+        try:
+            self._mac = link(self._interface).mac
+            steps = heard_range(self._mac, frozenset(self._since))
+            if self._socket is not None:
+                choose(self._socket, steps)
+                return
+            self._socket = tap(self._interface, steps)
+        except (HalbError, OSError) as error:
+            # Without an interface nobody is heard; the next refresh tries again.
+            _log.warning("cannot listen on %s: %s", self._interface, error)
+            return
+        self._loop.add_reader(self._socket, self._read)
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        for _ in range(MAX_FRAMES):
+            try:
+                frame = self._socket.recv(_BUFFER)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                _log.warning("cannot listen on %s: %s", self._interface, error)
+                self._unlisten()
+                return
+            self._frames += 1
+            said = neighbour.heard(frame)
+            if said is not None and said.has and said.mac != self._mac:
+                self.hear(said.address, said.mac, boottime())
+        self._rest(boottime())
+
+    def _rest(self, now: int) -> None:
+        """A flood of claims costs no more than a bounded number of them."""
+        if now // SECOND != self._second:
+            self._second, self._frames = now // SECOND, 0
+        elif self._frames > MAX_PER_SECOND and self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._resume = self._loop.call_later(1.0, self._again)
+
+    def _again(self) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._read)
+
+    def hear(self, address: Address, mac: bytes, now: int) -> None:
+        """Somebody at ``mac`` says that ``address`` is his."""
+        since = self._since.get(address)
+        if since is None or now - since < GRACE_NS:
+            return
+        vip, key = str(address), (str(address), mac.hex(":"))
+        owner = self._owners.get(key)
+        if owner is None:
+            if len(self._owners) >= MAX_OWNERS:
+                del self._owners[min(self._owners, key=lambda k: self._owners[k].last)]
+            owner = self._owners[key] = Owner(*key, first=now, last=now, said=now - SAY_NS)
+        owner.last = now
+        if now - self._defended.get(vip, now - DEFEND_NS) >= DEFEND_NS:
+            self._defended[vip] = now
+            self._defend(vip)
+        if now - owner.said >= SAY_NS:
+            owner.said = now
+            self._on_owner(owner)
+
+    def _unlisten(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    def close(self) -> None:
+        self._unlisten()
