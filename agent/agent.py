@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Mapping
 from random import Random
 
 from agent.carrier import Carrier
@@ -23,6 +24,7 @@ from agent.inquiry import Inquiries
 from agent.joining import JoinServer, ask_to_join
 from agent.kernel import Counts
 from agent.loop import Loop
+from agent.meter import Sample
 from agent.news import News
 from agent.operations import Operations
 from agent.peers import Peers
@@ -280,6 +282,14 @@ class Agent:
     async def connections(self) -> Counts | None:
         return await self._carrier.kernel.connections() if self._carrier else None
 
+    async def samples(self) -> tuple[Sample, Sample] | None:
+        """Traffic now, and some time ago; None on a witness."""
+        return await self._carrier.meter.sample() if self._carrier else None
+
+    def frames(self) -> Mapping[str, int]:
+        """Frames from other devices, by their fate."""
+        return self._transport.counters()
+
     def status(self, counts: Counts | None) -> api.Status:
         """What ``halbctl status`` shows."""
         carrier = self._carrier
@@ -345,14 +355,6 @@ class Agent:
     def enter_site(self, config: Config) -> None:
         """Take ``config`` as the first configuration of this device."""
         self.deliver(Adopt(config))
-
-    def make_token(self, token_id: str, secret: str, expires_at: int) -> JoinToken:
-        """A token that leads to this device first, then to the others."""
-        site = self.config.site
-        assert site is not None
-        devices = sorted(self.config.devices.values(), key=lambda d: d.id != self.device)
-        members = tuple((d.public_key, d.addresses) for d in devices[:7])
-        return JoinToken(site.id, site.name, token_id, secret, members, expires_at)
 
     async def ask_to_join(
         self, token: JoinToken, request: JoinRequest, seconds: float

@@ -22,8 +22,10 @@ from agent.clients import Holder, Send, StickyClients
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.distribution import AT_REST
 from agent.flows import Flows
+from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lease import KernelLease
+from agent.meter import Meter
 from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
 from agent.settings import Settings
@@ -77,6 +79,8 @@ class Carrier:
         self.kernel = Kernel(self._plane, self._on_pass)
         self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
         self.clients = StickyClients(device, self.kernel)
+        self.host = HostWatch()
+        self.meter = Meter(self.kernel.traffic, self.host.on_sample)
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._moment = AT_REST
         self.vips: Vips | None = None
@@ -92,6 +96,8 @@ class Carrier:
         await self.kernel.start()
         await self.flows.start()
         self.clients.start(send, holder)
+        self.host.start(self._news.on_event)
+        self.meter.start()
         lease, announcer = KernelLease(self.interface), Announcer(self.interface)
         self.presence = Presence(
             self.interface, announcer, self._random, self._neighbours_of, self._news
@@ -141,6 +147,7 @@ class Carrier:
     def warnings(self) -> Iterator[str]:
         """What an operator should know of this host, a sentence each."""
         yield from self.checks.troubles()
+        yield from self.host.warnings(asyncio.get_running_loop().time())
         if self.presence is not None:
             yield from self.presence.warnings(self._name_of)
 
@@ -277,6 +284,8 @@ class Carrier:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self.meter.close()
+        await self.host.close()
         if self.prober is not None:
             self.prober.close()
         if self.vips is not None:

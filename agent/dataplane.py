@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import product
 
-from agent import addresses, gate, relay, ruleset, sysctl
+from agent import accounts, addresses, gate, relay, ruleset, sysctl
+from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
-from agent.conntrack import count_flows
+from agent.conntrack import Flow, count_flows
+from agent.counters import Reading
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
 from agent.netlink import NetlinkError, ruleset_generation
@@ -81,6 +83,7 @@ class _Drift:
 
     rules: tuple[str, ...] = ()
     gate: tuple[str, ...] = ()
+    books: tuple[str, ...] = ()
     anew: bool = False
     """The gate cannot be mended in place."""
 
@@ -92,6 +95,7 @@ class DataPlane:
         self.interface = gate.check_interface(interface)
         self._nft = Nft()
         self._sticky = StickyMaps(self._nft)
+        self._books = Books(self._nft)
         self._desired = Desired()
         self._ruleset: Ruleset | None = None
         """In force; None until the first pass, and then unknown left-overs are replaced."""
@@ -109,7 +113,7 @@ class DataPlane:
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self.interface)
         sample = gate.replaced(self.interface, "") + ruleset.load(ruleset.sample())
-        check(sample + relay.sample())
+        check(sample + relay.sample() + accounts.sample())
         if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
@@ -161,7 +165,9 @@ class DataPlane:
         if stale := sorted((guarded | set(unguarded)) - wanted.vips):
             self._nft.run(gate.unguard(stale))
             changed.append(f"gate forgets {', '.join(stale)}")
-        found = (*drift.rules, *drift.gate, *reset, *missing)
+        if self._books.reconcile(desired):
+            self._seen = None
+        found = (*drift.rules, *drift.gate, *drift.books, *reset, *missing)
         self._desired = desired
         return Reconciled((*changed, *moved), found, {**unfit, **refused}, drift.anew)
 
@@ -196,6 +202,11 @@ class DataPlane:
         if seen and seen.generation == before == ruleset_generation() - 1:
             self._seen = replace(seen, generation=before + 1)
 
+    def traffic(self, active: bool = False) -> tuple[Reading, Mapping[Flow, int] | None]:
+        """What the kernel counted, by VIP, listener and gateway; live flows where asked for."""
+        flows = count_flows(self._desired.addresses) if active else None
+        return self._books.read(), flows
+
     def remove(self) -> None:
         """Leave nothing behind: addresses, tables and settings, also those of a killed agent."""
         former = self._former or self._former_settings()
@@ -203,6 +214,7 @@ class DataPlane:
             addresses.remove(interface, vip)
         for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE), *relay.TABLES):
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
+        self._books.remove()
         sysctl.restore(self.interface, former)
         self._ruleset = self._seen = None
         self._placed, self._former = frozenset(), {}
@@ -315,7 +327,8 @@ class DataPlane:
         if rules:
             self._ruleset = None
         self._seen = now
-        return _Drift(rules, gated, anew=bool(gated) and now.gate.keys() != before.gate.keys())
+        anew = bool(gated) and now.gate.keys() != before.gate.keys()
+        return _Drift(rules, gated, self._books.inspect(), anew)
 
     def _shape(self) -> Mapping[str, str]:
         """Our table without what packets put into its sets, which may be much."""

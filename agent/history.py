@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -135,6 +136,8 @@ class History:
         """Lines in the file, replaced and dropped ones included."""
         self._stale = False
         """The file lacks entries and has to be written anew."""
+        self.counts: Counter[tuple[str, str]] = Counter()
+        """Entries by kind and Virtual Server, since the start."""
         self.trouble = ""
         """Why entries are not on disk; empty if they are."""
         self.notes: tuple[str, ...] = ()
@@ -144,6 +147,7 @@ class History:
         """Remember ``entry``; False if it says nothing new."""
         if not self._keep(entry):
             return False
+        self.counts[entry.kind, entry.virtual_server] += 1
         self._save(entry)
         return True
 

@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
+from agent.conntrack import Flow
+from agent.counters import Reading
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.watch import KernelWatch
 from protocol.errors import HalbError
@@ -156,6 +158,10 @@ class Kernel:
         """Stop the passes and leave nothing behind in the kernel."""
         await self.close()
         await asyncio.to_thread(self._plane.remove)
+
+    async def traffic(self, active: bool) -> tuple[Reading, Mapping[Flow, int] | None]:
+        """The kernel's accounts now, and its live flows where ``active``."""
+        return await self._loop.run_in_executor(self._worker, self._plane.traffic, active)
 
     async def close(self) -> None:
         """Stop the passes; the kernel stays as it is."""

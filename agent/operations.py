@@ -12,6 +12,7 @@ import msgspec
 
 from agent.clock import boottime
 from agent.conflicts import shown
+from agent.telling import counters, metrics
 from protocol import api
 from protocol.admission import found_site
 from protocol.changes import (
@@ -88,6 +89,10 @@ class Operations:
                 return self._export()
             case api.Explain(name):
                 return await self._explain(name)
+            case api.GetCounters():
+                return await counters(self.agent)
+            case api.GetMetrics():
+                return api.Metrics(await metrics(self.agent, await self.status()))
             case api.GetMatrix():
                 return await self._matrix()
             case api.GetConflicts():
@@ -248,8 +253,16 @@ class Operations:
         await self._propose(
             request, PutToken(token_id, digest_of(secret), expires_at, uses), None, 5.0
         )
-        token = self.agent.make_token(token_id, secret, expires_at)
+        token = self._token(token_id, secret, expires_at)
         return api.TokenCreated(token.encode(), token_id, expires_at, uses)
+
+    def _token(self, token_id: str, secret: str, expires_at: int) -> JoinToken:
+        """A token that leads to this device first, then to the others."""
+        config = self.agent.config
+        assert config.site is not None
+        devices = sorted(config.devices.values(), key=lambda d: d.id != self.agent.device)
+        members = tuple((d.public_key, d.addresses) for d in devices[:7])
+        return JoinToken(config.site.id, config.site.name, token_id, secret, members, expires_at)
 
     # Founding, joining, leaving
 

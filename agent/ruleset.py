@@ -106,13 +106,15 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
             "filter hook output priority raw",
             (f"meta mark {MARK:#x} udp dport {REFRESH_PORTS} notrack",),
         ),
-        "distribute": ("nat hook prerouting priority dstnat", _lookups()),
+        # Before other firewalls of the host, whose chains stand at the plain priorities:
+        # a container's published port or a masquerade must not take a flow of a VIP.
+        "distribute": ("nat hook prerouting priority dstnat - 10", _lookups()),
         # What a process of this very device sends to a VIP never comes in from outside.
-        "local": ("nat hook output priority -100", _lookups()),
+        "local": ("nat hook output priority -110", _lookups()),
         # From the VIP, and from the client's port if it is free: the next primary
         # then makes the same entry out of any packet of the flow.
         "source": (
-            "nat hook postrouting priority srcnat",
+            "nat hook postrouting priority srcnat - 10",
             tuple(
                 f"ct status dnat ct original {_KEYWORD[v]} daddr @vips{_SUFFIX[v]} {how}"
                 for v in (4, 6)

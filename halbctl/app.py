@@ -27,6 +27,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "promote": ("promote",),
     "failover": ("failover",),
     "explain": ("explain", "matrix"),
+    "traffic": ("top", "metrics"),
     "history": ("history", "events"),
     "conflicts": ("conflicts",),
     "recover": ("recover",),

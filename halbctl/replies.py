@@ -198,3 +198,49 @@ class Matrix(TypedDict):
     devices: list[str]
     silent: list[str]
     links: list[Link]
+
+
+class Traffic(TypedDict):
+    """:class:`protocol.traffic.Traffic`."""
+
+    connections: int
+    refused: int
+    dropped: int
+    active: int
+    rate: float
+    packets_in: int
+    bytes_in: int
+    packets_out: int
+    bytes_out: int
+
+
+class GatewayTraffic(TypedDict):
+    """:class:`protocol.traffic.GatewayTraffic`."""
+
+    name: str
+    traffic: Traffic
+
+
+class ListenerTraffic(TypedDict):
+    """:class:`protocol.traffic.ListenerTraffic`."""
+
+    listener: str
+    traffic: Traffic
+    gateways: list[GatewayTraffic]
+
+
+class VirtualServerTraffic(TypedDict):
+    """:class:`protocol.traffic.VirtualServerTraffic`."""
+
+    name: str
+    primary: bool
+    traffic: Traffic
+    listeners: list[ListenerTraffic]
+
+
+class Counters(TypedDict):
+    """:class:`protocol.traffic.Counters`."""
+
+    device: str
+    at: int
+    virtual_servers: list[VirtualServerTraffic]

@@ -37,7 +37,7 @@ def follow(settings: Settings, interval: float) -> None:
     """
     gc.enable()
     if settings.output == "table" and sys.stdout.isatty():
-        with _drawing():
+        with drawing():
             _follow(settings, interval, _Screen(interval))
     else:
         _follow(settings, interval, _Stream(settings.output))
@@ -84,12 +84,7 @@ class _Screen:
         if alarm:
             head = self._paint(alarm, "red", "bold")
         lines = [head, "", *status_screen(status, now, self._paint)]
-        room = shutil.get_terminal_size().lines - 1
-        if len(lines) > room > 1:
-            hidden = len(lines) - room + 1
-            lines[room - 1 :] = [self._paint(f"({hidden} more lines)", "dim")]
-        sys.stdout.write(HOME + "".join(f"{line}{END}\n" for line in lines) + REST)
-        sys.stdout.flush()
+        draw(lines)
 
 
 class _Stream:
@@ -115,8 +110,18 @@ class _Stream:
         warn(f"{why}; waiting for it")
 
 
+def draw(lines: list[str]) -> None:
+    """Fill the screen, as far as there is room."""
+    room = shutil.get_terminal_size().lines - 1
+    if len(lines) > room > 1:
+        hidden = len(lines) - room + 1
+        lines[room - 1 :] = [Paint.for_stream(sys.stdout)(f"({hidden} more lines)", "dim")]
+    sys.stdout.write(HOME + "".join(f"{line}{END}\n" for line in lines) + REST)
+    sys.stdout.flush()
+
+
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Own the screen; hand it back as it was, also after Ctrl-C and SIGTERM."""
     before = signal.signal(signal.SIGTERM, _terminated)
     sys.stdout.write(HIDE + CUT + HOME + CLEAR)

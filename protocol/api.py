@@ -20,6 +20,8 @@ from protocol.control import MAX_FRAME as MAX_FRAME
 from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.ids import GroupId, Revision
 from protocol.insight import Explanation, Matrix
+from protocol.traffic import Counters as Counters
+from protocol.traffic import Metrics as Metrics
 
 DEFAULT_PORT = 7480
 
@@ -113,6 +115,14 @@ class GetMatrix(msgspec.Struct, frozen=True, tag_field="op", tag="matrix"):
     """Answered by :class:`protocol.insight.Matrix`, after all devices were asked."""
 
 
+class GetCounters(msgspec.Struct, frozen=True, tag_field="op", tag="counters"):
+    """Answered by :class:`protocol.traffic.Counters`."""
+
+
+class GetMetrics(msgspec.Struct, frozen=True, tag_field="op", tag="metrics"):
+    """Answered by :class:`protocol.traffic.Metrics`."""
+
+
 class Failover(msgspec.Struct, frozen=True, tag_field="op", tag="failover"):
     """Break glass: the asked device takes over without the other of two. Answered by :class:`Done`.
 
@@ -146,7 +156,7 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
     | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
-    | GetMatrix | Recover
+    | GetMatrix | Recover | GetCounters | GetMetrics
 )  # fmt: skip
 
 
@@ -336,7 +346,7 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
 
 Result = (
     Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
-    | Explanation | Matrix
+    | Explanation | Matrix | Counters | Metrics
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from halbctl import replies
-from protocol import api, control, insight
+from protocol import api, control, insight, traffic
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -66,6 +66,11 @@ def test_status_prints_exactly_the_agents_fields(halbctl: Halbctl) -> None:
         (replies.Device, api.DeviceStatus),
         (replies.Entry, api.HistoryEntry),
         (replies.Exported, api.Exported),
+        (replies.Counters, traffic.Counters),
+        (replies.VirtualServerTraffic, traffic.VirtualServerTraffic),
+        (replies.ListenerTraffic, traffic.ListenerTraffic),
+        (replies.GatewayTraffic, traffic.GatewayTraffic),
+        (replies.Traffic, traffic.Traffic),
     ],
 )
 def test_plain_replies_have_the_fields_of_the_structs(

@@ -20,7 +20,7 @@ from typer import Context
 from agent import sysctl
 from agent.settings import read_settings
 from halbctl.app import command_line
-from protocol import api, insight, messages
+from protocol import api, insight, messages, traffic
 from protocol.errors import ExitCode
 from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
 from protocol.view import Role
@@ -148,7 +148,9 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
         api.Status, api.VirtualServerStatus, api.VirtualServerDevice, api.DeviceStatus,
         api.ListenerStatus, api.GatewayStatus, api.HistoryEntry, api.TokenCreated,
         api.TokenInfo, api.VersionInfo, api.Done, insight.Explanation, insight.ExplainedDevice,
-        insight.ElectionTold, insight.Matrix, insight.MatrixLink,
+        insight.ElectionTold, insight.Matrix, insight.MatrixLink, traffic.Counters,
+        traffic.VirtualServerTraffic, traffic.ListenerTraffic, traffic.GatewayTraffic,
+        traffic.Traffic, traffic.Metrics,
     ],
 )  # fmt: skip
 def test_every_json_field_is_documented(struct: type[msgspec.Struct]) -> None:

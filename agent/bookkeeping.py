@@ -1,0 +1,87 @@
+"""The accounts in the kernel: made, kept as the configuration wants them, read.
+
+Trouble here is never a reason not to carry a Virtual Server.
+"""
+
+from __future__ import annotations
+
+from agent import accounts
+from agent.accounts import Accounts, accounts_of
+from agent.counters import Ledger, Reading, range_of, service_of, vip_of
+from agent.listing import blocks, difference
+from agent.nft import KernelRefused, Nft
+from agent.ruleset import Desired
+
+_NAME = f"table inet {accounts.TABLE}"
+
+
+class Books:
+    """Table ``inet halb_count`` of this network namespace; used by one thread only."""
+
+    def __init__(self, nft: Nft) -> None:
+        self._nft = nft
+        self._ledger = Ledger()
+        self._accounts: Accounts | None = None
+        """In force; None until the first pass, and after somebody altered the table."""
+        self._shape: dict[str, str] = {}
+
+    def inspect(self) -> tuple[str, ...]:
+        """What somebody else changed since the newest pass, in words; the next pass mends it."""
+        if self._accounts is None:
+            return ()
+        now = self._look()
+        found = difference(_NAME, self._shape, now)
+        if found:
+            self._accounts = None
+        if not now:
+            self._ledger.start_again()
+        return found
+
+    def reconcile(self, desired: Desired) -> bool:
+        """Count for the listeners of ``desired``; whether anything had to be changed."""
+        wanted = accounts_of(desired)
+        if wanted == self._accounts:
+            return False
+        if self._accounts is None:
+            self._make()
+        present = self._accounts or self._present()
+        if script := accounts.change(present, wanted):
+            self._nft.run(script)
+        self._accounts = wanted
+        self._shape = self._look()
+        return True
+
+    def _make(self) -> None:
+        """The table, with the counters that stand there already."""
+        try:
+            self._nft.run(accounts.table())
+        except KernelRefused:
+            # A table of another release, whose sets have other types.
+            self.remove()
+            self._ledger.start_again()
+            self._nft.run(accounts.table())
+
+    def _present(self) -> Accounts:
+        found = [
+            frozenset(
+                text(key)
+                for suffix in accounts.SUFFIX.values()
+                for key, _ in self._ledger.dump(name + suffix)
+            )
+            for name, text in (
+                ("vips", vip_of), ("offered", service_of), ("offered_range", range_of),
+            )
+        ]  # fmt: skip
+        return Accounts(*found)
+
+    def _look(self) -> dict[str, str]:
+        return blocks(self._nft.list_table("inet", accounts.TABLE, elements=False) or "")
+
+    def read(self) -> Reading:
+        """Totals of all accounts."""
+        return self._ledger.read()
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self._nft.run(f"add {_NAME}\ndelete {_NAME}\n")
+        self._accounts = None

@@ -1,0 +1,248 @@
+"""Reading the accounts of the kernel, and keeping totals that only grow.
+
+One dump per set. A counter that starts again, because somebody flushed the
+table, goes on from where it was when it was last read.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from agent import accounts, netlink
+from agent.netlink import attribute, attributes
+
+_GET_ELEMENTS = (10 << 8) | 13
+_INET = struct.Struct("!BBH").pack(1, 0, 0)
+"""Header of a request about a table of family inet."""
+_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
+_KEY, _EXPRESSION, _KEY_END, _EXPRESSIONS = 1, 7, 10, 11
+_DATA = 2
+_BYTES, _PACKETS = 1, 2
+_SIZE = struct.Struct("=H")
+_VALUES = struct.Struct("=4xQ4xQ")
+_ADDRESS = {4: 4, 6: 16}
+_PROTOCOL = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
+
+Service = tuple[str, str, int]
+"""(VIP, protocol, port)."""
+Account = tuple[str, str, int, str]
+"""(VIP, protocol, port, gateway address)."""
+
+
+class Tally(NamedTuple):
+    """Packets, and their bytes from the IP header on."""
+
+    packets: int = 0
+    bytes: int = 0
+
+
+def added(one: Tally, other: Tally) -> Tally:
+    """Both together."""
+    return Tally(one.packets + other.packets, one.bytes + other.bytes)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Totals since the table was made, by this agent or by one before it."""
+
+    offered: Mapping[Service, int]
+    """First packets of flows that came for a listener, by its first port."""
+    entered: Mapping[Service, int]
+    """First packets of flows that were sent to a gateway, and met other firewalls then."""
+    opened: Mapping[Account, int]
+    """Flows that went out to a gateway."""
+    forth: Mapping[Account, Tally]
+    """From clients to the gateway."""
+    back: Mapping[Account, Tally]
+    """From the gateway to clients."""
+    untracked: Mapping[str, int]
+    """Packets to a VIP that somebody had marked `notrack`."""
+
+    @property
+    def dropped(self) -> Mapping[Service, int]:
+        """Flows that were sent to a gateway and that another firewall of this host dropped."""
+        left = dict(self.entered)
+        for account, number in self.opened.items():
+            if (service := account[:3]) in left:
+                left[service] -= number
+        return {service: max(0, number) for service, number in left.items()}
+
+
+_Key = tuple[str, bytes]
+"""(set, key as the kernel has it)."""
+
+
+class Ledger:
+    """Totals of all counters; used by one thread only."""
+
+    def __init__(self) -> None:
+        self._before: dict[_Key, Tally] = {}
+        """What counters held that are gone or started again."""
+        self._newest: dict[_Key, Tally] = {}
+
+    def read(self) -> Reading:
+        """Dump the kernel's sets. Raises NetlinkError where the table is missing."""
+        seen = {(name, key): tally for name in _set_names() for key, tally in self.dump(name)}
+        self.add(seen)
+        return self.totals()
+
+    def dump(self, name: str) -> Iterator[tuple[bytes, Tally]]:
+        """The elements of one of our sets, as the kernel has them now."""
+        return dump_counters(accounts.TABLE, name)
+
+    def add(self, seen: Mapping[_Key, Tally]) -> None:
+        """Take in one dump."""
+        for key, old in self._newest.items():
+            new = seen.get(key)
+            if new is None or new.packets < old.packets:
+                self._before[key] = added(self._before.get(key, Tally()), old)
+        self._newest = dict(seen)
+
+    def start_again(self) -> None:
+        """The kernel's counters are known to begin at zero now."""
+        self.add({})
+
+    def totals(self) -> Reading:
+        """Everything counted so far."""
+        found: dict[str, dict[Any, Any]] = {name: {} for name in (*accounts.SETS, "back")}
+        nothing = Tally()
+        for key in self._newest.keys() | self._before.keys():
+            name, raw = key
+            tally = self._newest.get(key, nothing)
+            if key in self._before:
+                tally = added(tally, self._before[key])
+            kind, size = name.removesuffix("6"), _ADDRESS[6 if name.endswith("6") else 4]
+            if kind == "untracked":
+                found[kind][_address(raw)] = tally.packets
+                continue
+            service = _service(raw, size)
+            if kind in ("offered", "offered_range", "entered"):
+                found[kind][service] = tally.packets
+                continue
+            account = (*service, _address(raw[size + 8 : 2 * size + 8]))
+            if kind == "opened":
+                found[kind][account] = tally.packets
+            else:
+                found["back" if raw[2 * size + 8] else kind][account] = tally
+        return Reading(
+            offered=found["offered"] | found["offered_range"],
+            entered=found["entered"],
+            opened=found["opened"],
+            forth=found["carried"],
+            back=found["back"],
+            untracked=found["untracked"],
+        )
+
+
+def _set_names() -> Iterator[str]:
+    for suffix in accounts.SUFFIX.values():
+        yield from (f"{name}{suffix}" for name in accounts.SETS)
+
+
+def vip_of(key: bytes) -> str:
+    """An element of the set of VIPs, as text."""
+    return _address(key)
+
+
+def service_of(key: bytes) -> str:
+    """An element of the set of listeners, as nftables takes it: ``VIP . protocol . port``."""
+    return "{} . {} . {}".format(*_service(key, len(key) - 8))
+
+
+def range_of(key: bytes) -> str:
+    """The same of an element with both ends: ``VIP . protocol . first-last``."""
+    first, end = key[: len(key) // 2], key[len(key) // 2 :]
+    return f"{service_of(first)}-{_service(end, len(end) - 8)[2]}"
+
+
+def _service(key: bytes, size: int) -> Service:
+    """The first three parts of a key, each padded to four bytes, with an address of ``size``."""
+    return (
+        _address(key[:size]),
+        _PROTOCOL.get(key[size], str(key[size])),
+        int.from_bytes(key[size + 4 : size + 6], "big"),
+    )
+
+
+def _address(packed: bytes) -> str:
+    return socket.inet_ntoa(packed) if len(packed) == 4 else str(ip_address(packed))
+
+
+def dump_counters(table: str, name: str) -> Iterator[tuple[bytes, Tally]]:
+    """The key and counter of each element of a set of family inet."""
+    body = _INET + b"".join(
+        attribute(kind, value.encode() + b"\0")
+        for kind, value in ((_LIST_TABLE, table), (_LIST_SET, name))
+    )
+    purpose = f"read counters of set {name}"
+    for each in netlink.request(
+        netlink.NETFILTER, _GET_ELEMENTS, body, flags=netlink.DUMP, purpose=purpose
+    ):
+        for kind, elements in attributes(each[len(_INET) :]):
+            if kind == _LIST_ELEMENTS and elements:
+                yield from _counters(elements)
+
+
+def _counters(elements: bytes) -> Iterator[tuple[bytes, Tally]]:
+    """All elements of one message.
+
+    Those of one set are alike, so the first one's layout is tried on the others: that
+    takes a tenth of the time that it takes to follow the attributes of each.
+    """
+    size = _SIZE.unpack_from(elements)[0]
+    first = elements[4:size]
+    key, tally = _counter(first)
+    key_at = first.find(key)
+    values_at = first.find(_values(tally))
+    if len(elements) % size == 0 and key_at > 0 and values_at > key_at + len(key):
+        gap = values_at - key_at - len(key)
+        rest = len(first) - values_at - _VALUES.size
+        layout = struct.Struct(f">4s{key_at}s{len(key)}s{gap}s4sQ4sQ{rest}x")
+        alike: set[bytes] = set()
+        found = []
+        for head, before, each, between, one, octets, two, packets in layout.iter_unpack(elements):
+            alike.add(head + before + between + one + two)
+            found.append((each, Tally(packets, octets)))
+        if len(alike) == 1:
+            yield from found
+            return
+    for _, element in attributes(elements):
+        yield _counter(element)
+
+
+def _values(tally: Tally) -> bytes:
+    """The counter's two attributes as the kernel writes them."""
+    return attribute(_BYTES, tally.bytes.to_bytes(8, "big")) + attribute(
+        _PACKETS, tally.packets.to_bytes(8, "big")
+    )
+
+
+def _counter(element: bytes) -> tuple[bytes, Tally]:
+    """Key and counter of one element; zero where it has none. An interval has both ends."""
+    key, tally = b"", Tally()
+    for kind, value in attributes(element):
+        if kind == _KEY:
+            key = value[4:] + key
+        elif kind == _KEY_END:
+            key += value[4:]
+        elif kind == _EXPRESSION:
+            tally = _tally(value)
+        elif kind == _EXPRESSIONS:
+            for _, inner in attributes(value):
+                tally = _tally(inner)
+    return key, tally
+
+
+def _tally(expression: bytes) -> Tally:
+    """A counter expression: a name, then nested attributes with its values."""
+    values = dict(attributes(expression))
+    found = dict(attributes(values.get(_DATA, b"")))
+    return Tally(
+        int.from_bytes(found.get(_PACKETS, b""), "big"),
+        int.from_bytes(found.get(_BYTES, b""), "big"),
+    )

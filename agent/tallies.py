@@ -1,0 +1,127 @@
+"""The kernel's accounts as an operator sees them: by Virtual Server, listener and gateway. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from ipaddress import ip_address
+
+import msgspec
+
+from agent.counters import Account, Service, Tally
+from agent.meter import Sample
+from protocol.addresses import family
+from protocol.config import Config
+from protocol.ids import GroupId
+from protocol.objects import Listener, VirtualServer
+from protocol.traffic import GatewayTraffic, ListenerTraffic, Traffic, VirtualServerTraffic
+
+_NOTHING = Tally()
+
+
+def traffic_of(
+    config: Config,
+    carried: Collection[GroupId],
+    primary: Collection[GroupId],
+    now: Sample,
+    before: Sample,
+) -> tuple[VirtualServerTraffic, ...]:
+    """What was counted for each Virtual Server of ``carried``; rates since ``before``."""
+    books = _Books(now, before)
+    found = []
+    for server in config.virtual_servers.values():
+        if server.uid in carried:
+            assigned = config.assignments.get(server.uid)
+            vips = tuple(str(ip_address(vip)) for vip in assigned.vips) if assigned else ()
+            listeners = tuple(books.listener(server, each, vips) for each in server.listeners)
+            total = summed(each.traffic for each in listeners)
+            name, first = server.name, server.uid in primary
+            found.append(VirtualServerTraffic(name, first, total, listeners))
+    return tuple(found)
+
+
+class _Books:
+    """Two samples, by what an operator asks for."""
+
+    def __init__(self, now: Sample, before: Sample) -> None:
+        self._now, self._before = now, before
+        self._dropped = now.reading.dropped
+        self._ports: dict[tuple[str, str], set[int]] = {}
+        """Ports that were used, by VIP and protocol."""
+        for vip, protocol, port in now.reading.entered.keys() | now.reading.offered.keys():
+            self._ports.setdefault((vip, protocol), set()).add(port)
+
+    def _services(self, vips: Iterable[str], listener: Listener) -> Iterator[Service]:
+        """What a listener has accounts of: its ports, of a range those that were used."""
+        first, last = listener.ports
+        for vip in vips:
+            if first == last:
+                yield vip, listener.protocol, first
+            else:
+                used = self._ports.get((vip, listener.protocol), ())
+                yield from ((vip, listener.protocol, p) for p in used if first <= p <= last)
+
+    def listener(
+        self, server: VirtualServer, listener: Listener, vips: tuple[str, ...]
+    ) -> ListenerTraffic:
+        services = tuple(self._services(vips, listener))
+        gateways = tuple(
+            GatewayTraffic(
+                each.name,
+                summed(
+                    self._account((*service, each.address))
+                    for service in services
+                    if family(service[0]) == family(each.address)
+                ),
+            )
+            for each in server.gateways
+        )
+        reading = self._now.reading
+        offered = sum(
+            reading.offered.get((vip, listener.protocol, listener.port), 0) for vip in vips
+        )
+        entered = sum(reading.entered.get(service, 0) for service in services)
+        total = msgspec.structs.replace(
+            summed(each.traffic for each in gateways),
+            refused=max(0, offered - entered),
+            dropped=sum(self._dropped.get(service, 0) for service in services),
+        )
+        return ListenerTraffic(listener.key, total, gateways)
+
+    def _account(self, account: Account) -> Traffic:
+        reading, active = self._now.reading, self._now.active
+        forth = reading.forth.get(account, _NOTHING)
+        back = reading.back.get(account, _NOTHING)
+        return Traffic(
+            connections=reading.opened.get(account, 0),
+            active=-1 if active is None else active.get(account, 0),
+            rate=self._rate(account),
+            packets_in=forth.packets,
+            bytes_in=forth.bytes,
+            packets_out=back.packets,
+            bytes_out=back.bytes,
+        )
+
+    def _rate(self, account: Account) -> float:
+        seconds = self._now.at - self._before.at
+        if seconds <= 0:
+            return -1.0
+        opened = (sample.reading.opened.get(account, 0) for sample in (self._now, self._before))
+        return round(max(0, next(opened) - next(opened)) / seconds, 1)
+
+
+def summed(parts: Iterable[Traffic]) -> Traffic:
+    """All ``parts`` together; what one of them does not know the sum does not know."""
+    several = list(parts)
+    known = all(each.active >= 0 for each in several)
+    rated = all(each.rate >= 0 for each in several)
+    return Traffic(
+        connections=sum(each.connections for each in several),
+        refused=sum(each.refused for each in several),
+        dropped=sum(each.dropped for each in several),
+        active=sum(each.active for each in several) if known else -1,
+        rate=round(sum(each.rate for each in several), 1) if rated else -1.0,
+        packets_in=sum(each.packets_in for each in several),
+        bytes_in=sum(each.bytes_in for each in several),
+        packets_out=sum(each.packets_out for each in several),
+        bytes_out=sum(each.bytes_out for each in several),
+    )

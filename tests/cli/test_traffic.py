@@ -1,0 +1,88 @@
+"""``top`` and ``metrics`` as people and monitoring read them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from halbctl.commands.traffic import short, traffic_lines
+from halbctl.output import Paint
+from protocol import api
+from protocol.traffic import (
+    Counters,
+    GatewayTraffic,
+    ListenerTraffic,
+    Metrics,
+    Traffic,
+    VirtualServerTraffic,
+)
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+
+def counters(at: int, number: int) -> Counters:
+    one = Traffic(number, 0, 0, 4, 2.0, 10 * number, 1000 * number, 5 * number, 50_000 * number)
+    all_of = Traffic(number, 3, 0, 4, 2.0, 10 * number, 1000 * number, 5 * number, 50_000 * number)
+    listener = ListenerTraffic("tcp/443", all_of, (GatewayTraffic("gw1", one),))
+    return Counters("a", at, (VirtualServerTraffic("web", True, all_of, (listener,)),))
+
+
+TOTALS = """\
+                    ACTIVE  CONNECTIONS  REFUSED  DROPPED  IN packets  OUT packets  IN bytes  OUT bytes
+web (primary here)       4           40        3        0         400          200       40k       2.0M
+  tcp/443                4           40        3        0         400          200       40k       2.0M
+    gw1                  4           40        0        0         400          200       40k       2.0M
+
+"""  # noqa: E501
+
+
+def test_top_prints_totals_once(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetCounters] = counters(1000, 40)
+    ran = halbctl("top", "--total", "--count", "1")
+    assert ran.code == 0
+    assert ran.out == TOTALS
+
+
+def test_rates_are_between_two_looks() -> None:
+    plain = [json.loads(json.dumps(_plain(c))) for c in (counters(1000, 40), counters(3000, 60))]
+    lines = traffic_lines(plain[1], plain[0], Paint(False))
+    assert lines[0].split()[:3] == ["ACTIVE", "CONNECTIONS/s", "REFUSED/s"]
+    figures = ["4", "10", "0", "0", "100", "50", "10k", "500k"]
+    assert lines[1].split() == ["web", "(primary", "here)", *figures]
+
+
+def _plain(found: Counters) -> object:
+    import msgspec
+
+    return msgspec.to_builtins(found)
+
+
+def test_top_as_json_is_one_line_per_look(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetCounters] = counters(1000, 40)
+    ran = halbctl("top", "web", "--total", "-n", "1", "--output", "json")
+    [line] = ran.out.splitlines()
+    assert json.loads(line)["virtual_servers"][0]["traffic"]["connections"] == 40
+
+
+def test_an_unknown_virtual_server_is_named_with_those_that_are(
+    peer: Peer, halbctl: Halbctl
+) -> None:
+    peer.answers[api.GetCounters] = counters(1000, 40)
+    ran = halbctl("top", "wed", "--total", "-n", "1")
+    assert ran.code == 2
+    assert "'wed'" in ran.err
+    assert "web" in ran.err
+
+
+def test_metrics_are_printed_as_they_come(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetMetrics] = Metrics("halb_warnings 0\n# EOF\n")
+    assert halbctl("metrics").out == "halb_warnings 0\n# EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [(0, "0"), (999, "999"), (999.6, "1.0k"), (1234, "1.2k"), (34_000_000, "34M"), (9.4e9, "9.4G")],
+)
+def test_figures_are_short(figure: float, text: str) -> None:
+    assert short(figure) == text

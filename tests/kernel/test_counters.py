@@ -1,0 +1,174 @@
+"""Traffic is counted in the kernel, by listener and gateway, whatever happens to the rules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from agent.counters import Reading
+from halbctl.lab.servers import ECHO
+from protocol.objects import Gateway, Listener
+from tests.kernel.namespaces import (
+    VIP,
+    VIP6,
+    VIPS,
+    Device,
+    Inside,
+    asked,
+    connect,
+    desired,
+    hosts,
+    virtual_server,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+GATEWAYS = [Gateway(name="gw1", address="10.77.0.13"), Gateway(name="gw2", address="fd77::13")]
+LISTENERS = [
+    Listener(protocol="tcp", port=ECHO, gateway_port=ECHO),
+    Listener(protocol="udp", port=ECHO, gateway_port=ECHO),
+]
+ADDRESS = {VIP: "10.77.0.13", VIP6: "fd77::13"}
+WANTED = desired(virtual_server(GATEWAYS, LISTENERS))
+ROUNDS = 5
+
+
+class Farm:
+    def __init__(self, device: Device, client: Inside) -> None:
+        self.device, self.client = device, client
+
+    def read(self) -> Reading:
+        return self.device.call(self.device.plane.traffic)[0]
+
+    def settled(self) -> Reading:
+        """The counters when the last packets of closed connections have come."""
+        seen = [self.read()]
+
+        def still() -> bool:
+            time.sleep(0.05)
+            seen.append(self.read())
+            return seen[-1] == seen[-2]
+
+        wait_until(still, "nothing is counted any more")
+        return seen[-1]
+
+    def talk(self, vip: str, data: bytes = b"x" * 1000) -> None:
+        """A connection with one question and one answer."""
+
+        def once() -> None:
+            with connect(vip, ECHO, 3.0) as sock:
+                sock.sendall(data)
+                left = len(data)
+                while left:
+                    left -= len(sock.recv(left))
+
+        self.client.call(once)
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    with hosts("a", "client", "gw1", servers=["gw1"]) as network:
+        device, client = Device(network, "a"), Inside(network, "client")
+        device.reconcile(WANTED)
+        device.take()
+        farm = Farm(device, client)
+        yield farm
+        farm.device.close()
+        client.close()
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_connections_packets_and_bytes_are_counted_both_ways(farm: Farm, vip: str) -> None:
+    for _ in range(ROUNDS):
+        farm.talk(vip)
+    assert farm.client.call(asked, vip, ECHO, 3.0)
+    read = farm.read()
+    tcp, udp = ((vip, protocol, ECHO, ADDRESS[vip]) for protocol in ("tcp", "udp"))
+    assert read.opened[tcp] == read.offered[vip, "tcp", ECHO] == ROUNDS
+    assert read.opened[udp] == read.offered[vip, "udp", ECHO] == 1
+    for way in (read.forth, read.back):
+        assert ROUNDS * 1000 < way[tcp].bytes < ROUNDS * 2000
+        assert way[tcp].packets >= ROUNDS * 3
+        assert way[udp].packets == 1
+
+
+def test_counters_survive_rules_that_change_and_an_agent_that_starts_anew(farm: Farm) -> None:
+    farm.talk(VIP)
+    account = (VIP, "tcp", ECHO, ADDRESS[VIP])
+    before = farm.settled()
+    more = virtual_server(
+        [*GATEWAYS, Gateway(name="gw3", address="10.77.0.99", weight=0)],
+        [*LISTENERS, Listener(protocol="tcp", port=81, gateway_port=81)],
+    )
+    farm.device.reconcile(desired(more))
+    farm.device.reconcile(WANTED)
+    assert farm.read() == before
+    farm.device.close()
+    farm.device = Device(farm.device.network, "a")
+    farm.device.reconcile(WANTED)
+    assert farm.read() == before
+    farm.talk(VIP)
+    assert farm.read().opened[account] == before.opened[account] + 1
+    assert farm.read().forth[account].bytes > before.forth[account].bytes
+
+
+def test_totals_go_on_after_somebody_flushed_all_rules(farm: Farm) -> None:
+    farm.talk(VIP)
+    before = farm.settled()
+    farm.device.run("nft", "flush", "ruleset")
+    drift = farm.device.reconcile(WANTED).drift
+    assert "table inet halb_count was deleted" in drift
+    farm.device.take()
+    farm.talk(VIP)
+    account = (VIP, "tcp", ECHO, ADDRESS[VIP])
+    assert farm.read().opened[account] == before.opened[account] + 1
+    assert farm.read().offered[account[:3]] == before.offered[account[:3]] + 1
+
+
+def test_what_is_offered_and_not_opened_was_refused(farm: Farm) -> None:
+    farm.device.reconcile(
+        desired(WANTED.virtual_servers[0], down=[gateway.name for gateway in GATEWAYS])
+    )
+    for _ in range(ROUNDS):
+        with pytest.raises(ConnectionRefusedError):
+            farm.client.call(connect, VIP, ECHO)
+    read = farm.read()
+    assert read.offered[VIP, "tcp", ECHO] == ROUNDS
+    assert not read.opened
+
+
+def test_an_altered_table_of_accounts_is_mended_and_reported(farm: Farm) -> None:
+    farm.talk(VIP)
+    before = farm.settled()
+    farm.device.run("nft", "flush", "chain", "inet", "halb_count", "carried")
+    assert "table inet halb_count: chain carried was altered" in farm.device.reconcile(WANTED).drift
+    again = farm.device.reconcile(WANTED)
+    assert not again.drift
+    assert not again.changed
+    assert farm.read() == before
+
+
+def test_a_range_of_ports_is_one_listener(farm: Farm) -> None:
+    some = Listener(protocol="tcp", port=ECHO - 1, last_port=ECHO + 5, gateway_port=ECHO - 1)
+    server = virtual_server(GATEWAYS, [some])
+    farm.device.reconcile(desired(server))
+    farm.talk(VIP)
+    farm.talk(VIP6)
+    read = farm.settled()
+    assert not read.untracked
+    assert read.offered[VIP, "tcp", ECHO - 1] == read.offered[VIP6, "tcp", ECHO - 1] == 1
+    assert read.opened[VIP, "tcp", ECHO, ADDRESS[VIP]] == 1
+    farm.device.close()
+    farm.device = Device(farm.device.network, "a")
+    farm.device.reconcile(desired(server))
+    assert farm.read() == read
+
+
+def test_a_port_scan_of_a_vip_fills_nothing(farm: Farm) -> None:
+    for port in range(1000, 1020):
+        with pytest.raises(TimeoutError):
+            farm.client.call(connect, VIP, port, 0.01)
+    assert set(farm.read().offered) == {(vip, p, ECHO) for vip in VIPS for p in ("tcp", "udp")}

@@ -1,0 +1,189 @@
+"""Counters and metrics: totals that only grow, rates, and text that monitoring can read."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+from agent.conntrack_limit import Alarm, Room
+from agent.counters import Ledger, Reading, Tally
+from agent.firewall import Chain, suspects
+from agent.host import HostWatch
+from agent.meter import Sample
+from agent.metrics import Figures, render
+from agent.tallies import traffic_of
+from protocol.config import Config
+from protocol.effects import Event
+from protocol.ids import GroupId, Revision
+from protocol.objects import Assignment, Gateway, Listener, Record, VirtualServer, key_of
+from protocol.timing import Profile
+from protocol.traffic import Traffic
+from tests.cli.recorded import BUSY
+
+UID = GroupId("00000000000000aa")
+VIP, GATEWAY = "10.77.0.100", "10.77.0.31"
+ACCOUNT = (VIP, "tcp", 443, GATEWAY)
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def key(*parts: str | int, direction: int | None = None) -> bytes:
+    found = b""
+    for part in parts:
+        if part == "tcp":
+            found += bytes([socket.IPPROTO_TCP, 0, 0, 0])
+        elif isinstance(part, int):
+            found += part.to_bytes(2, "big") + bytes(2)
+        else:
+            found += socket.inet_aton(part)
+    return found if direction is None else found + bytes([direction, 0, 0, 0])
+
+
+OPENED = ("opened", key(VIP, "tcp", 443, GATEWAY))
+FORTH = ("carried", key(VIP, "tcp", 443, GATEWAY, direction=0))
+BACK = ("carried", key(VIP, "tcp", 443, GATEWAY, direction=1))
+
+
+def test_totals_are_what_the_kernel_says() -> None:
+    ledger = Ledger()
+    ledger.add({OPENED: Tally(3, 180), FORTH: Tally(30, 3000), BACK: Tally(20, 9000)})
+    read = ledger.totals()
+    assert read.opened == {ACCOUNT: 3}
+    assert read.forth == {ACCOUNT: Tally(30, 3000)}
+    assert read.back == {ACCOUNT: Tally(20, 9000)}
+
+
+def test_totals_go_on_where_a_counter_started_again() -> None:
+    ledger = Ledger()
+    ledger.add({FORTH: Tally(30, 3000)})
+    ledger.add({FORTH: Tally(2, 200)})
+    assert ledger.totals().forth == {ACCOUNT: Tally(32, 3200)}
+    ledger.start_again()
+    ledger.add({FORTH: Tally(40, 4000)})
+    assert ledger.totals().forth == {ACCOUNT: Tally(72, 7200)}
+
+
+def reading(offered: int = 0, entered: int = 0, opened: int = 0, untracked: int = 0) -> Reading:
+    service = ACCOUNT[:3]
+    return Reading(
+        {service: offered}, {service: entered}, {ACCOUNT: opened},
+        {ACCOUNT: Tally(7, 700)}, {ACCOUNT: Tally(5, 500)}, {VIP: untracked},
+    )  # fmt: skip
+
+
+def config() -> Config:
+    server = VirtualServer(
+        uid=UID,
+        name="web",
+        vips=(f"{VIP}/24",),
+        gateways=(
+            Gateway(name="gw1", address=GATEWAY),
+            Gateway(name="gw2", address="10.77.0.32"),
+            Gateway(name="gw6", address="fd77::31"),
+        ),
+        listeners=(Listener(protocol="tcp", port=443, gateway_port=8443),),
+        seed=1,
+    )
+    assignment = Assignment(
+        uid=UID, number=1, vips=(VIP,), voters=(), profile=Profile.NORMAL, slowest=Profile.NORMAL
+    )
+    revision = Revision(1, 1)
+    values: tuple[VirtualServer | Assignment, ...] = (server, assignment)
+    records = {key_of(value): Record(*key_of(value), revision, value) for value in values}
+    return Config(revision, records)
+
+
+def test_an_operator_sees_them_by_listener_and_gateway() -> None:
+    before = Sample(10.0, reading(10, 10, 10))
+    now = Sample(12.0, reading(20, 17, 14), {(VIP, "tcp", 443, GATEWAY): 4})
+    [found] = traffic_of(config(), {UID}, {UID}, now, before)
+    assert found.primary
+    [listener] = found.listeners
+    assert listener.listener == "tcp/443"
+    traffic = Traffic(
+        connections=14, active=4, rate=2.0,
+        packets_in=7, bytes_in=700, packets_out=5, bytes_out=500,
+    )  # fmt: skip
+    assert listener.gateways[0].traffic == traffic
+    assert listener.gateways[1].traffic == Traffic(active=0, rate=0.0)
+    assert listener.traffic.connections == 14
+    assert (listener.traffic.refused, listener.traffic.dropped) == (3, 3)
+    assert found.traffic == listener.traffic
+
+
+def test_a_first_sample_has_no_rate() -> None:
+    only = Sample(10.0, reading(10, 10, 10))
+    [found] = traffic_of(config(), {UID}, set(), only, only)
+    assert found.traffic.rate == found.traffic.active == -1
+    assert not found.primary
+
+
+def exposition() -> str:
+    now = Sample(12.0, reading(20, 17, 14), {})
+    traffic = traffic_of(config(), {UID}, {UID}, now, now)
+    figures = Figures("0.1.0", {("two-owners", "rdp"): 2}, 3_000_000, {"refused": 1}, Room(10, 100))
+    return render(BUSY, traffic, figures)
+
+
+def test_metrics_are_in_the_form_of_openmetrics() -> None:
+    lines = exposition().splitlines()
+    assert lines[-1] == "# EOF"
+    family = ""
+    for line in lines[:-1]:
+        if line.startswith("# TYPE "):
+            family = line.split()[2]
+        elif not line.startswith("# HELP "):
+            assert re.fullmatch(
+                rf'{family}(_total|_info)?(\{{\w+="[^"]*"(,\w+="[^"]*")*\}})? [-+.e\d]+', line
+            )
+    labels = 'virtual_server="web",listener="tcp/443"'
+    assert f'halb_connections_total{{{labels},gateway="gw1"}} 14' in lines
+    assert f"halb_refused_connections_total{{{labels}}} 3" in lines
+    assert 'halb_events_total{virtual_server="rdp",kind="two-owners"} 2' in lines
+    assert "halb_loop_lateness_seconds 0.003" in lines
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    text = exposition()
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    suffix = {"counter": "_total", "info": "_info", "gauge": ""}
+    names = {name + suffix[kind] for name, kind in kinds.items()}
+    documented = re.findall(r"^\| `(halb_\w+)`", (DOCS / "metrics.md").read_text(), re.MULTILINE)
+    assert names == set(documented)
+
+
+def test_a_table_that_fills_up_is_said_once_until_it_is_over() -> None:
+    alarm = Alarm()
+    said = [alarm.note(Room(entries, 100)) for entries in (50, 79, 80, 95, 75, 69, 50)]
+    assert [bool(text) for text in said] == [False, False, True, False, False, True, False]
+    assert "80% full: 80 of 100" in said[2]
+    assert not list(alarm.warnings())
+    alarm.note(Room(90, 100))
+    assert "nf_conntrack_max" in next(alarm.warnings())
+
+
+FORWARD = Chain("ip", "filter", "FORWARD", "forward", 0, True)
+RAW = Chain("ip", "raw", "PREROUTING", "prerouting", -300, False)
+
+
+def test_chains_that_drop_by_policy_are_named_first() -> None:
+    other = Chain("inet", "mine", "forward", "forward", -10, False)
+    assert suspects([other, RAW, FORWARD], "forward") == (
+        "table ip filter, chain FORWARD, policy drop; table inet mine, chain forward"
+    )
+
+
+def test_flows_that_others_took_away_are_told_with_the_chain() -> None:
+    told: list[Event] = []
+    watch = HostWatch(told.append, lambda: (FORWARD, RAW))
+    watch.on_sample(Sample(1.0, reading(5, 5, 5)))
+    assert not list(watch.warnings(1.0))
+    watch.on_sample(Sample(11.0, reading(9, 9, 5, untracked=4)))
+    watch.on_sample(Sample(21.0, reading(12, 12, 5, untracked=4)))
+    dropped, untracked = watch.warnings(30.0)
+    assert "tcp/443 of 10.77.0.100: 3 new flows" in dropped
+    assert "table ip filter, chain FORWARD, policy drop" in dropped
+    assert "4 packets" in untracked
+    assert "table ip raw, chain PREROUTING" in untracked
+    assert [event.kind for event in told] == ["obstacle", "obstacle"]
+    assert not list(watch.warnings(1000.0))
