@@ -77,6 +77,31 @@ def test_a_device_that_is_no_peer_is_refused_until_it_is_one(host: Inside) -> No
     run(host, scenario)
 
 
+def test_who_is_dialled_learns_by_whom_and_hears_them_once_it_dials_back(host: Inside) -> None:
+    async def scenario() -> None:
+        a, b, stranger = Device("a"), Device("b"), Device("c")
+        await b.start()
+        b.transport.set_peers([a.as_peer()], [])
+        await stranger.start(b)
+        await a.start(b)
+        await until(lambda: a.id in b.dialled)
+        await until(lambda: b.count("refused") > 0)
+        assert stranger.id not in b.dialled
+        # What b sends comes through; it does not hear a before it connects to it, too.
+        await heard(b, a)
+        await stays_false(lambda: bool(b.got), lambda: a.beat(b))
+        b.transport.set_peers([a.as_peer()])
+        await heard(a, b)
+        b.dialled.clear()
+        await a.restart(b)
+        await heard(a, b)
+        assert not b.dialled, "a peer that comes back is no news"
+        for device in (a, b, stranger):
+            await device.transport.close()
+
+    run(host, scenario)
+
+
 def test_a_stranger_with_another_key_hears_and_says_nothing(host: Inside) -> None:
     async def scenario() -> None:
         a, b = Device("a"), Device("b")

@@ -32,6 +32,8 @@ class Device:
         self.keys = keys or sockets.new_key_pair()
         self.port = next(_ports)
         self.got: list[tuple[DeviceId, Message]] = []
+        self.dialled: list[DeviceId] = []
+        """Who connected to this device while it was not connected to them."""
         self.incarnation = incarnation
         self.transport: Transport
 
@@ -45,6 +47,7 @@ class Device:
             incarnation=self.incarnation,
             listen=(f"{IP}:{self.port}",),
             receive=lambda sender, message: self.got.append((sender, message)),
+            dialled=self.dialled.append,
         )
         await self.transport.start()
         self.transport.enter_site(site)
