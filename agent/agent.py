@@ -188,7 +188,10 @@ class Agent:
         """What this device tells another one's operator."""
         node, now = self._loop.node, boottime()
         links = link_reports(node.beats.contacts, self._transport.loss(), now)
-        return Report(request, links, None if group is None else node.report(group, now))
+        if group is None:
+            return Report(request, links)
+        seen = self._carrier.gateways_seen(group) if self._carrier else ()
+        return Report(request, links, node.report(group, now), gateways=seen)
 
     def _neighbours(self) -> tuple[tuple[DeviceId, ...], bool]:
         overlay = self._loop.node.neighbourhood.overlay

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from random import Random
@@ -21,6 +23,7 @@ from agent.checks import Down, HealthChecks
 from agent.clients import Holder, Send, StickyClients
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.distribution import AT_REST
+from agent.draining import Draining
 from agent.flows import Flows
 from agent.host import HostWatch
 from agent.kernel import Kernel
@@ -29,17 +32,19 @@ from agent.meter import Meter
 from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
 from agent.settings import Settings
+from agent.views import seen
 from agent.vips import Vips
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
 from protocol.changes import Change
 from protocol.clients import ClientsKept
 from protocol.config import Config
-from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input
+from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input, Propose
 from protocol.flows import FlowsPart, FlowsWanted
 from protocol.ids import DeviceId, GroupId, Revision
-from protocol.messages import Message
+from protocol.messages import GatewaySeen, Message
 from protocol.objects import VirtualServer
+from protocol.timing import SECOND
 
 LOOK_S = 0.5
 """Seconds between two looks at the interface's link."""
@@ -83,6 +88,7 @@ class Carrier:
         self.meter = Meter(self.kernel.traffic, self.host.on_sample)
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._moment = AT_REST
+        self.draining = Draining(news.on_event)
         self.vips: Vips | None = None
         self.presence: Presence | None = None
         self.prober: Prober | None = None
@@ -129,6 +135,13 @@ class Carrier:
         """Addresses of another device, without ports."""
         known = self._config.devices.get(device)
         return tuple(str(split_endpoint(each)[0]) for each in known.addresses) if known else ()
+
+    def gateways_seen(self, group: GroupId) -> tuple[GatewaySeen, ...]:
+        """This device's view of a group's gateways; none where it does not carry it."""
+        server = next((s for s in self._carried() if s.uid == group), None)
+        if server is None:
+            return ()
+        return seen(server, self.checks, self.kernel.known_connections())
 
     def _neighbours_of(self, group: GroupId) -> list[str]:
         """Who on the segment must know where a group's VIPs are, the most important first."""
@@ -226,7 +239,16 @@ class Carrier:
                 self._judge()
             if slow:
                 self.vips.check()
+            self._drain()
             await self._balance()
+
+    def _drain(self) -> None:
+        """Disable and empty the gateways whose time to drain is over."""
+        assert self.vips is not None
+        for change in self.draining.due(self._carried(), self.vips.held, int(time.time())):
+            request = f"drain-{secrets.token_hex(8)}"
+            revision = self._config.revision
+            self._deliver(Propose(request, change, revision, int(time.time()), 2 * SECOND))
 
     def _look_at_link(self, *, networks: bool) -> bool:
         """Read the interface's state; whether it changed."""
@@ -279,6 +301,7 @@ class Carrier:
     async def close(self, *, leave_nothing: bool) -> None:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
+        self.draining.close()
         await self.flows.close()
         await self.clients.close()
         if self._task is not None:

@@ -171,6 +171,10 @@ class HealthChecks:
         """Why each gateway that is down is: ``tcp/443: connection refused``."""
         return {key: "; ".join(self._bad(key)) for key in sorted(self._down)}
 
+    def checks(self, key: GatewayKey) -> bool:
+        """Whether anything about this gateway is checked."""
+        return bool(self._gateways.get(key))
+
     def troubles(self) -> tuple[str, ...]:
         """Why checks cannot be made on this host; empty if they can."""
         return tuple(sorted({w.unclear for w in self._watched.values() if w.unclear}))

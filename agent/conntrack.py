@@ -1,7 +1,8 @@
-"""Reading the kernel's connection table: how many flows each gateway has."""
+"""The kernel's connection table: how many flows each gateway has, and ending them."""
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections import Counter
@@ -10,7 +11,7 @@ from ipaddress import ip_address
 
 from agent import netlink
 
-_GET = (1 << 8) | 1
+_GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _HEADER = struct.Struct("!BBH")
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SIZE = {4: 4, 6: 16}
@@ -39,15 +40,59 @@ def count_flows(vips: Iterable[str]) -> Mapping[Flow, int]:
     return counts
 
 
-def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> None:
-    """Add the flows of one IP version.
+def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
+    """Take the flows between these out of the table; how many there were.
 
-    The kernel puts the two tuples first, always in one layout; entries with
-    another one belong to a conntrack zone, which ours never do.
+    The next packet of such a client opens the flow anew towards another gateway, which does
+    not know it and resets it, so that the client connects again. Costs as :func:`count_flows`.
+    """
+    wanted = {ip_address(vip).packed for vip in vips}
+    leaving = {ip_address(gateway).packed for gateway in gateways}
+    ended = 0
+    for version in (4, 6):
+        if any(len(packed) == _SIZE[version] for packed in leaving):
+            ended += _end(version, wanted, leaving)
+    return ended
+
+
+def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
+    layout, tuple_size = _layout(version)
+    head, ended = _HEADER.pack(_FAMILY[version], 0, 0), 0
+    dumped = netlink.request(
+        netlink.NETFILTER, _GET, head, flags=netlink.DUMP, purpose="list connections"
+    )
+    # Listed first: what is taken out of a table while it is listed makes the list incomplete.
+    for each in list(dumped):
+        if len(each) < layout.size:
+            continue
+        original, vip, _, _, reply, gateway = layout.unpack_from(each)
+        if vip not in vips or gateway not in gateways or not original == reply == tuple_size:
+            continue
+        entry = each[_HEADER.size : _HEADER.size + tuple_size]
+        try:
+            netlink.execute(netlink.NETFILTER, _DELETE, head + entry, purpose="end a connection")
+        except netlink.NetlinkError as error:
+            if error.code != errno.ENOENT:  # it ended meanwhile
+                raise
+        else:
+            ended += 1
+    return ended
+
+
+def _layout(version: int) -> tuple[struct.Struct, int]:
+    """Where the two tuples of an entry have what we read, and the length of each tuple.
+
+    The kernel puts them first, always in one layout; entries with another one belong to a
+    conntrack zone, which ours never do.
     """
     size = _SIZE[version]
-    layout = struct.Struct(f"=4xH2x4x4x{size}x4x{size}s4x4xB3x4x4x4x2s2xH2x4x4x{size}s")
-    tuple_size = 44 + 2 * size
+    fields = f"=4xH2x4x4x{size}x4x{size}s4x4xB3x4x4x4x2s2xH2x4x4x{size}s"
+    return struct.Struct(fields), 44 + 2 * size
+
+
+def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> None:
+    """Add the flows of one IP version."""
+    layout, tuple_size = _layout(version)
     raw: Counter[tuple[bytes, int, bytes, bytes]] = Counter()
     for each in netlink.request(
         netlink.NETFILTER,

@@ -131,6 +131,13 @@ class Kernel:
         """What ``work`` returns, done by the worker between two passes."""
         return await self._loop.run_in_executor(self._worker, work, self._plane)
 
+    def known_connections(self) -> Counts | None:
+        """As :meth:`connections`, but at once: older counts do, and newer ones are fetched."""
+        if self._loop.time() - self._counted_at > COUNT_AGE_S and self._task is not None:
+            counting = self._loop.run_in_executor(self._worker, self._count)
+            counting.add_done_callback(self._counted)
+        return self._counts
+
     async def connections(self) -> Counts | None:
         """Live flows per gateway, at most a second old; None where they are not known yet."""
         if self._loop.time() - self._counted_at > COUNT_AGE_S:

@@ -13,6 +13,7 @@ import msgspec
 from agent.clock import boottime
 from agent.conflicts import shown
 from agent.telling import counters, metrics
+from agent.views import side_by_side
 from protocol import api
 from protocol.admission import found_site
 from protocol.changes import (
@@ -31,7 +32,7 @@ from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
-from protocol.insight import Explanation, Matrix
+from protocol.insight import Explanation, Gateways, Matrix
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.rendering import render_site
@@ -95,6 +96,8 @@ class Operations:
                 return api.Metrics(await metrics(self.agent, await self.status()))
             case api.GetMatrix():
                 return await self._matrix()
+            case api.GetGateways(name):
+                return await self._gateways(name)
             case api.GetConflicts():
                 return api.Conflicts(shown(self.agent.conflicts, self.agent.config))
             case api.Failover():
@@ -138,6 +141,13 @@ class Operations:
         found = await agent.inquiries.ask(asked, server.uid)
         reports = {device: report.group for device, report in found.items()}
         return explain(agent.config, server, agent.device, reports)
+
+    async def _gateways(self, name: str) -> Gateways:
+        agent = self.agent
+        server = server_named(agent.config, name)
+        found = await agent.inquiries.ask(asked_about(agent.config, server), server.uid)
+        seen = {device: report.gateways for device, report in found.items()}
+        return side_by_side(agent.config, server, agent.name, agent.primary_name(server.uid), seen)
 
     async def _matrix(self) -> Matrix:
         agent = self.agent

@@ -45,6 +45,11 @@ class Vips:
         self.announced: dict[GroupId, int] = {}
         """When (own clock, ns) each group's newest announcement began."""
 
+    @property
+    def held(self) -> frozenset[GroupId]:
+        """Groups whose lease this device has opened."""
+        return frozenset(self._open)
+
     def acquire(self, effect: Acquire) -> None:
         """Open the lease, then announce: at once and again while the network may forget."""
         if self._late(effect.group, effect.deadline):

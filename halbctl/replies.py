@@ -181,6 +181,36 @@ class Explanation(TypedDict):
     moves: list[str]
 
 
+class GatewayView(TypedDict):
+    """:class:`protocol.insight.GatewayView`."""
+
+    device: str
+    role: str
+    state: str
+    reason: str
+    connections: int
+
+
+class GatewayViews(TypedDict):
+    """:class:`protocol.insight.GatewayViews`."""
+
+    name: str
+    address: str
+    weight: int
+    state: str
+    drain_until: int | None
+    devices: list[GatewayView]
+
+
+class Gateways(TypedDict):
+    """:class:`protocol.insight.Gateways`."""
+
+    virtual_server: str
+    device: str
+    primary: str | None
+    gateways: list[GatewayViews]
+
+
 class Link(TypedDict):
     """:class:`protocol.insight.MatrixLink`."""
 

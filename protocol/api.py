@@ -19,7 +19,7 @@ from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
 from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.ids import GroupId, Revision
-from protocol.insight import Explanation, Matrix
+from protocol.insight import Explanation, Gateways, Matrix
 from protocol.traffic import Counters as Counters
 from protocol.traffic import Metrics as Metrics
 
@@ -123,6 +123,12 @@ class GetMetrics(msgspec.Struct, frozen=True, tag_field="op", tag="metrics"):
     """Answered by :class:`protocol.traffic.Metrics`."""
 
 
+class GetGateways(msgspec.Struct, frozen=True, tag_field="op", tag="gateways"):
+    """Answered by :class:`protocol.insight.Gateways`, after all devices were asked."""
+
+    virtual_server: str
+
+
 class Failover(msgspec.Struct, frozen=True, tag_field="op", tag="failover"):
     """Break glass: the asked device takes over without the other of two. Answered by :class:`Done`.
 
@@ -156,7 +162,7 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
     | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
-    | GetMatrix | Recover | GetCounters | GetMetrics
+    | GetMatrix | GetGateways | Recover | GetCounters | GetMetrics
 )  # fmt: skip
 
 
@@ -346,7 +352,7 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
 
 Result = (
     Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
-    | Explanation | Matrix | Counters | Metrics
+    | Explanation | Gateways | Matrix | Counters | Metrics
 )  # fmt: skip
 
 

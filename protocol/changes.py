@@ -111,6 +111,8 @@ class SetGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-s
     weight: int | None = None
     backup: bool | None = None
     max_connections: int | None = None
+    drain_until: int | None = None
+    """With a state: the deadline of the drain, Unix seconds; None: it has none."""
 
 
 class SetDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-set"):
@@ -246,6 +248,8 @@ def _virtual_server_edit(
             return virtual_servers.remove_gateway(config, name, gateway_name)
         case SetGateway(name, gateway_name):
             wanted = (change.state, change.weight, change.backup, change.max_connections)
-            return virtual_servers.set_gateway(config, name, gateway_name, *wanted)
+            return virtual_servers.set_gateway(
+                config, name, gateway_name, *wanted, change.drain_until
+            )
         case ApplyDocument(site_document):
             return virtual_servers.apply(config, site_document, new_uid)

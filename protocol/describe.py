@@ -183,6 +183,7 @@ def _gateway(gateway: Gateway) -> Fields:
         "state": gateway.state,
         "backup": _yes(gateway.backup),
         "max_connections": str(gateway.max_connections or "any"),
+        "drain_until": "no" if gateway.drain_until is None else str(gateway.drain_until),
     }
 
 

@@ -11,6 +11,8 @@ from protocol.errors import InvalidInput
 from protocol.objects import MAX_CONNECTIONS, MAX_GATEWAYS, Gateway
 from protocol.validate import check_count, check_named, check_once, check_range, check_weight
 
+MAX_UNIX_S = 1 << 40
+
 
 class GatewayDocument(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
@@ -23,6 +25,7 @@ class GatewayDocument(
     state: Literal["enabled", "draining", "disabled"] = "enabled"
     backup: bool = False
     max_connections: int = 0
+    drain_until: int | None = None
 
 
 def check_gateways(
@@ -53,6 +56,13 @@ def check_gateway(gateway: GatewayDocument, where: str = "") -> None:
     check_gateway_address(f"{where}address", gateway.address)
     check_weight(f"{where}weight", gateway.weight)
     check_range(f"{where}max_connections", gateway.max_connections, 0, MAX_CONNECTIONS)
+    if gateway.drain_until is not None:
+        check_range(f"{where}drain_until", gateway.drain_until, 0, MAX_UNIX_S, "seconds (Unix)")
+        if gateway.state == "enabled":
+            raise InvalidInput(
+                f"`{where}drain_until` is the deadline of a drain, and the state is enabled",
+                "Leave it out, or write `state: draining`.",
+            )
 
 
 def gateway_is_vip(server: str, gateway: GatewayDocument | Gateway, owner: str) -> tuple[str, str]:
@@ -73,6 +83,7 @@ def gateway_of(document: GatewayDocument) -> Gateway:
         state=document.state,
         backup=document.backup,
         max_connections=document.max_connections,
+        drain_until=document.drain_until,
     )
 
 
@@ -85,4 +96,5 @@ def document_of_gateway(gateway: Gateway) -> GatewayDocument:
         state=gateway.state,
         backup=gateway.backup,
         max_connections=gateway.max_connections,
+        drain_until=gateway.drain_until,
     )

@@ -66,6 +66,43 @@ class Explanation(msgspec.Struct, frozen=True, tag_field="re", tag="explanation"
     """Which change would move it, one sentence each."""
 
 
+class GatewayView(msgspec.Struct, frozen=True):
+    """One gateway as one device sees it."""
+
+    device: str
+    role: str
+    """primary | secondary"""
+    state: str
+    """up | down | unchecked (disabled, or it has nothing to check) | unknown (no answer)"""
+    reason: str
+    """Why it is down."""
+    connections: int
+    """Flows of that device's kernel; -1: unknown."""
+
+
+class GatewayViews(msgspec.Struct, frozen=True):
+    """One gateway as all devices see it."""
+
+    name: str
+    address: str
+    weight: int
+    state: str
+    """enabled | draining | disabled: what the configuration says."""
+    drain_until: int | None
+    """Deadline of a drain, Unix seconds."""
+    devices: tuple[GatewayView, ...]
+
+
+class Gateways(msgspec.Struct, frozen=True, tag_field="re", tag="gateways"):
+    """The gateways of a Virtual Server, as seen from all devices that may carry it."""
+
+    virtual_server: str
+    device: str
+    """The device that answered."""
+    primary: str | None
+    gateways: tuple[GatewayViews, ...]
+
+
 class MatrixLink(msgspec.Struct, frozen=True):
     """What ``hears`` hears of ``of``."""
 

@@ -317,6 +317,21 @@ class LinkReport(msgspec.Struct, frozen=True, array_like=True):
     """Median and 99th percentile, microseconds; None where unknown."""
 
 
+class GatewaySeen(msgspec.Struct, frozen=True, array_like=True):
+    """A gateway as one device sees it. Shown only."""
+
+    name: str
+    checked: bool
+    """Whether the device checks it."""
+    fault: str
+    """Why it is down, at most :data:`MAX_FAULT` characters; empty if it is not."""
+    connections: int
+    """Flows of that device's kernel, some seconds old at most; -1 where unknown."""
+
+
+MAX_FAULT = 160
+
+
 class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
     """Answer to :class:`Inquire`."""
 
@@ -326,6 +341,8 @@ class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
     group: GroupReport | None = None
     by: DeviceId = DeviceId("")
     """Who reports, where others pass it on; empty: the sender."""
+    gateways: tuple[GatewaySeen, ...] = ()
+    """Of the Virtual Server that was asked about, if the device carries it."""
 
 
 MAX_LINKS = 64

@@ -161,6 +161,9 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """``draining`` takes no new flows and keeps its own; ``disabled`` is not checked either."""
     backup: bool = False
     """Takes flows only while no gateway without this mark can."""
+    drain_until: int | None = None
+    """Deadline of a drain, Unix seconds: then the gateway is disabled, and flows that it
+    still has are ended."""
     max_connections: int = 0
     """Most connections at a time, over all listeners; what exceeds it goes to others. 0: any."""
 

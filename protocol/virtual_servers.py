@@ -109,6 +109,7 @@ def set_gateway(
     weight: int | None,
     backup: bool | None = None,
     max_connections: int | None = None,
+    drain_until: int | None = None,
 ) -> Edit:
     """Change what is said of a gateway; None leaves it as it is."""
     server = server_named(config, name)
@@ -119,7 +120,9 @@ def set_gateway(
         "backup": backup,
         "max_connections": max_connections,
     }
-    said = {key: value for key, value in wanted.items() if value is not None}
+    said: dict[str, object] = {key: value for key, value in wanted.items() if value is not None}
+    if state is not None or drain_until is not None:
+        said["drain_until"] = drain_until
     if not said:
         raise InvalidInput(
             f"nothing is said that gateway {name}/{gateway} should be set to",

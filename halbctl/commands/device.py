@@ -48,11 +48,19 @@ def show(ctx: typer.Context, device: Name) -> None:
 
 
 @app.command()
-def drain(ctx: typer.Context, device: Name) -> None:
+def drain(
+    ctx: typer.Context,
+    device: Name,
+    wait: Annotated[bool, typer.Option("--wait", help="Until it is primary of nothing.")] = False,
+) -> None:
     """Move everything off a device, and send nothing new to it. It still votes."""
     from protocol.changes import SetDevice
 
     finish(ctx, change(ctx, SetDevice(device, True)))
+    if wait:
+        from halbctl.draining import wait_until_idle
+
+        wait_until_idle(ctx, device)
 
 
 @app.command()

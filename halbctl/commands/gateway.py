@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal
 
 import typer
 
 from halbctl.app import area
+from halbctl.output import Paint, emit
 from halbctl.session import change, finish
+from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
 app = area("Add, remove, drain and weigh the gateways of a Virtual Server.")
@@ -57,12 +60,53 @@ def remove(
 
 @app.command()
 def drain(
-    ctx: typer.Context, vs: VirtualServer, gateway: Gateway, if_revision: IfRevision = None
+    ctx: typer.Context,
+    vs: VirtualServer,
+    gateway: Gateway,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Then disable it and end what it still has: 10m."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Until it has no connections, showing how many it has.")
+    ] = False,
+    if_revision: IfRevision = None,
 ) -> None:
-    """Send a gateway nothing new; it keeps its connections."""
-    from protocol.changes import SetGateway
+    """Send a gateway nothing new; it keeps its connections, until the deadline if one is given."""
+    import time
 
-    finish(ctx, change(ctx, SetGateway(vs, gateway, state="draining"), if_revision))
+    from halbctl.draining import wait_until_empty
+    from protocol.changes import SetGateway
+    from protocol.durations import parse_seconds
+
+    seconds = None if deadline is None else parse_seconds("deadline", deadline)
+    until = None if seconds is None else int(time.time()) + seconds
+    drained = SetGateway(vs, gateway, state="draining", drain_until=until)
+    finish(ctx, change(ctx, drained, if_revision))
+    if wait:
+        wait_until_empty(ctx, vs, gateway)
+
+
+@app.command("list")
+def list_(ctx: typer.Context, vs: VirtualServer) -> None:
+    """List the gateways of a Virtual Server as each device sees them, side by side."""
+    from halbctl.draining import get_views
+    from halbctl.gateways import side_by_side
+
+    views = get_views(ctx, vs)
+    paint = Paint.for_stream(sys.stdout)
+    emit(views, settings_of(ctx).output, side_by_side(views, paint))
+
+
+@app.command()
+def show(ctx: typer.Context, vs: VirtualServer, gateway: Gateway) -> None:
+    """Show one gateway: what each device sees, why, and its connections."""
+    from halbctl.draining import gateway_of, get_views
+    from halbctl.gateways import by_device
+
+    found = gateway_of(get_views(ctx, vs), gateway)
+    paint = Paint.for_stream(sys.stdout)
+    emit(found, settings_of(ctx).output, by_device(found, paint))
 
 
 @app.command()

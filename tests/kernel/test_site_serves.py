@@ -101,6 +101,36 @@ def test_a_drained_gateway_keeps_its_connections_and_gets_no_new_ones(site: Site
         site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 5)
 
 
+def test_at_the_deadline_of_a_drain_the_gateway_is_disabled_and_its_connections_end(
+    site: Site,
+) -> None:
+    def connections() -> int:
+        found = site.halbctl("b", "--output", "json", "gateway", "show", VIRTUAL_SERVER, "gw2")
+        views = json.loads(found.check())["devices"]
+        assert len(views) == 3
+        assert {view["state"] for view in views} <= {"up", "unchecked"}
+        counts = [view["connections"] for view in views if view["role"] == "primary"]
+        return counts[0] if counts else -1
+
+    with closing(Probe(site.network, "client", "established", VIP, "40")) as clients:
+        clients.begin()
+        site.wait("gw2 has connections", lambda: connections() > 5, 10)
+        drain = ("gateway", "drain", VIRTUAL_SERVER, "gw2", "--deadline", "1s", "--wait")
+        site.halbctl("a", *drain).check()
+        assert connections() == 0
+        assert clients.end()["lost"], "its clients are reset, and know it"
+        gateways = site.virtual_server("a")["gateways"]
+        assert {g["name"]: g["state"] for g in gateways}["gw2"] == "disabled"
+
+        def told() -> bool:
+            entries = json.loads(site.halbctl("a", "--output", "json", "history").check())
+            return any(e["kind"] == "drained" for e in entries["entries"])
+
+        site.wait("the history tells of it", told, 20)
+        site.halbctl("a", "gateway", "undrain", VIRTUAL_SERVER, "gw2").check()
+        site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 10)
+
+
 def test_a_gateway_dies_and_returns(site: Site) -> None:
     with stage(site) as on_stage:
         died = on_stage.lose_gateway("gw2")

@@ -1,0 +1,99 @@
+"""Gateways that are drained with a deadline: disabled when it comes, and emptied.
+
+The primary of the Virtual Server has the gateway disabled, by a change of the
+configuration as an operator would make, if nothing was changed meanwhile. Then
+each device takes what flows the gateway still has out of its connection table:
+their clients are reset at their next packet and connect again, elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Container, Iterable, Iterator
+
+from agent.conntrack import end_flows
+from protocol.changes import SetGateway
+from protocol.effects import Event
+from protocol.errors import HalbError
+from protocol.ids import GroupId
+from protocol.objects import Gateway, VirtualServer
+
+AGAIN_S = 2.0
+"""Until a change that may have failed is proposed again."""
+SWEEPS_S = (0.0, 2.0, 6.0)
+"""When flows are ended, counted from when the gateway was found disabled. Not once: another
+device may have handed some over in the middle of it."""
+
+_log = logging.getLogger("halb.draining")
+
+_Key = tuple[GroupId, str, int]
+
+
+class Draining:
+    """Looks from time to time; belongs to the loop's thread."""
+
+    def __init__(self, tell: Callable[[Event], None]) -> None:
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._proposed: dict[_Key, float] = {}
+        self._swept: dict[_Key, list[asyncio.TimerHandle]] = {}
+
+    def due(
+        self, servers: Iterable[VirtualServer], held: Container[GroupId], unix_s: int
+    ) -> Iterator[SetGateway]:
+        """The changes that are due now, of Virtual Servers that this device is primary of.
+
+        Begins to end the flows of gateways that were disabled at their deadline.
+        """
+        now, over = self._loop.time(), set()
+        for server in servers:
+            for gateway in server.gateways:
+                until = gateway.drain_until
+                if until is None:
+                    continue
+                key = (server.uid, gateway.name, until)
+                if gateway.state == "disabled":
+                    over.add(key)
+                    if key not in self._swept:
+                        self._sweep(key, server, gateway, primary=server.uid in held)
+                    continue
+                waits = unix_s < until or now < self._proposed.get(key, 0.0)
+                if not waits and server.uid in held:
+                    self._proposed[key] = now + AGAIN_S
+                    yield SetGateway(server.name, gateway.name, state="disabled", drain_until=until)
+        for key in self._swept.keys() - over:
+            for timer in self._swept.pop(key):
+                timer.cancel()
+            self._proposed.pop(key, None)
+
+    def _sweep(self, key: _Key, server: VirtualServer, gateway: Gateway, *, primary: bool) -> None:
+        vips, address, total = server.addresses, gateway.address, [0]
+
+        def end(last: bool) -> None:
+            ending = self._loop.run_in_executor(None, end_flows, vips, (address,))
+            ending.add_done_callback(lambda done: ended(done, last))
+
+        def ended(done: asyncio.Future[int], last: bool) -> None:
+            if done.cancelled():
+                return
+            error = done.exception()
+            if isinstance(error, HalbError):
+                _log.error("cannot end the flows of gateway %s: %s", gateway.name, error.message)
+            elif error is not None:
+                raise error
+            else:
+                total[0] += done.result()
+            if last and primary:
+                what = f"gateway {gateway.name} is disabled at its deadline"
+                count = f"{total[0]} connections were ended" if total[0] else "it was empty"
+                self._tell(Event("drained", server.uid, f"{what}: {count}"))
+
+        self._swept[key] = [
+            self._loop.call_later(after, end, after == SWEEPS_S[-1]) for after in SWEEPS_S
+        ]
+
+    def close(self) -> None:
+        for timers in self._swept.values():
+            for timer in timers:
+                timer.cancel()

@@ -1,0 +1,67 @@
+"""Gateways as all devices see them, side by side. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agent.checks import HealthChecks
+from agent.kernel import Counts
+from protocol.assignment import carriers_of
+from protocol.config import Config
+from protocol.ids import DeviceId
+from protocol.insight import Gateways, GatewayView, GatewayViews
+from protocol.messages import MAX_FAULT, GatewaySeen
+from protocol.objects import VirtualServer
+
+
+def seen(
+    server: VirtualServer, checks: HealthChecks, counts: Counts | None
+) -> tuple[GatewaySeen, ...]:
+    """What this device tells of the gateways of a Virtual Server that it carries."""
+    faults = checks.reasons()
+    return tuple(
+        GatewaySeen(
+            gateway.name,
+            checks.checks((server.uid, gateway.name)),
+            faults.get((server.uid, gateway.name), "")[:MAX_FAULT],
+            -1 if counts is None else counts.get((server.uid, gateway.name), 0),
+        )
+        for gateway in server.gateways
+    )
+
+
+def side_by_side(
+    config: Config,
+    server: VirtualServer,
+    me: str,
+    primary: str | None,
+    told: Mapping[DeviceId, tuple[GatewaySeen, ...]],
+) -> Gateways:
+    """What the devices that may carry ``server`` told of its gateways, best rank first."""
+    by_device = {device: {g.name: g for g in gateways} for device, gateways in told.items()}
+    names = {d: config.devices[d].name for d in carriers_of(config, server) if d in config.devices}
+
+    def view(device: DeviceId, gateway: str) -> GatewayView:
+        role = "primary" if names[device] == primary else "secondary"
+        found = by_device.get(device, {}).get(gateway)
+        if found is None:
+            return GatewayView(names[device], role, "unknown", "", -1)
+        state = "down" if found.fault else "up" if found.checked else "unchecked"
+        return GatewayView(names[device], role, state, found.fault, found.connections)
+
+    return Gateways(
+        server.name,
+        me,
+        primary,
+        tuple(
+            GatewayViews(
+                each.name,
+                each.address,
+                each.weight,
+                each.state,
+                each.drain_until,
+                tuple(view(device, each.name) for device in names),
+            )
+            for each in server.gateways
+        ),
+    )

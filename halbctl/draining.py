@@ -1,0 +1,100 @@
+"""Waiting for what is drained to become empty, and saying how far it is."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from halbctl.errors import note
+from halbctl.session import ask, get_status
+from halbctl.settings import settings_of
+from protocol.errors import InvalidInput, TimedOut
+from protocol.nearest import nearest
+
+if TYPE_CHECKING:
+    import typer
+
+    from halbctl.replies import Gateways, GatewayViews
+
+PAUSE_S = 1.0
+"""Between two looks at a gateway; counts are as old."""
+PATIENCE_S = 24 * 3600.0
+"""A gateway without a deadline is waited for so long."""
+DEVICE_S = 60.0
+"""A device hands over in seconds, unless there is nobody to take."""
+GRACE_S = 15.0
+"""After its deadline, until the gateway is disabled and empty."""
+
+
+def get_views(ctx: typer.Context, vs: str) -> Gateways:
+    """The gateways of a Virtual Server as all devices see them."""
+    return cast("Gateways", ask(ctx, {"op": "gateways", "virtual_server": vs}))
+
+
+def gateway_of(views: Gateways, name: str) -> GatewayViews:
+    """The gateway of this name; InvalidInput with the nearest name otherwise."""
+    for gateway in views["gateways"]:
+        if gateway["name"] == name:
+            return gateway
+    names = [gateway["name"] for gateway in views["gateways"]]
+    vs = views["virtual_server"]
+    raise InvalidInput(f"Virtual Server {vs!r} has no gateway named {name!r}", nearest(name, names))
+
+
+def wait_until_empty(ctx: typer.Context, vs: str, name: str) -> None:
+    """Return when the gateway has no connections; tell each change of their number.
+
+    Raises TimedOut after the operator's own timeout, or some time after its deadline.
+    """
+    began, told = time.time(), None
+    limit = settings_of(ctx).timeout_or(PATIENCE_S)
+    while True:
+        gateway = gateway_of(get_views(ctx, vs), name)
+        left = connections(gateway)
+        if left != told and left is not None:
+            note(f"{name}: {left} connections left" if left else f"{name} has no connections")
+            told = left
+        if left == 0:
+            return
+        if gateway["state"] == "enabled":
+            raise TimedOut(f"gateway {vs}/{name} is not drained any more: it was enabled again")
+        end = began + limit
+        if gateway["drain_until"] is not None:
+            end = min(end, gateway["drain_until"] + GRACE_S)
+        if time.time() > end:
+            raise TimedOut(
+                f"gateway {vs}/{name} still has {'?' if left is None else left} connections",
+                "It is sent nothing new; `halbctl gateway show` counts them.",
+            )
+        time.sleep(PAUSE_S)
+
+
+def connections(gateway: GatewayViews) -> int | None:
+    """Connections as the primary counts them; None where it does not say."""
+    for view in gateway["devices"]:
+        if view["role"] == "primary" and view["connections"] >= 0:
+            return view["connections"]
+    return None
+
+
+def wait_until_idle(ctx: typer.Context, name: str) -> None:
+    """Return when the device is primary of nothing; raises TimedOut with what it still has."""
+    end, told = time.time() + settings_of(ctx).timeout_or(DEVICE_S), None
+    while True:
+        status = get_status(ctx)
+        device = next((d for d in status["devices"] if name in (d["name"], d["id"])), None)
+        left = 0 if device is None else device["primary_of"]
+        if left != told:
+            note(f"{name} is primary of {left or 'nothing'}")
+            told = left
+        if not left:
+            return
+        if time.time() > end:
+            listed = ", ".join(
+                vs["name"] for vs in status["virtual_servers"] if vs["primary"] == name
+            )
+            raise TimedOut(
+                f"device {name} is still primary of {listed or left}",
+                "`halbctl explain VS` says who could take each, and why not.",
+            )
+        time.sleep(min(PAUSE_S, 0.2))

@@ -1,0 +1,101 @@
+"""Gateways as all devices see them, and waiting for what is drained."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from halbctl import draining
+from protocol import api, insight
+from protocol.changes import SetDevice, SetGateway
+from tests.cli import recorded
+from tests.cli.conftest import Halbctl
+from tests.cli.peer import Peer
+
+
+def views(
+    connections: int = 12, state: str = "enabled", drain_until: int | None = None
+) -> insight.Gateways:
+    primary = insight.GatewayView("a", "primary", "up", "", connections)
+    other = insight.GatewayView("b", "secondary", "down", "tcp/443: no answer in 1 s", 0)
+    silent = insight.GatewayView("c", "secondary", "unknown", "", -1)
+    gateway = insight.GatewayViews(
+        "gw1", "10.77.0.31", 2, state, drain_until, (primary, other, silent)
+    )
+    return insight.Gateways("rdp", "a", "a", (gateway,))
+
+
+def test_the_views_stand_side_by_side_with_the_reasons_below(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetGateways] = views()
+    ran = halbctl("gateway", "list", "rdp")
+    assert ran.code == 0
+    titles, line, reason, note = ran.out.splitlines()
+    assert titles.split() == ["GATEWAY", "ADDRESS", "WEIGHT", "STATE", "a*", "b", "c"]
+    words = ["gw1", "10.77.0.31", "2", "enabled", "up", "12", "DOWN", "0", "unknown"]
+    assert line.split() == words
+    assert reason == "gw1 as seen by b: tcp/443: no answer in 1 s"
+    assert "primary" in note
+    assert peer.only(api.GetGateways) == api.GetGateways("rdp")
+
+
+def test_one_gateway_is_shown_by_device_and_as_data(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetGateways] = views(state="draining", drain_until=1_746_093_600)
+    ran = halbctl("gateway", "show", "rdp", "gw1")
+    assert "draining until 2025-05-01 10:00:00Z" in ran.out
+    assert "no answer in 1 s" in ran.out
+    data = json.loads(halbctl("--output", "json", "gateway", "show", "rdp", "gw1").out)
+    assert data["devices"][1]["state"] == "down"
+
+
+def test_an_unknown_gateway_is_named_with_the_nearest(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetGateways] = views()
+    ran = halbctl("gateway", "show", "rdp", "gw2")
+    assert ran.code == 2
+    assert "gw1" in ran.err
+
+
+def test_a_drain_with_a_deadline_says_until_when(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    before = int(time.time())
+    assert halbctl("gateway", "drain", "rdp", "gw1", "--deadline", "10m").code == 0
+    change = peer.only(api.PutChange).change
+    assert isinstance(change, SetGateway)
+    assert change.state == "draining"
+    assert change.drain_until is not None
+    assert before + 600 <= change.drain_until <= int(time.time()) + 600
+
+
+def test_waiting_tells_how_many_connections_are_left(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "PAUSE_S", 0.01)
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    peer.answers[api.GetGateways] = views(0, "draining")
+    ran = halbctl("gateway", "drain", "rdp", "gw1", "--wait")
+    assert ran.code == 0
+    assert "gw1 has no connections" in ran.err
+
+
+def test_waiting_ends_when_the_operator_said(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "PAUSE_S", 0.01)
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    peer.answers[api.GetGateways] = views(3, "draining")
+    ran = halbctl("--timeout", "0.3", "gateway", "drain", "rdp", "gw1", "--wait")
+    assert ran.code == 7
+    assert "gw1: 3 connections left" in ran.err
+    assert "still has 3 connections" in ran.err
+
+
+def test_a_device_is_waited_for_until_it_is_primary_of_nothing(
+    peer: Peer, halbctl: Halbctl
+) -> None:
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    peer.answers[api.GetStatus] = recorded.EMPTY
+    ran = halbctl("device", "drain", "a", "--wait")
+    assert ran.code == 0
+    assert "a is primary of nothing" in ran.err
+    assert peer.only(api.PutChange).change == SetDevice("a", True)
