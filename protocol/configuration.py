@@ -7,7 +7,7 @@ from random import Random
 from typing import Protocol
 
 from protocol.config import Config
-from protocol.coordinator import RESEND_NS, Coordinator
+from protocol.coordinator import Coordinator
 from protocol.effects import Apply, Event, KeepConflict, Outcome, PersistLocal
 from protocol.errors import HalbError
 from protocol.ids import NO_REVISION, DeviceId, Revision
@@ -205,9 +205,8 @@ class Configuration:
             if self.in_force.revision.term == self.coordinator.term:
                 self.end_local(out)
             self._tell(self.coordinator.outcomes(now), out)
-            # At the moment of a beat: a wake-up of its own costs more than the look.
-            self._next = (now // RESEND_NS + 1) * RESEND_NS
             self._raise_gate(self.coordinator, now, out)
+            self._next = self.coordinator.wake_at(now)
 
     def _raise_gate(self, coordinator: Coordinator, now: int, out: Outbox) -> None:
         if self.others is not None and coordinator.quiet:

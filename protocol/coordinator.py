@@ -25,7 +25,7 @@ from protocol.objects import MAX_DETAIL, Handled
 from protocol.outbox import Outbox
 from protocol.quorum import confirmed_by_majority, has_majority
 from protocol.replica import Replica
-from protocol.timing import MILLISECOND, SECOND, Timing
+from protocol.timing import MILLISECOND, NEVER, SECOND, Timing
 
 RESEND_NS = 200 * MILLISECOND
 """A device that did not confirm a revision for this long is sent it again."""
@@ -86,6 +86,8 @@ class Coordinator:
         """When majorities were first seen to have an assignment's change in force."""
         self._idle_until = 0
         """No assignment can be due before this, unless something comes in."""
+        self._settles = False
+        """Some assignment's change waits for leases from before it to end."""
         self._write(Edit(), out)
         self.replicate(now, out)
 
@@ -254,10 +256,26 @@ class Coordinator:
         if self._idle_until <= now and self.quiet:
             self._idle_until = now + RESEND_NS
             self.awaited = {}
+            self._settles = False
             edit = next_edit(replica.committed, lambda uid: self._settled(uid, now), self._ready)
             if edit.put or edit.delete:
                 self._write(edit, out)
         self.replicate(now, out)
+
+    def wake_at(self, now: int) -> int:
+        """When to look again; nothing is due while nothing is under way.
+
+        At the moment of a beat: a wake-up of its own would cost more than the look.
+        """
+        busy = self.awaited or self._settles or self._pending or not self.quiet
+        return (now // RESEND_NS + 1) * RESEND_NS if busy or self._behind() else NEVER
+
+    def _behind(self) -> bool:
+        """Whether some device within reach lacks what is stored or committed here."""
+        target = (self.replica.stored.revision, self.replica.committed.revision)
+        reached = (d for d in self.replica.stored.devices if d != self.me and d in self.audience)
+        followers = (self.followers.get(d) for d in reached)
+        return any(f is None or (f.stored, f.committed) != target for f in followers)
 
     @property
     def quiet(self) -> bool:
@@ -302,6 +320,7 @@ class Coordinator:
         self.awaited.update(
             dict.fromkeys(d for d in (*former, *assignment.voters) if d not in have)
         )
+        self._settles = True
         if not (has_majority(former, have) and has_majority(assignment.voters, have)):
             return False
         # A lease from before the change may live for one promise of its profile.

@@ -188,6 +188,11 @@ class Groups(Mapping[GroupId, Group]):
                 changed.append(gid)
         return changed
 
+    def hold_any(self) -> bool:
+        """Whether this device holds or seeks an office."""
+        held = (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK, Role.CANDIDATE)
+        return any(group.role in held for group in self._groups.values())
+
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""
         return [(gid, group.unfit) for gid, group in self._groups.items() if group.unfit]
@@ -225,9 +230,9 @@ class Groups(Mapping[GroupId, Group]):
         for group in self._groups.values():
             group.voter.disk_works = works
 
-    def next_due(self, now: int) -> int:
-        """When the first of them is due."""
-        return self.timers.next(now, lambda gid: self._groups[gid].wake_at(now))
+    def next_due(self, now: int, before: int) -> int:
+        """When the first of them is due, if that is earlier than ``before``."""
+        return self.timers.next(now, before, lambda gid: self._groups[gid].wake_at(now))
 
     def forgive(self, stall: int, now: int) -> None:
         """This process was deaf for ``stall`` nanoseconds."""

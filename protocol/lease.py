@@ -46,6 +46,8 @@ class Lease:
         voters: tuple[DeviceId, ...],
         now: int,
         timing: Timing,
+        *,
+        me: DeviceId,
     ) -> bool:
         """Count an ack of the beat sent at ``sent``; whether it confirms the lease anew."""
         if sent <= self._acked.get(voter, 0) or voter not in voters:
@@ -53,6 +55,7 @@ class Lease:
         self._acked[voter] = sent
         if sent <= self.confirmed:
             return False
+        self._acked[me] = now  # This device confirms itself, always and at once.
         newest = confirmed_by_majority(voters, self._acked)
         if newest is None or newest <= self._round or now - newest > timing.fresh:
             return False

@@ -206,8 +206,8 @@ class Node:
         return self._due
 
     def _next_due(self, now: int) -> int:
-        due = min(self.groups.next_due(now), self.beats.wake_at(), self._chores_due)
-        return max(due, now + 1)
+        due = min(self.beats.wake_at(), self._chores_due)
+        return max(self.groups.next_due(now, due), now + 1)
 
     # Inputs
 
@@ -368,9 +368,7 @@ class Node:
         touched.extend(self.preference.on_time(config, self.groups, contacts, down, now, out))
         late = self.pace.judge(self.groups, contacts, now)
         self.roster.late = self.roster.late if late is None else late
-        held = (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK, Role.CANDIDATE)
-        holding = any(group.role in held for group in self.groups.values())
-        if self.stopping and not self._stopped and not holding:
+        if self.stopping and not self._stopped and not self.groups.hold_any():
             self._stopped = self.roster.stopping = True
             out.do(Event("stopped", None, "stopped cleanly", device=self.me))
             self._settle(now, out, touched)

@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Callable
 
 from protocol.ids import GroupId
-from protocol.timing import NEVER
 
 
 class Timers:
@@ -40,13 +39,13 @@ class Timers:
                 due.append(group)
         return due
 
-    def next(self, now: int, due_of: Callable[[GroupId], int]) -> int:
-        """The earliest due time; far in the future where nothing is due.
+    def next(self, now: int, before: int, due_of: Callable[[GroupId], int]) -> int:
+        """The earliest due time, or ``before`` if nothing is due earlier than that.
 
-        ``due_of(group)`` is when a group is due as things stand, for those whose
-        time of before has not come yet.
+        ``due_of(group)`` is when a group is due as things stand; only groups are
+        asked for that would be due before ``before``, and not already at ``now``.
         """
-        while self._heap:
+        while self._heap and self._heap[0][0] < before:
             when, group = self._heap[0]
             if self._due.get(group) != when:
                 heapq.heappop(self._heap)
@@ -56,4 +55,4 @@ class Timers:
                 return when
             self._due[group] = due
             heapq.heapreplace(self._heap, (due, group))
-        return NEVER
+        return before
