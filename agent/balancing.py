@@ -111,6 +111,11 @@ class Balancer:
                     yield (vs.uid, gateway.name), steps * GROWTH_STEP
 
     @property
+    def needed(self) -> bool:
+        """Whether shares may have to follow something, as configured."""
+        return any(vs.slow_start or _needs_counts(vs) for vs in self._servers)
+
+    @property
     def count_is_due(self) -> bool:
         """Whether connections should be counted now."""
         return self._now() >= self._count_at and any(_needs_counts(vs) for vs in self._servers)

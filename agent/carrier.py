@@ -21,6 +21,7 @@ from agent.arbiter import Prober
 from agent.balancing import Balancer
 from agent.checks import Down, HealthChecks
 from agent.clients import Holder, Send, StickyClients
+from agent.clock import next_round
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.distribution import AT_REST
 from agent.draining import Draining
@@ -46,10 +47,12 @@ from protocol.messages import GatewaySeen, Message
 from protocol.objects import VirtualServer
 from protocol.timing import SECOND
 
-LOOK_S = 0.5
-"""Seconds between two looks at the interface's link."""
-SLOW_LOOKS = 4
-"""Every so many looks the interface's networks and the leases are read, too."""
+LOOK_S = 2.0
+"""Seconds between two looks at the interface and the leases where the kernel tells nothing."""
+FOLLOW_S = 0.5
+"""Seconds between two looks at shares and drains, where some change with time."""
+SOON_S = 0.01
+"""Seconds from the kernel's word to a look: notices come in crowds."""
 
 _log = logging.getLogger("halb.carrier")
 
@@ -81,7 +84,7 @@ class Carrier:
         self._networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
         self._told: tuple[tuple[GroupId, str], ...] | None = None
         self._plane = DataPlane(interface)
-        self.kernel = Kernel(self._plane, self._on_pass)
+        self.kernel = Kernel(self._plane, self._on_pass, self._look_soon)
         self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
         self.clients = StickyClients(device, self.kernel)
         self.host = HostWatch()
@@ -92,7 +95,8 @@ class Carrier:
         self.vips: Vips | None = None
         self.presence: Presence | None = None
         self.prober: Prober | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._soon: asyncio.TimerHandle | None = None
 
     async def start(self, send: Send, holder: Holder) -> None:
         """Prepare the kernel; raises with the remedy if this host cannot carry anything.
@@ -110,8 +114,12 @@ class Carrier:
         )
         self.vips = Vips(lease, announcer, self._deliver, self._addresses_of, self.presence)
         self.prober = Prober(self.interface, announcer, self._deliver)
-        self._look_at_link(networks=True)
-        self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="look")
+        self._look_at_interface()
+        create = asyncio.get_running_loop().create_task
+        self._tasks = (
+            create(self._look_forever(), name="look"),
+            create(self._follow_forever(), name="follow"),
+        )
 
     # What is wished
 
@@ -230,17 +238,19 @@ class Carrier:
 
     async def _look_forever(self) -> None:
         assert self.vips is not None
-        looks = 0
         while True:
-            await asyncio.sleep(LOOK_S)
-            looks += 1
-            slow = looks % SLOW_LOOKS == 0
-            if self._look_at_link(networks=slow):
-                self._judge()
-            if slow:
-                self.vips.check()
+            await next_round(LOOK_S)
+            self._look()
+            self.vips.check()
+
+    async def _follow_forever(self) -> None:
+        while True:
+            await next_round(FOLLOW_S if self.balancer.needed or self._drains() else LOOK_S)
             self._drain()
             await self._balance()
+
+    def _drains(self) -> bool:
+        return any(g.drain_until for server in self._carried() for g in server.gateways)
 
     def _drain(self) -> None:
         """Disable and empty the gateways whose time to drain is over."""
@@ -250,18 +260,26 @@ class Carrier:
             revision = self._config.revision
             self._deliver(Propose(request, change, revision, int(time.time()), 2 * SECOND))
 
-    def _look_at_link(self, *, networks: bool) -> bool:
+    def _look_soon(self) -> None:
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(SOON_S, self._look)
+
+    def _look(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        if self._look_at_interface():
+            self._judge()
+
+    def _look_at_interface(self) -> bool:
         """Read the interface's state; whether it changed."""
-        found = self._networks
+        found: tuple[IPv4Interface | IPv6Interface, ...] = ()
         try:
             link: Link | None = addresses.link(self.interface)
-            if networks:
-                found = addresses.networks(self.interface)
-                self._routers = segment.routers(self.interface)
-        except InterfaceMissing:
-            link, found = None, ()
-        if link is not None and self._link is None and not networks:
             found = addresses.networks(self.interface)
+            self._routers = segment.routers(self.interface)
+        except InterfaceMissing:
+            link = None
         changed = (link, found) != (self._link, self._networks)
         self._link, self._networks = link, found
         return changed
@@ -304,9 +322,11 @@ class Carrier:
         self.draining.close()
         await self.flows.close()
         await self.clients.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        if self._soon is not None:
+            self._soon.cancel()
+        for task in self._tasks:
+            task.cancel()
+            await asyncio.wait([task])
         await self.meter.close()
         await self.host.close()
         if self.prober is not None:

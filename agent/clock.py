@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 
 
@@ -18,3 +20,14 @@ def unix_ms() -> int:
 def unix_offset() -> int:
     """Nanoseconds from :func:`boottime` to Unix time, as of now."""
     return time.time_ns() - boottime()
+
+
+async def next_round(seconds: float) -> None:
+    """Sleep until the next multiple of ``seconds`` of the loop's clock.
+
+    What is done now and then is so done in the same wake-ups, those of beats among
+    them: at rest most of the agent's cost is waking up.
+    """
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    await asyncio.sleep(math.floor(now / seconds + 1) * seconds - now)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from agent.clock import next_round
 from agent.joining import ask_member
 from agent.keys import KeyPair
 from protocol.config import Config
@@ -50,7 +51,7 @@ class Estranged:
     async def _watch(self) -> None:
         lonely = False
         while True:
-            await asyncio.sleep(SILENCE_S)
+            await next_round(SILENCE_S)
             config, view = self._look()
             heard = any(p.state is PeerState.ALIVE for p in view.peers)
             if config.site is None or heard or self._told == config.site.id:

@@ -43,13 +43,16 @@ class Kernel:
         self,
         plane: DataPlane,
         on_pass: Callable[[Desired, Revision, Reconciled | None, str], None],
+        on_change: Callable[[], None],
     ) -> None:
         """Each pass ends with ``on_pass(wish, its revision, what was done, error)``.
 
-        It is called in the loop's thread.
+        ``on_change`` tells that others may have changed the interface or our tables.
+        Both are called in the loop's thread.
         """
         self._plane = plane
         self._on_pass = on_pass
+        self._on_change = on_change
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-kernel")
         self._loop = asyncio.get_running_loop()
         self._desired: Desired | None = None
@@ -72,8 +75,12 @@ class Kernel:
         Until something is wanted the kernel then is as if HALB were not there.
         """
         await self._prepare()
-        self._watch = KernelWatch(self._plane.interface, self._wished.set)
+        self._watch = KernelWatch(self._plane.interface, self._changed)
         self._task = self._loop.create_task(self._passes(), name="kernel passes")
+
+    def _changed(self) -> None:
+        self._wished.set()
+        self._on_change()
 
     def want(self, desired: Desired | None, revision: Revision) -> None:
         """Make the kernel so, or leave nothing in it where None.

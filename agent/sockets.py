@@ -33,6 +33,7 @@ PUB, SUB, ROUTER, DEALER, LINGER = zmq.PUB, zmq.SUB, zmq.ROUTER, zmq.DEALER, zmq
 ZAP_DOMAIN = b"halb"
 
 _DONTWAIT = int(zmq.DONTWAIT)
+_POLLIN = int(zmq.POLLIN)
 
 BOUNDED = {zmq.LINGER: 0, zmq.IPV6: 1, zmq.TCP_MAXRT: 300, zmq.HANDSHAKE_IVL: 500}
 """Options of every socket on the network; times in milliseconds."""
@@ -160,13 +161,10 @@ class Socket:
     def drain(self) -> None:
         """Handle what has come already, without waiting to be woken for it."""
         for _ in range(DRAIN_AT_ONCE):
-            if self._raw.closed:
+            # Whoever looks at EVENTS reads until nothing is left, or loses wake-ups.
+            if self._raw.closed or not int(self._raw.getsockopt(zmq.EVENTS)) & _POLLIN:
                 return
-            try:
-                frames = self._raw.recv_multipart(_DONTWAIT)
-            except zmq.Again:
-                return
-            self._handler.msg_received(frames)
+            self._handler.msg_received(self._raw.recv_multipart(_DONTWAIT))
         self.nudge()
 
     def nudge(self) -> None:

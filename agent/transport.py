@@ -17,6 +17,7 @@ from typing import Any
 
 from agent import sockets
 from agent.arrivals import Verdict
+from agent.clock import next_round
 from agent.keys import KeyPair
 from agent.links import Link, Peer, PeerLinks
 from agent.sockets import AllowList, Publisher
@@ -39,7 +40,7 @@ from protocol.wire import (
 
 __all__ = ["Peer", "Transport"]
 
-TICK, IDLE_TICK = 0.05, 0.5
+TICK, IDLE_TICK, TICKS_TO_NUDGE = 0.05, 0.5, 4
 """Seconds between two looks at silent connections: at the least, on the occasion of a
 message, and at the most. A wake-up of its own costs more than what it looks at."""
 TOPIC_SIZE = 16
@@ -51,6 +52,7 @@ FAREWELL_MS = 100
 """How long :meth:`Transport.close` waits for the last frames to leave."""
 REBIND_LAST = 1.0
 """Seconds."""
+_URGENT = frozenset(URGENT)
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Transport:
         """The Site's gate: what is sent is encoded for it."""
         self._sequences: Counter[tuple[DeviceId, bool]] = Counter()
         """Newest number sent, per receiver and channel: a gap is a loss."""
+        self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._next_tick = 0.0
         self._draining = False
         self._peers: dict[DeviceId, PeerLinks] = {}
@@ -199,8 +202,8 @@ class Transport:
         if not speakable(str(message.__struct_config__.tag), self.version):
             self._counts["withheld"] += 1
             return
-        urgent = isinstance(message, URGENT)
-        body = encode(message)
+        urgent = type(message) in _URGENT
+        body = self._body(message)
         if len(body) > (MAX_URGENT if urgent else MAX_BULK):
             self._counts["oversized"] += 1
             _log.error("a %s of %d bytes is too large to send", type(message).__name__, len(body))
@@ -210,6 +213,12 @@ class Transport:
         header = pack_header(self._site, self._incarnation, sequence, self.version)
         self._channels[urgent].send(to.encode() + header + body)
         self._counts["sent"] += 1
+
+    def _body(self, message: Message) -> bytes:
+        """Encoded once for all peers that are sent the same."""
+        if message != self._encoded[0]:
+            self._encoded = message, encode(message)
+        return self._encoded[1]
 
     def _frame_came(self, links: PeerLinks, link: Link, frames: list[bytes]) -> None:
         now = asyncio.get_running_loop().time()
@@ -254,7 +263,7 @@ class Transport:
             links.count(verdict.value)
             return None
         message = decode(frame[HEADER_SIZE:], MAX_URGENT if urgent else MAX_BULK)
-        if isinstance(message, URGENT) is not urgent:
+        if (type(message) in _URGENT) is not urgent:
             raise MalformedMessage(f"a {type(message).__name__} on the wrong channel")
         links.count(verdict.value)
         return message
@@ -262,8 +271,9 @@ class Transport:
     async def _tick_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(IDLE_TICK)
-            self._tick_if_due(loop.time())
+            for _ in range(TICKS_TO_NUDGE):
+                await next_round(IDLE_TICK)
+                self._tick_if_due(loop.time())
             self._allowed.nudge()
             for links in self._peers.values():
                 links.nudge()
