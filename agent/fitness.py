@@ -76,11 +76,16 @@ def _reason(server: VirtualServer, host: Host) -> str:
     return ""
 
 
+ENOUGH = 100
+"""Wake-ups without which nothing is concluded: a start is no steady state."""
+
+
 class Lateness:
     """How late the agent's loop wakes up: nanoseconds over the newest wake-ups."""
 
-    def __init__(self, window: int = 600) -> None:
+    def __init__(self, window: int = 300) -> None:
         self._samples: deque[int] = deque(maxlen=window)
+        self._enough = min(ENOUGH, window)
         self._tell_at = 0
 
     def note(self, due: int, now: int) -> int | None:
@@ -95,8 +100,8 @@ class Lateness:
         return self.p99()
 
     def p99(self) -> int:
-        """99 of 100 wake-ups were at most this late; 0 before the first."""
-        if not self._samples:
+        """99 of 100 wake-ups were at most this late; 0 before there were so many."""
+        if len(self._samples) < self._enough:
             return 0
         ordered = sorted(self._samples)
         return ordered[(len(ordered) * 99 - 1) // 100]
