@@ -30,7 +30,7 @@ from agent.operations import Operations
 from agent.peers import Peers
 from agent.picture import Facts
 from agent.settings import Settings
-from agent.status import build_status
+from agent.status import status_of
 from agent.steadyclocks import pause_watch
 from agent.storage import Storage
 from agent.tidings import Tidings
@@ -293,7 +293,7 @@ class Agent:
         """Frames from other devices, by their fate."""
         return self._transport.counters()
 
-    def status(self, counts: Counts | None) -> api.Status:
+    async def status(self, counts: Counts | None) -> api.Status:
         """What ``halbctl status`` shows."""
         carrier = self._carrier
         view = self.view()
@@ -309,15 +309,15 @@ class Agent:
             unheard=self._loop.node.roster.unheard,
             lossy=self._loop.node.roster.lossy,
             drift=tuple(carrier.kernel.drift) if carrier else (),
-            notes=self._notes(),
+            notes=self._notes(view),
         )
-        return build_status(view, self.config, facts)
+        return await status_of(view, self.config, facts)
 
-    def _notes(self) -> tuple[str, ...]:
+    def _notes(self, view: NodeView) -> tuple[str, ...]:
         profiles = {server.profile for server in self.config.virtual_servers.values()}
         found = [
             self._removal(),
-            local_note(self.view().local),
+            local_note(view.local),
             *self.notes,
             *self.history.notes,
             *two_owners_lately(self.history.query(limit=MAX_ENTRIES), unix_ms()),

@@ -122,7 +122,7 @@ class Operations:
         """The Site as seen from here."""
         counts = await self.agent.connections()
         began = time.perf_counter_ns()
-        status = self.agent.status(counts)
+        status = await self.agent.status(counts)
         took = (time.perf_counter_ns() - began) // 1_000
         return msgspec.structs.replace(status, took_us=took)
 

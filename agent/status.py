@@ -1,11 +1,13 @@
 """The answer to ``halbctl status``, built from what this device knows at one moment.
 
 Pure: the agent gathers the facts, this file words them. Built anew for each
-request; 100 Virtual Servers with ten gateways each take some milliseconds.
+request; 100 Virtual Servers with ten gateways each take some milliseconds, a
+Site of 1000 devices and 500 Virtual Servers some 60.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 
@@ -16,6 +18,16 @@ from protocol.config import Config
 from protocol.ids import DeviceId
 from protocol.objects import Device
 from protocol.view import NodeView
+
+AT_ONCE = 200
+"""Groups and devices for which the answer is built within the event loop."""
+
+
+async def status_of(view: NodeView, config: Config, facts: Facts) -> Status:
+    """:func:`build_status`, beside the event loop where it would hold up heartbeats."""
+    if len(view.groups) + len(view.peers) <= AT_ONCE:
+        return build_status(view, config, facts)
+    return await asyncio.to_thread(build_status, view, config, facts)
 
 
 def build_status(view: NodeView, config: Config, facts: Facts) -> Status:

@@ -102,6 +102,9 @@ class Site:
         self.infos[device] = msgspec.structs.replace(self.infos[device], **fields)
 
     def status(self) -> Status:
+        return build_status(*self.seen())
+
+    def seen(self) -> tuple[NodeView, Config, Facts]:
         config = config_of(
             SiteRecord(id="0" * 16, name="paris", voters=self.ids),
             *self.devices.values(),
@@ -113,8 +116,7 @@ class Site:
             GroupView(RDP, Role.SECONDARY, 5, self.leader, 1, self.ids, self.unfit),
         )
         peers = tuple(PeerView(d, state, 1, self.infos.get(d)) for d, state in self.states.items())
-        view = NodeView(groups, peers, self.stored, REVISION, self.coordinator)
-        return build_status(view, config, self.facts)
+        return NodeView(groups, peers, self.stored, REVISION, self.coordinator), config, self.facts
 
     def rdp(self) -> VirtualServerStatus:
         (server,) = self.status().virtual_servers
