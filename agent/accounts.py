@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import product
 
+from agent.forwarding import serving
 from agent.ruleset import Desired
 
 TABLE = "halb_count"
@@ -40,7 +41,7 @@ def accounts_of(desired: Desired) -> Accounts:
     """The accounts of the Virtual Servers that a device carries."""
     services, ranges = set(), set()
     for vs in desired.virtual_servers:
-        for vip, listener in product(desired.vips.get(vs.uid, ()), vs.listeners):
+        for vip, listener in product(serving(vs, desired.vips.get(vs.uid, ())), vs.listeners):
             (first, last), key = listener.ports, f"{ip_address(vip)} . {listener.protocol}"
             if first == last:
                 services.add(f"{key} . {first}")

@@ -8,8 +8,12 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
+from itertools import product
 
 from agent import netlink
+from agent.ruleset import Desired, unremembered
+from protocol.ids import GroupId
+from protocol.ports import Ports
 
 _GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
 _HEADER = struct.Struct("!BBH")
@@ -38,6 +42,27 @@ def count_flows(vips: Iterable[str]) -> Mapping[Flow, int]:
         if any(len(packed) == _SIZE[version] for packed in wanted):
             _count(version, wanted, counts)
     return counts
+
+
+def flows_by_gateway(desired: Desired) -> Mapping[tuple[GroupId, str], int]:
+    """Live flows per (Virtual Server uid, gateway name); -1 where none is remembered."""
+    listeners: dict[tuple[str, str], list[Ports]] = {}
+    names: dict[tuple[str, str], tuple[GroupId, str]] = {}
+    for vs in desired.virtual_servers:
+        vips = [str(ip_address(vip)) for vip in desired.vips.get(vs.uid, ())]
+        for vip, gateway in product(vips, vs.gateways):
+            names[vip, str(ip_address(gateway.address))] = (vs.uid, gateway.name)
+        for vip, each in product(vips, vs.listeners):
+            listeners.setdefault((vip, each.protocol), []).append(each.ports)
+    counts: Counter[tuple[GroupId, str]] = Counter(dict.fromkeys(names.values(), 0))
+    for flow, number in count_flows(desired.addresses).items():
+        vip, protocol, port, address = flow
+        name = names.get((vip, address))
+        ports = listeners.get((vip, protocol), ())
+        if name is not None and any(first <= port <= last for first, last in ports):
+            counts[name] += number
+    forgotten = unremembered(desired)
+    return {name: -1 if name[0] in forgotten else n for name, n in counts.items()}
 
 
 def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:

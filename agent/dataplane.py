@@ -9,16 +9,14 @@ device ever answers for a VIP without a lease.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from itertools import product
 
-from agent import accounts, addresses, gate, relay, ruleset, sysctl
+from agent import accounts, addresses, direct, gate, relay, ruleset, sysctl
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
-from agent.conntrack import Flow, count_flows
+from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
@@ -29,9 +27,14 @@ from agent.ruleset import Ruleset, compile_ruleset
 from agent.sticky import StickyMaps
 from protocol.clients import Client
 from protocol.ids import GroupId
-from protocol.ports import Ports
 
 _DEVICE = re.compile(r'hook \w+ device "([^"]+)"')
+_TABLES = (
+    ("netdev", gate.TABLE),
+    ("netdev", direct.TABLE),
+    ("inet", ruleset.TABLE),
+    *relay.TABLES,
+)
 _COMMENT = re.compile(r'^\tcomment "(.*)"$', re.MULTILINE)
 
 
@@ -56,6 +59,7 @@ class _Seen:
     generation: int
     rules: Mapping[str, str]
     gate: Mapping[str, str]
+    direct: Mapping[str, str]
     guarded: frozenset[str]
     index: int
 
@@ -99,6 +103,8 @@ class DataPlane:
         self._desired = Desired()
         self._ruleset: Ruleset | None = None
         """In force; None until the first pass, and then unknown left-overs are replaced."""
+        self._direct = ""
+        """The script of the table for `dsr` that is in force; empty where that is not known."""
         self._placed: frozenset[str] = frozenset()
         self._seen: _Seen | None = None
         self._former: Mapping[str, int] = {}
@@ -112,8 +118,9 @@ class DataPlane:
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self.interface)
-        sample = gate.replaced(self.interface, "") + ruleset.load(ruleset.sample())
-        check(sample + relay.sample() + accounts.sample())
+        wanted = ruleset.sample()
+        sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
+        check(sample + self._direct_script(wanted) + relay.sample() + accounts.sample())
         if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
@@ -142,6 +149,7 @@ class DataPlane:
         except BaseException:
             # Half done by ourselves, which the next pass must not take for damage.
             self._ruleset = self._seen = None
+            self._direct = ""
             raise
         if done.changed or self._seen is None:
             self._seen = self._look()
@@ -161,6 +169,7 @@ class DataPlane:
             self._nft.run(gate.guard(unguarded))
             changed.append(f"gate closed for {', '.join(unguarded)}")
         changed += self._set_rules(wanted)
+        changed += self._set_direct(self._direct_script(desired), anew=bool(drift.gate))
         moved, missing, refused = self._set_addresses(desired, wanted.vips)
         if stale := sorted((guarded | set(unguarded)) - wanted.vips):
             self._nft.run(gate.unguard(stale))
@@ -172,23 +181,11 @@ class DataPlane:
         return Reconciled((*changed, *moved), found, {**unfit, **refused}, drift.anew)
 
     def connections(self) -> Mapping[tuple[GroupId, str], int]:
-        """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones."""
-        listeners: dict[tuple[str, str], list[Ports]] = {}
-        names: dict[tuple[str, str], tuple[GroupId, str]] = {}
-        for vs in self._desired.virtual_servers:
-            vips = [str(ip_address(vip)) for vip in self._desired.vips.get(vs.uid, ())]
-            for vip, gateway in product(vips, vs.gateways):
-                names[vip, str(ip_address(gateway.address))] = (vs.uid, gateway.name)
-            for vip, each in product(vips, vs.listeners):
-                listeners.setdefault((vip, each.protocol), []).append(each.ports)
-        counts: Counter[tuple[GroupId, str]] = Counter(dict.fromkeys(names.values(), 0))
-        for flow, number in count_flows(self._desired.addresses).items():
-            vip, protocol, port, address = flow
-            name = names.get((vip, address))
-            ports = listeners.get((vip, protocol), ())
-            if name is not None and any(first <= port <= last for first, last in ports):
-                counts[name] += number
-        return counts
+        """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones.
+
+        -1 where the kernel does not remember them.
+        """
+        return flows_by_gateway(self._desired)
 
     def clients(self, name: str) -> Mapping[str, Client]:
         """Sticky clients in the map ``name``, by address."""
@@ -212,11 +209,12 @@ class DataPlane:
         former = self._former or self._former_settings()
         for interface, vip in addresses.ours():
             addresses.remove(interface, vip)
-        for family, name in (("netdev", gate.TABLE), ("inet", ruleset.TABLE), *relay.TABLES):
+        for family, name in _TABLES:
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
         self._books.remove()
         sysctl.restore(self.interface, former)
         self._ruleset = self._seen = None
+        self._direct = ""
         self._placed, self._former = frozenset(), {}
 
     def _former_settings(self) -> Mapping[str, int]:
@@ -277,6 +275,19 @@ class DataPlane:
         self._ruleset = wanted
         return (f"rules changed for {len(touched)} listeners, removed for {gone}",)
 
+    def _direct_script(self, desired: Desired) -> str:
+        return direct.load(ruleset.carried(desired), desired.down, self.interface)
+
+    def _set_direct(self, script: str, *, anew: bool) -> tuple[str, ...]:
+        """Make the table for `dsr` anew where it is not as wanted."""
+        if script == self._direct and not anew:
+            return ()
+        known, self._direct = self._direct, ""
+        self._nft.run(script)
+        self._direct = script
+        empty = script == direct.nothing()
+        return () if empty and not known else ("ways of `dsr` changed",)
+
     def _set_addresses(
         self, desired: Desired, vips: frozenset[str]
     ) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[GroupId, str]]:
@@ -321,14 +332,17 @@ class DataPlane:
         before, now = self._seen, self._look()
         name = f"table netdev {gate.TABLE}"
         rules = difference(f"table inet {ruleset.TABLE}", before.rules, now.rules)
+        ways = difference(f"table netdev {direct.TABLE}", before.direct, now.direct)
         gated = difference(name, before.gate, now.gate)
         if not gated and now.guarded != before.guarded:
             gated = (f"{name}: its VIPs were altered",)
         if rules:
             self._ruleset = None
+        if ways:
+            self._direct = ""
         self._seen = now
         anew = bool(gated) and now.gate.keys() != before.gate.keys()
-        return _Drift(rules, gated, self._books.inspect(), anew)
+        return _Drift((*rules, *ways), gated, self._books.inspect(), anew)
 
     def _shape(self) -> Mapping[str, str]:
         """Our table without what packets put into its sets, which may be much."""
@@ -346,6 +360,7 @@ class DataPlane:
             generation,
             self._shape(),
             blocks(listed or ""),
+            blocks(self._nft.list_table("netdev", direct.TABLE) or ""),
             frozenset() if listed is None else self._read_guarded(),
             addresses.link(self.interface).index,
         )

@@ -17,17 +17,27 @@ from typing import Literal, get_args
 from msgspec.structs import replace
 
 from agent.distribution import AT_REST, Moment, chain_of
+from agent.forwarding import (
+    HOOKS,
+    MAPS,
+    RANGES,
+    SERVICES,
+    SETS,
+    TRANSLATED,
+    hooked,
+    memoryless,
+    passage,
+    serving,
+)
 from agent.gate import MARK, REFRESH_PORTS, split
 from agent.gated import listener_part
 from protocol.ids import GroupId
-from protocol.objects import Balance, Gateway, Listener, VirtualServer
+from protocol.objects import PURE, Balance, Forwarding, Gateway, Listener, VirtualServer
 
 TABLE = "halb"
 _KEYWORD = {4: "ip", 6: "ip6"}
 _SUFFIX = {4: "", 6: "6"}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-SERVICES, RANGES = "services", "ranges"
-"""Maps to the chains of listeners: with one port, and with several."""
 _SAMPLE_GATEWAYS = ("192.0.2.101", "192.0.2.102", "2001:db8::101", "2001:db8::102")
 
 
@@ -64,6 +74,8 @@ class Ruleset:
     """Declarations of what listeners remember, by name of the set or map."""
     ranges: Mapping[str, str] = field(default_factory=dict)
     """The same for listeners with several ports, ``first-last``."""
+    maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Contents of the maps and sets of :mod:`agent.forwarding`, for both IP versions."""
 
 
 def compile_ruleset(desired: Desired) -> Ruleset:
@@ -72,21 +84,43 @@ def compile_ruleset(desired: Desired) -> Ruleset:
     services: dict[str, str] = {}
     sets: dict[str, str] = {}
     ranges: dict[str, str] = {}
+    maps: dict[str, dict[str, str]] = {}
+    for name, vs, listener, version, vips in carried(desired):
+        part = listener_part(name, vs, listener, version, desired.down, desired.moment)
+        way = passage(name, vs, listener, version, vips, desired.down)
+        chains |= {**part.chains, **way.chains}
+        chains[name] = (*way.ahead, *chains[name])
+        sets |= part.sets
+        for each, content in way.maps.items():
+            maps.setdefault(each, {}).update(content)
+        first, last = listener.ports
+        for vip in vips:
+            key = f"{vip} . {listener.protocol} . {first}"
+            if first == last:
+                services[key] = name
+            else:
+                ranges[f"{key}-{last}"] = name
+    return Ruleset(desired.addresses, chains | hooked(maps), services, sets, ranges, maps)
+
+
+def carried(
+    desired: Desired,
+) -> Iterator[tuple[str, VirtualServer, Listener, int, tuple[str, ...]]]:
+    """Each listener and IP version, with the name of its chain and its VIPs."""
     for vs in desired.virtual_servers:
+        assigned = split(serving(vs, desired.vips.get(vs.uid, ())))
         for listener in vs.listeners:
-            for version, vips in split(desired.vips.get(vs.uid, ())):
-                name = chain_of(vs, listener, version)
-                part = listener_part(name, vs, listener, version, desired.down, desired.moment)
-                chains |= part.chains
-                sets |= part.sets
-                first, last = listener.ports
-                for vip in vips:
-                    key = f"{vip} . {listener.protocol} . {first}"
-                    if first == last:
-                        services[key] = name
-                    else:
-                        ranges[f"{key}-{last}"] = name
-    return Ruleset(desired.addresses, chains, services, sets, ranges)
+            for version, vips in assigned:
+                yield chain_of(vs, listener, version), vs, listener, version, vips
+
+
+def unremembered(desired: Desired) -> frozenset[GroupId]:
+    """Virtual Servers of which no listener's flows are known to the kernel."""
+    known: dict[GroupId, bool] = {}
+    for _, vs, listener, _, vips in carried(desired):
+        unseen = vs.forwarding == "dsr" or memoryless(vs, listener, vips)
+        known[vs.uid] = known.get(vs.uid, False) or not unseen
+    return frozenset(uid for uid, some in known.items() if not some)
 
 
 def _lookups() -> tuple[str, ...]:
@@ -116,12 +150,14 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
         "source": (
             "nat hook postrouting priority srcnat - 10",
             tuple(
-                f"ct status dnat ct original {_KEYWORD[v]} daddr @vips{_SUFFIX[v]} {how}"
+                f"ct status dnat ct original {_KEYWORD[v]} daddr @{name}{_SUFFIX[v]} {how}"
                 for v in (4, 6)
                 # A process of this device talks from the VIP, which may be another device's.
-                for how in (
-                    "fib saddr type local masquerade",
-                    f"snat {_KEYWORD[v]} to ct original {_KEYWORD[v]} daddr",
+                for name, how in (
+                    ("vips", "fib saddr type local masquerade"),
+                    (TRANSLATED, f"snat {_KEYWORD[v]} to ct original {_KEYWORD[v]} daddr"),
+                    # As it is, before somebody else's masquerade gets hold of it.
+                    ("vips", f"snat {_KEYWORD[v]} to {_KEYWORD[v]} saddr"),
                 )
             ),
         ),
@@ -141,8 +177,8 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
     }
 
 
-def sample() -> Ruleset:
-    """A ruleset with every statement that this module writes, to be tried on a kernel."""
+def sample() -> Desired:
+    """What takes every statement that is ever written, to be tried on a kernel."""
     gateways = tuple(Gateway(name=ip, address=ip) for ip in _SAMPLE_GATEWAYS)
     limited = tuple(replace(gateway, max_connections=9) for gateway in gateways)
     protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
@@ -161,18 +197,32 @@ def sample() -> Ruleset:
         for each in plain
         if each.balance in ("hash", "round-robin")
     )
-    some = ((gateways, plain), (limited, gated), ((), gated))
+    pure = tuple(each for each in plain if each.balance in PURE)
+    some: tuple[tuple[Forwarding, tuple[Gateway, ...], tuple[Listener, ...]], ...] = (
+        ("snat", gateways, plain),
+        ("snat", limited, gated),
+        ("snat", (), gated),
+        ("routed", gateways, plain),
+        ("routed", gateways[::2], pure),
+        ("routed", (), pure),
+        ("dsr", gateways, pure),
+        ("dsr", gateways[::2], pure),
+    )
     uids = [GroupId(f"{n:016x}") for n in range(len(some))]
-    return compile_ruleset(
-        Desired(
-            tuple(
-                VirtualServer(
-                    uid=uid, name=uid, vips=(), gateways=gateways, listeners=listeners, seed=1
-                )
-                for uid, (gateways, listeners) in zip(uids, some, strict=True)
-            ),
-            {uid: (f"192.0.2.{n}", f"2001:db8::{n}") for n, uid in enumerate(uids)},
-        )
+    return Desired(
+        tuple(
+            VirtualServer(
+                uid=uid,
+                name=uid,
+                vips=(),
+                forwarding=forwarding,
+                gateways=gateways,
+                listeners=listeners,
+                seed=1,
+            )
+            for uid, (forwarding, gateways, listeners) in zip(uids, some, strict=True)
+        ),
+        {uid: (f"192.0.2.{n}", f"2001:db8::{n}") for n, uid in enumerate(uids)},
     )
 
 
@@ -183,10 +233,15 @@ def load(ruleset: Ruleset) -> str:
         kind, suffix = _TYPE[version], _SUFFIX[version]
         lines.append(f"add set inet {TABLE} vips{suffix} {{ type {kind}; }}")
         lines += (
-            f"add map inet {TABLE} {name}{suffix} "
-            f"{{ type {kind} . inet_proto . inet_service : verdict;{flags} }}"
-            for name, flags in ((SERVICES, ""), (RANGES, " flags interval;"))
+            f"add map inet {TABLE} {name}{suffix} {{ type {kind}{rest} }}"
+            for name, rest in MAPS.items()
         )
+        lines += (
+            f"add set inet {TABLE} {name}{suffix} {{ type {kind}{rest} }}"
+            for name, rest in SETS.items()
+        )
+    for chain, hook in HOOKS.items():
+        lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
     for chain, (hook, rules) in base_chains().items():
         lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
         lines += (f"add rule inet {TABLE} {chain} {rule}" for rule in rules)
@@ -199,28 +254,39 @@ def change(old: Ruleset, new: Ruleset) -> str:
     lines = [_declared(text) for name, text in new.sets.items() if name not in old.sets]
     changed = {n: rules for n, rules in new.chains.items() if old.chains.get(n) != rules}
     # Rules lead to other chains, which must be there before and may go only after.
-    lines += (f"add chain {table} {name}" for name in changed if name not in old.chains)
+    made = (name for name in changed if name not in old.chains and name not in HOOKS)
+    lines += (f"add chain {table} {name}" for name in made)
     for name, rules in changed.items():
         if name in old.chains:
             lines.append(f"flush chain {table} {name}")
         lines += (f"add rule {table} {name} {rule}" for rule in rules)
-    for name, before, after in (
-        (SERVICES, old.services, new.services),
-        (RANGES, old.ranges, new.ranges),
-    ):
-        stale = {k: c for k, c in before.items() if after.get(k) != c}
-        fresh = {k: c for k, c in after.items() if before.get(k) != c}
-        lines += _elements("delete", name, {k: f"{k} : goto {c}" for k, c in stale.items()})
-        lines += _elements("add", name, {k: f"{k} : goto {c}" for k, c in fresh.items()})
+    before, after = _contents(old), _contents(new)
+    for name in {**before, **after}:
+        was, will = before.get(name, {}), after.get(name, {})
+        stale = {k: text for k, text in was.items() if will.get(k) != text}
+        fresh = {k: text for k, text in will.items() if was.get(k) != text}
+        lines += (*_elements("delete", name, stale), *_elements("add", name, fresh))
     lines += _elements("add", "vips", {v: v for v in sorted(new.vips - old.vips)})
     lines += _elements("delete", "vips", {v: v for v in sorted(old.vips - new.vips)})
     gone = [name for name in old.chains if name not in new.chains]
     lines += (f"flush chain {table} {name}" for name in gone)
-    lines += (f"delete chain {table} {name}" for name in gone)
+    lines += (f"delete chain {table} {name}" for name in gone if name not in HOOKS)
     for name, text in old.sets.items():
         if name not in new.sets:
             lines.append(f"delete {text.partition(' ')[0]} {table} {name}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _contents(ruleset: Ruleset) -> dict[str, dict[str, str]]:
+    """Elements of all maps and sets but the VIPs, by key, as they are written."""
+    found = {SERVICES: ruleset.services, RANGES: ruleset.ranges}
+    contents = {
+        name: {key: f"{key} : goto {chain}" for key, chain in each.items()}
+        for name, each in found.items()
+    }
+    for name, each in ruleset.maps.items():
+        contents[name] = {key: f"{key} : {to}" if to else key for key, to in each.items()}
+    return contents
 
 
 def _declared(text: str) -> str:

@@ -59,6 +59,8 @@ def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualSer
         reasons=(*down, *degraded),
         notes=tuple(_notes(picture, server)),
         peer_loss=_peer_loss(picture, server),
+        forwarding=server.forwarding,
+        inner_vips=server.inner_vips,
     )
 
 

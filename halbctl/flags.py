@@ -82,6 +82,15 @@ def shared(
     return tuple(msgspec.structs.replace(item, **said) for item in listeners)
 
 
+def inner_vips(
+    old: tuple[str, ...], forwarding: str | None, given: Sequence[str] | None
+) -> tuple[str, ...]:
+    """``given`` in place of the ``old``, which a mode that has none takes along."""
+    if given is not None:
+        return tuple(given)
+    return () if forwarding in ("snat", "dsr") else old
+
+
 def replace_listeners(
     old: Sequence[ListenerDocument], tcp: Sequence[str] | None, udp: Sequence[str] | None
 ) -> tuple[ListenerDocument, ...]:

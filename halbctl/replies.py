@@ -56,6 +56,8 @@ class VirtualServer(TypedDict):
     reasons: list[str]
     notes: list[str]
     peer_loss: str
+    forwarding: str
+    inner_vips: list[str]
 
 
 class Device(TypedDict):

@@ -77,6 +77,7 @@ def virtual_server_block(
                 _primary(vs, now, paint),
                 f"term {vs['term']}",
                 f"profile {clean(vs['profile'])}",
+                *_way(vs),
                 *([f"without peer: {clean(vs['peer_loss'])}"] if vs["peer_loss"] else []),
             ]
         ),
@@ -112,6 +113,14 @@ def virtual_server_block(
         titles = ("GATEWAY", "ADDRESS", "STATE", "WEIGHT", "CONNECTIONS", "REASON")
         lines += table(titles, gateways, paint, "  ")
     return lines
+
+
+def _way(vs: VirtualServer) -> list[str]:
+    """Mode of forwarding, where it is not the usual one."""
+    if vs["forwarding"] == "snat":
+        return []
+    through = f" through {clean(', '.join(vs['inner_vips']))}" if vs["inner_vips"] else ""
+    return [f"{clean(vs['forwarding'])}{through}"]
 
 
 def _primary(vs: VirtualServer, now: float, paint: Paint) -> str:

@@ -283,6 +283,10 @@ class VirtualServerStatus(msgspec.Struct, frozen=True):
     """What moves it, or keeps it from moving: frozen, damped, preempt, late devices."""
     peer_loss: str = ""
     """With two voters, what one does without the other: arbiter ADDRESS | serve | hold | stop."""
+    forwarding: str = "snat"
+    """snat | routed | dsr"""
+    inner_vips: tuple[str, ...] = ()
+    """Addresses that the gateways route back through."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True):

@@ -13,26 +13,22 @@ from typing import TYPE_CHECKING
 from protocol.addresses import check_vip, family
 from protocol.errors import InvalidInput, Refused
 from protocol.listener_document import ListenerDocument
-from protocol.objects import Listener, VirtualServer
+from protocol.objects import PURE, Listener, VirtualServer
 from protocol.ports import overlap
 
 if TYPE_CHECKING:
     from protocol.document import VirtualServerDocument
 
-_PURE = ("hash", "source-hash")
-
 
 def check_forwarding(document: VirtualServerDocument, where: str = "") -> None:
-    """Check that the mode of a Virtual Server fits its VIPs and listeners."""
+    """Check that the mode of a Virtual Server fits its VIPs, gateways and listeners."""
     _check_inner_vips(document, where)
     if document.forwarding == "dsr":
         for index, listener in enumerate(document.listeners):
             _check_direct(listener, f"{where}listeners[{index}]")
-    if document.forwarding != "snat":
-        raise InvalidInput(
-            f"`{where}forwarding` is {document.forwarding!r}, which this release does not support",
-            "Use 'snat'.",
-        )
+        for index, gateway in enumerate(document.gateways):
+            _refuse_memory(f"{where}gateways[{index}]", "max_connections", gateway.max_connections)
+        _refuse_memory(where.rstrip("."), "slow_start", document.slow_start)
 
 
 def _check_inner_vips(document: VirtualServerDocument, where: str) -> None:
@@ -81,10 +77,21 @@ def _check_direct(listener: ListenerDocument, here: str) -> None:
             "which alters no packet",
             "Leave it out, and let the gateways listen on the port itself.",
         )
-    if listener.balance not in _PURE:
+    if listener.balance not in PURE:
         raise InvalidInput(
             f"`{here}.balance` is {listener.balance}, but with dsr no device remembers a flow",
             "Use hash or source-hash, which need no memory.",
+        )
+    for key in ("sticky", "client_connections", "client_rate"):
+        _refuse_memory(here, key, getattr(listener, key))
+
+
+def _refuse_memory(here: str, key: str, value: int) -> None:
+    if value:
+        path = f"{here}.{key}" if here else key
+        raise InvalidInput(
+            f"`{path}` is {value}, but with dsr no device remembers a flow",
+            "Leave it out, or use snat or routed.",
         )
 
 

@@ -63,6 +63,16 @@ Profile = Annotated[
     Literal["fast", "normal", "calm", "wan"] | None,
     typer.Option(help="How fast it fails over."),
 ]
+Forwarding = Annotated[
+    Literal["snat", "routed", "dsr"] | None,
+    typer.Option(help="How packets reach the gateways, and answers come back."),
+]
+InnerVips = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--inner-vip", metavar="ADDRESS/PREFIX", help="Of routed: the gateways' router. Repeat."
+    ),
+]
 Balance = Annotated[
     Literal["hash", "source-hash", "round-robin", "random", "least-connections"] | None,
     typer.Option(help="How its listeners share new connections among the gateways."),
@@ -105,6 +115,8 @@ def create(
     on_peer_loss: OnPeerLoss = None,
     wait_for_peer: WaitForPeer = None,
     profile: Profile = None,
+    forwarding: Forwarding = None,
+    inner_vip: InnerVips = None,
     balance: Balance = None,
     sticky: Sticky = None,
     slow_start: SlowStart = None,
@@ -134,6 +146,8 @@ def create(
         on_peer_loss=on_peer_loss,
         wait_for_peer=wait_for_peer is not False,
         profile=SiteProfile(profile or SiteProfile.NORMAL),
+        forwarding=forwarding or "snat",
+        inner_vips=tuple(inner_vip or ()),
         preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),
         slow_start=seconds("--slow-start", slow_start or "no"),
@@ -178,6 +192,8 @@ def edit(
     on_peer_loss: OnPeerLoss = None,
     wait_for_peer: WaitForPeer = None,
     profile: Profile = None,
+    forwarding: Forwarding = None,
+    inner_vip: InnerVips = None,
     balance: Balance = None,
     sticky: Sticky = None,
     slow_start: SlowStart = None,
@@ -192,15 +208,15 @@ def edit(
     import msgspec
 
     from halbctl.documents import virtual_server
-    from halbctl.flags import replace_listeners, seconds, shared
+    from halbctl.flags import inner_vips, replace_listeners, seconds, shared
     from protocol.changes import PutVirtualServer
     from protocol.timing import Profile as SiteProfile
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
     pair = (arbiter, on_peer_loss, wait_for_peer)
-    shares = (balance, sticky, slow_start)
-    given = (vip, tcp, udp, device, witness, *pair, profile, *shares, preempt)
+    more = (balance, sticky, slow_start, forwarding, inner_vip)
+    given = (vip, tcp, udp, device, witness, *pair, profile, preempt, *more)
     if all(value is None for value in given):
         from halbctl.editing import edited_by_hand
 
@@ -216,10 +232,10 @@ def edit(
             on_peer_loss=on_peer_loss or (None if arbiter else old.on_peer_loss),
             wait_for_peer=old.wait_for_peer if wait_for_peer is None else wait_for_peer,
             profile=old.profile if profile is None else SiteProfile(profile),
+            forwarding=forwarding or old.forwarding,
+            inner_vips=inner_vips(old.inner_vips, forwarding, inner_vip),
             preempt=old.preempt if preempt is None else None if preempt == "never" else preempt,
-            slow_start=old.slow_start
-            if slow_start is None
-            else seconds("--slow-start", slow_start),
+            slow_start=seconds("--slow-start", slow_start or f"{old.slow_start}s"),
             listeners=shared(replace_listeners(old.listeners, tcp, udp), balance, sticky),
         )
     based_on = if_revision or exported["revision"]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from contextlib import suppress
 from typing import cast
 
 ECHO = 7001
 BANNER = 7002
 PUSH = 7003
+_IP_PKTINFO = 8
 PUSH_INTERVAL = 0.1
 """Seconds between two pushed messages."""
 PUSH_MESSAGE = b"." * 16
@@ -30,17 +32,28 @@ class Echo(asyncio.Protocol):
         self._transport.write(data)
 
 
-class DatagramEcho(asyncio.DatagramProtocol):
-    """Gives back every datagram with the gateway's name before it: ``gw1 DATA``."""
+class DatagramEcho:
+    """Gives back every datagram with the gateway's name before it: ``gw1 DATA``.
 
-    def __init__(self, name: str) -> None:
+    From the address that was asked, which need not be the one that the host
+    would choose: with ``dsr`` a gateway has the VIP as well.
+    """
+
+    def __init__(self, name: str, sock: socket.socket) -> None:
         self._prefix = f"{name} ".encode()
+        self._socket = sock
+        asyncio.get_running_loop().add_reader(sock, self._answer)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self._transport.sendto(self._prefix + data, addr)
+    def _answer(self) -> None:
+        data, notes, _, client = self._socket.recvmsg(65536, 128)
+        asked = []
+        for level, kind, note in notes:
+            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                asked = [(level, kind, note[:16] + bytes(4))]
+            elif (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+                asked = [(level, kind, bytes(4) + note[8:12] + bytes(4))]
+        with suppress(OSError):
+            self._socket.sendmsg([self._prefix + data], asked, 0, client)
 
 
 class Banner(asyncio.Protocol):
@@ -79,6 +92,9 @@ def _datagram_socket() -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if both else socket.AF_INET, socket.SOCK_DGRAM)
     if both:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     sock.bind(("::" if both else "", ECHO))
     sock.setblocking(False)
     return sock
@@ -92,7 +108,7 @@ async def serve(name: str) -> None:
         await loop.create_server(lambda: Banner(name), None, BANNER, backlog=1024),
         await loop.create_server(Push, None, PUSH, backlog=1024),
     ]
-    await loop.create_datagram_endpoint(lambda: DatagramEcho(name), sock=_datagram_socket())
+    DatagramEcho(name, _datagram_socket())
     print("ready", flush=True)
     await asyncio.gather(*(server.serve_forever() for server in servers))
 

@@ -80,7 +80,25 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "unknown profile": ({"profile": "fsat"}, ("'fsat'", "'fast'")),
     "unknown protocol": ({"listeners": [{"protocol": "sctp", "port": 1}]}, ("'sctp'", "tcp, udp")),
-    "forwarding of a later release": ({"forwarding": "dsr"}, ("'dsr'", "not support", "'snat'")),
+    "forwarding that is none": ({"forwarding": "nat"}, ("'nat'", "snat, routed, dsr")),
+    "routed without a way back": ({"forwarding": "routed"}, ("inner_vips", "IPv4", "route back")),
+    "inner VIP without routed": ({"inner_vips": ["10.77.0.101"]}, ("inner_vips", "snat", "Leave")),
+    "inner VIP that is a VIP": (
+        {"forwarding": "routed", "inner_vips": ["10.77.0.100/24"]},
+        ("inner_vips", "10.77.0.100", "another address"),
+    ),
+    "another port with dsr": (
+        {"forwarding": "dsr", "listeners": [{"port": 80, "gateway_port": 8080}]},
+        ("gateway_port", "dsr", "alters no packet"),
+    ),
+    "a memory with dsr": (
+        {"forwarding": "dsr", "listeners": [{"port": 80, "sticky": 60}]},
+        ("sticky", "60", "no device remembers"),
+    ),
+    "turns with dsr": (
+        {"forwarding": "dsr", "listeners": [{"port": 80, "balance": "round-robin"}]},
+        ("balance", "round-robin", "hash or source-hash"),
+    ),
     "balance that is none": (
         {"listeners": [{"port": 1, "balance": "round-robbin"}]},
         ("'round-robbin'", "round-robin"),

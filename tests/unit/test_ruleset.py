@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -128,7 +129,7 @@ def test_only_the_changed_listener_is_replaced() -> None:
     before = compile_ruleset(
         Desired((server(GW1), server(GW1, uid=OTHER)), {UID: ("10.0.0.100",), OTHER: ("10.0.0.9",)})
     )
-    after = Ruleset(before.vips, {**before.chains, CHAIN: REFUSE_TCP}, before.services)
+    after = replace(before, chains={**before.chains, CHAIN: REFUSE_TCP})
     assert change(before, after).splitlines() == [
         f"flush chain inet halb {CHAIN}",
         *(f"add rule inet halb {CHAIN} {rule}" for rule in REFUSE_TCP),
@@ -138,6 +139,7 @@ def test_only_the_changed_listener_is_replaced() -> None:
 def test_a_listener_that_goes_loses_its_way_before_its_chain() -> None:
     assert change(compiled(server(GW1)), Ruleset()).splitlines() == [
         f"delete element inet halb services {{ 10.0.0.100 . tcp . 443 : goto {CHAIN} }}",
+        "delete element inet halb translated { 10.0.0.100 }",
         "delete element inet halb vips { 10.0.0.100 }",
         f"flush chain inet halb {CHAIN}",
         f"delete chain inet halb {CHAIN}",

@@ -1,0 +1,94 @@
+"""Forwarding ``dsr`` as nftables text: table ``netdev halb_direct``. Pure.
+
+A packet to the VIP goes on to its gateway as it is, on the wire that it came
+from; the gateway has the VIP too, and answers the client itself. ``fwd`` finds
+the gateway's hardware address as the kernel does for its own packets. The chain
+stands behind the lease's, so that a device without a lease forwards nothing.
+
+``meta pkttype host`` keeps devices from forwarding frames for another one that a
+switch floods to all: the client would get everything several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from agent.distribution import (
+    AT_REST,
+    KEYWORD,
+    GatewayKey,
+    Selector,
+    candidates,
+    selector,
+)
+from protocol.objects import Listener, VirtualServer
+
+TABLE = "halb_direct"
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_SUFFIX = {4: "", 6: "6"}
+_MAPS = (("ways", ""), ("ways_ranges", " flags interval;"))
+_HOOK = 'filter hook ingress device "{}" priority -400'
+
+Carried = tuple[str, VirtualServer, Listener, int, tuple[str, ...]]
+"""Name for a chain, what it is for, IP version, VIPs of that version."""
+
+
+def nothing() -> str:
+    """A script that leaves no table."""
+    return f"add table netdev {TABLE}\ndelete table netdev {TABLE}\n"
+
+
+def load(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> str:
+    """A script that makes the table exactly so; that of :func:`nothing` where all is empty.
+
+    A listener without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
+    """
+    chains: list[str] = []
+    ways: dict[str, list[str]] = {}
+    for name, vs, listener, version, vips in carried:
+        gateways = candidates(vs, version, down)
+        if vs.forwarding != "dsr" or not gateways:
+            continue
+        found = selector(vs, listener, version, gateways, AT_REST)
+        chains.append(f"add chain netdev {TABLE} {name}")
+        chains.append(
+            f"add rule netdev {TABLE} {name} {_rule(listener, version, found, interface)}"
+        )
+        first, last = listener.ports
+        ports = str(first) if first == last else f"{first}-{last}"
+        map_name = _MAPS[bool(listener.last_port)][0] + _SUFFIX[version]
+        ways.setdefault(map_name, []).extend(
+            f"{vip} . {listener.protocol} . {ports} : goto {name}" for vip in vips
+        )
+    if not chains:
+        return nothing()
+    lines = [f"add table netdev {TABLE}", f"delete table netdev {TABLE}"]
+    lines += [f"add table netdev {TABLE}", *_base(interface), *chains]
+    lines += (
+        f"add element netdev {TABLE} {name} {{ {', '.join(elements)} }}"
+        for name, elements in ways.items()
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _base(interface: str) -> Iterable[str]:
+    hook = _HOOK.format(interface)
+    yield f"add chain netdev {TABLE} ingress {{ type {hook}; policy accept; }}"
+    for name, flags in _MAPS:
+        for version in (4, 6):
+            key = f"{_TYPE[version]} . inet_proto . inet_service"
+            spec = f"{{ type {key} : verdict;{flags} }}"
+            yield f"add map netdev {TABLE} {name}{_SUFFIX[version]} {spec}"
+            yield (
+                f"add rule netdev {TABLE} ingress meta pkttype host {KEYWORD[version]} daddr "
+                f". meta l4proto . th dport vmap @{name}{_SUFFIX[version]}"
+            )
+
+
+def _rule(listener: Listener, version: int, found: Selector, interface: str) -> str:
+    where = found.only
+    if where is None:
+        table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(found.slots))
+        where = f"{found.expression} map {{ {table} }}"
+    head = f"meta l4proto {listener.protocol} fwd {KEYWORD[version]} to"
+    return f'{head} {where} device "{interface}"'

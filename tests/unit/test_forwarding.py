@@ -1,0 +1,154 @@
+"""What each mode of forwarding makes of a listener, and which listeners exclude each other."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from agent import direct
+from agent.distribution import Moment
+from agent.forwarding import memoryless, serving
+from agent.ruleset import Desired, Ruleset, carried, compile_ruleset, unremembered
+from protocol.errors import Refused
+from protocol.forwarding import refuse_ambiguous
+from protocol.ids import GroupId
+from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.ports import HIGHEST
+
+UID = GroupId("00000000000000aa")
+VIP, INNER = "10.0.0.100", "10.0.0.101"
+WEB = Listener(protocol="tcp", port=80, gateway_port=8080)
+ROUTED = VirtualServer(
+    uid=UID,
+    name="web",
+    vips=(f"{VIP}/24",),
+    forwarding="routed",
+    inner_vips=(f"{INNER}/24",),
+    gateways=(Gateway(name="gw1", address="10.0.0.1"), Gateway(name="gw2", address="10.0.0.2")),
+    listeners=(WEB,),
+    seed=7,
+)
+CHAIN = f"vs_{UID}_tcp_80_ip"
+
+
+def wanted(server: VirtualServer, *vips: str) -> Desired:
+    return Desired((server,), {UID: vips or server.leased})
+
+
+def compiled(server: VirtualServer, *vips: str) -> Ruleset:
+    return compile_ruleset(wanted(server, *vips))
+
+
+def test_an_inner_vip_is_leased_but_serves_no_client() -> None:
+    assert ROUTED.leased == (VIP, INNER)
+    assert serving(ROUTED, ROUTED.leased) == (VIP,)
+    found = compiled(ROUTED)
+    assert found.vips == {VIP, INNER}
+    assert set(found.services) == {f"{VIP} . tcp . 80"}
+
+
+def test_where_the_flow_decides_nothing_is_remembered() -> None:
+    found = compiled(ROUTED)
+    (out,) = found.chains[f"{CHAIN}_out"]
+    assert out.startswith("notrack meta l4proto tcp tcp dport set 8080 ip daddr set jhash")
+    assert found.chains[f"{CHAIN}_back"] == (
+        f"meta l4proto tcp ip saddr set {VIP} tcp sport set 80",
+    )
+    assert set(found.maps["replies"]) == {"10.0.0.1 . tcp . 8080", "10.0.0.2 . tcp . 8080"}
+    assert "translated" not in found.maps
+    assert unremembered(wanted(ROUTED)) == {UID}
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        replace(ROUTED, listeners=(replace(WEB, balance="round-robin"),)),
+        replace(ROUTED, listeners=(replace(WEB, sticky=60),)),
+        replace(ROUTED, listeners=(replace(WEB, client_connections=9),)),
+        replace(ROUTED, slow_start=30),
+        replace(ROUTED, forwarding="snat", inner_vips=()),
+    ],
+)
+def test_what_needs_a_memory_has_one(server: VirtualServer) -> None:
+    assert not memoryless(server, server.listeners[0], (VIP,))
+    assert "direct" not in compiled(server).maps
+    assert not unremembered(wanted(server))
+
+
+def test_all_ports_need_a_memory_for_gateways_speak_for_themselves_too() -> None:
+    every = Listener(protocol="tcp", port=1, last_port=HIGHEST, gateway_port=1)
+    assert not memoryless(ROUTED, every, (VIP,))
+
+
+def test_an_unknown_answer_is_given_its_vip() -> None:
+    known = replace(ROUTED, listeners=(replace(WEB, client_connections=9),))
+    opens, answer = compiled(known).chains[f"{CHAIN}_answer"]
+    assert opens.endswith("== syn accept")
+    assert answer == f"meta l4proto tcp snat ip to {VIP}:80"
+
+
+def test_an_answer_that_may_be_from_two_vips_waits_for_the_client() -> None:
+    two = replace(ROUTED, vips=(f"{VIP}/24", "10.0.0.99/24"))
+    assert compiled(two).chains[f"{CHAIN}_answer"][-1] == "drop"
+
+
+def test_packets_of_others_meet_no_rule_where_nobody_needs_one() -> None:
+    plain = compiled(replace(ROUTED, forwarding="snat", inner_vips=()))
+    assert not {"inbound", "outbound", "answering"} & plain.chains.keys()
+
+
+def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None:
+    dsr = replace(
+        ROUTED, forwarding="dsr", inner_vips=(), listeners=(replace(WEB, gateway_port=80),)
+    )
+    script = direct.load(carried(wanted(dsr)), frozenset(), "eth7")
+    assert "meta pkttype host ip daddr" in script
+    assert "fwd ip to jhash ip saddr . tcp sport mod 256" in script
+    assert script.rstrip().endswith(f"{{ {VIP} . tcp . 80 : goto {CHAIN} }}")
+    assert compiled(dsr).chains[CHAIN][0] == "fib saddr type != local drop"
+
+
+def test_dsr_without_gateways_refuses_as_all_modes_do() -> None:
+    dsr = replace(ROUTED, forwarding="dsr", inner_vips=(), gateways=())
+    assert direct.load(carried(wanted(dsr)), frozenset(), "eth7") == direct.nothing()
+    assert "reject with tcp reset" in compiled(dsr).chains[CHAIN][0]
+
+
+def test_without_memory_shares_do_not_follow_the_moment() -> None:
+    moment = Moment(growing={(UID, "gw1"): 10})
+    assert (
+        compile_ruleset(Desired((ROUTED,), {UID: ROUTED.leased}, moment=moment)).chains[
+            f"{CHAIN}_out"
+        ]
+        == compiled(ROUTED).chains[f"{CHAIN}_out"]
+    )
+
+
+def other(**changes: object) -> VirtualServer:
+    return replace(ROUTED, uid=GroupId("00000000000000bb"), name="mail", **changes)
+
+
+def test_two_routed_listeners_may_not_share_a_gateways_port() -> None:
+    with pytest.raises(Refused) as caught:
+        refuse_ambiguous((ROUTED, other()))
+    assert "web/tcp/80 and mail/tcp/80" in caught.value.message
+    assert "tcp port 8080 of gateway 10.0.0.1" in caught.value.message
+
+
+def test_two_listeners_of_one_virtual_server_may_not_either() -> None:
+    both = (WEB, Listener(protocol="tcp", port=8000, last_port=8090, gateway_port=8000))
+    with pytest.raises(Refused, match="port 8080 of gateway"):
+        refuse_ambiguous((replace(ROUTED, listeners=both),))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"forwarding": "snat", "inner_vips": ()},
+        {"gateways": (Gateway(name="gw3", address="10.0.0.3"),)},
+        {"listeners": (replace(WEB, gateway_port=8081),)},
+        {"listeners": (replace(WEB, protocol="udp"),)},
+    ],
+)
+def test_what_can_be_told_apart_is_allowed(changes: dict[str, object]) -> None:
+    refuse_ambiguous((ROUTED, other(**changes)))
