@@ -30,6 +30,7 @@ from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lease import KernelLease
 from agent.meter import Meter
+from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
 from agent.settings import Settings
@@ -92,6 +93,7 @@ class Carrier:
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._moment = AT_REST
         self.draining = Draining(news.on_event)
+        self.passive = Passive(self._led, self.checks.suspect)
         self.vips: Vips | None = None
         self.presence: Presence | None = None
         self.prober: Prober | None = None
@@ -115,6 +117,7 @@ class Carrier:
         self.vips = Vips(lease, announcer, self._deliver, self._addresses_of, self.presence)
         self.prober = Prober(self.interface, announcer, self._deliver)
         self._look_at_interface()
+        self.passive.start()
         create = asyncio.get_running_loop().create_task
         self._tasks = (
             create(self._look_forever(), name="look"),
@@ -143,6 +146,11 @@ class Carrier:
         """Addresses of another device, without ports."""
         known = self._config.devices.get(device)
         return tuple(str(split_endpoint(each)[0]) for each in known.addresses) if known else ()
+
+    def _led(self) -> list[VirtualServer]:
+        """Virtual Servers that this device is primary of."""
+        held = self.vips.held if self.vips is not None else frozenset()
+        return [server for server in self._carried() if server.uid in held]
 
     def gateways_seen(self, group: GroupId) -> tuple[GatewaySeen, ...]:
         """This device's view of a group's gateways; none where it does not carry it."""
@@ -320,6 +328,7 @@ class Carrier:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
         self.draining.close()
+        await self.passive.close()
         await self.flows.close()
         await self.clients.close()
         if self._soon is not None:

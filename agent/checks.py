@@ -114,6 +114,13 @@ class Course:
         self.up, self.streak = good, 0
         return True
 
+    def suspect(self, why: str) -> bool:
+        """One more bad answer shall do; False if it is down anyway."""
+        if not self.up:
+            return False
+        self.streak, self.reason = max(self.streak, self.fall - 1), why
+        return True
+
 
 class Watched:
     """One target with its course, its timer and the check under way."""
@@ -123,7 +130,8 @@ class Watched:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.course = Course(target.check)
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: asyncio.Handle | None = None
+        """Of the next check; None while one is under way or has its turn soon."""
         self.cancel: Cancel | None = None
         self.unclear = ""
         """Why the newest check could not be made; empty if it could."""
@@ -198,6 +206,18 @@ class HealthChecks:
             watched.timer = self._loop.call_later(first, self._due, watched)
         self._tell(frozenset(key for key in self._gateways if self._bad(key)))
 
+    def suspect(self, key: GatewayKey, listener: str, why: str) -> None:
+        """There is evidence against a gateway: check it now, as if for the last time.
+
+        ``why`` is the reason that is shown if the answer is bad, or still under way.
+        """
+        for target, name in self._gateways.get(key, {}).items():
+            watched = self._watched[target]
+            waits = watched.timer
+            if name == listener and watched.course.suspect(why) and waits is not None:
+                waits.cancel()
+                watched.timer = self._loop.call_soon(self._due, watched)
+
     def close(self) -> None:
         """Stop all checks; ``on_change`` is not called any more."""
         self._waiting.clear()
@@ -217,6 +237,7 @@ class HealthChecks:
             self._start_waiting()
 
     def _due(self, watched: Watched) -> None:
+        watched.timer = None
         self._waiting.append(watched)
         self._start_waiting()
 

@@ -23,7 +23,7 @@ _PROTOINFO = 4
 _PROTOCOL = {6: "tcp", 17: "udp"}
 _FINISHED = frozenset({7, 8})
 """TCP states TIME_WAIT and CLOSE: kept by the kernel, but no longer live."""
-_TCP_STATE_AT = 8
+TCP_STATE_AT = 8
 """Where the state stands in the nested attributes about TCP: after two headers."""
 
 Flow = tuple[str, str, int, str]
@@ -81,7 +81,7 @@ def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
 
 
 def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
-    layout, tuple_size = _layout(version)
+    layout, tuple_size = layout_of(version)
     head, ended = _HEADER.pack(_FAMILY[version], 0, 0), 0
     dumped = netlink.request(
         netlink.NETFILTER, _GET, head, flags=netlink.DUMP, purpose="list connections"
@@ -104,7 +104,7 @@ def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
     return ended
 
 
-def _layout(version: int) -> tuple[struct.Struct, int]:
+def layout_of(version: int) -> tuple[struct.Struct, int]:
     """Where the two tuples of an entry have what we read, and the length of each tuple.
 
     The kernel puts them first, always in one layout; entries with another one belong to a
@@ -117,7 +117,7 @@ def _layout(version: int) -> tuple[struct.Struct, int]:
 
 def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> None:
     """Add the flows of one IP version."""
-    layout, tuple_size = _layout(version)
+    layout, tuple_size = layout_of(version)
     raw: Counter[tuple[bytes, int, bytes, bytes]] = Counter()
     for each in netlink.request(
         netlink.NETFILTER,
@@ -142,5 +142,5 @@ def _finished(attributes: bytes) -> bool:
     """Whether the attributes after the tuples show a TCP connection that both ends closed."""
     for kind, value in netlink.attributes(attributes):
         if kind == _PROTOINFO:
-            return len(value) > _TCP_STATE_AT and value[_TCP_STATE_AT] in _FINISHED
+            return len(value) > TCP_STATE_AT and value[TCP_STATE_AT] in _FINISHED
     return False

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from protocol.config import Config, Edit
 from protocol.durations import say
+from protocol.health import OF_TYPE
 from protocol.ids import DeviceId
 from protocol.objects import (
     Assignment,
@@ -27,6 +28,7 @@ from protocol.objects import (
     VirtualServer,
     key_of,
 )
+from protocol.shown import shown
 
 T = TypeVar("T")
 Fields = dict[str, str]
@@ -195,6 +197,7 @@ def _listener(listener: Listener) -> Fields:
         "client_connections": str(listener.client_connections or "any"),
         "client_rate": f"{listener.client_rate}/s" if listener.client_rate else "any",
         "check": _check(listener.check),
+        "passive": _yes(listener.passive),
     }
 
 
@@ -204,8 +207,23 @@ def _check(check: Check | None) -> str:
     port = "" if check.port is None else f" port {check.port}"
     return (
         f"{check.type}{port} every {check.interval:g} s, timeout {check.timeout:g} s, "
-        f"fall {check.fall}, rise {check.rise}"
+        f"fall {check.fall}, rise {check.rise}{_special(check)}"
     )
+
+
+def _special(check: Check) -> str:
+    """What of a check is not as usual for its type."""
+    usual = Check()
+    fields = (
+        field for field in OF_TYPE[check.type] if getattr(check, field) != getattr(usual, field)
+    )
+    return "".join(f", {field} {_word(getattr(check, field))}" for field in fields)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return _yes(value)
+    return " ".join(map(repr, value)) if isinstance(value, tuple) else shown(value)
 
 
 def _yes(true: bool) -> str:

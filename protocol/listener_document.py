@@ -37,6 +37,7 @@ class ListenerDocument(
     client_connections: int = 0
     client_rate: int = 0
     check: Check | None = None
+    passive: bool = False
 
     @property
     def key(self) -> str:
@@ -61,6 +62,11 @@ def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") ->
         check_range(f"{here}client_rate", listener.client_rate, 0, MAX_CLIENT_RATE, "a second")
         if listener.check is not None:
             check_health_check(f"{here}check", listener.check)
+        if listener.passive and listener.protocol != "tcp":
+            raise InvalidInput(
+                f"`{here}passive` is true, but {listener.protocol} has no connections to answer",
+                "Leave it out, or give the listener a `check` with a `reply`.",
+            )
     keys = (item.key for item in listeners)
     check_once(f"{where}listeners", keys, "listener")
     _refuse_overlap(listeners, where)
@@ -107,6 +113,7 @@ def listener_of(document: ListenerDocument) -> Listener:
         client_connections=document.client_connections,
         client_rate=document.client_rate,
         check=document.check,
+        passive=document.passive,
     )
 
 
@@ -121,6 +128,7 @@ def document_of_listener(listener: Listener) -> ListenerDocument:
         client_connections=listener.client_connections,
         client_rate=listener.client_rate,
         check=listener.check,
+        passive=listener.passive,
     )
 
 

@@ -132,6 +132,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     client_rate: int = 0
     """Most new connections of one client in a second; 0: any number."""
     check: Check | None = None
+    passive: bool = False
+    """Whether connections that a gateway does not answer have it checked at once."""
 
     @property
     def key(self) -> str:

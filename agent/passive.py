@@ -1,0 +1,170 @@
+"""Passive checks: connections that a gateway does not answer have it checked at once.
+
+The primary looks once a second for half-open flows in the kernel's table: a
+client's SYN went to a gateway, and nothing has come back. A flow that is so in
+two looks is evidence. Evidence alone takes no gateway down, for a client that
+the gateway's own firewall drops looks the same: it brings the check to its last
+failure but one and makes it now, and the gateway's answer decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from agent import netlink
+from agent.checks import GatewayKey
+from agent.conntrack import TCP_STATE_AT, layout_of
+from protocol.errors import HalbError
+from protocol.objects import VirtualServer
+
+LOOK_S = 1.0
+"""Between two looks: longer than a client waits before it sends a lost SYN again."""
+MAX_FLOWS = 10_000
+"""Half-open flows that are read in one look."""
+
+_GET = (1 << 8) | 1
+_STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
+_SEEN_REPLY = 0x2
+_SYN_SENT = 1
+_TCP = 6
+
+_log = logging.getLogger("halb.passive")
+
+
+@dataclass(frozen=True, slots=True)
+class HalfOpen:
+    """A flow that no answer has come to."""
+
+    entry: bytes
+    """The client's side of it, as the kernel has it: who, from which port."""
+    vip: str
+    port: int
+    gateway: str
+
+
+def half_open(vips: Iterable[str]) -> tuple[HalfOpen, ...]:
+    """Flows of TCP to ``vips`` that no answer has come to, at most :data:`MAX_FLOWS`.
+
+    The kernel passes over all others itself, from Linux 5.16 on.
+    """
+    wanted = {ip_address(vip).packed: vip for vip in vips}
+    found: list[HalfOpen] = []
+    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        if any(len(packed) == (4 if version == 4 else 16) for packed in wanted):
+            _read(version, family, wanted, found)
+    return tuple(found)
+
+
+def _read(version: int, family: int, wanted: Mapping[bytes, str], found: list[HalfOpen]) -> None:
+    layout, tuple_size = layout_of(version)
+    body = bytes([family, 0, 0, 0])
+    body += netlink.attribute(_STATUS, bytes(4))
+    body += netlink.attribute(_STATUS_MASK, _SEEN_REPLY.to_bytes(4, "big"))
+    for each in netlink.request(
+        netlink.NETFILTER, _GET, body, flags=netlink.DUMP, purpose="list half-open connections"
+    ):
+        if len(found) >= MAX_FLOWS:
+            return
+        if len(each) < layout.size:
+            continue
+        original, vip, protocol, port, reply, gateway = layout.unpack_from(each)
+        if vip not in wanted or protocol != _TCP or not original == reply == tuple_size:
+            continue
+        rest = dict(netlink.attributes(each[4 + 2 * tuple_size :]))
+        state = rest.get(_PROTOINFO, b"")
+        answered = int.from_bytes(rest.get(_STATUS, b""), "big") & _SEEN_REPLY
+        if not answered and len(state) > TCP_STATE_AT and state[TCP_STATE_AT] == _SYN_SENT:
+            entry = each[4 : 4 + tuple_size]
+            address = str(ip_address(gateway))
+            found.append(HalfOpen(entry, wanted[vip], int.from_bytes(port, "big"), address))
+
+
+class Evidence:
+    """What of the half-open flows is news. Pure."""
+
+    def __init__(self) -> None:
+        self._before: frozenset[bytes] = frozenset()
+        self._counted: frozenset[bytes] = frozenset()
+
+    def of(
+        self, servers: Iterable[VirtualServer], flows: Iterable[HalfOpen]
+    ) -> Mapping[tuple[GatewayKey, str], int]:
+        """Flows that were half-open in the look before as well, by gateway and listener.
+
+        Each flow counts once; only listeners that are ``passive`` count.
+        """
+        flows = tuple(flows)
+        now = frozenset(flow.entry for flow in flows)
+        fresh = (now & self._before) - self._counted
+        self._counted = (self._counted & now) | fresh
+        self._before = now
+        where = {
+            (vip, gateway.address): (server, gateway.name)
+            for server in servers
+            for vip in server.addresses
+            for gateway in server.gateways
+        }
+        found: Counter[tuple[GatewayKey, str]] = Counter()
+        for flow in flows:
+            place = where.get((flow.vip, flow.gateway))
+            if flow.entry not in fresh or place is None:
+                continue
+            server, name = place
+            for listener in server.listeners:
+                first, last = listener.ports
+                if listener.passive and listener.protocol == "tcp" and first <= flow.port <= last:
+                    found[(server.uid, name), listener.key] += 1
+        return found
+
+
+class Passive:
+    """Looks while this device is primary of a Virtual Server that wants it."""
+
+    def __init__(
+        self,
+        servers: Callable[[], Iterable[VirtualServer]],
+        suspect: Callable[[GatewayKey, str, str], None],
+    ) -> None:
+        """``servers``: those that this device is primary of.
+
+        ``suspect(gateway, listener, why)`` has its check made at once.
+        """
+        self._servers = servers
+        self._suspect = suspect
+        self._trouble = ""
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="passive")
+
+    async def _look_forever(self) -> None:
+        evidence = Evidence()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            servers = [s for s in self._servers() if any(each.passive for each in s.listeners)]
+            if not servers:
+                continue
+            vips = [vip for server in servers for vip in server.addresses]
+            try:
+                flows = await asyncio.to_thread(half_open, vips)
+                self._trouble = ""
+            except HalbError as error:
+                if error.message != self._trouble:
+                    _log.error("no passive checks: %s", error.message)
+                self._trouble = error.message
+                continue
+            for (gateway, listener), count in evidence.of(servers, flows).items():
+                some = "a connection" if count == 1 else f"{count} connections"
+                self._suspect(gateway, listener, f"no answer to {some}")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])

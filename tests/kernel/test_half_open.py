@@ -1,0 +1,91 @@
+"""Flows that nobody answers, as the kernel lists them, and flows that are ended."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from agent.conntrack import count_flows, end_flows
+from agent.passive import half_open
+from halbctl.lab.servers import ECHO
+from protocol.objects import Gateway, Listener
+from tests.kernel.namespaces import (
+    VIP,
+    VIP6,
+    VIPS,
+    Device,
+    Inside,
+    connect,
+    desired,
+    hosts,
+    virtual_server,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+LISTENERS = [Listener(protocol="tcp", port=ECHO, gateway_port=ECHO)]
+SERVES = {4: "10.77.0.13", 6: "fd77::13"}
+IS_GONE = {4: "10.77.0.99", 6: "fd77::99"}
+
+
+def gateways(addresses: dict[int, str]) -> list[Gateway]:
+    return [Gateway(name=f"gw-{v}", address=address) for v, address in addresses.items()]
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Device, Inside]]:
+    with hosts("a", "client", "gw", servers=("gw",)) as network:
+        device, client = Device(network, "a"), Inside(network, "client")
+        yield device, client
+        device.close()
+        client.close()
+
+
+@pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
+def test_a_connection_that_is_not_answered_is_half_open_and_one_that_is_is_not(
+    place: tuple[Device, Inside], version: int, vip: str
+) -> None:
+    device, client = place
+    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
+    device.take()
+    with closing(client.call(connect, vip, ECHO, 5.0)):
+        assert device.call(half_open, VIPS) == ()
+    device.reconcile(desired(virtual_server(gateways(IS_GONE), LISTENERS)))
+
+    def knock() -> socket.socket:
+        family = socket.AF_INET6 if version == 6 else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.connect_ex((vip, ECHO))
+        return sock
+
+    with closing(client.call(knock)):
+        wait_until(lambda: bool(device.call(half_open, VIPS)), "the flow is listed")
+        (found,) = device.call(half_open, VIPS)
+        assert (found.vip, found.port, found.gateway) == (vip, ECHO, IS_GONE[version])
+        other = "10.77.0.101" if version == 4 else "fd77::101"
+        assert device.call(half_open, [other]) == ()
+    device.call(end_flows, VIPS, IS_GONE.values())
+    assert device.call(half_open, VIPS) == ()
+
+
+@pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
+def test_flows_to_a_gateway_are_ended_and_no_others(
+    place: tuple[Device, Inside], version: int, vip: str
+) -> None:
+    device, client = place
+    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
+    device.take()
+    flow = (vip, "tcp", ECHO, SERVES[version])
+    with closing(client.call(connect, vip, ECHO, 5.0)) as sock:
+        sock.sendall(b"?")
+        assert sock.recv(1) == b"?"
+        before = device.call(count_flows, VIPS).get(flow, 0)
+        assert before
+        assert device.call(end_flows, VIPS, [IS_GONE[version]]) == 0
+        assert device.call(end_flows, [IS_GONE[version]], [SERVES[version]]) == 0
+        assert device.call(end_flows, VIPS, [SERVES[version]]) >= before
+        assert flow not in device.call(count_flows, VIPS)
