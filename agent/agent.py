@@ -53,7 +53,7 @@ from protocol.effects import (
     Stop,
     WallClock,
 )
-from protocol.errors import TimedOut
+from protocol.errors import Refused, TimedOut
 from protocol.hearing import link_reports
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.joining import JoinReply, JoinRequest
@@ -327,6 +327,13 @@ class Agent:
             *(self._carrier.warnings() if self._carrier else ()),
         ]
         return tuple(note for note in found if note)
+
+    @property
+    def carrier(self) -> Carrier:
+        """What a witness does not have; raises Refused there."""
+        if self._carrier is None:
+            raise Refused("a witness carries nothing", "Ask a device that does.")
+        return self._carrier
 
     def primary_of(self, group: GroupId) -> DeviceId | None:
         return self._loop.node.offices.holder(group)[0]

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from random import Random
 
@@ -23,7 +24,6 @@ from agent.checks import Down, HealthChecks
 from agent.clients import Holder, Send, StickyClients
 from agent.clock import next_round
 from agent.dataplane import DataPlane, Desired, Reconciled
-from agent.distribution import AT_REST
 from agent.draining import Draining
 from agent.flows import Flows
 from agent.host import HostWatch
@@ -34,8 +34,10 @@ from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
 from agent.settings import Settings
+from agent.tracing import Answer, Question, question_of, trace
 from agent.views import seen
 from agent.vips import Vips
+from protocol import api
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
 from protocol.changes import Change
@@ -91,7 +93,7 @@ class Carrier:
         self.host = HostWatch()
         self.meter = Meter(self.kernel.traffic, self.host.on_sample)
         self.balancer = Balancer(asyncio.get_running_loop().time)
-        self._moment = AT_REST
+        self._desired = Desired()
         self.draining = Draining(news.on_event)
         self.passive = Passive(self._led, self.checks.suspect)
         self.vips: Vips | None = None
@@ -202,9 +204,8 @@ class Carrier:
             for server in carried
             if server.uid in assignments
         }
-        self._moment = self.balancer.moment
-        desired = Desired(carried, vips, self.checks.down, self._moment)
-        self.kernel.want(desired, self._config.revision)
+        self._desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
+        self.kernel.want(self._desired, self._config.revision)
 
     def _on_health(self, down: Down) -> None:
         self._deliver(GatewayHealth(tuple(sorted(down))))
@@ -217,8 +218,14 @@ class Carrier:
             counts = await self.kernel.connections()
             if counts is not None:
                 self.balancer.count(counts, self.kernel.counting_s)
-        if self.balancer.moment != self._moment:
+        if self.balancer.moment != self._desired.moment:
             self._wish()
+
+    async def trace(self, op: api.Trace, server: VirtualServer) -> tuple[Question, Answer]:
+        """Which gateway a flow goes to by this device's rules."""
+        question = question_of(op, server, self._desired)
+        evidence = await self.kernel.do(partial(DataPlane.evidence, question=question))
+        return question, trace(question, evidence)
 
     def on_message(self, sender: DeviceId, message: Message) -> bool:
         """What another device says of what its kernel knows; False if it is of something else."""

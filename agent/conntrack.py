@@ -21,6 +21,8 @@ _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SIZE = {4: 4, 6: 16}
 _PROTOINFO = 4
 _PROTOCOL = {6: "tcp", 17: "udp"}
+_NUMBER = {name: number for number, name in _PROTOCOL.items()}
+_ORIGINAL, _REPLY = 1, 2
 _FINISHED = frozenset({7, 8})
 """TCP states TIME_WAIT and CLOSE: kept by the kernel, but no longer live."""
 TCP_STATE_AT = 8
@@ -136,6 +138,34 @@ def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> 
     for (vip, protocol, port, gateway), number in raw.items():
         address = str(ip_address(gateway))
         counts[wanted[vip], _PROTOCOL[protocol], int.from_bytes(port, "big"), address] += number
+
+
+def gateway_of(protocol: str, client: str, port: int, vip: str, vip_port: int) -> str | None:
+    """Address of the gateway of one flow, by the connection table; None if it has no entry."""
+    source, destination = ip_address(client), ip_address(vip)
+    first = 1 if source.version == 4 else 3
+    addresses = netlink.attribute(first, source.packed) + netlink.attribute(
+        first + 1, destination.packed
+    )
+    ports = (
+        netlink.attribute(1, bytes([_NUMBER[protocol]]))
+        + netlink.attribute(2, port.to_bytes(2, "big"))
+        + netlink.attribute(3, vip_port.to_bytes(2, "big"))
+    )
+    original = _nested(1, addresses) + _nested(2, ports)
+    body = _HEADER.pack(_FAMILY[source.version], 0, 0) + _nested(_ORIGINAL, original)
+    try:
+        (entry,) = netlink.request(netlink.NETFILTER, _GET, body, purpose="look up a connection")
+    except netlink.NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise
+    reply = dict(netlink.attributes(dict(netlink.attributes(entry[_HEADER.size :]))[_REPLY]))
+    return str(ip_address(dict(netlink.attributes(reply[1]))[first]))
+
+
+def _nested(kind: int, value: bytes) -> bytes:
+    return netlink.attribute(kind | 0x8000, value)
 
 
 def _finished(attributes: bytes) -> bool:

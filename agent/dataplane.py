@@ -25,6 +25,7 @@ from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Desired as Desired
 from agent.ruleset import Ruleset, compile_ruleset
 from agent.sticky import StickyMaps
+from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
 from protocol.ids import GroupId
 
@@ -186,6 +187,11 @@ class DataPlane:
         -1 where the kernel does not remember them.
         """
         return flows_by_gateway(self._desired)
+
+    def evidence(self, question: Question) -> Evidence:
+        """What the kernel knows of one flow."""
+        remembered = self._sticky.read(question.memory) if question.listener.sticky else {}
+        return Evidence(self._desired, entry_of(question), remembered.get(question.client))
 
     def clients(self, name: str) -> Mapping[str, Client]:
         """Sticky clients in the map ``name``, by address."""

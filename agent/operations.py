@@ -32,7 +32,7 @@ from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
-from protocol.insight import Explanation, Gateways, Matrix
+from protocol.insight import Explanation, Gateways, Matrix, Traced
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.rendering import render_site
@@ -94,6 +94,8 @@ class Operations:
                 return await counters(self.agent)
             case api.GetMetrics():
                 return api.Metrics(await metrics(self.agent, await self.status()))
+            case api.Trace():
+                return await self._trace(request.op)
             case api.GetMatrix():
                 return await self._matrix()
             case api.GetGateways(name):
@@ -148,6 +150,25 @@ class Operations:
         found = await agent.inquiries.ask(asked_about(agent.config, server), server.uid)
         seen = {device: report.gateways for device, report in found.items()}
         return side_by_side(agent.config, server, agent.name, agent.primary_name(server.uid), seen)
+
+    async def _trace(self, op: api.Trace) -> Traced:
+        server = server_named(self.agent.config, op.virtual_server)
+        question, answer = await self.agent.carrier.trace(op, server)
+        gateway = answer.gateway
+        client = f"[{question.client}]" if question.version == 6 else question.client
+        return Traced(
+            virtual_server=server.name,
+            device=self.agent.name,
+            primary=self.agent.primary_name(server.uid),
+            client=f"{client}:{question.port}",
+            vip=question.vip,
+            listener=question.listener.key,
+            gateway=gateway.name if gateway else None,
+            address=gateway.address if gateway else None,
+            how=answer.how,
+            slot=answer.slot,
+            why=answer.why,
+        )
 
     async def _matrix(self) -> Matrix:
         agent = self.agent

@@ -28,6 +28,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "failover": ("failover",),
     "explain": ("explain", "matrix"),
     "traffic": ("top", "metrics"),
+    "trace": ("trace",),
     "history": ("history", "events"),
     "conflicts": ("conflicts",),
     "recover": ("recover",),

@@ -65,6 +65,31 @@ def listeners(tcp: Iterable[str], udp: Iterable[str], check: bool) -> tuple[List
     )
 
 
+def parse_client(text: str) -> tuple[str, int]:
+    """``ADDRESS:PORT``; an IPv6 address in brackets."""
+    address, colon, port = text.rpartition(":")
+    bracketed = address.startswith("[") and address.endswith("]")
+    number = _port(port)
+    if not (colon and address) or number is None or (":" in address and not bracketed):
+        raise InvalidInput(
+            f"{text!r} is not CLIENT:PORT", "Write 192.0.2.7:51000 or [2001:db8::7]:51000."
+        )
+    return (address[1:-1] if bracketed else address), number
+
+
+def parse_target(text: str) -> tuple[str, int | None]:
+    """``VS`` or ``VS:PORT``; no name of a Virtual Server has a colon."""
+    name, colon, port = text.partition(":")
+    number = _port(port)
+    if not name or (colon and number is None):
+        raise InvalidInput(f"{text!r} is not VS[:PORT]", "Write web or web:443.")
+    return name, number
+
+
+def _port(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
 def seconds(option: str, text: str) -> int:
     """Seconds that a duration says; 0 for ``no``."""
     return 0 if text == "no" else parse_seconds(option, text)

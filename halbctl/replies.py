@@ -101,6 +101,22 @@ class Entry(TypedDict):
     timeline: dict[str, float]
 
 
+class Traced(TypedDict):
+    """:class:`protocol.insight.Traced`."""
+
+    virtual_server: str
+    device: str
+    primary: str | None
+    client: str
+    vip: str
+    listener: str
+    gateway: str | None
+    address: str | None
+    how: str
+    slot: int | None
+    why: list[str]
+
+
 class Exported(TypedDict):
     """:class:`protocol.api.Exported`."""
 

@@ -19,7 +19,7 @@ from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
 from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.ids import GroupId, Revision
-from protocol.insight import Explanation, Gateways, Matrix
+from protocol.insight import Explanation, Gateways, Matrix, Traced
 from protocol.traffic import Counters as Counters
 from protocol.traffic import Metrics as Metrics
 
@@ -111,6 +111,18 @@ class Explain(msgspec.Struct, frozen=True, tag_field="op", tag="explain"):
     virtual_server: str
 
 
+class Trace(msgspec.Struct, frozen=True, tag_field="op", tag="trace"):
+    """Which gateway a flow goes to. Answered by :class:`protocol.insight.Traced`."""
+
+    client: str
+    port: int
+    virtual_server: str
+    listener: int | None = None
+    """A port of it; None where there is only one listener."""
+    protocol: str | None = None
+    """tcp | udp; None: tcp if there is such a listener."""
+
+
 class GetMatrix(msgspec.Struct, frozen=True, tag_field="op", tag="matrix"):
     """Answered by :class:`protocol.insight.Matrix`, after all devices were asked."""
 
@@ -162,7 +174,7 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
     | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
-    | GetMatrix | GetGateways | Recover | GetCounters | GetMetrics
+    | GetMatrix | GetGateways | Recover | GetCounters | GetMetrics | Trace
 )  # fmt: skip
 
 
@@ -356,7 +368,7 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
 
 Result = (
     Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
-    | Explanation | Gateways | Matrix | Counters | Metrics
+    | Explanation | Gateways | Matrix | Counters | Metrics | Traced
 )  # fmt: skip
 
 

@@ -103,6 +103,29 @@ class Gateways(msgspec.Struct, frozen=True, tag_field="re", tag="gateways"):
     gateways: tuple[GatewayViews, ...]
 
 
+class Traced(msgspec.Struct, frozen=True, tag_field="re", tag="traced"):
+    """Which gateway a flow goes to, and why, by the rules of one device."""
+
+    virtual_server: str
+    device: str
+    """The device that answered: these are its rules."""
+    primary: str | None
+    client: str
+    """``ADDRESS:PORT``."""
+    vip: str
+    listener: str
+    """Its key, such as ``tcp/443``."""
+    gateway: str | None
+    """None where only the next packet decides, or where the flow is refused."""
+    address: str | None
+    """The gateway's address."""
+    how: str
+    """connection | sticky | only | slot | turn | overflow | refused"""
+    slot: int | None
+    why: tuple[str, ...]
+    """What decided, one sentence each, in order."""
+
+
 class MatrixLink(msgspec.Struct, frozen=True):
     """What ``hears`` hears of ``of``."""
 

@@ -109,3 +109,41 @@ def test_both_are_data_too(peer: Peer, halbctl: Halbctl) -> None:
     explained = json.loads(halbctl("explain", "rdp", "--output", "json").out)
     assert explained["devices"][2]["lacks"] == "did not answer"
     assert json.loads(halbctl("matrix", "-o", "json").out)["links"][0]["loss"] == [0.0, 7.5]
+
+
+TRACED = insight.Traced(
+    virtual_server="web",
+    device="a",
+    primary="b",
+    client="192.0.2.7:51000",
+    vip="192.0.2.100",
+    listener="tcp/443",
+    gateway="gw1",
+    address="192.0.2.31",
+    how="slot",
+    slot=7,
+    why=("no connection entry: the rules for a new flow decide", "hash: slot 7 of 256, gw1's"),
+)
+
+
+def test_trace_tells_where_a_flow_goes_and_why(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.Trace] = TRACED
+    ran = halbctl("trace", "192.0.2.7:51000", "web:443")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        "192.0.2.7:51000 -> 192.0.2.100 tcp/443 goes to gw1 (192.0.2.31)",
+        "  no connection entry: the rules for a new flow decide",
+        "  hash: slot 7 of 256, gw1's",
+        "  as a would do it; the primary is b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("client", "target"),
+    [("192.0.2.7", "web"), ("fd00::1:80", "web"), (":80", "web"), ("192.0.2.7:80", "web:x")],
+)
+def test_a_flow_that_is_not_one_is_refused(
+    peer: Peer, halbctl: Halbctl, client: str, target: str
+) -> None:
+    ran = halbctl("trace", client, target)
+    assert ran.code == 2

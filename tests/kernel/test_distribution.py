@@ -20,6 +20,7 @@ from agent.distribution import Moment, candidates, chain_of, flow_key, selector
 from agent.gated import numbers, sticky_map
 from agent.jhash import slot_of, source_key
 from agent.ruleset import Desired
+from agent.tracing import Answer, Question, trace
 from halbctl.lab.servers import BANNER, ECHO
 from protocol.clients import Client
 from protocol.objects import SLOTS, Balance, Gateway, Listener
@@ -159,6 +160,35 @@ def test_the_hash_is_the_kernels(farm: Farm, vip: str, balance: Balance) -> None
         key = source_key(SOURCES[vip].format(client), port if balance == "hash" else None)
         expected = names[slots[slot_of(key, vs.seed, SLOTS)]]
         assert farm.greeted(vip, client, port) == expected, (client, port)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_trace_tells_where_a_flow_will_go_and_where_it_went(farm: Farm, vip: str) -> None:
+    gateways, sticky = farm_gateways(), replace(HOLD, port=82, balance="random", sticky=60)
+    listeners = (GREET, HOLD, sticky)
+    farm.serve(gateways, listeners)
+    vs = virtual_server(gateways, listeners)
+
+    def traced(client: int, port: int, listener: Listener) -> Answer:
+        source = SOURCES[vip].format(client)
+        question = Question(source, port, vs, listener, vip, listener.port)
+        return trace(question, farm.device.call(farm.device.plane.evidence, question))
+
+    for client, port in [(n % 10, 45_000 + n) for n in range(30)]:
+        answer = traced(client, port, GREET)
+        assert (answer.how, answer.slot is not None) == ("slot", True)
+        assert answer.gateway is not None
+        assert answer.gateway.name[:-2] == farm.greeted(vip, client, port)
+    sock = farm.hold(vip)
+    answer = traced(0, sock.getsockname()[1], HOLD)
+    (holder,) = +farm.held(vip)
+    assert (answer.how, answer.gateway and answer.gateway.name[:-2]) == ("connection", holder)
+    assert traced(0, 45_100, sticky).how == "turn"
+    farm.client.call(_connect, _source(vip, 0, 45_101), vip, 82).close()
+    went = traced(0, 45_101, sticky).gateway
+    answer = traced(0, 45_102, sticky)
+    assert went is not None
+    assert (answer.how, answer.gateway) == ("sticky", went)
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -148,9 +148,9 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
         api.Status, api.VirtualServerStatus, api.VirtualServerDevice, api.DeviceStatus,
         api.ListenerStatus, api.GatewayStatus, api.HistoryEntry, api.TokenCreated,
         api.TokenInfo, api.VersionInfo, api.Done, insight.Explanation, insight.ExplainedDevice,
-        insight.ElectionTold, insight.Matrix, insight.MatrixLink, traffic.Counters,
-        traffic.VirtualServerTraffic, traffic.ListenerTraffic, traffic.GatewayTraffic,
-        traffic.Traffic, traffic.Metrics,
+        insight.Traced, insight.ElectionTold, insight.Matrix, insight.MatrixLink,
+        traffic.Counters, traffic.VirtualServerTraffic, traffic.ListenerTraffic,
+        traffic.GatewayTraffic, traffic.Traffic, traffic.Metrics,
     ],
 )  # fmt: skip
 def test_every_json_field_is_documented(struct: type[msgspec.Struct]) -> None:
