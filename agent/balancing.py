@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from agent.distribution import AT_REST, GatewayKey, Moment, candidates, takes_flows
+from agent.gated import COUNTED_MOST
 from protocol.ids import GroupId
 from protocol.objects import Gateway, VirtualServer
 
@@ -75,6 +76,8 @@ class Balancer:
         """When each gateway came back that still grows."""
         self._leaning: dict[GatewayKey, int] = {}
         self._full: frozenset[GatewayKey] = frozenset()
+        self._counts: Mapping[GatewayKey, int] = {}
+        """Of the newest count."""
         self._count_at = 0.0
 
     def observe(self, servers: Iterable[VirtualServer], down: frozenset[GatewayKey]) -> None:
@@ -127,12 +130,20 @@ class Balancer:
             (vs.uid, g.name)
             for vs in self._servers
             for g in vs.gateways
-            if g.max_connections and counts.get((vs.uid, g.name), 0) >= g.max_connections
+            if g.max_connections and self._soon((vs.uid, g.name), g, counts) >= g.max_connections
         )
+        self._counts = counts
         for vs in self._servers:
             if any(each.balance == "least-connections" for each in vs.listeners):
                 for version in (4, 6):
                     self._lean(vs, candidates(vs, version, self._down), counts)
+
+    def _soon(self, key: GatewayKey, gateway: Gateway, counts: Mapping[GatewayKey, int]) -> int:
+        """Connections by the next count, where the kernel does not see to the limit itself."""
+        live = counts.get(key, 0)
+        if gateway.max_connections <= COUNTED_MOST:
+            return live
+        return live + max(0, live - self._counts.get(key, live))
 
     def _lean(
         self, vs: VirtualServer, gateways: tuple[Gateway, ...], counts: Mapping[GatewayKey, int]
@@ -156,7 +167,7 @@ class Balancer:
                 if gateway.backup and gateway.name not in chosen:
                     found[key] = "backup: takes connections while no other can"
                 elif key in self._full:
-                    found[key] = f"full: has {gateway.max_connections} connections, the most it may"
+                    found[key] = f"full: may have {gateway.max_connections} connections"
                 elif key in growing:
                     found[key] = f"slow start: {growing[key]} % of its weight"
                 elif gateway.backup:

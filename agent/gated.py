@@ -37,6 +37,9 @@ from protocol.objects import Gateway, Listener, VirtualServer
 
 FULL = "full"
 """Numbers of gateways that have no room, each for a moment."""
+COUNTED_MOST = 1000
+"""Largest limit of a gateway that the kernel counts: it walks through all its connections, once
+per tick of its clock; for larger limits the agent's counts have to do."""
 SHUT_MS = 2500
 """For so long a gateway that was filled is led no flow; longer than a pass of the agent."""
 MAX_CLIENTS = 65_536
@@ -197,7 +200,7 @@ class _Lanes:
             return {self._lane(gateway): ("return",)}
         rules = [f"meta priority set {class_id(number)}"]
         chains = {}
-        if most:
+        if 0 < most <= COUNTED_MOST:
             count = f"count_{self.vs.uid}_{number:08x}"
             shut = f"update @{FULL} {{ meta priority timeout {SHUT_MS}ms }}"
             chains[count] = (

@@ -10,8 +10,8 @@ import msgspec
 from protocol.errors import InvalidInput
 from protocol.health import check_health_check
 from protocol.objects import (
+    MAX_CLIENT_CONNECTIONS,
     MAX_CLIENT_RATE,
-    MAX_CONNECTIONS,
     MAX_LISTENERS,
     MAX_STICKY_S,
     Balance,
@@ -58,7 +58,7 @@ def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") ->
         _check_ports(listener, here)
         check_range(f"{here}sticky", listener.sticky, 0, MAX_STICKY_S, "seconds")
         limit = listener.client_connections
-        check_range(f"{here}client_connections", limit, 0, MAX_CONNECTIONS)
+        check_range(f"{here}client_connections", limit, 0, MAX_CLIENT_CONNECTIONS)
         check_range(f"{here}client_rate", listener.client_rate, 0, MAX_CLIENT_RATE, "a second")
         if listener.check is not None:
             check_health_check(f"{here}check", listener.check)

@@ -25,7 +25,9 @@ MAX_VIPS = 8
 MAX_WEIGHT = 256
 MAX_STICKY_S = 7 * 86_400
 MAX_CONNECTIONS = 1_000_000
-"""Largest limit on connections, of a gateway or of a client."""
+"""Largest limit on connections of a gateway."""
+MAX_CLIENT_CONNECTIONS = 1000
+"""Largest limit on connections of a client: the kernel walks through them at each new one."""
 MAX_CLIENT_RATE = 100_000
 MAX_SLOW_START_S = 3600
 MAX_HANDLED = 256

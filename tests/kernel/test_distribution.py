@@ -1,13 +1,10 @@
-"""Policies and limits in a real kernel: turns, stickiness, room, and what a client may have."""
+"""Policies in a real kernel: hash, turns, chance, fewest connections, clients that keep theirs."""
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import sqrt
 
 import pytest
@@ -16,132 +13,40 @@ from msgspec.structs import replace
 from agent.balancing import Balancer
 from agent.dataplane import DataPlane
 from agent.distribution import AT_REST as REST
-from agent.distribution import Moment, candidates, chain_of, flow_key, selector
+from agent.distribution import Moment, candidates, chain_of, selector
 from agent.gated import numbers, sticky_map
 from agent.jhash import slot_of, source_key
-from agent.ruleset import Desired
 from agent.tracing import Answer, Question, trace
-from halbctl.lab.servers import BANNER, ECHO
 from protocol.clients import Client
-from protocol.objects import SLOTS, Balance, Gateway, Listener
-from tests.kernel.namespaces import (
-    UID,
-    VIP,
-    VIP6,
-    VIPS,
-    Device,
-    Inside,
-    hosts,
-    virtual_server,
-    wait_until,
+from protocol.objects import SLOTS, Balance, Listener
+from tests.kernel.farm import (
+    GREET,
+    HOLD,
+    NAMES,
+    SOURCES,
+    Farm,
+    connect_from,
+    fallow,
+    farm_gateways,
+    farmland,
+    source_of,
+    version,
 )
+from tests.kernel.namespaces import UID, VIPS, Device, Inside, virtual_server
 
 pytestmark = pytest.mark.kernel
 
-NAMES = ("gw1", "gw2", "gw3")
-ADDRESSES = {4: "10.77.0.{}", 6: "fd77::{}"}
-GREET = Listener(protocol="tcp", port=80, gateway_port=BANNER)
-HOLD = Listener(protocol="tcp", port=ECHO, gateway_port=ECHO)
-UDP = Listener(protocol="udp", port=ECHO, gateway_port=ECHO)
-LISTENERS = (GREET, HOLD, UDP)
-SOURCES = {VIP: "10.77.0.2{:02}", VIP6: "fd77::2{:02}"}
-"""Addresses of clients, 0 to 9, by the VIP that they speak to."""
-
-
-def farm_gateways(*weights: int, most: int = 0) -> list[Gateway]:
-    """Each gateway by both of its addresses, named ``gw1-4`` and ``gw1-6``."""
-    return [
-        Gateway(
-            name=f"{name}-{version}",
-            address=pattern.format(number),
-            weight=weight,
-            max_connections=most,
-        )
-        for version, pattern in ADDRESSES.items()
-        for number, (name, weight) in enumerate(
-            zip(NAMES, weights or (1, 1, 1), strict=True), start=13
-        )
-    ]
-
-
-def version(vip: str) -> int:
-    return 6 if ":" in vip else 4
-
-
-@dataclass
-class Farm:
-    device: Device
-    client: Inside
-    stack: ExitStack
-
-    def serve(
-        self,
-        gateways: Sequence[Gateway],
-        listeners: Sequence[Listener] = LISTENERS,
-        down: Sequence[str] = (),
-        moment: Moment = REST,
-    ) -> None:
-        """Make the device carry this, and nothing that it remembers from before."""
-        vs = virtual_server(gateways, listeners)
-        gone = frozenset((UID, name) for name in down)
-        done = self.device.reconcile(Desired((vs,), {UID: VIPS}, gone, moment))
-        assert not done.drift
-        self.device.take()
-
-    def greeted(self, vip: str, client: int = 0, port: int = 0, listener: Listener = GREET) -> str:
-        """Name of the gateway that answers a new TCP connection of a client."""
-        return self.client.call(_greeted, _source(vip, client, port), vip, listener.port)
-
-    def hold(self, vip: str, client: int = 0, timeout: float = 0.5) -> socket.socket:
-        """A TCP connection that stays open until the test ends."""
-        sock = self.client.call(_connect, _source(vip, client, 0), vip, ECHO, timeout)
-        self.stack.callback(sock.close)
-        return sock
-
-    def held(self, vip: str) -> Counter[str]:
-        """Open connections by gateway, as the kernel counts them."""
-        counts = self.device.call(self.device.plane.connections)
-        family = f"-{version(vip)}"
-        return Counter(
-            {name.removesuffix(family): n for (_, name), n in counts.items() if family in name}
-        )
-
-
-def _source(vip: str, client: int, port: int) -> tuple[str, int]:
-    return SOURCES[vip].format(client), port
-
-
-def _connect(source: tuple[str, int], vip: str, port: int, timeout: float = 0.5) -> socket.socket:
-    return socket.create_connection((vip, port), timeout, source_address=source)
-
-
-def _greeted(source: tuple[str, int], vip: str, port: int) -> str:
-    with _connect(source, vip, port) as sock:
-        return sock.recv(100).decode().strip()
-
 
 @pytest.fixture(scope="module")
-def built() -> Iterator[tuple[Device, Inside]]:
-    with hosts("a", "client", *NAMES, servers=NAMES) as network:
-        device, client = Device(network, "a"), Inside(network, "client")
-        for vip, pattern in SOURCES.items():
-            length = 128 if version(vip) == 6 else 32
-            nodad = ["nodad"] if version(vip) == 6 else []
-            for number in range(10):
-                address = f"{pattern.format(number)}/{length}"
-                client.run("ip", "address", "add", address, "dev", "eth0", *nodad)
-        yield device, client
-        device.close()
-        client.close()
+def land() -> Iterator[tuple[Device, Inside]]:
+    with farmland() as made:
+        yield made
 
 
 @pytest.fixture
-def farm(built: tuple[Device, Inside]) -> Iterator[Farm]:
-    device, client = built
-    device.reconcile(Desired())
-    device.run("conntrack", "-F")
-    with ExitStack() as stack:
-        yield Farm(device, client, stack)
+def farm(land: tuple[Device, Inside]) -> Iterator[Farm]:
+    with fallow(*land) as made:
+        yield made
 
 
 @pytest.mark.parametrize("vip", VIPS)
@@ -154,7 +59,6 @@ def test_the_hash_is_the_kernels(farm: Farm, vip: str, balance: Balance) -> None
     usable = candidates(vs, version(vip), frozenset())
     slots = selector(vs, listener, version(vip), usable, REST).slots
     names = {g.address: g.name.partition("-")[0] for g in gateways}
-    assert "sport" in flow_key(GREET, 4)
     first = 40_000 + (1000 if balance == "hash" else 0)
     for client, port in [(n % 10, first + n) for n in range(100)]:
         key = source_key(SOURCES[vip].format(client), port if balance == "hash" else None)
@@ -184,7 +88,7 @@ def test_a_trace_tells_where_a_flow_will_go_and_where_it_went(farm: Farm, vip: s
     (holder,) = +farm.held(vip)
     assert (answer.how, answer.gateway and answer.gateway.name[:-2]) == ("connection", holder)
     assert traced(0, 45_100, sticky).how == "turn"
-    farm.client.call(_connect, _source(vip, 0, 45_101), vip, 82).close()
+    farm.client.call(connect_from, source_of(vip, 0, 45_101), vip, 82).close()
     went = traced(0, 45_101, sticky).gateway
     answer = traced(0, 45_102, sticky)
     assert went is not None
@@ -320,109 +224,3 @@ def test_a_gateway_that_grows_takes_its_part_of_its_share(farm: Farm, vip: str) 
     found = Counter(farm.greeted(vip) for _ in range(150))
     share = 10 / 210
     assert found["gw1"] <= 150 * share + 6 * sqrt(150 * share * (1 - share)), found
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_a_gateway_that_the_agent_counts_full_takes_nothing(farm: Farm, vip: str) -> None:
-    names = {f"gw1-{v}" for v in (4, 6)}
-    full = Moment(full=frozenset((UID, name) for name in names))
-    farm.serve(farm_gateways(most=50), moment=full)
-    assert "gw1" not in {farm.greeted(vip) for _ in range(30)}
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_a_gateway_never_has_more_than_its_most(farm: Farm, vip: str) -> None:
-    farm.serve(farm_gateways(most=5))
-    for _ in range(15):
-        farm.hold(vip)
-    assert farm.held(vip) == {"gw1": 5, "gw2": 5, "gw3": 5}
-    with pytest.raises(ConnectionRefusedError):
-        farm.hold(vip)
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_what_exceeds_a_gateway_goes_to_one_without_a_limit(farm: Farm, vip: str) -> None:
-    gateways = [
-        replace(g, max_connections=4 if g.name.startswith("gw1") else 0)
-        for g in farm_gateways(8, 1, 1)
-    ]
-    farm.serve(gateways)
-    for _ in range(30):
-        farm.hold(vip)
-    found = farm.held(vip)
-    assert found["gw1"] == 4
-    assert found["gw2"] + found["gw3"] == 26
-    assert found["gw2"] > 3
-    assert found["gw3"] > 3
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_a_place_that_is_free_again_is_taken(farm: Farm, vip: str) -> None:
-    farm.serve(farm_gateways(most=3))
-    socks = [farm.hold(vip) for _ in range(9)]
-    for sock in socks:
-        sock.close()
-    wait_until(lambda: sum(farm.held(vip).values()) == 0, "all connections have ended")
-
-    def taken() -> bool:
-        try:
-            farm.hold(vip, timeout=3)
-        except ConnectionRefusedError:
-            return False
-        return True
-
-    wait_until(taken, "a gateway has room again", 8)
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_listeners_share_the_room_of_a_gateway(farm: Farm, vip: str) -> None:
-    other = replace(HOLD, port=81)
-    farm.serve(farm_gateways(most=2), [HOLD, other])
-    for _ in range(6):
-        farm.hold(vip)
-    with pytest.raises(ConnectionRefusedError):
-        farm.client.call(_connect, _source(vip, 1, 0), vip, 81)
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_a_rule_change_forgets_no_connection_of_a_gateway(farm: Farm, vip: str) -> None:
-    gateways = farm_gateways(most=5)
-    farm.serve(gateways)
-    for _ in range(15):
-        farm.hold(vip)
-    farm.serve(gateways, [*LISTENERS, replace(HOLD, port=81)])
-    time.sleep(2.6)
-    with pytest.raises((ConnectionRefusedError, TimeoutError)):
-        farm.hold(vip)
-    assert farm.held(vip) == {"gw1": 5, "gw2": 5, "gw3": 5}
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_a_client_has_no_more_connections_than_it_may(farm: Farm, vip: str) -> None:
-    farm.serve(farm_gateways(), [replace(HOLD, client_connections=4)])
-    socks = [farm.hold(vip) for _ in range(4)]
-    with pytest.raises(ConnectionRefusedError):
-        farm.hold(vip)
-    farm.hold(vip, client=1)
-    socks[0].close()
-    wait_until(lambda: sum(farm.held(vip).values()) == 4, "one has ended")
-    farm.hold(vip)
-
-
-@pytest.mark.parametrize("vip", VIPS)
-def test_a_client_opens_no_more_in_a_second_than_it_may(farm: Farm, vip: str) -> None:
-    farm.serve(farm_gateways(), [replace(GREET, client_rate=10)])
-    began, opened = time.monotonic(), 0
-    while time.monotonic() - began < 3:
-        try:
-            farm.client.call(_greeted_within, _source(vip, 0, 0), vip, 80, 0.05)
-            opened += 1
-        except TimeoutError:
-            pass
-    took = time.monotonic() - began
-    assert 10 * took * 0.5 < opened <= 10 + 10 * took * 1.2
-    assert farm.greeted(vip, client=1), "another client is not held up"
-
-
-def _greeted_within(source: tuple[str, int], vip: str, port: int, seconds: float) -> None:
-    _connect(source, vip, port, seconds).close()

@@ -114,6 +114,15 @@ def test_a_gateway_with_its_most_connections_is_full(balancer: Balancer, clock: 
     assert balancer.count_is_due
 
 
+def test_a_large_limit_is_met_with_foresight(balancer: Balancer, clock: Clock) -> None:
+    balancer.observe([server(most=10_000)], down())
+    full = []
+    for live in (0, 4000, 8000, 8100, 9000, 10_000, 9990):
+        balancer.count({(UID, "gw1"): live}, took_s=0.001)
+        full.append((UID, "gw1") in balancer.moment.full)
+    assert full == [False, False, True, False, False, True, False]
+
+
 def test_counting_takes_a_small_part_of_the_time(balancer: Balancer, clock: Clock) -> None:
     balancer.observe([server(balance="least-connections")], down())
     balancer.count({}, took_s=0.5)

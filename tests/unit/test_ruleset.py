@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.ruleset import Desired, Ruleset, change, compile_ruleset, load
 from protocol.ids import GroupId
@@ -174,3 +175,25 @@ def test_every_change_adds_what_is_new_and_deletes_what_is_gone(
         named = " ".join(line for line in lines if " services " in line)
         assert all(key in named for key in some)
         assert named.count("goto") == len(some)
+
+
+def test_the_kernel_counts_up_to_a_limit_that_it_can_walk_through() -> None:
+    def chains(most: int) -> str:
+        gateways = (replace(GW1, max_connections=most), GW2)
+        found = compiled(server(*gateways)).chains
+        return " ".join(rule for rules in found.values() for rule in rules)
+
+    assert "ct count over 999 update" in chains(1000)
+    assert "ct count over 1000 jump" in chains(1000)
+    assert "ct count" not in chains(1001)
+    assert "jump" in chains(1001), "a gateway that the agent counts full sends flows on"
+
+
+def test_what_a_listener_remembers_outlives_its_gateways() -> None:
+    sticky = replace(HTTPS, sticky=60, client_connections=5, client_rate=7)
+    some, none = (compiled(server(*g, listener=sticky)) for g in ((GW1, GW2), ()))
+    assert some.sets == none.sets
+    assert {name.removeprefix(CHAIN) for name in some.sets} == {"_sticky", "_c5", "_r7"}
+    script = change(some, none)
+    assert "delete map" not in script
+    assert "delete set" not in script

@@ -1,0 +1,143 @@
+"""Limits in a real kernel: room of gateways, what one client may have and open."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from agent.distribution import Moment
+from tests.kernel.farm import (
+    GREET,
+    HOLD,
+    LISTENERS,
+    Farm,
+    connect_from,
+    fallow,
+    farm_gateways,
+    farmland,
+    source_of,
+)
+from tests.kernel.namespaces import UID, VIPS, Device, Inside, wait_until
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(scope="module")
+def land() -> Iterator[tuple[Device, Inside]]:
+    with farmland() as made:
+        yield made
+
+
+@pytest.fixture
+def farm(land: tuple[Device, Inside]) -> Iterator[Farm]:
+    with fallow(*land) as made:
+        yield made
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_gateway_that_the_agent_counts_full_takes_nothing(farm: Farm, vip: str) -> None:
+    names = {f"gw1-{v}" for v in (4, 6)}
+    full = Moment(full=frozenset((UID, name) for name in names))
+    farm.serve(farm_gateways(most=50), moment=full)
+    assert "gw1" not in {farm.greeted(vip) for _ in range(30)}
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_gateway_never_has_more_than_its_most(farm: Farm, vip: str) -> None:
+    farm.serve(farm_gateways(most=5))
+    for _ in range(15):
+        farm.hold(vip)
+    assert farm.held(vip) == {"gw1": 5, "gw2": 5, "gw3": 5}
+    with pytest.raises(ConnectionRefusedError):
+        farm.hold(vip)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_what_exceeds_a_gateway_goes_to_one_without_a_limit(farm: Farm, vip: str) -> None:
+    gateways = [
+        replace(g, max_connections=4 if g.name.startswith("gw1") else 0)
+        for g in farm_gateways(8, 1, 1)
+    ]
+    farm.serve(gateways)
+    for _ in range(30):
+        farm.hold(vip)
+    found = farm.held(vip)
+    assert found["gw1"] == 4
+    assert found["gw2"] + found["gw3"] == 26
+    assert found["gw2"] > 3
+    assert found["gw3"] > 3
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_place_that_is_free_again_is_taken(farm: Farm, vip: str) -> None:
+    farm.serve(farm_gateways(most=3))
+    socks = [farm.hold(vip) for _ in range(9)]
+    for sock in socks:
+        sock.close()
+    wait_until(lambda: sum(farm.held(vip).values()) == 0, "all connections have ended")
+
+    def taken() -> bool:
+        try:
+            farm.hold(vip, timeout=3)
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    wait_until(taken, "a gateway has room again", 8)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_listeners_share_the_room_of_a_gateway(farm: Farm, vip: str) -> None:
+    other = replace(HOLD, port=81)
+    farm.serve(farm_gateways(most=2), [HOLD, other])
+    for _ in range(6):
+        farm.hold(vip)
+    with pytest.raises(ConnectionRefusedError):
+        farm.client.call(connect_from, source_of(vip, 1, 0), vip, 81)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_rule_change_forgets_no_connection_of_a_gateway(farm: Farm, vip: str) -> None:
+    gateways = farm_gateways(most=5)
+    farm.serve(gateways)
+    for _ in range(15):
+        farm.hold(vip)
+    farm.serve(gateways, [*LISTENERS, replace(HOLD, port=81)])
+    time.sleep(2.6)
+    with pytest.raises((ConnectionRefusedError, TimeoutError)):
+        farm.hold(vip)
+    assert farm.held(vip) == {"gw1": 5, "gw2": 5, "gw3": 5}
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_client_has_no_more_connections_than_it_may(farm: Farm, vip: str) -> None:
+    farm.serve(farm_gateways(), [replace(HOLD, client_connections=4)])
+    socks = [farm.hold(vip) for _ in range(4)]
+    with pytest.raises(ConnectionRefusedError):
+        farm.hold(vip)
+    farm.hold(vip, client=1)
+    socks[0].close()
+    wait_until(lambda: sum(farm.held(vip).values()) == 4, "one has ended")
+    farm.hold(vip)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_client_opens_no_more_in_a_second_than_it_may(farm: Farm, vip: str) -> None:
+    farm.serve(farm_gateways(), [replace(GREET, client_rate=10)])
+    began, opened = time.monotonic(), 0
+    while time.monotonic() - began < 3:
+        try:
+            farm.client.call(_opened_within, source_of(vip, 0, 0), vip, 80, 0.05)
+            opened += 1
+        except TimeoutError:
+            pass
+    took = time.monotonic() - began
+    assert 10 * took * 0.5 < opened <= 10 + 10 * took * 1.2
+    assert farm.greeted(vip, client=1), "another client is not held up"
+
+
+def _opened_within(source: tuple[str, int], vip: str, port: int, seconds: float) -> None:
+    connect_from(source, vip, port, seconds).close()
