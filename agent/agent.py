@@ -340,8 +340,7 @@ class Agent:
 
     def primary_name(self, group: GroupId) -> str | None:
         """Name of a group's primary as far as known here."""
-        leader = self.primary_of(group)
-        known = self.config.devices.get(leader) if leader else None
+        known = self.config.devices.get(self.primary_of(group) or DeviceId(""))
         return known.name if known else None
 
     async def precheck(self, change: Change) -> None:
