@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from agent.ruleset import Desired, Ruleset, change, compile_ruleset, load
 from protocol.ids import GroupId
@@ -179,7 +179,7 @@ def test_every_change_adds_what_is_new_and_deletes_what_is_gone(
 
 def test_the_kernel_counts_up_to_a_limit_that_it_can_walk_through() -> None:
     def chains(most: int) -> str:
-        gateways = (replace(GW1, max_connections=most), GW2)
+        gateways = (msgspec.structs.replace(GW1, max_connections=most), GW2)
         found = compiled(server(*gateways)).chains
         return " ".join(rule for rules in found.values() for rule in rules)
 
@@ -190,7 +190,7 @@ def test_the_kernel_counts_up_to_a_limit_that_it_can_walk_through() -> None:
 
 
 def test_what_a_listener_remembers_outlives_its_gateways() -> None:
-    sticky = replace(HTTPS, sticky=60, client_connections=5, client_rate=7)
+    sticky = msgspec.structs.replace(HTTPS, sticky=60, client_connections=5, client_rate=7)
     some, none = (compiled(server(*g, listener=sticky)) for g in ((GW1, GW2), ()))
     assert some.sets == none.sets
     assert {name.removeprefix(CHAIN) for name in some.sets} == {"_sticky", "_c5", "_r7"}
