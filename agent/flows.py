@@ -23,9 +23,9 @@ from agent.flowtable import FlowTable
 from agent.mirror import Mirror
 from protocol.assignment import carriers_of
 from protocol.config import Config
-from protocol.effects import Event
+from protocol.effects import Event, Input
 from protocol.errors import HalbError
-from protocol.flows import FlowsPart, FlowsWanted
+from protocol.flows import Behind, FlowsPart, FlowsWanted
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Message
 from protocol.timing import DRAIN_NS, SECOND
@@ -41,6 +41,9 @@ COMPARE_S = 300.0
 DRAIN_S = DRAIN_NS / SECOND
 """After a hand-over the predecessor still forwards, and its entries must stay."""
 MARGIN_S = 0.5
+BEHIND_S = 30.0
+"""After so long a device may be moved to although it still lacks flows."""
+BEHIND = "is still being told the flows of the primary"
 
 _OFFICES = ("primary", "leader", "released", "lame")
 """Kinds of events that tell who is primary."""
@@ -56,10 +59,15 @@ class Flows:
     """This device's part in it, as primary of some groups and secondary of others."""
 
     def __init__(
-        self, device: DeviceId, incarnation: int, send: Callable[[DeviceId, Message], None]
+        self,
+        device: DeviceId,
+        incarnation: int,
+        send: Callable[[DeviceId, Message], None],
+        deliver: Callable[[Input], None],
     ) -> None:
         self._me = device
         self._send = send
+        self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-flows")
         self._table: FlowTable | None = None
@@ -76,6 +84,11 @@ class Flows:
         """When the newest stream to each device began."""
         self._in: dict[DeviceId, Incoming] = {}
         self._mirrors: dict[DeviceId, Mirror] = {}
+        self._in_step: set[GroupId] = set()
+        """Groups whose flows are in this kernel, as far as any primary told."""
+        self._lacking: dict[GroupId, float] = {}
+        """Other groups, and since when."""
+        self._behind: tuple[tuple[GroupId, str], ...] = ()
         self._compared: dict[DeviceId, float] = {}
         """When the newest stream of each device began to come."""
 
@@ -150,7 +163,23 @@ class Flows:
                 at = drained + MARGIN_S if drained > now else now
                 self._in[leader] = Incoming(groups, at)
                 self._loop.call_at(at, self._ask, leader)
+        self._in_step |= {g for g, leader in self._leaders.items() if leader == self._me}
+        self._judge()
         self._listen()
+
+    def _judge(self) -> None:
+        """Tell the core for which groups this device is no choice of a planned move yet."""
+        now = self._loop.time()
+        wanted = frozenset().union(*self._wanted().values())
+        self._lacking = {g: self._lacking.get(g, now) for g in wanted - self._in_step}
+        behind = tuple(
+            (group, BEHIND)
+            for group, since in sorted(self._lacking.items())
+            if now - since < BEHIND_S
+        )
+        if behind != self._behind:
+            self._behind = behind
+            self._deliver(Behind(behind))
 
     # As primary
 
@@ -241,7 +270,7 @@ class Flows:
         step = source.take(part)
         if step is Step.GAP:
             _log.info("flows of %s have to be told anew", leader)
-            source.forget()
+            self._forget(leader, source)
             self._ask(leader)
         elif step is not Step.SIGN:
             covered = [g for g in source.covered if self._leaders.get(g) in (leader, self._me)]
@@ -257,10 +286,18 @@ class Flows:
         self, leader: DeviceId, source: Incoming, part: FlowsPart, refused: int | None
     ) -> None:
         if refused is None:
-            source.forget()
+            self._forget(leader, source)
         elif source.enter(part):
             _log.info("in step with the flows of %s", leader)
+            self._in_step |= source.covered
+            self._judge()
         self._ask(leader)
+
+    def _forget(self, leader: DeviceId, source: Incoming) -> None:
+        """The stream has ended, and this device lacks what it would have told."""
+        self._in_step -= {g for g in source.covered if self._leaders.get(g) == leader}
+        source.forget()
+        self._judge()
 
     # Both
 
@@ -286,13 +323,16 @@ class Flows:
                 self._mirrors.pop(leader, None)
                 self._compared.pop(leader, None)
             else:
-                source.anew = source.anew or now - self._compared.get(leader, now) > COMPARE_S
+                old = now - self._compared.get(leader, now) > COMPARE_S
+                uncovered = not wanted.get(leader, frozenset()) <= source.covered
+                source.anew = source.anew or (source.complete and (old or uncovered))
                 self._ask(leader)
         for device, out in list(self._out.items()):
             if out.silent(now) or not self._told():
                 del self._out[device]
             else:
                 self._send(device, out.sign())
+        self._judge()
         self._listen()
 
     def _work(self, job: Callable[[], Result], then: Callable[[Result], None]) -> None:

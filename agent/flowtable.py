@@ -129,17 +129,17 @@ class FlowTable:
 
         With ``replace`` False others stay, and that is no refusal.
         """
-        refused = self._requests.send([_entry(flow, at) for at, flow in enumerate(flows)])
+        refused = self._requests.send([entry(flow, at) for at, flow in enumerate(flows)])
         there = [flows[at] for at, code in refused.items() if code == errno.EEXIST]
         if not there or not replace:
             return len(refused) - len(there)
         self._requests.send([m for flow in there for m in _removals(flow)])
-        again = self._requests.send([_entry(flow, at) for at, flow in enumerate(there)])
+        again = self._requests.send([entry(flow, at) for at, flow in enumerate(there)])
         return len(refused) - len(there) + len(again)
 
     def prolong(self, flows: Sequence[Flow]) -> None:
         """Let entries live for their whole timeout again."""
-        self._requests.send([_renewal(flow) for flow in flows])
+        self._requests.send([renewal(flow) for flow in flows])
 
     def remove(self, keys: Sequence[Key]) -> None:
         """Take flows out; those that are not there are no error."""
@@ -195,8 +195,8 @@ def _translation(kind: int, version: int, address: bytes, port: bytes) -> bytes:
     return _nest(kind, _attribute(1 if version == 4 else 4, address) + ports)
 
 
-def _entry(flow: Flow, place: int) -> bytes:
-    """The request that enters a flow.
+def entry(flow: Flow, place: int, status: int = _SEEN_REPLY | _ASSURED | _CONFIRMED) -> bytes:
+    """The request that enters a flow; a refusal names its ``place``.
 
     The kernel wants the reply as it would be without translation, and makes
     the real one of it.
@@ -205,7 +205,6 @@ def _entry(flow: Flow, place: int) -> bytes:
     (
         protocol, client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark,
     ) = RECORD[version].unpack(flow)  # fmt: skip
-    status = _SEEN_REPLY | _ASSURED | _CONFIRMED
     body = [
         struct.pack("!BBH", _FAMILY[version], 0, 0),
         _tuple(1, version, flow),
@@ -223,12 +222,13 @@ def _entry(flow: Flow, place: int) -> bytes:
     return netlink.message(_NEW, b"".join(body), flags=netlink.CREATE_EXCLUSIVE, number=place)
 
 
-def _renewal(flow: Flow) -> bytes:
-    """The request that gives an entry its whole timeout."""
+def renewal(flow: Flow, status: int = 0) -> bytes:
+    """The request that gives an entry its whole timeout, and bits of a status if not 0."""
     version = VERSION[len(flow)]
     head = struct.pack("!BBH", _FAMILY[version], 0, 0)
     timeout = _attribute(_TIMEOUT, TIMEOUT_S[flow[0]].to_bytes(4, "big"))
-    return netlink.message(_NEW, head + _tuple(1, version, flow) + timeout)
+    bits = _attribute(_STATUS, status.to_bytes(4, "big")) if status else b""
+    return netlink.message(_NEW, head + _tuple(1, version, flow) + bits + timeout)
 
 
 def _removal(kind: int, version: int, key: Key, place: int = 0) -> bytes:

@@ -110,6 +110,12 @@ class Picture:
             return self.groups[group].late if group in self.groups else ""
         return self._late.get(device, {}).get(group, "")
 
+    def behind(self, device: DeviceId, group: GroupId) -> str:
+        """Why no planned move goes to ``device`` now, by its own word; empty if one may."""
+        if device == self.facts.device:
+            return self.groups[group].behind if group in self.groups else ""
+        return dict(self.infos[device].behind).get(group, "") if device in self.infos else ""
+
     def primary(self, group: GroupId) -> DeviceId | None:
         """The primary, unless it is known to be gone."""
         seen = self.groups.get(group)

@@ -114,7 +114,7 @@ def _why_not_eligible(
     assignment = picture.assignment(server.uid)
     if assignment is None or device not in assignment.voters:
         return "waits for the coordinator to make it a voter"
-    return ""
+    return picture.behind(device, server.uid)
 
 
 def _gateways(

@@ -45,6 +45,8 @@ class Candidacy:
         """Highest term heard of, which the next candidacy must exceed."""
         self.late = ""
         """Why this device is ranked last; empty if it is not."""
+        self.behind = ""
+        """Why this device lacks flows of the primary, and stands after others; or empty."""
         self.frozen = False
         """Nobody but the last primary stands of its own accord."""
         self.evidence = Evidence()
@@ -119,7 +121,7 @@ class Candidacy:
         voter = self._voter
         gone = voter.promised_to
         ranked = [c for c in voter.electorate.carriers if c != gone or c == voter.me]
-        return ranked.index(voter.me) + (len(ranked) if self.late else 0)
+        return ranked.index(voter.me) + (len(ranked) if self.late or self.behind else 0)
 
     def timely(self, now: int) -> bool:
         """Whether silence and promises let this device stand now."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from protocol.changes import Change
 from protocol.config import Config
 from protocol.conflicts import Conflict
+from protocol.flows import Behind
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.messages import Message
@@ -207,7 +208,7 @@ class Dialled:
 
 Input = (
     Dialled | Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Paused | Probed
+    | Behind | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Paused | Probed
     | Propose | Promote | Force | Adopt | Stop | Resume | Recover
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -44,6 +45,16 @@ def key_of(flow: Flow) -> Key:
 def vip_of(flow: Flow | Key) -> bytes:
     """The packed VIP of a record or key."""
     return flow[_VIP_AT[VERSION[len(flow)]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Virtual Servers whose flows this device is still being told, and why (whole set).
+
+    No planned move goes to it, and others stand for primary before it.
+    """
+
+    groups: tuple[tuple[GroupId, str], ...] = ()
 
 
 class FlowsWanted(msgspec.Struct, frozen=True, tag_field="t", tag="flows-wanted"):

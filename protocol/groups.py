@@ -193,6 +193,15 @@ class Groups(Mapping[GroupId, Group]):
         held = (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK, Role.CANDIDATE)
         return any(group.role in held for group in self._groups.values())
 
+    def fall_behind(
+        self, reasons: tuple[tuple[GroupId, str], ...]
+    ) -> tuple[tuple[GroupId, str], ...]:
+        """Take in whose flows this device is still being told; ``reasons`` itself."""
+        known = dict(reasons)
+        for gid, group in self._groups.items():
+            group.candidacy.behind = known.get(gid, "")
+        return reasons
+
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""
         return [(gid, group.unfit) for gid, group in self._groups.items() if group.unfit]

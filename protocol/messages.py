@@ -180,6 +180,8 @@ class Lead(msgspec.Struct, frozen=True, array_like=True):
 
 
 MAX_UNHEARD = 16
+MAX_LINKS = 64
+"""Peers that a :class:`Report` tells of."""
 
 
 class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
@@ -210,6 +212,8 @@ class Info(msgspec.Struct, frozen=True, tag_field="t", tag="info"):
     """Grows with each change, within one incarnation."""
     refuted: int = 0
     """Second part of the sender's :class:`Incarnation`."""
+    behind: tuple[tuple[GroupId, str], ...] = ()
+    """Virtual Servers whose flows the device is still being told, with the reason."""
     committed: Revision = NO_REVISION
     """Newest revision that the sender knows to be committed, and can pass on."""
 
@@ -343,10 +347,6 @@ class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
     """Who reports, where others pass it on; empty: the sender."""
     gateways: tuple[GatewaySeen, ...] = ()
     """Of the Virtual Server that was asked about, if the device carries it."""
-
-
-MAX_LINKS = 64
-"""Peers that a :class:`Report` tells of."""
 
 
 class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):

@@ -15,6 +15,15 @@ from protocol.timing import IDLE_BEAT_NS
 
 
 def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], now: int) -> str:
+    """Why the group should not be handed to ``to`` now; empty if it may be."""
+    reason = _why_cannot(group, to, contacts, now)
+    contact = contacts.get(to)
+    if reason or contact is None or contact.info is None:
+        return reason
+    return dict(contact.info.behind).get(group.group, "")
+
+
+def _why_cannot(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], now: int) -> str:
     """Why ``to`` cannot take the group over now; empty if it can."""
     if to not in group.voter.electorate.carriers:
         return "may not carry this Virtual Server"
@@ -48,10 +57,17 @@ def place(group: Group, device: DeviceId, contacts: Mapping[DeviceId, Contact]) 
     return late, group.voter.electorate.carriers.index(device)
 
 
-def best_successor(group: Group, contacts: Mapping[DeviceId, Contact], now: int) -> DeviceId | None:
-    """The best-ranked device that can take the group over now."""
-    carriers = group.voter.electorate.carriers
-    for candidate in sorted(carriers, key=lambda d: place(group, d, contacts)):
-        if candidate != group.me and not why_not(group, candidate, contacts, now):
-            return candidate
+def best_successor(
+    group: Group, contacts: Mapping[DeviceId, Contact], now: int, *, pressing: bool = False
+) -> DeviceId | None:
+    """The best-ranked device that can take the group over now.
+
+    Where it is ``pressing``, and no other is left, one that lacks flows, too.
+    """
+    ranked = sorted(group.voter.electorate.carriers, key=lambda d: place(group, d, contacts))
+    others = [device for device in ranked if device != group.me]
+    for why in (why_not, _why_cannot) if pressing else (why_not,):
+        for candidate in others:
+            if not why(group, candidate, contacts, now):
+                return candidate
     return None

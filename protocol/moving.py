@@ -161,7 +161,7 @@ class Moving:
             if now < not_before and not group.stopping:
                 self._next = min(self._next, not_before)
                 continue
-            to = best_successor(group, contacts, now)
+            to = best_successor(group, contacts, now, pressing=True)
             if to is not None and now >= not_before:
                 self._not_before[gid] = now + PAUSE_NS
                 group.hand_over(to, now, out)

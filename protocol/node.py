@@ -44,6 +44,7 @@ from protocol.effects import (
     WallClock,
 )
 from protocol.explain import report_of
+from protocol.flows import Behind
 from protocol.forcing import Forcing
 from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
@@ -232,6 +233,8 @@ class Node:
             case Fitness(unfit):
                 self.roster.unfit = unfit
                 self._judge_fitness(touched)
+            case Behind(behind):
+                self.roster.behind = self.groups.fall_behind(behind)
             case GatewayHealth(down):
                 self.roster.gateways_down = down
             case Lossy(peers):

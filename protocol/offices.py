@@ -98,6 +98,6 @@ class Offices:
             unfit = "has just started"
         return GroupView(
             gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since,
-            group.candidacy.late, group.damping.left(now),
+            group.candidacy.late, group.candidacy.behind, group.damping.left(now),
             alone=group.alone.told, waits=group.alone.waits_for(now),
         )  # fmt: skip

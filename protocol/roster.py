@@ -34,6 +34,7 @@ class Roster:
         """What the shell found; the core may know more reasons."""
         self.gateways_down: tuple[tuple[GroupId, str], ...] = ()
         self.late: tuple[tuple[GroupId, str], ...] = ()
+        self.behind: tuple[tuple[GroupId, str], ...] = ()
         self.unheard: tuple[DeviceId, ...] = ()
         self.lossy: tuple[DeviceId, ...] = ()
         self.applied = NO_REVISION
@@ -64,6 +65,7 @@ class Roster:
             gateways_down=self.gateways_down,
             stopping=self.stopping,
             late=self.late,
+            behind=self.behind,
             unheard=self.unheard,
             lossy=self.lossy,
             serial=0 if self.told is None else self.told.serial,

@@ -44,6 +44,8 @@ class GroupView:
     """When the leader became it: Unix time in milliseconds, 0 where unknown. Display only."""
     late: str = ""
     """Why this device is ranked last; empty if it is not."""
+    behind: str = ""
+    """Why no planned move goes to this device for now; empty if one may."""
     damped: int = 0
     """For so long (nanoseconds) no device moves the group on its own."""
     alone: bool = False
