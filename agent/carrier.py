@@ -167,7 +167,8 @@ class Carrier:
         found = list(self._routers)
         if server is not None:
             others = [server.arbiter] if server.arbiter else []
-            others += (g.address for g in server.gateways if g.state != "disabled")
+            if server.forwarding != "dsr":  # where gateways have the VIP themselves
+                others += (g.address for g in server.gateways if g.state != "disabled")
             found += (each for each in others if self._is_near(each))
         return list(dict.fromkeys(found))
 

@@ -38,6 +38,8 @@ from protocol.timing import SECOND
 
 DEFEND_NS = 10 * SECOND
 """DEFEND_INTERVAL of RFC 5227: at most one announcement per VIP in so long."""
+CONFIRM_S = 0.5
+"""A claim counts if this device still holds the VIP so long after it."""
 GRACE_NS = SECOND
 """After the lease was opened, frames of the predecessor may still arrive."""
 FRESH_NS = 90 * SECOND
@@ -65,8 +67,8 @@ class Owner:
     first: int
     """Own clock, ns."""
     last: int
-    said: int
-    """When it was last reported."""
+    said: int | None = None
+    """When it was last reported; None while its claim is not confirmed."""
 
 
 def heard_range(own: bytes, vips: frozenset[Address]) -> tuple[Step, ...]:
@@ -122,6 +124,9 @@ class Owners:
         self._defended: dict[str, int] = {}
         self._second = self._frames = 0
         self._resume: asyncio.TimerHandle | None = None
+        self._doubted: dict[str, object] = {}
+        """VIPs with a claim that is not confirmed yet."""
+        self._call_later: Callable[..., object] = self._loop.call_later
 
     def hold(self, vips: Sequence[str]) -> None:
         """Hear for exactly these from now on."""
@@ -136,7 +141,11 @@ class Owners:
         """Owners of held VIPs that were heard lately."""
         oldest = boottime() - FRESH_NS
         held = {str(ip) for ip in self._since}
-        return tuple(o for o in self._owners.values() if o.last > oldest and o.vip in held)
+        return tuple(
+            owner
+            for owner in self._owners.values()
+            if owner.last > oldest and owner.vip in held and owner.said is not None
+        )
 
     def _listen(self) -> None:
         """Open the tap, or give it a filter for what is held now."""
@@ -192,12 +201,25 @@ class Owners:
         if owner is None:
             if len(self._owners) >= MAX_OWNERS:
                 del self._owners[min(self._owners, key=lambda k: self._owners[k].last)]
-            owner = self._owners[key] = Owner(*key, first=now, last=now, said=now - SAY_NS)
+            owner = self._owners[key] = Owner(*key, first=now, last=now)
         owner.last = now
-        if now - self._defended.get(vip, now - DEFEND_NS) >= DEFEND_NS:
-            self._defended[vip] = now
-            self._defend(vip)
-        if now - owner.said >= SAY_NS:
+        if vip not in self._doubted:
+            self._doubted[vip] = self._call_later(CONFIRM_S, self._confirm, owner, since)
+
+    def _confirm(self, owner: Owner, since: int) -> None:
+        """Act on a claim, if this device still holds the VIP and did not let go of it since.
+
+        A hand-over, or an agent that was stopped for a while, hears its successor first and
+        learns only then that it has one.
+        """
+        self._doubted.pop(owner.vip, None)
+        if self._since.get(ip_address(owner.vip)) != since:
+            return
+        now = owner.last
+        if now - self._defended.get(owner.vip, now - DEFEND_NS) >= DEFEND_NS:
+            self._defended[owner.vip] = now
+            self._defend(owner.vip)
+        if owner.said is None or now - owner.said >= SAY_NS:
             owner.said = now
             self._on_owner(owner)
 
@@ -210,4 +232,5 @@ class Owners:
             self._socket = None
 
     def close(self) -> None:
+        self._since = {}
         self._unlisten()

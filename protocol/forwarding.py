@@ -82,6 +82,11 @@ def _check_direct(listener: ListenerDocument, here: str) -> None:
             f"`{here}.balance` is {listener.balance}, but with dsr no device remembers a flow",
             "Use hash or source-hash, which need no memory.",
         )
+    if listener.passive:
+        raise InvalidInput(
+            f"`{here}.passive` is true, but with dsr no device sees what gateways answer",
+            "Leave it out: checks see whether they do.",
+        )
     for key in ("sticky", "client_connections", "client_rate"):
         _refuse_memory(here, key, getattr(listener, key))
 

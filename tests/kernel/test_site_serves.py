@@ -168,6 +168,8 @@ def test_history_tells_of_the_moves_with_their_times(site: Site) -> None:
 def test_a_takeover_is_verified_by_asking_the_gateways(site: Site) -> None:
     def verified() -> bool:
         found = json.loads(site.halbctl("a", "--output", "json", "history").check())
+        kinds = {entry["kind"] for entry in found["entries"]}
+        assert not kinds & {"foreign-owner", "not-learnt"}, found
         return any("verification" in entry["timeline"] for entry in found["entries"])
 
     wait_until(verified, "a takeover is verified", 30.0)

@@ -95,6 +95,10 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"forwarding": "dsr", "listeners": [{"port": 80, "sticky": 60}]},
         ("sticky", "60", "no device remembers"),
     ),
+    "passive with dsr": (
+        {"forwarding": "dsr", "listeners": [{"port": 80, "passive": True}]},
+        ("passive", "dsr", "checks see"),
+    ),
     "turns with dsr": (
         {"forwarding": "dsr", "listeners": [{"port": 80, "balance": "round-robin"}]},
         ("balance", "round-robin", "hash or source-hash"),

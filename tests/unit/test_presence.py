@@ -123,10 +123,15 @@ class Heard:
         self.defended: list[str] = []
         self.told: list[Owner] = []
         self.owners = Owners("eth0", self.defended.append, self.told.append)
-        self.since = self.owners._since = {ip_address(VIP): 0}
+        self.due: list[Callable[[], None]] = []
+        self.owners._call_later = lambda _, do, *about: self.due.append(lambda: do(*about))
+        self.owners._since = {ip_address(VIP): 0}
 
     def hear(self, seconds: float, mac: bytes = MAC, vip: str = VIP) -> None:
+        """Hear a claim, and wait until it is confirmed."""
         self.owners.hear(ip_address(vip), mac, int(seconds * SECOND))
+        while self.due:
+            self.due.pop()()
 
 
 def heard(check: Callable[[Heard], None]) -> None:
@@ -155,6 +160,23 @@ def test_another_hardware_address_is_news() -> None:
         heard.hear(3, OTHER)
         assert [owner.mac for owner in heard.told] == [MAC.hex(":"), OTHER.hex(":")]
         assert len(heard.defended) == 1
+
+    heard(check)
+
+
+def test_a_successor_that_is_heard_before_this_device_knows_of_it_is_no_foreign_owner() -> None:
+    def check(heard: Heard) -> None:
+        heard.owners.hear(ip_address(VIP), MAC, 2 * SECOND)
+        heard.owners._since = {}
+        heard.due.pop()()
+        heard.owners.hear(ip_address(VIP), MAC, 3 * SECOND)
+        heard.owners._since = {ip_address(VIP): 3 * SECOND}
+        assert not heard.due
+        heard.owners.hear(ip_address(VIP), MAC, 5 * SECOND)
+        heard.owners._since = {ip_address(VIP): 6 * SECOND}
+        heard.due.pop()()
+        assert (heard.told, heard.defended) == ([], [])
+        assert heard.owners.present() == ()
 
     heard(check)
 
