@@ -14,7 +14,7 @@ from random import Random
 
 from protocol.hearsay import Sync
 from protocol.ids import DeviceId
-from protocol.membership import Membership, bucket_of, differing
+from protocol.membership import Membership, differing
 from protocol.messages import News, Rumour
 from protocol.outbox import Outbox
 from protocol.standing import PeerState
@@ -29,8 +29,8 @@ MAX_RUMOURS = 32
 """Rumours of one message."""
 SYNC_NS = 5 * SECOND
 """Interval of comparisons, each with one neighbour."""
-MAX_BUCKETS = 8
-"""Differing parts that one comparison tells of; a device that has just started wants all."""
+MAX_TOLD = 128
+"""Devices that one comparison tells of, about; a device that has just started wants all."""
 MAX_HEARD = 2000
 """Rumours of one message that are read."""
 
@@ -54,6 +54,10 @@ class Gossip:
     def spread(self, device: DeviceId) -> None:
         """There is news about ``device``."""
         self._sent[device] = 0
+
+    def fall_silent(self) -> None:
+        """Everyone knows it already."""
+        self._sent.clear()
 
     def rumour(self, device: DeviceId) -> Rumour | None:
         """What this device says about ``device``."""
@@ -120,11 +124,13 @@ class Gossip:
         if own is None:
             return
         numbers = differing(self.membership.summary(own), sync.buckets)
-        if not sync.all and len(numbers) > MAX_BUCKETS:
-            numbers = self._random.sample(numbers, MAX_BUCKETS)
+        devices = len(self.membership.members) + 1
+        most = max(1, MAX_TOLD * self.membership.buckets // devices)
+        if not sync.all and len(numbers) > most:
+            numbers = self._random.sample(numbers, most)
         wanted = set(numbers)
         known = (d for d in (*self.membership.members, self.membership.me) if d != sender)
-        for part in _parts(self._rumours(d for d in known if bucket_of(d) in wanted)):
+        for part in _parts(self._rumours(d for d in known if self.membership.bucket_of(d) in wanted)):
             out.send(sender, News(part, answer=True))
 
     def remind(self, device: DeviceId, out: Outbox) -> None:

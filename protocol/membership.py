@@ -28,8 +28,10 @@ MAX_ACCUSERS = 4
 """Accusers that are remembered by name; more change nothing."""
 MAX_LEFT = 64
 """Devices that left and are still known."""
-BUCKETS = 64
-"""Parts that two devices compare their knowledge by."""
+LEAST_BUCKETS, MOST_BUCKETS = 64, 1024
+"""Parts that two devices compare their knowledge by, in small and large Sites."""
+IN_A_BUCKET = 4
+"""About so many devices share a part: all of them are told of where one differs."""
 HASH_BYTES = 4
 
 
@@ -99,7 +101,7 @@ class Membership:
         self.left: dict[DeviceId, int] = {}
         """Devices that are not in the configuration any more, and since when."""
         self._changed = changed
-        self._buckets = [0] * BUCKETS
+        self._buckets = [0] * LEAST_BUCKETS
 
     def follow(self, devices: Iterable[DeviceId], now: int) -> None:
         """The devices of the configuration, this one or not, are the members."""
@@ -117,6 +119,10 @@ class Membership:
                 self.members[device] = unknown
                 self.suspects[device] = None
                 self._mix(device, unknown.digest)
+        if len(self._buckets) != (number := buckets_for(len(wanted) + 1)):
+            self._buckets = [0] * number
+            for device, member in self.members.items():
+                self._mix(device, member.digest)
 
     def hear(self, rumour: Rumour, now: int) -> bool:
         """Merge what somebody says; whether that was news. Unknown devices are ignored."""
@@ -184,26 +190,36 @@ class Membership:
     # Comparing with a neighbour
 
     def _mix(self, device: DeviceId, digest: int) -> None:
-        self._buckets[bucket_of(device)] ^= digest
+        self._buckets[self.bucket_of(device)] ^= digest
+
+    @property
+    def buckets(self) -> int:
+        """Parts of the knowledge."""
+        return len(self._buckets)
+
+    def bucket_of(self, device: DeviceId) -> int:
+        """Which part of the knowledge a device belongs to."""
+        return crc32(device.encode()) % len(self._buckets)
 
     def summary(self, own: Rumour) -> bytes:
-        """All that is known, in :data:`BUCKETS` numbers; ``own``: what this device says."""
-        mine = bucket_of(self.me)
+        """All that is known, a number for each part; ``own``: what this device says."""
+        mine = self.bucket_of(self.me)
         return b"".join(
             (sum_ ^ (_digest(own) if number == mine else 0)).to_bytes(HASH_BYTES, "big")
             for number, sum_ in enumerate(self._buckets)
         )
 
 
-def bucket_of(device: DeviceId) -> int:
-    """Which part of the knowledge a device belongs to."""
-    return crc32(device.encode()) % BUCKETS
+def buckets_for(devices: int) -> int:
+    """A power of two, so that it seldom changes as the Site grows."""
+    wanted = 1 << (devices // IN_A_BUCKET).bit_length()
+    return min(max(wanted, LEAST_BUCKETS), MOST_BUCKETS)
 
 
 def differing(mine: bytes, theirs: bytes) -> list[int]:
-    """Buckets in which two summaries differ."""
+    """Buckets in which two summaries differ; all where they cannot be compared."""
     if len(mine) != len(theirs):
-        return list(range(BUCKETS))
+        return list(range(len(mine) // HASH_BYTES))
     cells = range(0, len(mine), HASH_BYTES)
     pairs = ((mine[at : at + HASH_BYTES], theirs[at : at + HASH_BYTES]) for at in cells)
     return [number for number, (left, right) in enumerate(pairs) if left != right]

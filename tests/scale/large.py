@@ -55,13 +55,19 @@ def main() -> None:
     options.add_argument("--devices", type=int, default=100)
     options.add_argument("--servers", type=int, default=50)
     options.add_argument("--loss", type=float, default=0.0)
+    options.add_argument(
+        "--acquainted", action="store_true", help="start with devices that know each other"
+    )
     chosen = options.parse_args()
     site = Large(chosen.devices, chosen.servers, loss=chosen.loss)
+    if chosen.acquainted:
+        site.run(4)
+        site.acquaint()
     begun = site.until(site.all_know_all, 120, 1)
     say(f"all know all after {begun:.0f} s")
     agreed = begun + site.until(lambda: all_agree(site), 300, 1)
     say(f"all agree after {agreed:.0f} s")
-    site.run(max(0, 40 - agreed))
+    site.run(5)
     rest = rates(site, REST_S)
     say(f"at rest at {site.now / SECOND:.0f} s: {rest}; {dict(site.bytes)}")
     doubted = sum(len(n.neighbourhood.membership.suspects) for n in site.nodes.values())
@@ -69,6 +75,7 @@ def main() -> None:
     site.forget_counts()
     site.change(device_id(chosen.devices))
     change = site.until_changed(60)
+    say(f"a change after {change:.2f} s")
     agree = change + site.until(lambda: all_agree(site), 300, 1)
     extra = site.bytes.total() / len(site.nodes) - rest.bytes * agree
     say(f"a change after {change:.2f} s, all agree after {agree:.0f} s; {dict(site.bytes)}")

@@ -30,6 +30,7 @@ from protocol.effects import (
     Send,
 )
 from protocol.ids import DeviceId, GroupId
+from protocol.membership import statement
 from protocol.messages import Message
 from protocol.node import Node
 from protocol.objects import Assignment, Device, SiteRecord, Value, VirtualServer
@@ -189,6 +190,15 @@ class Large:
         if len(self.nodes) < len(self.config.devices):
             return False
         return not any(node.neighbourhood.membership.suspects for node in self.nodes.values())
+
+    def acquaint(self) -> None:
+        """Everyone knows what everyone told of itself, as after a long time."""
+        told = {d: n.roster.told for d, n in self.nodes.items() if n.roster.told is not None}
+        for node in self.nodes.values():
+            for device, info in told.items():
+                if device != node.me:
+                    node.neighbourhood.membership.hear(statement(device, info), self.now)
+            node.neighbourhood.gossip.fall_silent()
 
     def give(self, at: DeviceId, item: Input) -> None:
         """The shell of ``at`` hands something to its core."""

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from protocol.awareness import MAX_SCORE, Awareness
 from protocol.ids import NO_REVISION, DeviceId
-from protocol.membership import BUCKETS, Membership, differing, merged, statement
+from protocol.membership import (
+    LEAST_BUCKETS,
+    MOST_BUCKETS,
+    Membership,
+    buckets_for,
+    differing,
+    merged,
+    statement,
+)
 from protocol.messages import Info, Rumour
 from protocol.standing import Incarnation, PeerState
 from protocol.suspicion import LEAST_NS, MOST, patience
@@ -135,7 +143,7 @@ def test_what_differs_is_found_by_the_bucket() -> None:
     one, other = table(said(ALIVE)), table(said(ALIVE), said(DEAD, 1, 0, B))
     own = statement(ME, info(7))
     assert len(differing(one.summary(own), other.summary(own))) == 1
-    assert differing(one.summary(own), b"short") == list(range(BUCKETS))
+    assert differing(one.summary(own), b"short") == list(range(LEAST_BUCKETS))
 
 
 @pytest.mark.parametrize(
@@ -162,3 +170,26 @@ def test_trouble_of_ones_own_stretches_patience() -> None:
     assert awareness.score == MAX_SCORE
     awareness.better()
     assert awareness.score == MAX_SCORE - 1
+
+
+def test_a_device_that_saw_the_site_grow_agrees_with_one_that_came_late() -> None:
+    everyone = [DeviceId(f"{number:016x}") for number in range(1000)]
+    early, late = table(), table()
+    own = statement(ME, info(7))
+    early.follow(everyone[:10], 0)
+    for device in everyone[:10]:
+        early.hear(Rumour(device, Incarnation(1), ALIVE), 1)
+    assert early.buckets == LEAST_BUCKETS
+    for membership in (early, late):
+        membership.follow(everyone, 2)
+        for device in everyone:
+            membership.hear(Rumour(device, Incarnation(1), ALIVE), 3)
+    assert early.buckets == late.buckets > LEAST_BUCKETS
+    assert differing(early.summary(own), late.summary(own)) == []
+
+
+@pytest.mark.parametrize("devices", [1, 64, 65, 500, 1000, 10_000])
+def test_a_part_of_the_knowledge_has_few_devices_while_the_summary_is_small(devices: int) -> None:
+    number = buckets_for(devices)
+    assert LEAST_BUCKETS <= number <= MOST_BUCKETS
+    assert number == MOST_BUCKETS or devices / number <= 4
