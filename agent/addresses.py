@@ -9,6 +9,7 @@ lease's business.
 from __future__ import annotations
 
 import errno
+import fcntl
 import socket
 import struct
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 1
 _IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_SIOCGIFMTU = 0x8921
 _FOREVER = 0xFFFFFFFF
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _ADDRESS_HEADER = struct.Struct("=BBBBI")
@@ -165,3 +167,14 @@ def _dump() -> Iterator[tuple[int, Address]]:
             continue
         ours = values.get(_IFA_PROTO) == bytes([OURS])
         yield index, Address(ip_interface((packed, prefix)), ours)
+
+
+def mtu(interface: str) -> int:
+    """Largest IP packet that ``interface`` sends; raise :class:`InterfaceMissing` without it."""
+    request = struct.pack("16sI12x", interface.encode(), 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            answer = fcntl.ioctl(sock, _SIOCGIFMTU, request)
+        except OSError as error:
+            raise InterfaceMissing(interface) from error
+    return int(struct.unpack_from("16sI", answer)[1])

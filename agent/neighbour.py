@@ -34,7 +34,7 @@ def arp_probe(vip: IPv4Address, mac: bytes) -> bytes:
 
 def _arp(mac: bytes, sender: IPv4Address, target: IPv4Address) -> bytes:
     body = _ARP.pack(*_ARP_HEAD, _REQUEST, mac, sender.packed, bytes(6), target.packed)
-    return _ethernet(_BROADCAST, mac, ETH_ARP, body)
+    return ethernet(_BROADCAST, mac, ETH_ARP, body)
 
 
 def arp_request(vip: IPv4Address, mac: bytes, to: IPv4Address) -> bytes:
@@ -123,7 +123,7 @@ def _discovery(mac: bytes, source: IPv6Address, group: IPv6Address, message: byt
     message = message[:2] + struct.pack("!H", total) + message[4:]
     header = struct.pack("!IHBB", 6 << 28, len(message), ICMPV6, 255)
     packet = header + source.packed + group.packed + message
-    return _ethernet(b"\x33\x33" + group.packed[-4:], mac, ETH_IPV6, packet)
+    return ethernet(b"\x33\x33" + group.packed[-4:], mac, ETH_IPV6, packet)
 
 
 def checksum(data: bytes) -> int:
@@ -134,5 +134,6 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _ethernet(to: bytes, mac: bytes, kind: int, body: bytes) -> bytes:
+def ethernet(to: bytes, mac: bytes, kind: int, body: bytes) -> bytes:
+    """A frame of this kind from ``mac`` to another one."""
     return to + mac + struct.pack("!H", kind) + body

@@ -12,6 +12,7 @@ import msgspec
 
 from agent.clock import boottime
 from agent.conflicts import shown
+from agent.doctor import examine
 from agent.telling import counters, metrics
 from agent.views import side_by_side
 from protocol import api
@@ -27,6 +28,7 @@ from protocol.changes import (
 from protocol.config import Config
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
+from protocol.diagnosis import Diagnosis
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused
 from protocol.explain import asked_about, explain
@@ -73,6 +75,8 @@ class Operations:
                 return await self._join(token)
             case api.GetHistory(name, limit):
                 return api.History(tuple(self.agent.history.query(name, limit)))
+            case api.GetDoctor():
+                return await self._examine()
             case _:
                 self._require_site()
         match request.op:
@@ -110,6 +114,12 @@ class Operations:
                 return await self._promote(request.id, request.op)
             case _:
                 raise InvalidInput(f"request {type(request.op).__name__} is not known here")
+
+    async def _examine(self) -> Diagnosis:
+        agent = self.agent
+        status = await self.status() if agent.in_site else None
+        interface = "" if agent.settings.witness else agent.settings.interface
+        return await examine(agent.name, agent.device, interface, agent.config, status)
 
     def _require_site(self) -> None:
         if not self.agent.in_site:

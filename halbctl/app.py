@@ -31,6 +31,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "trace": ("trace",),
     "history": ("history", "events"),
     "conflicts": ("conflicts",),
+    "doctor": ("doctor",),
     "recover": ("recover",),
     "version": ("version",),
     "lab": (),

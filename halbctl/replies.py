@@ -239,6 +239,23 @@ class Link(TypedDict):
     round_trip_ms: list[float]
 
 
+class Finding(TypedDict):
+    """:class:`protocol.diagnosis.Finding`."""
+
+    check: str
+    state: str
+    text: str
+    remedy: str
+
+
+class Diagnosis(TypedDict):
+    """:class:`protocol.diagnosis.Diagnosis`."""
+
+    device: str
+    site: str
+    findings: list[Finding]
+
+
 class Matrix(TypedDict):
     """:class:`protocol.insight.Matrix`."""
 

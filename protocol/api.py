@@ -18,6 +18,8 @@ from protocol.control import API_VERSION as API_VERSION
 from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
 from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
+from protocol.diagnosis import Diagnosis
+from protocol.diagnosis import GetDoctor as GetDoctor
 from protocol.ids import GroupId, Revision
 from protocol.insight import Explanation, Gateways, Matrix, Traced
 from protocol.traffic import Counters as Counters
@@ -174,7 +176,7 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 Op = (
     GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
     | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
-    | GetMatrix | GetGateways | Recover | GetCounters | GetMetrics | Trace
+    | GetMatrix | GetGateways | Recover | GetCounters | GetMetrics | Trace | GetDoctor
 )  # fmt: skip
 
 
@@ -368,7 +370,7 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
 
 Result = (
     Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
-    | Explanation | Gateways | Matrix | Counters | Metrics | Traced
+    | Explanation | Gateways | Matrix | Counters | Metrics | Traced | Diagnosis
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from halbctl import replies
-from protocol import api, control, insight, traffic
+from protocol import api, control, diagnosis, insight, traffic
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -59,6 +59,8 @@ def test_status_prints_exactly_the_agents_fields(halbctl: Halbctl) -> None:
         (replies.ExplainedDevice, insight.ExplainedDevice),
         (replies.Election, insight.ElectionTold),
         (replies.Matrix, insight.Matrix),
+        (replies.Diagnosis, diagnosis.Diagnosis),
+        (replies.Finding, diagnosis.Finding),
         (replies.Gateways, insight.Gateways),
         (replies.GatewayViews, insight.GatewayViews),
         (replies.GatewayView, insight.GatewayView),

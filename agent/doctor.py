@@ -1,0 +1,233 @@
+"""``halbctl doctor``: what is wrong with this device, and what to do about it.
+
+Looks at the host, at what the agent knows, and at the gateways on its network:
+whether large frames come through to them and, with ``dsr``, whether each has the
+VIPs and keeps silent about them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from agent import addresses, echo, host_check
+from agent.announce import Announcer
+from protocol import api
+from protocol.addresses import family
+from protocol.assignment import carriers_of
+from protocol.config import Config
+from protocol.diagnosis import Diagnosis, Finding
+from protocol.errors import HalbError
+from protocol.ids import DeviceId
+from protocol.objects import Gateway, VirtualServer
+
+PROBE_S = 0.4
+"""Seconds that a gateway has to say where it is."""
+AT_ONCE = 16
+MOST_GATEWAYS = 128
+"""Of more, the first are looked at."""
+_QUIET = ("votes only", "drained")
+
+
+async def examine(
+    name: str, device: DeviceId, interface: str, config: Config, status: api.Status | None
+) -> Diagnosis:
+    """Look at everything; ``interface`` is empty on a witness, ``status`` None outside a Site."""
+    found: list[Finding] = []
+    if interface:
+        found += await asyncio.to_thread(host_check.look, interface)
+    if status is not None:
+        found += known(name, status)
+        if interface:
+            found += await _network(device, interface, config)
+    return Diagnosis(name, status.site if status else "", tuple(found))
+
+
+def known(name: str, status: api.Status) -> Iterator[Finding]:
+    """What the agent has found out already."""
+    yield from _or_well(_peers(name, status), "peers", "all other devices are heard")
+    yield from _or_well(_rules(name, status), "rules", "this device can carry all that it should")
+    yield from _or_well(_gateways(status), "gateways", "no gateway is down")
+    for warning in status.warnings:
+        yield Finding("agent", "warning", warning, "See `halbctl status`.")
+
+
+def _or_well(found: Iterable[Finding], check: str, text: str) -> Iterable[Finding]:
+    return tuple(found) or (Finding(check, "ok", text),)
+
+
+def _peers(name: str, status: api.Status) -> Iterator[Finding]:
+    for device in status.devices:
+        if device.name == name or device.state == "alive":
+            continue
+        where = ", ".join(device.addresses)
+        yield Finding(
+            "peers",
+            "warning" if device.state == "stopped" else "problem",
+            f"device {device.name} ({where}) is {device.state}",
+            "Start its agent; a firewall between must let TCP to its port and the two after it "
+            "pass. `halbctl matrix` shows who hears whom.",
+        )
+
+
+def _rules(name: str, status: api.Status) -> Iterator[Finding]:
+    for server in status.virtual_servers:
+        for device in server.devices:
+            if device.name == name and not device.eligible and device.reason not in _QUIET:
+                yield Finding(
+                    "rules",
+                    "problem",
+                    f"this device cannot carry {server.name}: {device.reason}",
+                    f"See `halbctl explain {server.name}`.",
+                )
+
+
+def _gateways(status: api.Status) -> Iterator[Finding]:
+    for server in status.virtual_servers:
+        for gateway in server.gateways:
+            if gateway.state == "down":
+                why = f": {gateway.reason}" if gateway.reason else ""
+                yield Finding(
+                    "gateways",
+                    "problem",
+                    f"gateway {server.name}/{gateway.name} ({gateway.address}) is down{why}",
+                    "Start its server, or drain it until it is repaired.",
+                )
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """The network of the service interface, and the means to ask there."""
+
+    interface: str
+    mac: bytes
+    mtu: int
+    announcer: Announcer
+    gate: asyncio.Semaphore
+
+    def own(self, address: str) -> echo.Address | None:
+        """This device's address in the network of ``address``; None if that is not near."""
+        ip = ip_address(address)
+        near = (n.ip for n in addresses.networks(self.interface) if ip in n.network)
+        return next(near, None)
+
+    async def mac_of(self, address: str) -> bytes | None:
+        found = await self.announcer.probe(address, PROBE_S)
+        return bytes.fromhex(found.replace(":", "")) if found else None
+
+    async def answers(self, by: bytes, target: str, size: int = echo.SMALL) -> bool:
+        own = self.own(target)
+        if own is None:
+            return False
+        question = echo.Echo(own, ip_address(target), size)
+        return await echo.answers(self.interface, self.mac, by, question)
+
+
+async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Finding, ...]:
+    carried = [s for s in config.virtual_servers.values() if device in carriers_of(config, s)]
+    pairs = [(s, g) for s in carried for g in s.gateways if g.state != "disabled"]
+    try:
+        link, announcer = addresses.link(interface), Announcer(interface)
+        segment = _Segment(
+            interface, link.mac, addresses.mtu(interface), announcer, asyncio.Semaphore(AT_ONCE)
+        )
+    except HalbError as error:
+        return (Finding("interface", "problem", error.message, error.remedy),)
+    try:
+        first = {g.address: (s, g) for s, g in reversed(pairs[:MOST_GATEWAYS])}
+        large = await _each(segment, first.values(), _frames)
+        direct = [(s, g) for s, g in pairs[:MOST_GATEWAYS] if s.forwarding == "dsr"]
+        returns = await _each(segment, direct, _direct_return)
+        silent = [f for s in carried if s.forwarding == "dsr" for f in await _silence(segment, s)]
+    finally:
+        announcer.close()
+    found = tuple(_or_well(large, "mtu", f"frames of {segment.mtu} bytes come through"))
+    if direct:
+        found += tuple(_or_well((*returns, *silent), "dsr", "the gateways are prepared for `dsr`"))
+    return found
+
+
+Look = Callable[[_Segment, VirtualServer, Gateway], Coroutine[Any, Any, list[Finding]]]
+
+
+async def _each(
+    segment: _Segment, pairs: Iterable[tuple[VirtualServer, Gateway]], look: Look
+) -> list[Finding]:
+    async def one(server: VirtualServer, gateway: Gateway) -> list[Finding]:
+        async with segment.gate:
+            return await look(segment, server, gateway)
+
+    found = await asyncio.gather(*(one(s, g) for s, g in pairs))
+    return [finding for some in found for finding in some]
+
+
+async def _frames(segment: _Segment, server: VirtualServer, gateway: Gateway) -> list[Finding]:
+    """Frames as large as the interface sends must reach a gateway, and come back."""
+    if segment.own(gateway.address) is None:
+        return []  # behind a router, which says so where a packet is too large
+    mac = await segment.mac_of(gateway.address)
+    if mac is None or not await segment.answers(mac, gateway.address):
+        return []  # its health check says whether that matters
+    if await segment.answers(mac, gateway.address, segment.mtu & ~1):
+        return []
+    return [
+        Finding(
+            "mtu",
+            "problem",
+            f"gateway {server.name}/{gateway.name} ({gateway.address}) answers small packets, but "
+            f"none of {segment.mtu} bytes, the MTU of {segment.interface}",
+            "Give all interfaces and switches of that network the same MTU.",
+        )
+    ]
+
+
+async def _direct_return(
+    segment: _Segment, server: VirtualServer, gateway: Gateway
+) -> list[Finding]:
+    name = f"gateway {server.name}/{gateway.name} ({gateway.address})"
+    mac = await segment.mac_of(gateway.address)
+    if mac is None:
+        return [
+            Finding(
+                "dsr",
+                "problem",
+                f"{name} is not found on the network of {segment.interface}",
+                "With `dsr` no router may lie between; is it on, and its address right?",
+            )
+        ]
+    return [
+        Finding(
+            "dsr",
+            "problem",
+            f"{name} does not answer as VIP {vip}",
+            f"On that gateway: ip address add {vip}/{128 if family(vip) == 6 else 32} dev lo "
+            "(and let it answer ICMP echo requests).",
+        )
+        for vip in server.addresses
+        if family(vip) == family(gateway.address) and not await segment.answers(mac, vip)
+    ]
+
+
+async def _silence(segment: _Segment, server: VirtualServer) -> list[Finding]:
+    """No gateway may tell the network that it has a VIP."""
+    found = []
+    for vip in server.addresses:
+        owner = await segment.mac_of(vip)
+        for gateway in server.gateways:
+            if owner is None or await segment.mac_of(gateway.address) != owner:
+                continue
+            found.append(
+                Finding(
+                    "dsr",
+                    "problem",
+                    f"gateway {server.name}/{gateway.name} ({gateway.address}) says that it has "
+                    f"VIP {vip}: clients go past the devices",
+                    "On that gateway: sysctl -w net.ipv4.conf.all.arp_ignore=1 "
+                    "net.ipv4.conf.all.arp_announce=2, and the VIP on lo alone.",
+                )
+            )
+            break
+    return found

@@ -1,0 +1,183 @@
+"""Is this host as a device of HALB needs it? Each check yields what it found.
+
+Reads only: what is wrong is said, with the remedy, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from platform import release
+
+from agent import accounts, addresses, conntrack_limit, direct, gate, relay, ruleset, sysctl
+from agent.capability import KERNEL, require, require_kernel
+from agent.firewall import RAW, foreign_chains
+from agent.nft import check
+from agent.ruleset import compile_ruleset
+from protocol.diagnosis import Finding
+from protocol.errors import HalbError
+from protocol.objects import Forwarding
+
+MIN_CONNECTIONS = 65_536
+"""A connection table for fewer entries is small for a load balancer."""
+MIN_MTU = 1280
+"""Least that IPv6 allows (RFC 8200)."""
+_TIME_ERROR = 5
+_TIMEX_SIZE = 512
+"""More than the kernel's ``struct timex`` has."""
+
+
+def look(interface: str) -> tuple[Finding, ...]:
+    """Everything about the host itself. Takes a moment: nft is asked several times."""
+    checks = (capabilities, kernel, settings, service_interface, clock, firewalls, connections)
+    found: list[Finding] = []
+    for each in checks:
+        try:
+            found += each(interface)
+        except HalbError as error:
+            found.append(Finding(each.__name__, "problem", error.message, error.remedy))
+    return tuple(found)
+
+
+def capabilities(_: str) -> Iterator[Finding]:
+    """What the process is allowed to do."""
+    require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
+    yield Finding("capabilities", "ok", "CAP_NET_ADMIN and CAP_NET_RAW are held")
+    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK not in (os.SCHED_RR, os.SCHED_FIFO):
+        yield Finding(
+            "capabilities",
+            "warning",
+            "the agent runs without real-time priority: on a busy host its lease may lapse",
+            "Grant CAP_SYS_NICE, or LimitRTPRIO=10 in the unit, and restart the agent.",
+        )
+
+
+def kernel(interface: str) -> Iterator[Finding]:
+    """The release, and every statement that is ever written, tried without being applied."""
+    require_kernel()
+    yield Finding("kernel", "ok", "Linux {} is {}.{} or newer".format(release(), *KERNEL))
+    sample = ruleset.sample()
+
+    def of(mode: Forwarding) -> ruleset.Desired:
+        servers = tuple(s for s in sample.virtual_servers if s.forwarding == mode)
+        return replace(sample, virtual_servers=servers)
+
+    ways = direct.load(ruleset.carried(of("dsr")), frozenset(), interface)
+    features = {
+        "the lease": gate.replaced(interface, ""),
+        "forwarding `snat` and the policies": ruleset.load(compile_ruleset(of("snat"))),
+        "forwarding `routed`": ruleset.load(compile_ruleset(of("routed"))),
+        "forwarding `dsr`": ruleset.load(compile_ruleset(of("dsr"))) + ways,
+        "moves without a lost packet": relay.sample(),
+        "counters": accounts.sample(),
+    }
+    lacking = False
+    for feature, script in features.items():
+        try:
+            check(script)
+        except HalbError as error:
+            lacking = True
+            remedy = error.remedy or "Use a kernel with all nf_tables modules, or do without it."
+            yield Finding("kernel", "problem", f"{feature} is off: {error.message}", remedy)
+    if not lacking:
+        yield Finding("kernel", "ok", f"takes all rules: {', '.join(features)}")
+
+
+def settings(interface: str) -> Iterator[Finding]:
+    """Kernel settings that forwarding and survival rest on."""
+    wrong = sysctl.survey(interface)
+    wanted = dict(sysctl.FORWARDING)
+    for path, value in wrong.items():
+        name = "net/" + path.format(interface=interface)
+        yield Finding(
+            "settings",
+            "problem",
+            f"{name} is {value}, not {wanted[path]}",
+            f"The agent sets it while it carries something: who sets it back? "
+            f"sysctl -w {name}={wanted[path]}",
+        )
+    if not wrong:
+        yield Finding("settings", "ok", "forwarding and connection tracking are set as needed")
+
+
+def service_interface(interface: str) -> Iterator[Finding]:
+    """The interface that the VIPs live on."""
+    link, mtu = addresses.link(interface), addresses.mtu(interface)
+    networks = ", ".join(str(each) for each in addresses.networks(interface))
+    trouble = ""
+    if not link.up:
+        trouble, remedy = "is down", f"ip link set {interface} up"
+    elif not link.carrier:
+        trouble, remedy = "has no carrier", "Plug in the cable, or bring up its other end."
+    elif not networks:
+        trouble, remedy = "has no address", f"ip address add ADDRESS/PREFIX dev {interface}"
+    if trouble:
+        yield Finding("interface", "problem", f"interface {interface} {trouble}", remedy)
+    else:
+        text = f"interface {interface} is up, MTU {mtu}, with {networks}"
+        yield Finding("interface", "ok", text)
+    if mtu < MIN_MTU:
+        yield Finding(
+            "interface",
+            "problem",
+            f"interface {interface} has an MTU of {mtu}, less than IPv6 needs",
+            f"ip link set {interface} mtu 1500",
+        )
+
+
+def clock(_: str) -> Iterator[Finding]:
+    """Wall-clock time: leases do without it, join tokens and the history do not."""
+    timex = ctypes.create_string_buffer(_TIMEX_SIZE)
+    state = ctypes.CDLL(None).adjtimex(timex)
+    if state == _TIME_ERROR:
+        yield Finding(
+            "time",
+            "warning",
+            "the clock is not synchronised: tokens may expire early or late, and times in the "
+            "history of several devices do not compare",
+            "Run a time service, such as chrony or systemd-timesyncd.",
+        )
+    else:
+        yield Finding("time", "ok", "the clock is synchronised")
+
+
+def firewalls(_: str) -> Iterator[Finding]:
+    """Chains of others that may take packets away. Their rules are not read."""
+    chains = foreign_chains()
+    dropping = [c for c in chains if c.hook == "forward" and c.drops]
+    early = [c for c in chains if c.hook == "prerouting" and c.priority < RAW]
+    for chain in dropping:
+        yield Finding(
+            "firewall",
+            "warning",
+            f"{chain}: forwards only what its own rules accept",
+            "Accept there what has `ct status dnat`, and for flows that are not remembered "
+            "(`routed`) what goes to and comes from the gateways.",
+        )
+    for chain in early:
+        yield Finding(
+            "firewall",
+            "warning",
+            f"{chain}: comes before the connection table, and may keep packets out of it",
+            "See that it has no `notrack` for packets of the VIPs.",
+        )
+    if not dropping and not early:
+        yield Finding("firewall", "ok", "no other table of this host drops what is forwarded")
+
+
+def connections(_: str) -> Iterator[Finding]:
+    """Room in the connection table."""
+    room = conntrack_limit.room()
+    if room is None:
+        yield Finding("connections", "ok", "the connection table is not in use yet")
+        return
+    said = f"the connection table has {room.entries} of {room.limit} entries"
+    raise_it = f"sysctl -w net.netfilter.nf_conntrack_max={max(4 * room.limit, 262_144)}"
+    if room.share >= conntrack_limit.NEARLY_FULL:
+        yield Finding("connections", "problem", f"{said}: new flows are dropped soon", raise_it)
+    elif room.limit < MIN_CONNECTIONS:
+        yield Finding("connections", "warning", f"{said}: few for a load balancer", raise_it)
+    else:
+        yield Finding("connections", "ok", said)

@@ -1,0 +1,125 @@
+"""`halbctl doctor` on a real host: what is wrong is named with its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from msgspec.structs import replace
+
+from agent import addresses
+from agent.doctor import examine
+from halbctl.lab.namespaces import Network
+from halbctl.lab.servers import ECHO
+from protocol import api
+from protocol.config import Config, Edit
+from protocol.diagnosis import Finding
+from protocol.ids import DeviceId
+from protocol.objects import Device as StoredDevice
+from protocol.objects import Gateway, Listener
+from tests.kernel.namespaces import UID, VIP, VIP6, Device, desired, hosts, virtual_server
+
+pytestmark = pytest.mark.kernel
+
+ME = DeviceId("00000000000000d1")
+GATEWAYS = [Gateway(name="gw-4", address="10.77.0.12"), Gateway(name="gw-6", address="fd77::12")]
+LISTENERS = [Listener(protocol="tcp", port=ECHO, gateway_port=ECHO)]
+SERVER = replace(
+    virtual_server(GATEWAYS, LISTENERS), forwarding="dsr", vips=(f"{VIP}/24", f"{VIP6}/64")
+)
+HOST = StoredDevice(id=ME, name="a", public_key="k" * 40, addresses=("10.77.0.11:7480",), joined=1)
+CONFIG = Config().edited(Edit(put=(HOST, SERVER)), 1)
+STATUS = api.Status("paris", "1.1", "a", None, (), (), ())
+
+
+@dataclass
+class Patient:
+    network: Network
+    device: Device
+
+    def findings(self) -> tuple[Finding, ...]:
+        def look() -> tuple[Finding, ...]:
+            return asyncio.run(examine("a", ME, "eth0", CONFIG, STATUS)).findings
+
+        return self.device.call(look)
+
+    def wrong(self, check: str) -> list[str]:
+        found = [f for f in self.findings() if f.check == check and f.state != "ok"]
+        assert all(each.remedy for each in found)
+        return [f"{each.text} {each.remedy}" for each in found]
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Patient]:
+    with hosts("a", "gw") as network:
+        device = Device(network, "a")
+        device.reconcile(desired(SERVER))
+        device.take()
+        yield Patient(network, device)
+        device.close()
+
+
+def test_a_host_in_order_has_no_problem(patient: Patient) -> None:
+    found = [f for f in patient.findings() if f.check in ("kernel", "settings", "interface", "mtu")]
+    assert {f.state for f in found} == {"ok"}, found
+    assert {f.check for f in found} == {"kernel", "settings", "interface", "mtu"}
+
+
+def test_gateways_that_lack_the_vip_are_named(patient: Patient) -> None:
+    wrong = patient.wrong("dsr")
+    assert len(wrong) == 2, wrong
+    assert "gateway web/gw-4 (10.77.0.12) does not answer as VIP 10.77.0.100" in wrong[0]
+    assert "ip address add 10.77.0.100/32 dev lo" in wrong[0]
+    assert "ip address add fd77::100/128 dev lo" in wrong[1]
+
+
+def test_gateways_that_tell_of_the_vip_are_named_and_silent_ones_are_well(
+    patient: Patient,
+) -> None:
+    gateway = ("gw", "ip", "address")
+    for vip in (f"{VIP}/32", f"{VIP6}/128"):
+        patient.network.run(*gateway, "replace", vip, "dev", "lo")
+    try:
+        (told,) = patient.wrong("dsr")
+        assert "gateway web/gw-4 (10.77.0.12) says that it has VIP 10.77.0.100" in told
+        assert "arp_ignore=1" in told
+        patient.network.run("gw", "sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1")
+        assert patient.wrong("dsr") == []
+    finally:
+        for vip in (f"{VIP}/32", f"{VIP6}/128"):
+            patient.network.run(*gateway, "del", vip, "dev", "lo")
+
+
+def test_packets_that_are_too_large_on_the_way_are_noticed(patient: Patient) -> None:
+    patient.network.run("gw", "ip", "link", "set", "eth0", "mtu", "1400")
+    try:
+        wrong = patient.wrong("mtu")
+    finally:
+        patient.network.run("gw", "ip", "link", "set", "eth0", "mtu", "1500")
+    assert "none of 1500 bytes" in wrong[0]
+
+
+def test_a_setting_that_was_turned_off_is_named(patient: Patient) -> None:
+    patient.device.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    try:
+        (wrong,) = patient.wrong("settings")
+    finally:
+        patient.device.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    assert "net/ipv4/ip_forward is 0, not 1" in wrong
+
+
+def test_a_table_that_drops_what_is_forwarded_is_named(patient: Patient) -> None:
+    chain = "table inet fw { chain f { type filter hook forward priority 0; policy drop; }; }"
+    patient.device.network.run("a", "nft", "-f", "-", text=chain)
+    try:
+        (wrong,) = patient.wrong("firewall")
+    finally:
+        patient.device.run("nft", "delete", "table", "inet", "fw")
+    assert "table inet fw, chain f, policy drop" in wrong
+
+
+def test_the_mtu_is_that_of_the_interface(patient: Patient) -> None:
+    assert patient.device.call(addresses.mtu, "eth0") == 1500
+    assert SERVER.uid == UID
