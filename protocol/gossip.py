@@ -130,7 +130,9 @@ class Gossip:
             numbers = self._random.sample(numbers, most)
         wanted = set(numbers)
         known = (d for d in (*self.membership.members, self.membership.me) if d != sender)
-        for part in _parts(self._rumours(d for d in known if self.membership.bucket_of(d) in wanted)):
+        for part in _parts(
+            self._rumours(d for d in known if self.membership.bucket_of(d) in wanted)
+        ):
             out.send(sender, News(part, answer=True))
 
     def remind(self, device: DeviceId, out: Outbox) -> None:
