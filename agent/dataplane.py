@@ -22,8 +22,8 @@ from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
 from agent.netlink import NetlinkError, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
+from agent.ruleset import Compiler, Ruleset, compile_ruleset
 from agent.ruleset import Desired as Desired
-from agent.ruleset import Ruleset, compile_ruleset
 from agent.sticky import StickyMaps
 from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
@@ -101,6 +101,7 @@ class DataPlane:
         self._nft = Nft()
         self._sticky = StickyMaps(self._nft)
         self._books = Books(self._nft)
+        self._compiler = Compiler()
         self._desired = Desired()
         self._ruleset: Ruleset | None = None
         """In force; None until the first pass, and then unknown left-overs are replaced."""
@@ -255,7 +256,7 @@ class DataPlane:
         """The ruleset wanted; at rest the one that is in force."""
         if self._ruleset is not None and desired == self._desired:
             return self._ruleset
-        return compile_ruleset(desired)
+        return self._compiler.compile(desired)
 
     def _guarded(self) -> frozenset[str]:
         """VIPs behind the gate, as the kernel says."""

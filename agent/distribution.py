@@ -34,6 +34,20 @@ class Moment:
     full: frozenset[GatewayKey] = frozenset()
     """Gateways with as many connections as they may have, by this device's count."""
 
+    def by_server(self) -> Mapping[GroupId, Moment]:
+        """What of it concerns each Virtual Server; only those that it concerns."""
+        found: dict[GroupId, tuple[dict[GatewayKey, int], dict[GatewayKey, int]]] = {}
+        full: dict[GroupId, set[GatewayKey]] = {}
+        for index, part in enumerate((self.growing, self.leaning)):
+            for key, share in part.items():
+                found.setdefault(key[0], ({}, {}))[index][key] = share
+        for key in self.full:
+            full.setdefault(key[0], set()).add(key)
+        return {
+            uid: Moment(*found.get(uid, ({}, {})), frozenset(full.get(uid, ())))
+            for uid in found.keys() | full.keys()
+        }
+
 
 AT_REST = Moment()
 

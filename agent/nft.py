@@ -15,6 +15,8 @@ from agent.capability import CapabilityMissing
 from protocol.errors import HalbError
 
 CHECK_TIMEOUT_S = 20.0
+LARGE = 512_000
+"""Characters of a script or a listing from which on a child process works on it."""
 
 
 class KernelRefused(HalbError):
@@ -47,32 +49,45 @@ class Nft:
 
     def __init__(self) -> None:
         self._library: _Library = _load()
+        self._much = False
+        """Our tables hold so much that a child process lists them."""
 
     def run(self, script: str) -> str:
         """Apply ``script`` as one transaction and return what it printed.
 
-        Raises :class:`KernelRefused` with nft's reason; then nothing was applied.
+        A large one is applied by a child process: the library needs 200 MB for the rules
+        of 1000 Virtual Servers, and keeps them. Raises :class:`KernelRefused` with nft's
+        reason; then nothing was applied.
         """
-        code, output, reason = self._library.cmd(script)
-        if code:
-            raise _refusal(script, reason)
-        return output
+        if len(script) > LARGE:
+            self._much = True
+            return _demand(script, _nft(["--file", "-"], script))
+        return _demand(script, self._library.cmd(script))
 
     def list_table(self, family: str, name: str, *, elements: bool = True) -> str | None:
         """A table as text without counters, or None if it does not exist.
 
         ``elements`` False leaves out the contents of named sets and maps.
         """
-        self._library.set_stateless_output(True)
-        self._library.set_terse_output(not elements)
-        code, output, reason = self._library.cmd(f"list table {family} {name}")
-        self._library.set_stateless_output(False)
-        self._library.set_terse_output(False)
+        code, output, reason = self._list(f"list table {family} {name}", terse=not elements)
         if code and "No such file or directory" in reason:
             return None
         if code:
             raise _refusal(f"list table {family} {name}", reason)
+        self._much = self._much or len(output) > LARGE
         return output
+
+    def _list(self, command: str, *, terse: bool) -> tuple[int, str, str]:
+        """Exit code, listing without counters, reason."""
+        if self._much:
+            return _nft(["--stateless", *(["--terse"] if terse else []), *command.split()])
+        self._library.set_stateless_output(True)
+        self._library.set_terse_output(terse)
+        try:
+            return self._library.cmd(command)
+        finally:
+            self._library.set_stateless_output(False)
+            self._library.set_terse_output(False)
 
     def list_elements(self, kind: str, family: str, table: str, name: str) -> str:
         """One set or map (``kind``) as text, without counters."""
@@ -87,16 +102,19 @@ class Nft:
         return self.run(f"list set {family} {table} {name}")
 
 
-def check(script: str) -> None:
-    """Try ``script`` in a child process, without applying it.
+def _demand(script: str, done: tuple[int, str, str]) -> str:
+    """What nft printed; raises :class:`KernelRefused` with its reason."""
+    code, output, reason = done
+    if code:
+        raise _refusal(script, reason or f"nft ended with status {code}")
+    return output
 
-    libnftables 1.0.6 aborts its process on some statements that it does not
-    know, so statements of a new shape are tried here first. Raises
-    :class:`KernelRefused`, or :class:`NftMissing` without the nft program.
-    """
+
+def _nft(arguments: list[str], script: str = "") -> tuple[int, str, str]:
+    """Exit code and output of the nft program, and why it refused."""
     try:
         done = subprocess.run(
-            ["nft", "--check", "--file", "-"],
+            ["nft", *arguments],
             input=script,
             capture_output=True,
             text=True,
@@ -105,8 +123,17 @@ def check(script: str) -> None:
         )
     except FileNotFoundError as error:
         raise NftMissing("the nft program") from error
-    if done.returncode:
-        raise _refusal(script, done.stderr or f"nft ended with status {done.returncode}")
+    return done.returncode, done.stdout, done.stderr
+
+
+def check(script: str) -> None:
+    """Try ``script`` in a child process, without applying it.
+
+    libnftables 1.0.6 aborts its process on some statements that it does not
+    know, so statements of a new shape are tried here first. Raises
+    :class:`KernelRefused`, or :class:`NftMissing` without the nft program.
+    """
+    _demand(script, _nft(["--check", "--file", "-"], script))
 
 
 def _load() -> _Library:

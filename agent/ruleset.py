@@ -78,8 +78,47 @@ class Ruleset:
     """Contents of the maps and sets of :mod:`agent.forwarding`, for both IP versions."""
 
 
+class Compiler:
+    """Virtual Servers to rulesets; works anew only on those that changed since the last one."""
+
+    def __init__(self) -> None:
+        self._parts: dict[GroupId, tuple[Desired, Ruleset]] = {}
+
+    def compile(self, desired: Desired) -> Ruleset:
+        """The ruleset of the Virtual Servers, for the gateways that take flows now."""
+        before, self._parts = self._parts, {}
+        down: dict[GroupId, set[tuple[GroupId, str]]] = {}
+        for key in desired.down:
+            down.setdefault(key[0], set()).add(key)
+        moments = desired.moment.by_server()
+        for vs in desired.virtual_servers:
+            uid = vs.uid
+            vips = {uid: tuple(desired.vips.get(uid, ()))}
+            alone = Desired((vs,), vips, frozenset(down.get(uid, ())), moments.get(uid, AT_REST))
+            known = before.get(uid)
+            self._parts[uid] = known if known and known[0] == alone else (alone, _part(alone))
+        found = [part for _, part in self._parts.values()]
+        maps: dict[str, dict[str, str]] = {}
+        for part in found:
+            for name, content in part.maps.items():
+                maps.setdefault(name, {}).update(content)
+        return Ruleset(
+            desired.addresses,
+            {k: v for part in found for k, v in part.chains.items()} | hooked(maps),
+            {k: v for part in found for k, v in part.services.items()},
+            {k: v for part in found for k, v in part.sets.items()},
+            {k: v for part in found for k, v in part.ranges.items()},
+            maps,
+        )
+
+
 def compile_ruleset(desired: Desired) -> Ruleset:
-    """The ruleset of the Virtual Servers, for the gateways that take flows now."""
+    """The ruleset of the Virtual Servers, all of it worked out now."""
+    return Compiler().compile(desired)
+
+
+def _part(desired: Desired) -> Ruleset:
+    """What one Virtual Server has in the table."""
     chains: dict[str, tuple[str, ...]] = {}
     services: dict[str, str] = {}
     sets: dict[str, str] = {}
@@ -100,7 +139,7 @@ def compile_ruleset(desired: Desired) -> Ruleset:
                 services[key] = name
             else:
                 ranges[f"{key}-{last}"] = name
-    return Ruleset(desired.addresses, chains | hooked(maps), services, sets, ranges, maps)
+    return Ruleset(desired.addresses, chains, services, sets, ranges, maps)
 
 
 def carried(

@@ -1,7 +1,8 @@
 """Figures that can be trusted: medians over rounds, with their range: ``scripts/bench``.
 
 ``failover`` measures each event some times; ``rest`` what agents cost that have
-nothing to do, and what ``halbctl status`` costs against starting Python.
+nothing to do, and what ``halbctl status`` costs against starting Python; ``dataplane``
+compares throughput, new connections and latency with other data planes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from halbctl.errors import note, report
+from halbctl.lab.dataplane import GATEWAYS, Comparison, compare
 from halbctl.lab.lifecycle import build, down, ending_signals_raise, up
 from halbctl.lab.measure import Measured, Stage, next_device
 from halbctl.lab.plan import Plan
@@ -23,6 +25,8 @@ from halbctl.lab.rest import Rest, measure_rest
 from halbctl.output import Cell, Paint, as_json, table
 from protocol.errors import HalbError
 
+SECONDS = 1.0
+"""Seconds that each figure of a data plane is measured in a round."""
 FIGURES = ("survivors", "stall_ms", "outage_ms", "failed", "two_owners_ms", "late_ms")
 
 
@@ -112,6 +116,15 @@ def rest(name: str) -> dict[str, Any]:
     return found.to_json()
 
 
+def dataplane(rounds: int, name: str) -> Comparison:
+    """Measure HALB's data plane against others in a lab of three hosts and two gateways."""
+    try:
+        found = compare(build(Plan(name, gateways=GATEWAYS)), rounds, SECONDS, note)
+    finally:
+        down(name)
+    return found
+
+
 def _failover_lines(found: dict[str, Any], paint: Paint) -> list[str]:
     titles = (
         "EVENT", "RUNS", "SURVIVORS", "STALL ms", "WITHOUT SERVICE ms", "FAILED", "TWO OWNERS ms",
@@ -134,7 +147,9 @@ def _range(figure: dict[str, float]) -> Cell:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if a promise was broken in any run."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("what", choices=("failover", "rest", "all"), nargs="?", default="all")
+    parser.add_argument(
+        "what", choices=("failover", "rest", "dataplane", "all"), nargs="?", default="all"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="times that each event is measured")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(argv)
@@ -147,6 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.what in ("rest", "all"):
                 found["rest"] = rest(name)
                 lines += Rest(**found["rest"]).lines()
+            if options.what in ("dataplane", "all"):
+                comparison = dataplane(options.rounds, name)
+                found["dataplane"] = comparison.to_json()
+                lines += comparison.lines()
             if options.what in ("failover", "all"):
                 found["failover"] = failover(options.rounds, name)
                 lines += _failover_lines(found["failover"], paint)
@@ -155,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     print(as_json(found) if options.output == "json" else "\n".join(lines))
-    return 1 if found.get("failover", {}).get("broken") else 0
+    return 1 if any(each.get("broken") for each in found.values()) else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.netlink import ruleset_generation
-from agent.nft import KernelRefused, Nft, NftMissing, check
+from agent.nft import LARGE, KernelRefused, Nft, NftMissing, check
 from halbctl.lab.probes import python_environment
 from tests.kernel.namespaces import Inside, hosts
 
@@ -52,6 +52,24 @@ def test_a_check_applies_nothing(host: Inside) -> None:
     assert host.call(nft.list_table, "inet", "tried") is None
     with pytest.raises(KernelRefused, match="syntax error"):
         host.call(check, "add tableau inet tried")
+
+
+def test_a_large_script_is_one_transaction_too_and_its_refusal_has_a_reason(host: Inside) -> None:
+    nft = host.call(Nft)
+    many = ", ".join(str(number) for number in range(LARGE // 5))
+    script = (
+        f"add table inet large\nadd set inet large s {{ type mark; elements = {{ {many} }}; }}\n"
+    )
+    assert len(script) > LARGE
+    with pytest.raises(KernelRefused, match=r"No such file or directory .*\[add element .*nope"):
+        host.call(nft.run, f"{script}add element inet large nope {{ 1 }}\n")
+    assert host.call(nft.list_table, "inet", "large") is None
+    host.call(nft.run, script)
+    assert len(host.call(nft.list_table, "inet", "large") or "") > LARGE
+    terse = host.call(lambda: nft.list_table("inet", "large", elements=False))
+    assert terse is not None
+    assert len(terse) < 200
+    assert host.call(nft.list_table, "inet", "none") is None
 
 
 def test_the_generation_counts_transactions(host: Inside) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from typing import Literal
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from agent.ruleset import Desired, Ruleset, change, compile_ruleset, load
+from agent.distribution import Moment
+from agent.ruleset import Compiler, Desired, Ruleset, change, compile_ruleset, load
 from protocol.ids import GroupId
 from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
 
@@ -130,7 +132,7 @@ def test_only_the_changed_listener_is_replaced() -> None:
     before = compile_ruleset(
         Desired((server(GW1), server(GW1, uid=OTHER)), {UID: ("10.0.0.100",), OTHER: ("10.0.0.9",)})
     )
-    after = replace(before, chains={**before.chains, CHAIN: REFUSE_TCP})
+    after = dataclasses.replace(before, chains={**before.chains, CHAIN: REFUSE_TCP})
     assert change(before, after).splitlines() == [
         f"flush chain inet halb {CHAIN}",
         *(f"add rule inet halb {CHAIN} {rule}" for rule in REFUSE_TCP),
@@ -197,3 +199,35 @@ def test_what_a_listener_remembers_outlives_its_gateways() -> None:
     script = change(some, none)
     assert "delete map" not in script
     assert "delete set" not in script
+
+
+def test_only_what_changed_is_compiled_anew() -> None:
+    """And the result is the same as if all had been."""
+    servers = tuple(replace(server(GW1, GW2), uid=GroupId(f"{n:016x}"), seed=n) for n in range(3))
+    vips = {vs.uid: (f"10.0.0.{n}",) for n, vs in enumerate(servers)}
+    uid = servers[1].uid
+    moment = Moment(growing={(uid, GW2.name): 50}, full=frozenset({(uid, GW1.name)}))
+    wishes = (
+        Desired(servers, vips),
+        Desired(servers, vips, frozenset({(uid, GW1.name)})),
+        Desired(servers, vips, moment=moment),
+        Desired(servers[1:], {uid: ("10.0.0.9",)}),
+    )
+    compiler = Compiler()
+    before = Ruleset()
+    for wish in wishes:
+        found = compiler.compile(wish)
+        assert found == compile_ruleset(wish)
+        same = [name for name, rules in found.chains.items() if rules is before.chains.get(name)]
+        assert all(uid not in name for name in same)
+        before = found
+
+
+def test_a_moment_is_split_by_virtual_server() -> None:
+    one, two = GroupId("1" * 16), GroupId("2" * 16)
+    whole = Moment({(one, "a"): 10, (two, "b"): 20}, {(two, "b"): 30}, frozenset({(one, "a")}))
+    assert whole.by_server() == {
+        one: Moment({(one, "a"): 10}, {}, frozenset({(one, "a")})),
+        two: Moment({(two, "b"): 20}, {(two, "b"): 30}),
+    }
+    assert not Moment().by_server()

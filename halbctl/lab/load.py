@@ -1,0 +1,141 @@
+"""Load for ``scripts/bench dataplane``, and what answers it. Standard library only.
+
+Run as ``python -m halbctl.lab.load serve``, or ``stream|connect|ask HOST SECONDS``, which
+print what they measured as JSON. A client ends each short connection with a reset, so
+that no port waits for its time to pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from statistics import median
+
+STREAM, SHORT, ASK = 7011, 7012, 7013
+"""Ports: takes all that comes; answers one byte per connection; echoes small questions."""
+PORTS = (STREAM, SHORT, ASK)
+CLIENTS = 4
+"""Processes that open connections at the same time."""
+_CHUNK = 1 << 18
+_AT_ONCE = struct.pack("ii", 1, 0)
+TIMEOUT_S = 5.0
+
+
+def _accept_forever(port: int, handle: Callable[[socket.socket], None], *, threads: bool) -> None:
+    with socket.create_server(("", port), backlog=4096) as server:
+        while True:
+            sock, _ = server.accept()
+            if threads:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                threading.Thread(target=_guarded, args=(handle, sock), daemon=True).start()
+            else:
+                _guarded(handle, sock)
+
+
+def _guarded(handle: Callable[[socket.socket], None], sock: socket.socket) -> None:
+    # A client that has had enough resets its connection.
+    with sock, suppress(ConnectionError):
+        handle(sock)
+
+
+def _drain(sock: socket.socket) -> None:
+    buffer = bytearray(_CHUNK)
+    while sock.recv_into(buffer):
+        pass
+
+
+def _greet(sock: socket.socket) -> None:
+    sock.sendall(b"!")
+
+
+def _echo(sock: socket.socket) -> None:
+    while data := sock.recv(1024):
+        sock.sendall(data)
+
+
+def serve() -> None:
+    """Serve all three ports, a process each, until killed; print ``ready``."""
+    for port, handle, threads in ((STREAM, _drain, True), (ASK, _echo, True)):
+        if os.fork() == 0:
+            _accept_forever(port, handle, threads=threads)
+    print("ready", flush=True)
+    _accept_forever(SHORT, _greet, threads=False)
+
+
+def stream(host: str, seconds: float) -> float:
+    """Gigabits per second of one connection."""
+    data = bytes(_CHUNK)
+    sent = 0
+    with socket.create_connection((host, STREAM), TIMEOUT_S) as sock:
+        began = time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds:
+            sent += sock.send(data)
+    return sent * 8 / passed / 1e9
+
+
+def connect(host: str, seconds: float) -> float:
+    """Connections per second: opened, one byte received, closed; several at a time."""
+    ends = [_in_child(host, seconds) for _ in range(CLIENTS)]
+    counts = []
+    for pid, end in ends:
+        with os.fdopen(end, "rb") as pipe:
+            counts.append(int(pipe.read() or b"0"))
+        os.waitpid(pid, 0)
+    return sum(counts) / seconds
+
+
+def _in_child(host: str, seconds: float) -> tuple[int, int]:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    os.write(writing, str(_connections(host, seconds)).encode())
+    os._exit(0)
+
+
+def _connections(host: str, seconds: float) -> int:
+    """Connections that were served; written for little work beside the kernel's."""
+    limit = struct.pack("ll", int(TIMEOUT_S), 0)
+    options = (
+        (socket.SO_LINGER, _AT_ONCE), (socket.SO_SNDTIMEO, limit), (socket.SO_RCVTIMEO, limit),
+    )  # fmt: skip
+    done = 0
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        sock = socket.socket()
+        for option, value in options:
+            sock.setsockopt(socket.SOL_SOCKET, option, value)
+        with suppress(OSError):
+            sock.connect((host, SHORT))
+            done += sock.recv(1) == b"!"
+        sock.close()
+    return done
+
+
+def ask(host: str, seconds: float) -> float:
+    """Median time from a small question to its answer on an open connection, microseconds."""
+    took = []
+    with socket.create_connection((host, ASK), TIMEOUT_S) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        ends = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < ends:
+            sock.sendall(b"question")
+            sock.recv(1024)
+            took.append(time.perf_counter() - began)
+    return median(took) * 1e6
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve()
+    else:
+        measure = {"stream": stream, "connect": connect, "ask": ask}[sys.argv[1]]
+        print(json.dumps(measure(sys.argv[2], float(sys.argv[3]))))
