@@ -194,6 +194,9 @@ class TestHttp:
 class TestTls:
     def answer(self, folder: Path, days: float, **fields: object) -> Answer:
         context, _ = server_context(folder, "rdp.example", days)
+        return self.answer_of(context, **fields)
+
+    def answer_of(self, context: ssl.SSLContext, **fields: object) -> Answer:
         check = Check(**{"type": "tls", "timeout": 5.0, **fields})  # type: ignore[arg-type]
         found: list[Answer] = []
 
@@ -230,12 +233,12 @@ class TestTls:
     def test_the_name_must_be_right_if_it_is_verified(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        _, authority = server_context(tmp_path, "rdp.example", 90)
+        context, authority = server_context(tmp_path, "rdp.example", 90)
         strict = settings.strict()
         strict.load_verify_locations(authority)
         monkeypatch.setattr(settings, "strict", lambda: strict)
-        assert self.answer(tmp_path, days=90, verify=True, name="rdp.example") == GOOD
-        answer = self.answer(tmp_path, days=90, verify=True, name="other.example")
+        assert self.answer_of(context, verify=True, name="rdp.example") == GOOD
+        answer = self.answer_of(context, verify=True, name="other.example")
         assert "mismatch" in answer.reason.lower()
 
     def test_https_goes_on_to_ask(self, tmp_path: Path) -> None:
