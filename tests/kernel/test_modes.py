@@ -17,10 +17,9 @@ from halbctl.lab.probes import Probe
 from halbctl.lab.servers import BANNER, ECHO, PUSH
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.timing import SECOND
+from tests.kernel.gateways import INNER, prepare
 from tests.kernel.namespaces import (
     UID,
-    VIP,
-    VIP6,
     VIPS,
     Device,
     Inside,
@@ -32,7 +31,6 @@ from tests.kernel.namespaces import (
 
 pytestmark = pytest.mark.kernel
 
-INNER = {4: "10.77.0.101", 6: "fd77::101"}
 CLIENT = {4: "10.77.0.13", 6: "fd77::13"}
 """Its addresses: it is the third host."""
 NAMES = ("gw1", "gw2")
@@ -52,6 +50,9 @@ KNOWN = [replaced(each, client_connections=100_000) for each in LISTENERS]
 CONNECTIONS = 200
 OUTAGE_S = 0.3
 SETTLING_S = 2.0
+
+
+RANGE = Listener(protocol="tcp", port=ECHO, last_port=PUSH, gateway_port=ECHO)
 
 
 def serves(mode: str) -> VirtualServer:
@@ -74,41 +75,22 @@ class Farm:
     client: Inside
     leased: tuple[str, ...] = ()
 
-    def use(self, mode: str) -> None:
-        """Serve in this mode, with ``a`` as the primary."""
+    def use(self, mode: str, *listeners: Listener) -> None:
+        """Serve in this mode, with ``a`` as the primary; with these listeners if given."""
         server = serves(mode)
+        if listeners:
+            server = replaced(server, listeners=listeners)
         self.leased = (*VIPS, *(INNER.values() if server.inner_vips else ()))
         for device in (self.a, self.b):
             device.drop(self.leased)
             device.reconcile(Desired((server,), {UID: self.leased}))
             device.run("conntrack", "-F")
         for gateway in NAMES:
-            prepare(self.network, gateway, mode)
+            prepare(self.network, gateway, mode, CLIENT)
         self.a.take(self.leased)
 
     def answered_by(self, vip: str) -> str:
         return self.client.call(asked, vip, ECHO, 1.0).decode().split()[0]
-
-
-def prepare(network: Network, gateway: str, mode: str) -> None:
-    """What the operator of a gateway does for a mode: a route, or the VIP on ``lo``."""
-    loose = "conf.all.{0}={1} conf.eth0.{0}={1}"
-    settings = " ".join(
-        f"net.ipv4.{each}"
-        for name, value in (("arp_ignore", 1), ("arp_announce", 2))
-        for each in loose.format(name, value if mode == "dsr" else 0).split()
-    )
-    network.run(gateway, "sysctl", "-qw", *settings.split())
-    for version, vip in ((4, VIP), (6, VIP6)):
-        ip = ("ip", f"-{version}")
-        length = 32 if version == 4 else 128
-        if mode == "dsr":
-            network.run(gateway, *ip, "address", "replace", f"{vip}/{length}", "dev", "lo")
-            network.run(gateway, *ip, "route", "flush", f"{CLIENT[version]}/{length}")
-        else:
-            network.run(gateway, *ip, "address", "flush", "to", f"{vip}/{length}", "dev", "lo")
-            route = (f"{CLIENT[version]}/{length}", "via", INNER[version])
-            network.run(gateway, *ip, "route", "replace", *route)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +121,45 @@ def test_gateways_see_the_client(farm: Farm, vip: str) -> None:
         assert host == CLIENT[version]
         assert (f"[{host}]:{port}" if version == 6 else f"{host}:{port}") in seen
         sock.close()
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("mode", MODES)
+def test_ranges_and_other_ports_on_the_gateway(built: Farm, mode: str, vip: str) -> None:
+    def greeted(port: int) -> str:
+        with connect(vip, port, 1.0) as sock:
+            return sock.recv(100).decode().strip()
+
+    limits = {"client_connections": 1000} if mode == "known" else {}
+    wanted = {BANNER: RANGE} | ({} if mode == "dsr" else {SHIFTED.port: SHIFTED})
+    for port, listener in wanted.items():
+        built.use(mode, replaced(listener, **limits))
+        assert {built.client.call(greeted, port) for _ in range(20)} == set(NAMES)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_process_on_either_device_is_served(built: Farm, mode: str, vip: str) -> None:
+    built.use(mode)
+    for device in (built.a, built.b):
+        assert device.call(asked, vip, ECHO, 1.0).decode().split()[0] in NAMES
+        with device.call(connect, vip, ECHO, 1.0) as sock:
+            sock.sendall(b"hello")
+            assert sock.recv(100) == b"hello"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("mode", MODES)
+def test_without_a_gateway_new_flows_are_refused_at_once(built: Farm, mode: str, vip: str) -> None:
+    built.use(mode)
+    down = frozenset((UID, gateway.name) for gateway in GATEWAYS)
+    built.a.reconcile(Desired((serves(mode),), {UID: built.leased}, down))
+    began = time.monotonic()
+    with pytest.raises(ConnectionRefusedError):
+        built.client.call(connect, vip, ECHO, 1.0)
+    with pytest.raises(ConnectionRefusedError):
+        built.client.call(asked, vip, ECHO, 1.0)
+    assert time.monotonic() - began < 0.9
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -1,0 +1,35 @@
+"""What the operator of a gateway does for each mode of forwarding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from halbctl.lab.namespaces import Network
+from tests.kernel.namespaces import VIP, VIP6
+
+INNER = {4: "10.77.0.101", 6: "fd77::101"}
+"""Inner VIPs, by IP version."""
+
+
+def prepare(network: Network, gateway: str, mode: str, client: Mapping[int, str]) -> None:
+    """A route to the client through the inner VIP, or the VIP on ``lo`` and silence about it.
+
+    The client, known by its addresses, is in the gateways' own network, so the route is one to
+    it alone.
+    """
+    settings = (
+        f"net.ipv4.conf.{where}.{name}={value if mode == 'dsr' else 0}"
+        for name, value in (("arp_ignore", 1), ("arp_announce", 2))
+        for where in ("all", "eth0")
+    )
+    network.run(gateway, "sysctl", "-qw", *settings)
+    for version, vip in ((4, VIP), (6, VIP6)):
+        ip = ("ip", f"-{version}")
+        length = 32 if version == 4 else 128
+        if mode == "dsr":
+            network.run(gateway, *ip, "address", "replace", f"{vip}/{length}", "dev", "lo")
+            network.run(gateway, *ip, "route", "flush", f"{client[version]}/{length}")
+        else:
+            network.run(gateway, *ip, "address", "flush", "to", f"{vip}/{length}", "dev", "lo")
+            route = (f"{client[version]}/{length}", "via", INNER[version])
+            network.run(gateway, *ip, "route", "replace", *route)
