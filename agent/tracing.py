@@ -12,6 +12,7 @@ from ipaddress import ip_address
 
 from agent.conntrack import gateway_of
 from agent.distribution import Moment, Selector, candidates, chain_of, selector
+from agent.forwarding import serving
 from agent.gated import numbers, sticky_map
 from agent.jhash import slot_of, source_key
 from agent.ruleset import Desired
@@ -77,7 +78,8 @@ def question_of(op: api.Trace, server: VirtualServer, desired: Desired) -> Quest
             "Ask one that does: `halbctl vs show` names them.",
         )
     version = ip_address(client).version
-    vips = [v for v in desired.vips.get(server.uid, ()) if ip_address(v).version == version]
+    assigned = serving(server, desired.vips.get(server.uid, ()))
+    vips = [vip for vip in assigned if ip_address(vip).version == version]
     if not vips:
         raise InvalidInput(
             f"Virtual Server {server.name!r} has no VIP of IPv{version}",

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from halbctl.lab.measure import next_device
 from halbctl.lab.plan import VIP, VIRTUAL_SERVER
 from halbctl.lab.servers import BANNER
 from halbctl.lab.site import Site, wait_serving
-from tests.kernel.sites import serving
+from tests.kernel.sites import assert_kept, serving, stage
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("balance")]
 
@@ -77,6 +78,22 @@ def test_sticky_clients_keep_their_gateway_when_the_device_is_lost(site: Site) -
     assert (traced["how"], traced["gateway"]) == ("sticky", first[0])
 
 
+def test_a_gateway_that_came_back_starts_slowly_and_says_so(site: Site) -> None:
+    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "5m").check()
+    for state in ("draining", "enabled"):
+        site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw2", "--state", state).check()
+        site.wait(
+            f"gw2 is {state}",
+            lambda state=state: (  # type: ignore[misc]
+                gateway(site, "gw2")["state"] == {"enabled": "up"}.get(state, state)
+            ),
+            10,
+        )
+    assert gateway(site, "gw2")["note"] == "slow start: 5 % of its weight"
+    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "no").check()
+    site.wait("gw2 has its share", lambda: not gateway(site, "gw2")["note"], 10)
+
+
 def test_a_backup_waits_and_says_so(site: Site) -> None:
     site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw3", "--backup").check()
     site.wait(
@@ -91,3 +108,19 @@ def test_a_backup_waits_and_says_so(site: Site) -> None:
     exported = json.loads(site.halbctl("a", "--output", "json", "export").check())
     (server,) = exported["virtual_servers"]
     assert [g["name"] for g in server["gateways"] if g.get("backup")] == ["gw3"]
+    site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw3", "--no-backup").check()
+
+
+def test_connections_that_took_turns_survive_a_crash_and_a_planned_move(site: Site) -> None:
+    edit = ("vs", "edit", VIRTUAL_SERVER, "--balance", "round-robin", "--sticky", "no")
+    site.halbctl("a", *edit).check()
+    primary = site.primary()
+    site.wait(
+        "flows take turns, and nothing is sticky",
+        lambda: "_sticky" not in site.network.run(primary, "nft", "list", "table", "inet", "halb"),
+        10,
+    )
+    with stage(site) as on_stage:
+        on_stage.wait_agreed()
+        assert_kept(on_stage.promote(next_device(site)))
+        assert_kept(on_stage.crash())
