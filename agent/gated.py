@@ -179,6 +179,8 @@ class _Lanes:
                 f"meta priority set {source} map @{sticky_map(self.name)} "
                 f"meta priority vmap {{ {table} }}"
             )
+            # An update would leave another gateway in the client's element.
+            rules.append(f"delete @{sticky_map(self.name)} {{ {source} : {class_id(1)} }}")
         if found.only is None:
             table = ", ".join(f"{n} : jump {lanes[a]}" for n, a in enumerate(found.slots))
             rules.append(f"{found.expression} vmap {{ {table} }}")
@@ -209,9 +211,7 @@ class _Lanes:
             )
             rules += (f"meta priority @{FULL} return", f"jump {count}")
         if self.listener.sticky:
-            # An update alone would leave another gateway in the client's element.
             client = f"@{sticky_map(self.name)} {{ {KEYWORD[self.version]} saddr"
-            rules.append(f"delete {client} : {class_id(number)} }}")
             rules.append(f"update {client} timeout {self.listener.sticky}s : {class_id(number)} }}")
         rules.append("meta priority set none")
         rules.append(translation(self.listener, self.version, str(ip_address(gateway.address))))
