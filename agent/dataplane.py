@@ -63,6 +63,12 @@ class _Seen:
     direct: Mapping[str, str]
     guarded: frozenset[str]
     index: int
+    unread: frozenset[str] = frozenset()
+    """Parts of ``rules`` that we changed since, and did not read back yet."""
+
+    def known(self, of: frozenset[str]) -> Mapping[str, str]:
+        """The rules without the parts ``of`` that nothing can be said about."""
+        return {name: digest for name, digest in self.rules.items() if name not in of}
 
 
 def _possible(desired: Desired, of_others: frozenset[str]) -> tuple[Desired, Mapping[GroupId, str]]:
@@ -153,7 +159,10 @@ class DataPlane:
             self._ruleset = self._seen = None
             self._direct = ""
             raise
-        if done.changed or self._seen is None:
+        seen = self._seen
+        behind = seen is not None and seen.generation != ruleset_generation()
+        # What only chains changed in is read back at rest: it takes long with many of them.
+        if seen is None or (behind if done.changed else seen.unread):
             self._seen = self._look()
         return done
 
@@ -276,8 +285,14 @@ class DataPlane:
         script = ruleset.change(self._ruleset, wanted)
         if not script:
             return ()
+        before = ruleset_generation()
         self._nft.run(script)
         touched = [n for n, rules in wanted.chains.items() if self._ruleset.chains.get(n) != rules]
+        seen, same = self._seen, replace(self._ruleset, chains=wanted.chains) == wanted
+        if seen and same and seen.generation == before == ruleset_generation() - 1:
+            chains = (*touched, *(self._ruleset.chains.keys() - wanted.chains.keys()))
+            unread = seen.unread.union(f"chain {name}" for name in chains)
+            self._seen = replace(seen, generation=before + 1, unread=unread)
         gone = len(self._ruleset.chains.keys() - wanted.chains.keys())
         self._ruleset = wanted
         return (f"rules changed for {len(touched)} listeners, removed for {gone}",)
@@ -338,7 +353,9 @@ class DataPlane:
             return _Drift()
         before, now = self._seen, self._look()
         name = f"table netdev {gate.TABLE}"
-        rules = difference(f"table inet {ruleset.TABLE}", before.rules, now.rules)
+        rules = difference(
+            f"table inet {ruleset.TABLE}", before.known(before.unread), now.known(before.unread)
+        )
         ways = difference(f"table netdev {direct.TABLE}", before.direct, now.direct)
         gated = difference(name, before.gate, now.gate)
         if not gated and now.guarded != before.guarded:

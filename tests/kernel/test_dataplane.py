@@ -9,6 +9,7 @@ import pytest
 from agent.addresses import InterfaceMissing
 from agent.dataplane import DataPlane, Desired
 from agent.nft import KernelRefused
+from agent.ruleset import compile_ruleset
 from halbctl.lab.namespaces import Network
 from protocol.objects import Gateway, Listener
 from tests.kernel.namespaces import (
@@ -287,3 +288,44 @@ def test_an_interface_that_goes_away_is_named_and_taken_up_again(device: Device)
     wait_until(lambda: client.owner_of(VIP) is not None, "the new interface answers")
     assert client.owner_of(VIP6) is not None
     client.close()
+
+
+def test_what_others_alter_after_a_change_of_rules_is_found(device: Device) -> None:
+    """Also before the change was read back."""
+    device.reconcile(WANTED)
+    device.reconcile(WANTED)
+    server = WANTED.virtual_servers[0]
+    other = desired(server, down=["gw1"])
+    device.reconcile(other)
+    device.run("nft", "flush", "chain", "inet", "halb", "guard")
+    assert "table inet halb: chain guard was altered" in device.reconcile(other).drift
+    device.reconcile(WANTED)
+    for _ in range(2):
+        assert not device.reconcile(WANTED).drift
+    chain = next(name for name in compile_ruleset(WANTED).chains if name.endswith("tcp_443_ip"))
+    device.run("nft", "flush", "chain", "inet", "halb", chain)
+    assert f"table inet halb: chain {chain} was altered" in device.reconcile(WANTED).drift
+    assert not device.reconcile(WANTED).drift
+
+
+def test_one_change_reads_nothing_back_until_there_is_time(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.reconcile(WANTED)
+    device.reconcile(WANTED)
+    looks: list[None] = []
+    look = device.plane._look
+
+    def counted() -> object:
+        looks.append(None)
+        return look()
+
+    monkeypatch.setattr(device.plane, "_look", counted)
+    server = WANTED.virtual_servers[0]
+    for down in ([], ["gw1"], [], ["gw1", "gw2"]):
+        device.reconcile(desired(server, down=down))
+    assert not looks
+    device.reconcile(desired(server, down=down))
+    assert len(looks) == 1
+    device.reconcile(desired(server, down=down))
+    assert len(looks) == 1
