@@ -36,7 +36,7 @@ MAX_IN_FLIGHT = 256
 JITTER = 0.1
 """Each interval is shortened or lengthened by up to this share, so that devices spread."""
 TICK_S = 0.1
-"""Checks start on multiples of this, several in one wake-up: waking up costs more than a check."""
+"""TCP checks start on multiples of this, several in one wake-up, which costs more than a check."""
 FIRST_WITHIN_S = 0.2
 """A new check is first made within this time."""
 
@@ -252,7 +252,7 @@ class HealthChecks:
         self.made += 1
         target = watched.target
         # From start to start: a gateway that hangs is checked as often as one that answers.
-        following = self._following(target.check.interval)
+        following = self._following(target.check)
 
         def done(answer: Answer) -> None:
             watched.cancel = None
@@ -264,10 +264,13 @@ class HealthChecks:
         start = self._probes[target.check.type]
         watched.cancel = start(self._loop, target.address, target.port, target.check, done)
 
-    def _following(self, interval: float) -> float:
+    def _following(self, check: Check) -> float:
         spread = 1 + JITTER * (2 * self._random.random() - 1)
-        tick = min(TICK_S, interval * JITTER)
-        return math.ceil((self._loop.time() + interval * spread) / tick) * tick
+        at = self._loop.time() + check.interval * spread
+        if check.type != "tcp":
+            return at  # dearer than waking up: rather one by one than many at once
+        tick = min(TICK_S, check.interval * JITTER)
+        return math.ceil(at / tick) * tick
 
     def _take(self, watched: Watched, answer: Answer) -> None:
         watched.unclear = answer.reason if answer.verdict is Verdict.UNCLEAR else ""

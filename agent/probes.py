@@ -33,6 +33,7 @@ WORDS = {
     errno.ENETUNREACH: "network unreachable (this host has no route to it)",
     errno.ECONNRESET: "connection reset",
     errno.ETIMEDOUT: "no answer",
+    errno.EPERM: "not sent (a firewall on this device refused it)",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -321,11 +322,12 @@ class TestHealthChecks:
 
         run(test())
 
-    def test_intervals_differ_within_the_jitter(self) -> None:
+    @pytest.mark.parametrize("kind", ["tcp", "tls"])
+    def test_intervals_differ_within_the_jitter(self, kind: Literal["tcp", "tls"]) -> None:
         async def test() -> None:
             loop = asyncio.get_running_loop()
             checks = HealthChecks(lambda down: None, Random(1))
-            waits = [checks._following(2.0) - loop.time() for _ in range(200)]
+            waits = [checks._following(Check(type=kind)) - loop.time() for _ in range(200)]
             assert 1.7 < min(waits) < 1.9
             assert 2.1 < max(waits) < 2.4
 
