@@ -8,10 +8,15 @@ direction needs to find its way is then there before the packet comes.
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import struct
+import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from operator import itemgetter
+from typing import Any
 
 from agent import netlink
 from agent.netlink import attribute as _attribute
@@ -202,24 +207,41 @@ def entry(flow: Flow, place: int, status: int = _SEEN_REPLY | _ASSURED | _CONFIR
     the real one of it.
     """
     version = VERSION[len(flow)]
-    (
-        protocol, client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark,
-    ) = RECORD[version].unpack(flow)  # fmt: skip
+    protocol, *fields, mark = RECORD[version].unpack(flow)
+    form, order = _form(version, protocol, status)
+    values = (*fields, mark.to_bytes(4, "big"), place.to_bytes(4, sys.byteorder))
+    request: bytes = form % order(values)
+    return request
+
+
+@cache
+def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[Any]]:
+    """The request that enters a flow, with gaps, and the order of the fields that fill them.
+
+    Built with a stand-in for each field of a record, and for the place: of the
+    field's size, and found nowhere else. Filling gaps costs a tenth of building anew.
+    """
+    size = _ADDRESS[version]
+    sizes = (size, size, 2, 2, size, size, 2, 2, 4, 4)
+    stand_ins = [bytes([0xE0 + at]) * size for at, size in enumerate(sizes)]
+    client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark, place = stand_ins
+    kind = bytes([protocol])
     body = [
         struct.pack("!BBH", _FAMILY[version], 0, 0),
-        _tuple(1, version, flow),
-        _tuple(2, version, flow[:1] + vip + client + port + client_port),
+        _tuple(1, version, kind + client + vip + client_port + port),
+        _tuple(2, version, kind + vip + client + port + client_port),
         _attribute(_STATUS, status.to_bytes(4, "big")),
         _attribute(_TIMEOUT, TIMEOUT_S[protocol].to_bytes(4, "big")),
         _translation(_NAT_DESTINATION, version, gateway, gateway_port),
+        _translation(_NAT_SOURCE, version, peer, peer_port),
+        _attribute(_MARK, mark),
+        _STREAM if protocol == TCP else b"",
     ]
-    if (peer, peer_port) != (client, client_port):
-        body.append(_translation(_NAT_SOURCE, version, peer, peer_port))
-    if mark:
-        body.append(_attribute(_MARK, mark.to_bytes(4, "big")))
-    if protocol == TCP:
-        body.append(_STREAM)
-    return netlink.message(_NEW, b"".join(body), flags=netlink.CREATE_EXCLUSIVE, number=place)
+    number = int.from_bytes(place, sys.byteorder)
+    request = netlink.message(_NEW, b"".join(body), flags=netlink.CREATE_EXCLUSIVE, number=number)
+    pieces = re.split(b"(" + b"|".join(stand_ins) + b")", request)
+    order = itemgetter(*(stand_ins.index(each) for each in pieces[1::2]))
+    return b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[::2]), order
 
 
 def renewal(flow: Flow, status: int = 0) -> bytes:

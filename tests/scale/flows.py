@@ -32,7 +32,7 @@ CONFIRMED, ASSURED = 0x8, 0xE
 def flows(vip: str, count: int, first_client: int) -> list[Flow]:
     """Flows through one gateway, each of its own client port."""
     packed, port = ip_address(vip).packed, (7001).to_bytes(2, "big")
-    gateway = ip_address("10.77.0.31").packed
+    gateway = bytes([10, 79, first_client, 1])
     made = []
     for number in range(count):
         client = bytes([10, 78, first_client + number // 50_000, 1])
