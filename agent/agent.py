@@ -113,7 +113,7 @@ class Agent:
         """Name of the Site that this device was removed from while it was away."""
         self._carrier: Carrier | None = None
         if not settings.witness:
-            flows = Flows(self.device, loaded.incarnation, self._transport.send, self.deliver)
+            flows = Flows(self.device, loaded.incarnation, self._transport.send, self)
             self._carrier = Carrier(self.device, settings, self._random, self.deliver, flows, self)
         self._peers = Peers(self._transport)
         self._loaded = loaded

@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from agent.aftermath import Survey
 from agent.flowstream import Chunk, Incoming, Outgoing, Step, chunks
 from agent.flowtable import FlowTable
-from agent.mirror import Mirror
+from agent.mirror import Mirror, enter
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.effects import Event, Input
-from protocol.errors import HalbError
 from protocol.flows import Behind, FlowsPart, FlowsWanted
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Message
@@ -55,6 +55,13 @@ _NONE: frozenset[bytes] = frozenset()
 Result = TypeVar("Result")
 
 
+class Told(Protocol):
+    """Who is told what is found."""
+
+    def deliver(self, item: Input) -> None: ...
+    def on_event(self, event: Event) -> None: ...
+
+
 class Flows:
     """This device's part in it, as primary of some groups and secondary of others."""
 
@@ -63,11 +70,12 @@ class Flows:
         device: DeviceId,
         incarnation: int,
         send: Callable[[DeviceId, Message], None],
-        deliver: Callable[[Input], None],
+        agent: Told,
     ) -> None:
         self._me = device
         self._send = send
-        self._deliver = deliver
+        self._deliver = agent.deliver
+        self._survey = Survey(device, self._count, agent.on_event)
         self._loop = asyncio.get_running_loop()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-flows")
         self._table: FlowTable | None = None
@@ -127,6 +135,8 @@ class Flows:
             self._leaders.pop(group, None)
         else:
             self._leaders[group] = leader
+        if event.kind == "primary" and before not in (None, self._me):
+            self._survey.moved_here(group, event.term, self._vips.get(group, _NONE))
         if before == self._me != leader:
             self._former[group] = now + DRAIN_S
         self._arrange()
@@ -279,7 +289,7 @@ class Flows:
                 self._compared[leader] = self._loop.time()
                 self._mirrors[leader] = Mirror(self._table)
             mirror = self._mirrors[leader]
-            work = partial(_enter, mirror, part, vips, self._mine(), first=step is Step.FIRST)
+            work = partial(enter, mirror, part, vips, self._mine(), first=step is Step.FIRST)
             self._work(work, partial(self._entered, leader, source, part))
 
     def _entered(
@@ -344,6 +354,11 @@ class Flows:
 
         self._loop.run_in_executor(self._worker, job).add_done_callback(done)
 
+    def _count(self, job: Callable[[FlowTable], Result], then: Callable[[Result], None]) -> None:
+        """Do a job with the connection table, if it is still open."""
+        if self._table is not None:
+            self._work(partial(job, self._table), then)
+
     async def close(self) -> None:
         """Stop; entries in the kernel stay as they are."""
         if self._tasks is not None:
@@ -369,21 +384,3 @@ def _changes(
 
 def _everything(table: FlowTable, vips: frozenset[bytes]) -> tuple[Chunk, ...]:
     return chunks(table.all(vips), (), vips)
-
-
-def _enter(
-    mirror: Mirror,
-    part: FlowsPart,
-    vips: frozenset[bytes],
-    mine: frozenset[bytes],
-    *,
-    first: bool,
-) -> int | None:
-    """Enter a part; None if that failed and everything has to be told anew."""
-    try:
-        if first:
-            mirror.begin(vips)
-        return mirror.enter(part, vips, mine)
-    except HalbError as error:
-        _log.warning("flows that another device told of: %s", error.message)
-        return None

@@ -16,7 +16,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent import netlink
 from agent.netlink import attribute as _attribute
@@ -36,7 +36,11 @@ _NESTED = 0x8000
 _ESTABLISHED, _LIBERAL = 3, 0x08
 _LIVE = (3, 4, 5)
 """TCP states in which data may still come: established, or one end closed."""
-_TCP_STATE_AT = 8
+_CLOSE = 8
+_PICKED_UP = _LIBERAL | 0x02
+"""Flags of a direction that the kernel met in the middle; entries of ours have the first alone."""
+_TCP_STATE_AT, _TCP_FLAGS_AT = 8, 32
+"""Within the nested attributes about TCP."""
 BUFFER = 8 << 20
 """Bytes of notices that may wait: some 8000 of them."""
 TIMEOUT_S = {TCP: 432_000, UDP: 900}
@@ -76,6 +80,17 @@ class Changes:
             self.begun[key] = flow
 
 
+class Stream(NamedTuple):
+    """A TCP flow, as the kernel sees it."""
+
+    key: Key
+    open: bool
+    """Data may still come."""
+    reset: bool
+    picked_up: bool
+    """The kernel met it in the middle; neither saw it begin nor was told of it."""
+
+
 class FlowTable:
     """One window on the connection table; used by one thread."""
 
@@ -111,16 +126,31 @@ class FlowTable:
     def all(self, vips: Container[bytes], versions: Iterable[int] = (4, 6)) -> Iterator[Flow]:
         """Established flows to ``vips`` (packed), as the kernel has them."""
         for version in versions:
-            for body in netlink.request(
-                netlink.NETFILTER,
-                _GET,
-                struct.pack("!BBH", _FAMILY[version], 0, 0),
-                flags=netlink.DUMP,
-                purpose="list connections",
-            ):
+            for body in self._listed(version):
                 read = _read(body, vips)
                 if read is not None and read[1]:
                     yield read[0]
+
+    def streams(self, vips: Container[bytes]) -> Iterator[Stream]:
+        """TCP flows to ``vips`` (packed), open or not."""
+        for version in (4, 6):
+            for body in self._listed(version):
+                read = _read(body, vips)
+                if read is None or read[0][0] != TCP:
+                    continue
+                state = dict(netlink.attributes(body[_TUPLES[version].size :]))[_PROTOINFO]
+                yield Stream(
+                    key_of(read[0]),
+                    read[1],
+                    state[_TCP_STATE_AT] == _CLOSE,
+                    state[_TCP_FLAGS_AT] & _PICKED_UP == _PICKED_UP,
+                )
+
+    def _listed(self, version: int) -> Iterator[bytes]:
+        head = struct.pack("!BBH", _FAMILY[version], 0, 0)
+        return netlink.request(
+            netlink.NETFILTER, _GET, head, flags=netlink.DUMP, purpose="list connections"
+        )
 
     def listen(self, attend: bool) -> None:
         """Whether to be told of changes; entries can be told of later either way.

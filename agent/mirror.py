@@ -6,8 +6,13 @@ what is missing is entered, and what the primary no longer has is removed in the
 
 from __future__ import annotations
 
+import logging
+
 from agent.flowtable import FlowTable
+from protocol.errors import HalbError
 from protocol.flows import UDP, Flow, FlowsPart, key_of, vip_of
+
+_log = logging.getLogger("halb.flows")
 
 
 class Mirror:
@@ -42,3 +47,21 @@ class Mirror:
             self._present, self._stale = frozenset(), set()
         self._table.remove(gone)
         return refused
+
+
+def enter(
+    mirror: Mirror,
+    part: FlowsPart,
+    vips: frozenset[bytes],
+    mine: frozenset[bytes],
+    *,
+    first: bool,
+) -> int | None:
+    """Enter a part; None if that failed and everything has to be told anew."""
+    try:
+        if first:
+            mirror.begin(vips)
+        return mirror.enter(part, vips, mine)
+    except HalbError as error:
+        _log.warning("flows that another device told of: %s", error.message)
+        return None

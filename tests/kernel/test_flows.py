@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -10,6 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from agent.aftermath import Aftermath, aftermath, carried
 from agent.dataplane import Desired
 from agent.flowstream import Outgoing, chunks
 from agent.flowtable import FlowTable
@@ -237,6 +239,25 @@ def test_the_beginning_of_a_stream_adds_what_is_missing_and_removes_what_is_stal
         tell(a, b)
         assert len(b.flows()) == 4
         assert b.flows() == a.flows()
+
+
+def test_after_a_takeover_flows_are_counted_by_how_they_came_over(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+    with connected(network, ANYWHERE * 5) as connections:
+        tell(a, b)
+        b.call(b.table.remove, [key_of(flow) for flow in sorted(b.flows())[:2]])
+        take_over(network, pair)
+        known = b.call(carried, b.table, PACKED)
+        assert alive(connections) == 5
+        (found,) = b.call(aftermath, b.table, known, [PACKED])
+        assert found == Aftermath(carried=3, found=2, lost=0)
+        assert found.text == "3 flows carried over, 2 found again by their slots, 0 lost"
+        linger = struct.pack("ii", 1, 0)
+        connections[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connections[0].close()
+        wait_until(lambda: b.call(aftermath, b.table, known, [PACKED])[0].lost == 1, "reset")
 
 
 def test_flows_that_a_device_has_by_now_are_neither_replaced_nor_removed(
