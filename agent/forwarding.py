@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from msgspec.structs import replace
+
 from agent.distribution import (
     AT_REST,
     KEYWORD,
@@ -25,9 +27,13 @@ from agent.distribution import (
     refusal,
     selector,
 )
-from protocol.objects import Listener, VirtualServer
+from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.ports import HIGHEST, Ports
 
+FRESH = "10m"
+"""A connection that began while a gateway drained is remembered for so long after a packet."""
+MAX_FRESH = 65_536
+"""Of more, the rest still goes to the gateway that drains."""
 EVERY: Ports = (1, HIGHEST)
 SERVICES, RANGES = "services", "ranges"
 """Maps from VIPs to the chains that translate: for one port, and for several."""
@@ -62,6 +68,8 @@ class Passage:
     """Rules by name of the chain."""
     maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By name of a map or set, for both IP versions: keys, and what they lead to."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Declarations of what packets leave behind, by name of the set."""
     ahead: tuple[str, ...] = ()
     """Rules that come before those of the chain that translates."""
 
@@ -118,13 +126,15 @@ def passage(
         )
     out, back = f"{name}_out", f"{name}_back"
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
+    ways = _Ways(out, vs, listener, version, down)
     return Passage(
-        {out: _out(vs, listener, version, down), back: (_back(listener, version, vips[0]),)},
+        {**ways.chains(), back: (_back(listener, version, vips[0]),)},
         {
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
             RETURNS + ranged: dict.fromkeys(answers, f"goto {back}"),
         },
+        ways.sets(),
     )
 
 
@@ -160,23 +170,68 @@ def _ports(ports: Ports) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-def _out(
-    vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
-) -> tuple[str, ...]:
-    """Write the gateway's address and port into a packet to the VIP."""
-    gateways = candidates(vs, version, down)
-    if not gateways:
-        return ("notrack", *refusal(listener))
-    found = selector(vs, listener, version, gateways, AT_REST)
-    where = found.only
-    if where is None:
-        table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(found.slots))
-        where = f"{found.expression} map {{ {table} }}"
-    port = ""
-    if listener.gateway_ports != listener.ports:
-        port = f"{listener.protocol} dport set {listener.gateway_port} "
-    rewrite = f"{port}{KEYWORD[version]} daddr set {where}"
-    return (f"notrack meta l4proto {listener.protocol} {rewrite} accept",)
+@dataclass(frozen=True)
+class _Ways:
+    """Chain ``out`` of a listener, which writes the gateway into packets to the VIP.
+
+    While a gateway drains, what opens a connection goes by the slots without it, and is
+    remembered for as long as it speaks; all else goes by the slots with it, as before. So what
+    a draining gateway has stays there, without a memory of old connections.
+    """
+
+    out: str
+    vs: VirtualServer
+    listener: Listener
+    version: int
+    down: frozenset[GatewayKey]
+
+    def chains(self) -> dict[str, tuple[str, ...]]:
+        """Rules by name of the chain."""
+        rules = self._rewrite(self._candidates(draining=False))
+        if not self._drains:
+            return {self.out: rules}
+        key, fresh = f"{KEYWORD[self.version]} saddr . tcp sport", f"@{self.out}_fresh"
+        keep = f"update {fresh} {{ {key} timeout {FRESH} }} goto {self.out}_new"
+        old = self._rewrite(self._candidates(draining=True))
+        return {
+            self.out: (f"{OPENS} {keep}", f"{key} {fresh} {keep}", *old),
+            f"{self.out}_new": rules,
+        }
+
+    def sets(self) -> dict[str, str]:
+        """Connections since the drain began."""
+        if not self._drains:
+            return {}
+        name, kind = f"{self.out}_fresh", {4: "ipv4_addr", 6: "ipv6_addr"}[self.version]
+        rest = f"size {MAX_FRESH}; flags dynamic,timeout;"
+        return {name: f"set {name} {{ type {kind} . inet_service; {rest} }}"}
+
+    @property
+    def _drains(self) -> bool:
+        with_them = self._candidates(draining=True)
+        return self.listener.protocol == "tcp" and with_them != self._candidates(draining=False)
+
+    def _candidates(self, *, draining: bool) -> tuple[Gateway, ...]:
+        if not draining:
+            return candidates(self.vs, self.version, self.down)
+        asked = tuple(
+            replace(g, state="enabled") if g.state == "draining" else g for g in self.vs.gateways
+        )
+        return candidates(replace(self.vs, gateways=asked), self.version, self.down)
+
+    def _rewrite(self, gateways: tuple[Gateway, ...]) -> tuple[str, ...]:
+        listener, ip = self.listener, KEYWORD[self.version]
+        if not gateways:
+            return ("notrack", *refusal(listener))
+        found = selector(self.vs, listener, self.version, gateways, AT_REST)
+        where = found.only
+        if where is None:
+            table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(found.slots))
+            where = f"{found.expression} map {{ {table} }}"
+        port = ""
+        if listener.gateway_ports != listener.ports:
+            port = f"{listener.protocol} dport set {listener.gateway_port} "
+        return (f"notrack meta l4proto {listener.protocol} {port}{ip} daddr set {where} accept",)
 
 
 def _back(listener: Listener, version: int, vip: str) -> str:

@@ -129,7 +129,7 @@ def _part(desired: Desired) -> Ruleset:
         way = passage(name, vs, listener, version, vips, desired.down)
         chains |= {**part.chains, **way.chains}
         chains[name] = (*way.ahead, *chains[name])
-        sets |= part.sets
+        sets |= {**part.sets, **way.sets}
         for each, content in way.maps.items():
             maps.setdefault(each, {}).update(content)
         first, last = listener.ports
@@ -219,6 +219,7 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
 def sample() -> Desired:
     """What takes every statement that is ever written, to be tried on a kernel."""
     gateways = tuple(Gateway(name=ip, address=ip) for ip in _SAMPLE_GATEWAYS)
+    leaving = tuple(replace(gateway, state="draining") for gateway in gateways[1::2])
     limited = tuple(replace(gateway, max_connections=9) for gateway in gateways)
     protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
     balances: tuple[Balance, ...] = get_args(Balance)
@@ -243,6 +244,7 @@ def sample() -> Desired:
         ("snat", (), gated),
         ("routed", gateways, plain),
         ("routed", gateways[::2], pure),
+        ("routed", (*gateways[::2], *leaving), pure),
         ("routed", (), pure),
         ("dsr", gateways, pure),
         ("dsr", gateways[::2], pure),

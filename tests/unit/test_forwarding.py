@@ -152,3 +152,22 @@ def test_two_listeners_of_one_virtual_server_may_not_either() -> None:
 )
 def test_what_can_be_told_apart_is_allowed(changes: dict[str, object]) -> None:
     refuse_ambiguous((ROUTED, other(**changes)))
+
+
+def test_a_gateway_that_drains_keeps_its_slots_for_connections_it_has() -> None:
+    leaving = replace(ROUTED.gateways[1], state="draining")
+    drained = compiled(replace(ROUTED, gateways=(ROUTED.gateways[0], leaving)))
+    opens, fresh, old = drained.chains[f"{CHAIN}_out"]
+    assert opens.startswith("tcp flags & (fin|syn|rst|ack) == syn update")
+    assert fresh.startswith(f"ip saddr . tcp sport @{CHAIN}_out_fresh update")
+    assert old == compiled(ROUTED).chains[f"{CHAIN}_out"][0]
+    (new,) = drained.chains[f"{CHAIN}_out_new"]
+    assert new.endswith("ip daddr set 10.0.0.1 accept")
+    assert f"{CHAIN}_out_fresh" in drained.sets
+
+
+def test_the_last_gateway_that_drains_keeps_what_it_has_and_gets_nothing_new() -> None:
+    leaving = tuple(replace(g, state="draining") for g in ROUTED.gateways)
+    drained = compiled(replace(ROUTED, gateways=leaving))
+    assert drained.chains[f"{CHAIN}_out"][-1] == compiled(ROUTED).chains[f"{CHAIN}_out"][0]
+    assert "reject with tcp reset" in drained.chains[f"{CHAIN}_out_new"][1]
