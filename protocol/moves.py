@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from protocol.contact import Contact
 from protocol.group import Group
-from protocol.ids import DeviceId
+from protocol.ids import SITE_GROUP, DeviceId
 from protocol.timing import IDLE_BEAT_NS
 
 
@@ -41,8 +41,10 @@ def _why_cannot(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact]
     reason = dict(contact.info.unfit).get(group.group, "")
     if reason:
         return reason
-    if contact.info.stored < group.voter.electorate.revision:
-        return f"has only revision {contact.info.stored} of the configuration"
+    # It stands with what it knows to be committed; the coordinator with what is on its disk.
+    known = contact.info.stored if group.group == SITE_GROUP else contact.info.committed
+    if known < group.voter.electorate.revision:
+        return f"has only revision {known} of the configuration"
     return ""
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from protocol.changes import PutToken
 from protocol.config import Config
-from protocol.effects import Outcome, Promote, Propose
+from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
 from protocol.objects import Key, Record, VirtualServer
@@ -28,7 +28,7 @@ class Request:
     """An operator's command, and how it ended."""
 
     process: Process
-    item: Propose | Promote
+    item: Propose | Promote | Force | Recover
     at: int
     """Real time."""
     outcome: Outcome | None = None
@@ -160,7 +160,7 @@ class ConfigCheck:
 
     # Operators
 
-    def asked(self, process: Process, item: Propose | Promote) -> None:
+    def asked(self, process: Process, item: Propose | Promote | Force | Recover) -> None:
         token = None
         if isinstance(item, Propose) and isinstance(item.change, PutToken):
             token = item.change.id

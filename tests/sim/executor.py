@@ -203,16 +203,19 @@ def _connect(process: Process, effect: Connect) -> int:
 
 def _outcome(process: Process, effect: Outcome) -> int:
     process.world.checker.ended(process, effect)
+    process.world.news(process, effect)
     return 0
 
 
 def _event(process: Process, effect: Event) -> int:
     process.world.checker.happened(process, effect)
+    process.world.news(process, effect)
     return 0
 
 
 def _keep_conflict(process: Process, effect: KeepConflict) -> int:
     process.world.checker.seen[f"conflict: {effect.conflict.kind}"] += 1
+    process.world.news(process, effect)
     return 0
 
 

@@ -139,8 +139,8 @@ class Machine:
     """A host: what survives a killed agent, and what survives a power cut."""
 
     __slots__ = (
-        "clock", "disk", "id", "index", "kernel", "paused_at", "powered", "random", "speaks",
-        "wall_error",
+        "clock", "disk", "id", "index", "kernel", "paused_at", "powered", "random", "sees_pauses",
+        "speaks", "wall_error",
     )  # fmt: skip
 
     def __init__(self, index: int, device: DeviceId, random: Random) -> None:
@@ -153,6 +153,8 @@ class Machine:
         self.powered = True
         self.paused_at: int | None = None
         """Real time since which the whole device stands still, as a paused virtual machine."""
+        self.sees_pauses = random.random() < 0.5
+        """Its agent finds out, by clocks that go on."""
         self.speaks: Range = OURS
         """Protocol versions of the release that is installed."""
         self.wall_error = random.randint(-500, 500) * MILLISECOND

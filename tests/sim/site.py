@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import Literal
 
 from protocol.config import Config, Edit
 from protocol.effects import Ballot
@@ -48,6 +49,8 @@ class Setup:
     """Two devices may serve alone while they reach the arbiter."""
     founders: int | None = None
     """So many devices are in the Site at the start, the others wait to join; None: all are."""
+    on_peer_loss: Literal["serve", "hold"] | None = None
+    """What one of two devices does without the other one, and without an arbiter."""
     preempt: int = 0
     """Seconds after which a better-ranked device is handed each Virtual Server; 0: never."""
     codec: bool = False
@@ -91,6 +94,7 @@ def build_site(setup: Setup, random: Random) -> Config:
                 arbiter=ARBITER if setup.arbiter else None,
                 profile=profile,
                 preempt=setup.preempt,
+                on_peer_loss=setup.on_peer_loss,
                 gateways=gateways(number),
                 seed=number,
             )
@@ -103,7 +107,7 @@ def build_site(setup: Setup, random: Random) -> Config:
                 vips=(vip_of(number),),
                 slowest=profile,
                 profile=profile,
-                lone=setup.arbiter,
+                lone=setup.arbiter or setup.on_peer_loss is not None,
             )
         )
     return Config().edited(Edit(put=tuple(values)), FIRST_TERM)

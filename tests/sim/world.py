@@ -13,7 +13,19 @@ from random import Random
 from typing import Any, Protocol
 
 from protocol.config import Config
-from protocol.effects import Adopt, Effect, Fitness, GatewayHealth, Input, Received, Stop
+from protocol.effects import (
+    Adopt,
+    Effect,
+    Event,
+    Fitness,
+    GatewayHealth,
+    Input,
+    KeepConflict,
+    Outcome,
+    Paused,
+    Received,
+    Stop,
+)
 from protocol.ids import GroupId
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from protocol.view import NodeView
@@ -26,6 +38,10 @@ from tests.sim.site import FIRST_BALLOTS, Setup, build_site, device_id, device_n
 
 STOP_LIMIT_NS = 3 * SECOND
 """A clean stop that takes longer ends by kill, as an init system does it."""
+
+
+PAUSE_SEEN_NS = 50 * MILLISECOND
+"""Agents on some machines notice that the whole machine was paused for longer than this."""
 
 
 class CoreFactory(Protocol):
@@ -48,6 +64,8 @@ class World:
         self.setup = setup
         self.make_core = make_core
         self.trace = trace
+        self.news: Callable[[Process, Event | Outcome | KeepConflict], None] = _unheeded
+        """Told of what a device remembers for people."""
         self.now = 0
         self.events = 0
         self.hash = seed
@@ -195,9 +213,13 @@ class World:
         """Let a paused device go on."""
         machine = self.machines[index]
         if machine.paused_at is not None:
+            lost = self.now - machine.paused_at
             machine.resume(self.now)
             self.log(index, "device goes on")
             self.checker.resumed(machine)
+            process = self.running(index)
+            if process is not None and lost > PAUSE_SEEN_NS and machine.sees_pauses:
+                process.inbox.insert(0, Paused(lost))  # as agent/pause.py does, where it can
 
     def stop(self, index: int) -> None:
         """Ask the agent to stop cleanly."""
@@ -253,6 +275,10 @@ class World:
     def announcers(self, vip: str) -> list[int]:
         """Machines whose kernel announces ``vip`` now."""
         return [m.index for m in self.machines if m.kernel.announces(vip, self.now)]
+
+
+def _unheeded(process: Process, effect: Event | Outcome | KeepConflict) -> None:
+    pass
 
 
 def _short(item: Input | Effect) -> str:
