@@ -238,6 +238,9 @@ class Groups(Mapping[GroupId, Group]):
         self.disk_works = works
         for group in self._groups.values():
             group.voter.disk_works = works
+        if not works:
+            # The shell opened and renewed no lease in the step whose ballots were refused.
+            self.lapse(self._groups)
 
     def next_due(self, now: int, before: int) -> int:
         """When the first of them is due, if that is earlier than ``before``."""

@@ -82,7 +82,8 @@ class LeaseCheck:
         """Called just before the lease opens."""
         machine, now = process.machine, process.world.now
         bounds = self._checker.bounds(effect.group)
-        if (newest := machine.disk.ballots.get(effect.group)) and effect.term < newest.term:
+        newest = self._checker.votes.known_before(process, effect.group)
+        if effect.term < newest.term:
             text = f"{process.name} acts on term {effect.term} of {effect.group}, knows {newest}"
             self._checker.fail("S10", text)
         anew = self._terms.get((machine.id, effect.group)) != effect.term

@@ -43,8 +43,8 @@ class VoteCheck:
         self._beats: dict[DeviceId, dict[tuple[DeviceId, int], tuple[Claim, ...]]] = {}
         self._resigned: dict[DeviceId, set[tuple[DeviceId, GroupId, int]]] = {}
         """Resignations heard in a step: what is said in it to those primaries binds no more."""
-        self._before: dict[DeviceId, tuple[int, Ballot]] = {}
-        """(step, coordinator ballot) before the newest ballots were written in that step."""
+        self._before: dict[DeviceId, tuple[int, Mapping[GroupId, Ballot]]] = {}
+        """(step, ballots) before the newest ones were written in that step."""
         self._tokens: dict[tuple[GroupId, int], DeviceId] = {}
         self._freed: dict[tuple[DeviceId, GroupId, DeviceId, int], DeviceId] = {}
         """(voter, group, primary, term) to the successor, of hand-overs that it heard of."""
@@ -99,19 +99,23 @@ class VoteCheck:
     def persisting(self, process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
         """S3: what is written never goes back, and no vote is changed within a term."""
         durable = process.machine.disk.ballots
-        self._before[process.machine.id] = (process.stepped_at, durable.get(SITE_GROUP, Ballot()))
+        self._before[process.machine.id] = (process.stepped_at, durable)
         for group, ballot in ballots.items():
             old = durable.get(group, Ballot())
             again = ballot.term == old.term and old.vote not in (None, ballot.vote)
             if ballot.term < old.term or again:
                 self._checker.fail("S3", f"{process.name} replaces {old} of {group} by {ballot}")
 
+    def known_before(self, process: Process, group: GroupId) -> Ballot:
+        """The ballot on disk when the step under way began: it does all that came before a
+        vote first, and then votes."""
+        durable: Mapping[GroupId, Ballot] = process.machine.disk.ballots
+        at, before = self._before.get(process.machine.id, (-1, durable))
+        return (before if at == process.stepped_at else durable).get(group, Ballot())
+
     def says_stored(self, process: Process, to: DeviceId, stored: Stored) -> None:
         """S10: no confirmation for a coordinator of an older term than was known before."""
-        ballot = process.machine.disk.ballots.get(SITE_GROUP, Ballot())
-        at, before = self._before.get(process.machine.id, (-1, ballot))
-        if at == process.stepped_at:
-            ballot = before
+        ballot = self.known_before(process, SITE_GROUP)
         if stored.term < ballot.term:
             text = f"{process.name} confirms a write of term {stored.term}, knows {ballot}"
             self._checker.fail("S10", text)

@@ -79,10 +79,10 @@ STYLES: dict[str, Style] = {
     "operators": Style(150 * MILLISECOND, OPERATORS),
 }
 HUNT = Style(
-    220 * MILLISECOND,
-    {"kill": 8.0, "crash": 1.0, "isolate": 3.0, "one-way": 2.0, "stall": 4.0, "heal": 9.0,
-     "suspend": 0.5, "ambush": 1.0, "quality": 1.0, "partition": 1.0},
-    aim=0.9,
+    200 * MILLISECOND,
+    {"kill": 10.0, "crash": 0.5, "hidden": 3.0, "deaf": 3.0, "stall": 3.0, "heal": 1.0,
+     "suspend": 0.3, "ambush": 1.0, "quality": 0.1, "partition": 0.2},
+    aim=0.95,
 )  # fmt: skip
 """As many takeovers as possible: whoever is primary is hit, again and again."""
 
@@ -119,6 +119,8 @@ def _draw(random: Random, devices: int, now: int, kind: str, aim: float) -> Faul
             duration = random.randint(1, 120) * MILLISECOND if quick else _long(random)
         case "crash" | "stop" | "torn-disk" | "upgrade":
             duration = _long(random)
+        case "hidden" | "deaf":
+            duration = random.randint(150, 900) * MILLISECOND
         case "stall" | "ambush":
             duration = random.randint(1, 600) * MILLISECOND
         case "pause" | "suspend" | "slow-disk" | "full-disk" | "unfit":
@@ -224,6 +226,24 @@ def _isolate(world: World, fault: Fault, target: int, random: Random) -> None:
     world.network.partition(world.now, [target])
 
 
+def _hidden(world: World, fault: Fault, target: int, random: Random) -> None:
+    """Cut off for less than a second."""
+    world.network.partition(world.now, [target])
+    world.push(world.now + fault.duration, _heal_all, world, None)
+
+
+def _deaf(world: World, fault: Fault, target: int, random: Random) -> None:
+    """Hears nobody for less than a second, and is heard."""
+    for other in range(len(world.machines)):
+        if other != target:
+            world.network.cut(other, target)
+    world.push(world.now + fault.duration, _heal_all, world, None)
+
+
+def _heal_all(world: World, _: None) -> None:
+    world.network.heal_all(world.now, range(len(world.machines)))
+
+
 def _one_way(world: World, fault: Fault, target: int, random: Random) -> None:
     world.network.cut(target, fault.other)
 
@@ -296,6 +316,8 @@ APPLY: dict[str, Apply] = {
     "gateways": _gateways,
     "partition": _partition,
     "isolate": _isolate,
+    "hidden": _hidden,
+    "deaf": _deaf,
     "one-way": _one_way,
     "bulk-cut": _bulk_cut,
     "heal": _heal,

@@ -26,9 +26,9 @@ MIXES: tuple[tuple[Profile, ...], ...] = (
     (Profile.CALM, Profile.FAST, Profile.NORMAL),
 )
 HUNTED: tuple[tuple[Profile, ...], ...] = (
-    (Profile.FAST,) * 4,
-    (Profile.NORMAL,) * 4,
-    (Profile.FAST, Profile.FAST, Profile.NORMAL, Profile.NORMAL),
+    (Profile.FAST,),
+    (Profile.FAST,),
+    (Profile.FAST, Profile.NORMAL),
 )
 
 

@@ -30,7 +30,9 @@ from protocol.messages import Append, Claim, Lead, Message, Reason, Refusal, Rum
 from protocol.node import Node
 from protocol.standing import Incarnation, PeerState
 from protocol.timing import MILLISECOND, SECOND, Profile
+from tests.sim.run import make_node
 from tests.sim.site import Setup, build_site, device_id, group_id
+from tests.sim.world import World
 
 
 class Babble:
@@ -190,3 +192,15 @@ def test_no_step_raises_whatever_messages_arrive(seed: int) -> None:
         stored += [e.config.revision for e in effects if isinstance(e, PersistConfig)]
         assert node.wake_at() > now
         node.view()
+
+
+def test_a_lease_that_a_full_disk_kept_shut_is_opened_later() -> None:
+    """The shell opens nothing in a step whose ballots it could not write."""
+    world = World(1, Setup(devices=1), make_node)
+    world.start_all()
+    world.machines[0].disk.full = True
+    world.run_for(2 * SECOND)
+    world.machines[0].disk.full = False
+    world.run_for(2 * SECOND)
+    assert world.announcers(world.first_vip) == [0]
+    assert not world.checker.violations
