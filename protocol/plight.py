@@ -14,7 +14,7 @@ def no_coordinator(config: Config, hears: Callable[[DeviceId], bool]) -> NoQuoru
     """The refusal of a change that no coordinator took. ``hears(device)``: this one included."""
     voters = config.site.voters if config.site else ()
     silent = [config.devices[d].name for d in voters if d in config.devices and not hears(d)]
-    if len(voters) - len(silent) >= majority(voters):
+    if not silent or len(voters) - len(silent) >= majority(voters):
         return NoQuorum(
             "a majority of the Site's voting devices is heard, but has no coordinator",
             "Try again in a few seconds; `halbctl status` shows what each device lacks.",
