@@ -18,6 +18,7 @@ import shutil
 import signal
 import stat
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,11 +31,13 @@ MAX_OUTPUT = 64 * 1024
 """Bytes that a program may write."""
 MAX_REASON = 160
 """Characters of its first line that become the reason."""
+PROCESSES = 64
+"""Processes and threads that the agent's user may have, the agent's own among them."""
 LIMITS = {
-    "nproc": 64, "cpu": 30, "fsize": 1 << 20, "nofile": 64, "data": 256 << 20, "core": 0,
+    "cpu": 30, "fsize": 1 << 20, "nofile": 64, "data": 256 << 20, "core": 0,
 }  # fmt: skip
-"""As of prlimit(1): processes of this user, seconds of processor, bytes per file, files
-open, bytes of memory, no core dumps."""
+"""As of prlimit(1): seconds of processor, bytes per file, files open, bytes of memory, no
+core dumps."""
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SWEEP_S = 0.1
 """What was killed is collected after this time."""
@@ -50,8 +53,9 @@ class Unusable(Exception):
 class Programs:
     """Starts the programs of one directory; used by the loop's thread only."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, processes: int = PROCESSES) -> None:
         self._directory = directory
+        self._limits = {"nproc": processes, **LIMITS}
         self._running: set[int] = set()
         self._prepared = False
         self._sweeping = False
@@ -91,7 +95,7 @@ class Programs:
                 raise Unusable(f"check program {path}: others than its owner may write it")
         if not os.access(program, os.X_OK) or not program.is_file():
             raise Unusable(f"check program {program}: not executable")
-        return [*_confinement(), str(program), *command[1:]]
+        return [*_confinement(self._limits), str(program), *command[1:]]
 
     def _adopt_orphans(self) -> None:
         """Become the parent of what a program leaves behind, to be able to end it."""
@@ -131,7 +135,7 @@ def _children() -> set[int]:
     return found
 
 
-def _confinement() -> list[str]:
+def _confinement(limits: Mapping[str, int]) -> list[str]:
     """The words before a command that take from it what it does not need."""
     setpriv, prlimit = shutil.which("setpriv"), shutil.which("prlimit")
     if setpriv is None or prlimit is None:
@@ -140,7 +144,7 @@ def _confinement() -> list[str]:
     if os.geteuid() == 0:
         words.append("--bounding-set=-all")  # root would have them all again
     words += [prlimit]
-    for name, most in LIMITS.items():
+    for name, most in limits.items():
         hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
         words.append(f"--{name}={most if hard == resource.RLIM_INFINITY else min(most, hard)}")
     return words

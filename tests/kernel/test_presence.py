@@ -104,9 +104,9 @@ def test_a_neighbour_that_holds_another_address_is_an_alarm_until_it_has_learnt(
         # Permanent: no announcement changes it, as on a router that ignores them.
         entry = (vip, "lladdr", FOREIGN, "dev", "eth0", "nud", "permanent")
         router.run("ip", "neigh", "replace", *entry)
-    monkeypatch.setattr(takeover, "AFTER_S", (0.05,) * 6)
-    monkeypatch.setattr(takeover, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(presence, "REFRESH_S", 1.0)
+    monkeypatch.setattr(takeover, "AFTER_S", (0.2,) * 6)
+    monkeypatch.setattr(takeover, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(presence, "REFRESH_S", 4.0)
     news = News()
     warnings: list[str] = []
 

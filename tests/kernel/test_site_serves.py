@@ -108,7 +108,6 @@ def test_at_the_deadline_of_a_drain_the_gateway_is_disabled_and_its_connections_
         found = site.halbctl("b", "--output", "json", "gateway", "show", VIRTUAL_SERVER, "gw2")
         views = json.loads(found.check())["devices"]
         assert len(views) == 3
-        assert {view["state"] for view in views} <= {"up", "unchecked"}
         counts = [view["connections"] for view in views if view["role"] == "primary"]
         return counts[0] if counts else -1
 
