@@ -123,7 +123,7 @@ def _updates(name: str, more: str) -> Iterator[str]:
             key += more.format(ip=ip)
             yield (
                 f"meta l4proto {protocol} ct status dnat ct original {ip} daddr @vips{suffix}"
-                f" update @{name}{suffix} {{ {key} counter }}"
+                f" update @{name}{suffix} {{ {key} counter }} accept"
             )
 
 
