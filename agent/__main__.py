@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from agent import journal, realtime
 from agent.agent import Agent
 from agent.disk import Disk
+from agent.patience import PatientLoop
 from agent.settings import Settings, read_settings
 from protocol.errors import HalbError
 
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         journal.set_up(settings.log_level)
         disk = Disk.open(settings.state_dir)
         try:
-            asyncio.run(run(settings, disk))
+            with asyncio.Runner(loop_factory=PatientLoop) as runner:
+                runner.run(run(settings, disk))
         finally:
             disk.close()
     except HalbError as error:

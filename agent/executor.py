@@ -36,6 +36,8 @@ from protocol.effects import (
 from protocol.ids import DeviceId
 from protocol.messages import Message
 
+_OF_LEASE = Refresh, Acquire, Release, Lame
+
 
 class Listener(Protocol):
     """What the agent does with effects that are news rather than deeds."""
@@ -75,7 +77,7 @@ class Executor:
                     self._send(effect.to, effect.message)
             elif isinstance(effect, PersistBallots):
                 mute = not self._storage.save_ballots(effect.ballots)
-            elif isinstance(effect, Acquire | Refresh | Release | Lame):
+            elif isinstance(effect, _OF_LEASE):
                 if not mute or isinstance(effect, Release | Lame):
                     self._do_lease(effect)
             elif isinstance(effect, Announce | ProbeArbiter):

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 
 from agent.clock import boottime
+from agent.patience import PatientLoop
 from agent.pause import PauseWatch
 from protocol.effects import Effect, Input, Paused
 from protocol.node import Node
@@ -59,6 +60,8 @@ class Loop:
         self._timer = None
         self._on_woken(self._timer_due, boottime())
         self._step()
+        if isinstance(self._loop, PatientLoop):
+            self._loop.asked()
 
     def _step(self) -> None:
         if self._soon is not None:

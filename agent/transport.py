@@ -198,7 +198,9 @@ class Transport:
         links = self._peers.get(to)
         if links is not None and type(message) is Beat:
             links.our_interval = message.interval
-        self._tick_if_due(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_tick:
+            self._tick(now)
         if not speakable(str(message.__struct_config__.tag), self.version):
             self._counts["withheld"] += 1
             return
@@ -223,7 +225,8 @@ class Transport:
     def _frame_came(self, links: PeerLinks, link: Link, frames: list[bytes]) -> None:
         now = asyncio.get_running_loop().time()
         link.frame_came(now)
-        self._tick_if_due(now)
+        if now >= self._next_tick:
+            self._tick(now)
         if not links.arrivals.rate.admit(now):
             links.count("throttled")
             links.hang_up(now)
@@ -273,14 +276,12 @@ class Transport:
         while True:
             for _ in range(TICKS_TO_NUDGE):
                 await next_round(IDLE_TICK)
-                self._tick_if_due(loop.time())
+                self._tick(loop.time())
             self._allowed.nudge()
             for links in self._peers.values():
                 links.nudge()
 
-    def _tick_if_due(self, now: float) -> None:
-        if now < self._next_tick:
-            return
+    def _tick(self, now: float) -> None:
         self._next_tick = now + TICK
         for links in self._peers.values():
             links.tick(now)
