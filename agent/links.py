@@ -21,6 +21,7 @@ from agent.quality import Quality
 from agent.sockets import Socket
 from protocol.addresses import split_endpoint
 from protocol.ids import DeviceId
+from protocol.messages import Message
 from protocol.timing import IDLE_BEAT_NS, MILLISECOND, SECOND
 from protocol.wire import HEADER_SIZE, MAX_BULK, MAX_URGENT
 
@@ -113,6 +114,8 @@ class PeerLinks:
         self.arrivals = Arrivals()
         self.quality = Quality()
         self.counters: dict[str, int] = {}
+        self.told: tuple[bytes, Message | None] = (b"", None)
+        """What the peer told of itself last, which it repeats each second: encoded, decoded."""
         self.their_interval = IDLE_BEAT_NS
         self.our_interval = IDLE_BEAT_NS
         """T of the newest beat from and to the peer, nanoseconds; a beat to it is acked at once."""

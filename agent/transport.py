@@ -24,7 +24,7 @@ from agent.sockets import AllowList, Publisher
 from protocol.addresses import check_endpoint, split_endpoint
 from protocol.errors import MalformedMessage
 from protocol.ids import DeviceId
-from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, URGENT, Beat, Message
+from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, URGENT, Beat, Info, Message
 from protocol.versions import speakable
 from protocol.wire import (
     HEADER_SIZE,
@@ -265,7 +265,13 @@ class Transport:
         if verdict is not Verdict.FRESH:
             links.count(verdict.value)
             return None
-        message = decode(frame[HEADER_SIZE:], MAX_URGENT if urgent else MAX_BULK)
+        body = frame[HEADER_SIZE:]
+        if body == links.told[0]:
+            message = links.told[1]
+        else:
+            message = decode(body, MAX_URGENT if urgent else MAX_BULK)
+        if type(message) is Info:
+            links.told = body, message
         if (type(message) in _URGENT) is not urgent:
             raise MalformedMessage(f"a {type(message).__name__} on the wrong channel")
         links.count(verdict.value)

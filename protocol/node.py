@@ -159,21 +159,21 @@ class Node:
             self.neighbourhood.forgive(now - self._due, now)
         chores = now >= self._chores_due
         for item in inputs:
+            chores |= not self._is_routine(item)
             self._take(item, now, out, touched)
-            chores |= not _is_heartbeat(item)
         self._follow_configuration(now, out, touched)
         touched.extend(self.groups.timers.take_due(now))
         for gid in touched:
             if gid in self.groups:
                 self.groups[gid].on_time(now, out)
         if chores or touched:
-            # Heartbeats that change nothing, which nearly all are, skip this.
             self._coordinate(now, out)
             self._follow_configuration(now, out, touched)
             self._move(now, out, touched)
             self._settle(now, out, touched)
         self.beats.on_time(now, out)
-        self._due = self._next_due(now)
+        due = min(self.beats.wake_at(), self._chores_due)
+        self._due = max(self.groups.next_due(now, due), now + 1)
         return self.planned.sift(out.take())
 
     def _settle(self, now: int, out: Outbox, touched: list[GroupId]) -> None:
@@ -206,11 +206,16 @@ class Node:
         """When ``step`` must be called at the latest."""
         return self._due
 
-    def _next_due(self, now: int) -> int:
-        due = min(self.beats.wake_at(), self._chores_due)
-        return max(self.groups.next_due(now, due), now + 1)
-
     # Inputs
+
+    def _is_routine(self, item: Input) -> bool:
+        """Whether this needs no chores, as nearly all: a heartbeat, or what was told before."""
+        match item:
+            case Received(_, Beat() | Ack()):
+                return True
+            case Received(sender, Info() as info) if sender in self.contacts:
+                return info == self.contacts[sender].info
+        return False
 
     def _take(  # noqa: C901 - one case per input is the point
         self, item: Input, now: int, out: Outbox, touched: list[GroupId]
@@ -393,7 +398,3 @@ class Node:
             coordinator=self.offices.holder(SITE_GROUP)[0],
             local=self.configuration.local,
         )
-
-
-def _is_heartbeat(item: Input) -> bool:
-    return isinstance(item, Received) and isinstance(item.message, Beat | Ack)
