@@ -111,6 +111,17 @@ def test_plans_that_make_no_sense(peer: Peer, halbctl: Halbctl, argv: tuple[str,
             ("gateway", "set", "rdp", "gw1", "--weight", "0", "--state", "disabled"),
             changes.SetGateway("rdp", "gw1", "disabled", 0),
         ),
+        (
+            ("gateway", "set", "rdp", "gw1", "--no-backup", "--max-connections", "0"),
+            changes.SetGateway("rdp", "gw1", backup=False, max_connections=0),
+        ),
+        (
+            ("gateway", "add", "rdp", "gw5=10.77.0.35", "--backup", "--max-connections", "9"),
+            changes.AddGateway(
+                "rdp",
+                GatewayDocument(name="gw5", address="10.77.0.35", backup=True, max_connections=9),
+            ),
+        ),
     ],
 )
 def test_changes(
@@ -153,6 +164,16 @@ def test_vs_create_takes_a_whole_virtual_server(peer: Peer, halbctl: Halbctl) ->
     )
     wanted = api.PutChange(changes.PutVirtualServer(document, "create"), "3.17")
     assert peer.only(api.PutChange) == wanted
+
+
+def test_vs_create_takes_how_flows_are_shared(peer: Peer, halbctl: Halbctl) -> None:
+    words = ("--balance", "least-connections", "--sticky", "30m", "--slow-start", "90s")
+    assert halbctl("vs", "create", "x", "--vip", "10.0.0.1/24", "--tcp", "80", *words).code == 0
+    document = peer.only(api.PutChange).change.document
+    assert document.slow_start == 90
+    assert [(each.balance, each.sticky) for each in document.listeners] == [
+        ("least-connections", 1800)
+    ]
 
 
 def test_checks_can_be_left_out(peer: Peer, halbctl: Halbctl) -> None:

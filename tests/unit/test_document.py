@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -21,7 +21,7 @@ from protocol.document import (
 )
 from protocol.errors import ExitCode, InvalidInput
 from protocol.listener_document import ListenerDocument
-from protocol.objects import Check
+from protocol.objects import MAX_STICKY_S, Balance, Check
 from protocol.rendering import render_site
 from protocol.timing import Profile
 from tests.unit.paris import RDP, WEB, edit, site
@@ -107,6 +107,23 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"listeners": [{"port": 1, "balance": "round-robbin"}]},
         ("'round-robbin'", "round-robin"),
     ),
+    "sticky for ever": (
+        {"listeners": [{"port": 1, "sticky": 10**9}]},
+        (f"`{BASE}.listeners[0].sticky` is 1000000000", "0 to 604800 seconds"),
+    ),
+    "connections of a client": (
+        {"listeners": [{"port": 1, "client_connections": -1}]},
+        ("client_connections` is -1", "0 to 1000"),
+    ),
+    "rate of a client": (
+        {"listeners": [{"port": 1, "client_rate": "10/s"}]},
+        ("client_rate", "'10/s'", "whole number"),
+    ),
+    "room of a gateway": (
+        {"gateways": [{"name": "g", "address": "10.1.1.1", "max_connections": 10**7}]},
+        (f"`{BASE}.gateways[0].max_connections` is 10000000", "0 to 1000000"),
+    ),
+    "slow start of a day": ({"slow_start": 86_400}, ("slow_start` is 86400", "0 to 3600")),
     "preempt without a time": ({"preempt": "soon"}, (f"`{BASE}.preempt`", "'soon'", "60s")),
     "preempt at once": ({"preempt": {"after": 0}}, (f"`{BASE}.preempt` is 0", "1 to 86400 s")),
     "arbiter": ({"arbiter": "10.77.0.256", "on_peer_loss": None}, ("arbiter", "10.77.0.256")),
@@ -290,7 +307,10 @@ LISTENERS = st.lists(
         {"protocol": st.sampled_from(["tcp", "udp"]), "port": st.integers(1, 65535)},
         optional={
             "gateway_port": st.integers(1, 65535),
-            "balance": st.sampled_from(["hash", "source-hash"]),
+            "balance": st.sampled_from(get_args(Balance)),
+            "sticky": st.integers(0, MAX_STICKY_S),
+            "client_connections": st.integers(0, 1000),
+            "client_rate": st.integers(0, 100_000),
             "check": CHECKS,
         },
     ),
@@ -303,6 +323,8 @@ GATEWAYS = st.lists(
         optional={
             "weight": st.integers(0, 256),
             "state": st.sampled_from(["enabled", "draining", "disabled"]),
+            "backup": st.booleans(),
+            "max_connections": st.integers(0, 1_000_000),
         },
     ),
     max_size=5,
@@ -327,6 +349,7 @@ def sites(draw: st.DrawFn) -> dict[str, object]:
                 "devices": draw(st.lists(st.sampled_from("abc"), unique=True)),
                 "on_peer_loss": draw(st.sampled_from(["serve", "hold"])),
                 "profile": draw(st.sampled_from(list(Profile))).value,
+                "slow_start": draw(st.integers(0, 3600)),
                 "gateways": gateways,
                 "listeners": draw(LISTENERS),
             }
