@@ -37,9 +37,22 @@ class Pinger:
         self._loop = asyncio.get_running_loop()
         self._secret = secrets.randbits(64)
         self._id = secrets.randbits(16)
-        self._sockets = {version: _raw(version, interface) for version in (4, 6)}
+        self.index = 0
+        """Of the interface that is asked on."""
+        self._sockets: dict[int, socket.socket] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self.index = _index_of(self._interface)
+        self._sockets = {version: _raw(version, self._interface) for version in (4, 6)}
         for version, sock in self._sockets.items():
             self._loop.add_reader(sock, self._read, version)
+
+    def follow(self) -> None:
+        """Move to the interface that has the name now: one that comes back is another one."""
+        if _index_of(self._interface) not in (0, self.index):
+            self.close()
+            self._open()
 
     def ask(self, to: str, number: int, source: str | None = None) -> None:
         """Ask ``to``, from the address ``source``, or the one that the kernel chooses.
@@ -61,7 +74,7 @@ class Pinger:
             return
 
     def _scope(self, to: str) -> int:
-        return socket.if_nametoindex(self._interface) if ip_address(to).is_link_local else 0
+        return self.index if ip_address(to).is_link_local else 0
 
     def _read(self, version: int) -> None:
         for _ in range(_MAX_READ):
@@ -82,6 +95,14 @@ class Pinger:
         for sock in self._sockets.values():
             self._loop.remove_reader(sock)
             sock.close()
+
+
+def _index_of(interface: str) -> int:
+    """The number of an interface; 0 where there is none of this name."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0
 
 
 def _raw(version: int, interface: str) -> socket.socket:

@@ -158,6 +158,7 @@ class Presence:
         self._verify(group, boottime())
 
     def _verify(self, group: GroupId, announced: int) -> None:
+        self._pinger.follow()
         around = [(each, ip_address(each).version) for each in self._neighbours(group)]
         pairs = [
             (vip, neighbour)

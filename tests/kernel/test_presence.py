@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import pytest
 
 from agent import owners, presence, segment, takeover
 from agent.announce import Announcer
+from agent.ping import Pinger
 from agent.presence import Presence
 from protocol.effects import Event
 from protocol.ids import GroupId
@@ -212,3 +214,30 @@ def test_an_address_that_nobody_answers_for_is_unresolved(place: tuple[Device, I
     device.run("ip", "neigh", "replace", gone, "dev", "eth0", "nud", "failed")
     assert device.call(segment.is_unresolved, gone) is True
     assert device.call(segment.is_unresolved, "192.0.2.7") is False
+
+
+def test_an_interface_that_went_away_and_came_back_is_asked_on_again(
+    place: tuple[Device, Inside],
+) -> None:
+    device, _ = place
+
+    def make() -> None:
+        device.run("ip", "link", "add", "gone0", "type", "veth", "peer", "name", "gone1")
+
+    async def test() -> tuple[int, int]:
+        make()
+        pinger = Pinger("gone0", lambda _: None)
+        before = pinger.index
+        device.run("ip", "link", "del", "gone0")
+        pinger.follow()
+        pinger.ask("10.77.0.12", 1)
+        device.run("ip", "link", "add", "other0", "type", "veth", "peer", "name", "other1")
+        make()
+        pinger.follow()
+        pinger.close()
+        return before, pinger.index
+
+    before, after = device.call(lambda: asyncio.run(test()))
+    assert before != after == device.call(socket.if_nametoindex, "gone0")
+    device.run("ip", "link", "del", "gone0")
+    device.run("ip", "link", "del", "other0")
