@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 _BLOCK = re.compile(r"^\t(?=[a-z]+ \S+ \{$)", re.MULTILINE)
 _OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
@@ -19,16 +19,27 @@ _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 def blocks(listing: str) -> dict[str, str]:
     """A digest of each block of ``nft list table``, by its heading such as ``chain guard``."""
     found: dict[str, str] = {}
-    for block in _BLOCK.split(listing)[1:]:
+    for block in _cut(listing):
         heading, _, body = block.partition(" {\n")
         found[heading] = hashlib.blake2b(_sorted(body).encode(), digest_size=12).hexdigest()
     return found
 
 
+def _cut(listing: str) -> Iterator[str]:
+    """The blocks, one by one: cutting megabytes at once would hold up other threads."""
+    begins = None
+    for found in _BLOCK.finditer(listing):
+        if begins is not None:
+            yield listing[begins : found.start()]
+        begins = found.end()
+    if begins is not None:
+        yield listing[begins:]
+
+
 def static_sets(listing: str) -> list[tuple[str, str]]:
     """(``set`` or ``map``, name) of the named sets that only commands put something into."""
     found = []
-    for block in _BLOCK.split(listing)[1:]:
+    for block in _cut(listing):
         kind, name, *_ = block.split(" ", 2)
         if kind in ("set", "map") and not _OF_PACKETS.search(block):
             found.append((kind, name))
