@@ -93,6 +93,8 @@ def _ingress() -> Iterable[str]:
 
 
 def _egress() -> Iterable[str]:
+    # What `send_redirects` is for IPv4: nobody on the same network is told to skip the device.
+    yield "icmpv6 type nd-redirect counter drop"
     yield "arp saddr ip @vips arp saddr ip != @announced counter drop"
     yield "ip saddr @vips ip saddr != @accepted counter drop"
     # A solicitation to the VIP's multicast group comes in; the answer's source is the VIP.
