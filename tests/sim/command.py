@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections import Counter
 from itertools import count, islice
+from pathlib import Path
 from time import monotonic
 
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim import network
-from tests.sim.figures import calm, hunt
+from tests.sim.figures import calm, hunt, speed
+from tests.sim.plot import plot
 from tests.sim.run import Result, run_seed, takeover
 from tests.sim.shrink import shrink
 from tests.sim.site import Setup
@@ -26,6 +28,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--replay", type=int, metavar="SEED", help="trace one seed")
     parser.add_argument("--shrink", type=int, metavar="SEED", help="find its fewest faults")
     parser.add_argument("--takeovers", type=int, metavar="N", help="measure N takeovers instead")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="takeover times, as a PNG")
+    parser.add_argument("--speed", action="store_true", help="how fast the simulator is")
     parser.add_argument("--hunt", type=int, metavar="N", help="N takeovers under faults instead")
     parser.add_argument("--hunted", action="store_true", help="replay a seed of --hunt")
     parser.add_argument("--calm", type=float, metavar="HOURS", help="hours without a failure")
@@ -44,6 +48,12 @@ def main() -> int:
         for profile in (Profile.NORMAL, Profile.FAST):
             print(calm(chosen.calm, profile, first=chosen.first), flush=True)
         return 0
+    if chosen.speed:
+        for size in sizes:
+            print(speed(size), flush=True)
+        return 0
+    if chosen.plot:
+        return plot(chosen.plot, chosen.takeovers or 100)
     if chosen.takeovers:
         return measure_takeovers(chosen.takeovers, sizes)
     if chosen.replay is not None:

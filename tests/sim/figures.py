@@ -1,6 +1,7 @@
-"""Long runs whose results are figures: takeovers under faults, and hours without one.
+"""Runs whose results are figures: takeovers under faults, hours without one, speed.
 
-Printed by ``scripts/sim --hunt N`` and ``--calm HOURS``; docs/protocol.md has the results.
+Printed by ``scripts/sim --hunt N``, ``--calm HOURS`` and ``--speed``; docs/protocol.md
+has the results.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
-from time import monotonic, process_time
+from time import monotonic, process_time, process_time_ns
+from typing import Any
 
+from protocol.node import Node
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from tests.sim import network
-from tests.sim.run import quiet_world, run_seed
+from tests.sim.run import WARM_UP_NS, make_node, quiet_world, run_seed
 from tests.sim.site import Setup
 from tests.sim.world import World
 
@@ -137,3 +140,44 @@ def _with_stalls(world: World, profile: Profile, random: Random) -> int:
         world.stall(random.randrange(len(world.machines)), random.randrange(unit))
         stalls += 1
     return stalls
+
+
+class TimedNode(Node):
+    """A core that counts the time spent in it."""
+
+    spent = 0
+    """Nanoseconds of all cores."""
+    steps = 0
+
+    def step(self, now: int, inputs: Any) -> Any:
+        began = process_time_ns()
+        effects = super().step(now, inputs)
+        TimedNode.spent += process_time_ns() - began
+        TimedNode.steps += 1
+        return effects
+
+
+def speed(devices: int, seconds: int = 120) -> str:
+    """How much faster than real time a Site at rest is simulated, and whose time it is."""
+    ratio, _ = _timed(devices, seconds, make_node)
+    TimedNode.spent = TimedNode.steps = 0
+    _, took = _timed(devices, seconds, TimedNode)
+    core = TimedNode.spent / SECOND
+    steps = TimedNode.steps
+    rest = took - core
+    return (
+        f"{devices} devices at rest: {ratio:.0f} x real time; {steps / seconds:.0f} steps/s, "
+        f"{core / steps * 1e6:.1f} us in the core and {rest / steps * 1e6:.1f} us in the "
+        f"simulator for each; the simulator alone would be {seconds / rest:.0f} x"
+    ).replace("; ", "\n  ")
+
+
+def _timed(devices: int, seconds: int, core: Any) -> tuple[float, float]:
+    world = World(1, Setup(devices=devices), core)
+    world.start_all()
+    world.run_until(2 * WARM_UP_NS)
+    began = process_time()
+    TimedNode.spent = TimedNode.steps = 0
+    world.run_for(seconds * SECOND)
+    took = process_time() - began
+    return seconds / took, took
