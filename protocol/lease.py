@@ -53,7 +53,7 @@ class Lease:
         if sent <= self._acked.get(voter, 0) or voter not in voters:
             return False
         self._acked[voter] = sent
-        if sent <= self.confirmed:
+        if sent <= self._round:
             return False
         self._acked[me] = now  # This device confirms itself, always and at once.
         newest = confirmed_by_majority(voters, self._acked)

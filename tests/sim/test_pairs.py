@@ -9,7 +9,7 @@ from protocol.arbiter import Pair, Sight, Wait
 from protocol.effects import Probed
 from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
-from tests.sim import pairs
+from tests.sim import network, pairs
 from tests.sim.segment import Round, Segment
 from tests.sim.world import World
 
@@ -161,3 +161,19 @@ def world_after_the_arbiter_returned(seed: int) -> World:
 
 def test_quiet_rounds_are_what_the_page_says() -> None:
     assert arbiter.QUIET_ROUNDS * T.interval // 2 + T.ask == T.promise
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_primary_whose_peer_is_back_leans_on_the_arbiter_no_more(seed: int) -> None:
+    """Also where the arbiter always answers before the peer does."""
+    world = pairs.pair_world(seed)
+    world.network.quality = network.Quality(base=2 * MILLISECOND)
+    before = pairs.primary(world)
+    assert before is not None
+    pairs.cut_links(world)
+    world.run_for(2 * SECOND)
+    assert any(group.alone for group in world.view(before).groups)
+    pairs.heal(world)
+    world.run_for(SECOND)
+    assert not any(group.alone for group in world.view(before).groups)
+    assert not world.checker.violations
