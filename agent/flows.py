@@ -89,7 +89,7 @@ class Flows:
         self._carriers: Mapping[GroupId, frozenset[DeviceId]] = {}
         self._out: dict[DeviceId, Outgoing] = {}
         self._begun: dict[DeviceId, float] = {}
-        """When the newest stream to each device began."""
+        """When the first part of the newest stream to each device was sent."""
         self._in: dict[DeviceId, Incoming] = {}
         self._mirrors: dict[DeviceId, Mirror] = {}
         self._in_step: set[GroupId] = set()
@@ -250,8 +250,9 @@ class Flows:
         groups = tuple(
             g for g in message.groups if g in told and device in self._carriers.get(g, ())
         )
-        if groups and now - self._begun.get(device, -PAUSE_S) >= PAUSE_S:
-            self._begun[device] = now
+        # A question that is repeated while the table is read must not begin that anew.
+        reading = out is not None and not out.ready
+        if groups and not reading and now - self._begun.get(device, -PAUSE_S) >= PAUSE_S:
             self._begin(device, groups, now)
 
     def _begin(self, device: DeviceId, groups: tuple[GroupId, ...], now: float) -> None:
@@ -261,6 +262,7 @@ class Flows:
 
         def read(flows: tuple[Chunk, ...]) -> None:
             out.begin(flows)
+            self._begun[device] = self._loop.time()
             if self._out.get(device) is out:
                 self._tell(device)
 

@@ -61,7 +61,8 @@ class Outgoing:
         """What the groups' flows go to."""
         self.given_up = False
         """The receiver was too slow: it has to begin anew."""
-        self._ready = False
+        self.ready = False
+        """All flows there are have been read."""
         self._heard = now
         self._waiting: deque[tuple[Chunk, bool]] = deque()
         self._changes = 0
@@ -73,11 +74,11 @@ class Outgoing:
         """Tell all flows there are; the last part says that it is the last."""
         whole = flows or (Chunk(),)
         self._waiting.extend((chunk, chunk is whole[-1]) for chunk in whole)
-        self._ready = True
+        self.ready = True
 
     def go_on(self, changes: tuple[Chunk, ...]) -> None:
         """Tell what changed since; before :meth:`begin` all of it will be in what is told then."""
-        if not self._ready or self.given_up:
+        if not self.ready or self.given_up:
             return
         self._waiting.extend((chunk, False) for chunk in changes)
         self._changes = min(self._changes + len(changes), len(self._waiting))

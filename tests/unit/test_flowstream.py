@@ -83,7 +83,9 @@ def test_a_stream_without_flows_is_complete_at_once() -> None:
 def test_changes_before_the_beginning_are_part_of_it() -> None:
     out = Outgoing(1, (WEB,), VIPS, 0.0)
     out.go_on(change(1))
+    assert not out.ready
     out.begin(chunks([flow(1)], (), VIPS))
+    assert out.ready
     assert [list(part.begun) for part in out.due()] == [[flow(1)]]
 
 
