@@ -32,6 +32,8 @@ SPREAD = 0.2
 """Each is earlier or later by up to this share."""
 FIRST_S = 0.01
 """After an announcement, before the first question."""
+SPACING_S = 0.0002
+"""Between the first questions of two groups that come at the same time."""
 MAX_PAIRS = 64
 """Questions about one group in one round."""
 
@@ -82,7 +84,8 @@ class Presence:
         self._takeovers.end(group)
         self._hold_soon()
         # Not now: of a thousand groups that come at once, the last is announced first of all.
-        self._at(group, FIRST_S, self._after_takeover, group, boottime())
+        soon = FIRST_S + SPACING_S * len(self._vips)
+        self._at(group, soon, self._after_takeover, group, boottime())
 
     def left(self, group: GroupId, vips: Sequence[str]) -> None:
         """This device holds only these of the group's VIPs any more."""

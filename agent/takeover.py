@@ -121,8 +121,6 @@ class Takeovers:
         self._queue.extend((asked, each) for each in sorted(silent) if number or ":" in each)
         for vip, neighbour in sorted(asked.waiting):
             self._queue.append((asked, (vip, neighbour)))
-            if number >= INSIST_FROM and neighbour in asked.answering:
-                self._insist(vip, neighbour)
         last = number == len(AFTER_S)
         asked.timer = self._loop.call_later(
             PATIENCE_S if last else AFTER_S[number],
@@ -130,7 +128,8 @@ class Takeovers:
             asked,
         )
         if self._sending is None:
-            self._send()
+            # Never from here: a thousand rounds begin at the same time.
+            self._sending = self._loop.call_later(0, self._send)
 
     def _send(self) -> None:
         self._sending = None
@@ -143,8 +142,11 @@ class Takeovers:
             self._asked[self._number] = (asked, about)
             if isinstance(about, str):
                 self._ask(about, self._number, None)
-            else:
-                self._ask(about[1], self._number, about[0])
+                continue
+            vip, neighbour = about
+            if asked.times > INSIST_FROM and neighbour in asked.answering:
+                self._insist(vip, neighbour)
+            self._ask(neighbour, self._number, vip)
         if self._queue:
             self._sending = self._loop.call_later(PAUSE_S, self._send)
 
