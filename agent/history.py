@@ -145,9 +145,11 @@ class History:
 
     def add(self, entry: HistoryEntry) -> bool:
         """Remember ``entry``; False if it says nothing new."""
+        known = self._known.get(_identity(entry))
         if not self._keep(entry):
             return False
-        self.counts[entry.kind, entry.virtual_server] += 1
+        if known is None or known.kind != entry.kind:
+            self.counts[entry.kind, entry.virtual_server] += 1
         self._save(entry)
         return True
 

@@ -140,6 +140,13 @@ class TestMemory:
         assert not history.add(seen)
         assert history.query() == (told,)
 
+    def test_an_entry_that_tells_more_of_the_same_is_counted_once(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        for timeline in ({"lease": 1.0}, {"lease": 1.0, "total": 2.0}):
+            office = entry(1, kind="primary", uid=RDP, term=5, timeline=timeline)
+            assert history.add(office)
+        assert history.counts == {("primary", office.virtual_server): 1}
+
     def test_another_term_is_another_entry(self, tmp_path: Path) -> None:
         history = History(tmp_path)
         for term in (5, 6):
