@@ -13,7 +13,7 @@ from halbctl.lab.measure import next_device
 from halbctl.lab.plan import VIP, VIRTUAL_SERVER
 from halbctl.lab.servers import BANNER
 from halbctl.lab.site import Site, wait_serving
-from tests.kernel.sites import assert_kept, serving, stage
+from tests.kernel.sites import CONNECTIONS, serving, stage
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("balance")]
 
@@ -122,5 +122,5 @@ def test_connections_that_took_turns_survive_a_crash_and_a_planned_move(site: Si
     )
     with stage(site) as on_stage:
         on_stage.wait_agreed()
-        assert_kept(on_stage.promote(next_device(site)))
-        assert_kept(on_stage.crash())
+        for measured in (on_stage.promote(next_device(site)), on_stage.crash()):
+            assert measured.survivors == measured.connections == CONNECTIONS, measured
