@@ -38,6 +38,8 @@ pytestmark = pytest.mark.kernel
 
 NAMES = ("gw1", "gw2", "gw3")
 FIRST_GATEWAY = 14
+BY_TURNS = 7101
+"""Port whose flows no hash tells of."""
 CONNECTIONS = 200
 ANYWHERE = [("10.77.0.13", 0)]
 """The client's own address, any port."""
@@ -47,6 +49,7 @@ LISTENERS = [
     Listener(protocol="tcp", port=ECHO, gateway_port=ECHO),
     Listener(protocol="udp", port=ECHO, gateway_port=ECHO),
     Listener(protocol="tcp", port=PUSH, gateway_port=PUSH),
+    Listener(protocol="tcp", port=BY_TURNS, gateway_port=ECHO, balance="round-robin"),
 ]
 OUTAGE_S = 0.3
 SETTLING_S = 2.0
@@ -124,7 +127,7 @@ def take_over(network: Network, pair: tuple[Tracked, Tracked]) -> None:
 
 @contextmanager
 def connected(
-    network: Network, sources: Sequence[tuple[str, int]]
+    network: Network, sources: Sequence[tuple[str, int]], port: int = ECHO
 ) -> Iterator[list[socket.socket]]:
     """One echo connection of the client to the VIP from each source address and port."""
     client = Inside(network, "client")
@@ -136,7 +139,7 @@ def connected(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.settimeout(PATIENCE_S)
             sock.bind(source)
-            sock.connect((VIP, ECHO))
+            sock.connect((VIP, port))
             connections.append(sock)
         yield connections
 
@@ -191,6 +194,15 @@ def test_connections_survive_moved_slots_and_then_a_crash(
         for device in pair:
             device.reconcile(gateways(*later))
         assert alive(connections) == CONNECTIONS
+        take_over(network, pair)
+        assert alive(connections) == CONNECTIONS
+
+
+def test_flows_that_were_dealt_out_by_turns_survive_a_crash(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    with connected(network, ANYWHERE * CONNECTIONS, BY_TURNS) as connections:
+        tell(*pair)
         take_over(network, pair)
         assert alive(connections) == CONNECTIONS
 
