@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.balancing import LEAST_HORIZON, MAX_MOVED, Balancer, lean
@@ -170,6 +170,7 @@ def test_even_means_by_weight() -> None:
 live = st.integers(0, 10_000)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), st.tuples(st.integers(1, 256), live), min_size=2),
     st.dictionaries(st.sampled_from(NAMES), st.integers(1, 3000)),
@@ -204,6 +205,7 @@ def test_turns_are_exact_and_interleaved() -> None:
     assert rotation({"a": 7}) == ("a",)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text("abcdefgh", min_size=1, max_size=3), st.integers(1, 256), min_size=1, max_size=100

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.gated import class_id, numbers
@@ -70,6 +70,7 @@ def test_torn_and_senseless_records_are_refused(records: bytes) -> None:
         list(kept(4, records).clients)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([4, 6]))
 def test_no_bytes_do_anything_else(records: bytes, version: int) -> None:
     with suppress(MalformedMessage):
