@@ -167,9 +167,8 @@ class Incoming:
         if not self._live or part.epoch != self._epoch:
             return False
         self._entered = part.number
-        became = part.complete and not self.complete
         self.complete = self.complete or part.complete
-        return became
+        return part.complete
 
     def forget(self) -> None:
         """The stream has ended: the next question is for a new one."""

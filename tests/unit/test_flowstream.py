@@ -223,3 +223,15 @@ def test_a_stream_that_is_begun_anew_to_compare_leaves_the_receiver_in_step() ->
     assert source.take(part) is Step.FIRST
     assert source.complete
     assert not source.anew
+
+
+def test_what_only_the_next_stream_covers_is_in_step_at_its_end() -> None:
+    """A primary is asked for groups that it does not lead yet: it tells of the others first."""
+    source = Incoming(frozenset({WEB, MAIL}), 0.0)
+    for epoch, groups in ((1, (WEB,)), (2, (WEB, MAIL))):
+        out = Outgoing(epoch, groups, VIPS, 0.0)
+        out.begin(())
+        (part,) = out.due()
+        assert source.take(part) is Step.FIRST
+        assert source.covered == set(groups)
+        assert source.enter(part)
