@@ -112,7 +112,13 @@ class Network:
             f"addr add {host.ipv4}/24 broadcast 10.77.0.255 dev {INTERFACE}",
         ]
         if ipv6:
-            lines.append(f"addr add {host.ipv6}/64 dev {INTERFACE} nodad")
+            # Until the kernel's own link-local address is past its duplicate detection, it
+            # can look for no neighbour on behalf of others: the first packets would be lost.
+            lines.insert(0, f"link set {INTERFACE} addrgenmode none")
+            lines += [
+                f"addr add {address}/64 dev {INTERFACE} nodad"
+                for address in (host.ipv6, f"fe80::{host.number}")
+            ]
         self._batch(host.name, *lines)
 
     def _batch(self, host: str, *lines: str) -> None:
