@@ -34,6 +34,11 @@ class Conversation:
         self.address, self.port, self.check = address, port, check
         self.lacks = "no answer"
         """What is missing if the time runs out now."""
+        self.late: Callable[[], Answer] = self._lacking
+        """The judgement if the time runs out now."""
+
+    def _lacking(self) -> Answer:
+        return Answer(Verdict.BAD, f"{self.lacks} in {self.check.timeout:g} s")
 
 
 Talk = Callable[[Conversation], Awaitable[Answer]]
@@ -62,9 +67,8 @@ def start_of(talk: Talk) -> Start:
 
 
 async def _answer_of(talk: Talk, about: Conversation) -> Answer:
-    limit = about.check.timeout
     try:
-        async with asyncio.timeout(limit) as timer:
+        async with asyncio.timeout(about.check.timeout) as timer:
             return await talk(about)
     except Unhealthy as found:
         return Answer(Verdict.BAD, str(found))
@@ -72,7 +76,7 @@ async def _answer_of(talk: Talk, about: Conversation) -> Answer:
         return Answer(Verdict.BAD, _tls_words(error))
     except OSError as error:
         if timer.expired():
-            return Answer(Verdict.BAD, f"{about.lacks} in {limit:g} s")
+            return about.late()
         return answer_for(error.errno or _code_of(error))
 
 

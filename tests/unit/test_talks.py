@@ -338,6 +338,19 @@ class TestUdp:
         assert self.answer(b"", payload="?", reply="!")[0] == bad("no reply in 0.7 s")
         assert self.answer(b"", payload="?")[0] == GOOD
 
+    def test_silence_is_good_however_late_the_loop_notices_it(self) -> None:
+        async def test() -> None:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: Answering(b"", []), ("127.0.0.1", 0)
+            )
+            loop.call_later(0.1, time.sleep, 0.3)
+            port = transport.get_extra_info("sockname")[1]
+            assert await ask(port, Check(type="udp", payload="?", timeout=0.2)) == GOOD
+            transport.close()
+
+        run(test())
+
     def test_a_closed_port_is_bad(self) -> None:
         async def test() -> None:
             answer = await ask(refusing_port(), Check(type="udp", timeout=5))
