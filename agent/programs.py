@@ -109,14 +109,18 @@ class Programs:
         self._sweep(loop)
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Kill orphans: children of ours that are in a session which is not ours."""
+        """Kill orphans: children of ours that are in a session which is not ours.
+
+        Done again until there is none: the end of one makes orphans of its children.
+        """
         own, left = os.getsid(0), False
         for pid in _children() - self._running:
             with suppress(ProcessLookupError, ChildProcessError):
                 if os.getsid(pid) == own:
                     continue  # started by another part of the agent
+                left = True
                 os.kill(pid, signal.SIGKILL)
-                left |= os.waitpid(pid, os.WNOHANG)[0] == 0
+                os.waitpid(pid, os.WNOHANG)
         if left and not self._sweeping:
             self._sweeping = True
             loop.call_later(SWEEP_S, self._sweep_again, loop)
