@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 
 
 def run(test: Coroutine[object, object, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 10))
+    asyncio.run(asyncio.wait_for(test, 30))
 
 
 async def until(condition: Callable[[], object]) -> None:

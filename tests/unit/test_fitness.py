@@ -6,7 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_interface
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.addresses import Link
@@ -97,6 +97,7 @@ class TestLateness:
             lateness.note(due=0, now=late)
         assert lateness.p99() == 1
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.integers(0, 10**9), min_size=ENOUGH, max_size=300))
     def test_99_of_100_wake_ups_are_at_most_that_late(self, samples: list[int]) -> None:
         lateness = Lateness()

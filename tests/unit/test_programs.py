@@ -27,9 +27,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def program(folder: Path, text: str, name: str = "check", mode: int = 0o755) -> None:
-    path = folder / name
+    """Put the program there at once: one that runs cannot be written to."""
+    path = folder / f"{name}.new"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(mode)
+    path.rename(folder / name)
 
 
 async def ask(programs: Programs, *command: str, seconds: float = 8.0) -> Answer:
@@ -60,13 +62,17 @@ def bad(reason: str) -> Answer:
     return Answer(Verdict.BAD, reason)
 
 
+def is_told(path: Path) -> Callable[[], bool]:
+    """Whether a program wrote its number: the file is there, but empty, before that."""
+    return lambda: path.exists() and path.read_text().endswith("\n")
+
+
 def is_gone(path: Path) -> Callable[[], bool]:
     """Whether the process whose number the file holds is no more."""
+    told = is_told(path)
 
     def gone() -> bool:
-        if not path.exists() or not path.read_text().strip():
-            return False
-        return not Path(f"/proc/{path.read_text().strip()}").exists()
+        return told() and not Path(f"/proc/{path.read_text().strip()}").exists()
 
     return gone
 
@@ -163,7 +169,7 @@ def test_a_cancelled_one_is_killed_and_says_nothing(folder: Path, tmp_path: Path
         check = Check(type="exec", command=("check",), timeout=8.0)
         programs = Programs(folder, MANY)
         cancel = programs.start(loop, "10.0.0.7", 1, check, never)
-        await until((tmp_path / "pid").exists)
+        await until(is_told(tmp_path / "pid"))
         cancel()
         cancel()
         await until(is_gone(tmp_path / "pid"))
