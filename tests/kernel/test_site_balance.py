@@ -79,7 +79,12 @@ def test_sticky_clients_keep_their_gateway_when_the_device_is_lost(site: Site) -
 
 
 def test_a_gateway_that_came_back_starts_slowly_and_says_so(site: Site) -> None:
-    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "5m").check()
+    # An edit is refused if the coordinator wrote something of its own meanwhile.
+    site.wait(
+        "the edit is taken",
+        lambda: site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "5m").code == 0,
+        10,
+    )
     for state in ("draining", "enabled"):
         site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw2", "--state", state).check()
         site.wait(

@@ -53,7 +53,7 @@ def test_preempt_brings_it_back_to_the_best_ranked_device(site: Site) -> None:
     promote(site, "b")
     ranked = ("--device", "a", "--device", "b", "--device", "c")
     site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, *ranked, "--preempt", "3s").check()
-    assert wait_primary(site, "a", 10.0) > 1.0
+    assert wait_primary(site, "a", 40.0) > 1.0
     site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--preempt", "never").check()
 
 
