@@ -32,7 +32,8 @@ def environment(peer: Peer) -> dict[str, str]:
 
 
 def command(*argv: str) -> list[str]:
-    return [sys.executable, "-m", "halbctl", *argv]
+    # A shell starts what runs in the background with SIGINT ignored, the tests perhaps too.
+    return ["env", "--default-signal=INT", sys.executable, "-m", "halbctl", *argv]
 
 
 def read_until(fd: int, text: str, within: float = 20.0) -> str:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from halbctl.lab.lifecycle import build, down
 from halbctl.lab.measure import Measured, Stage
@@ -14,6 +15,8 @@ from halbctl.lab.probes import Probes
 from halbctl.lab.promises import broken
 from halbctl.lab.site import Site, apply, form, wait_serving
 
+SLACK_MS = 400.0
+"""What a takeover may take longer than promised on a machine that runs other tests too."""
 CONNECTIONS = 100
 """Enough to find a connection that does not survive, few enough for a small machine."""
 CHECK_INTERVAL = 0.5
@@ -55,6 +58,11 @@ def stage(site: Site, *, push: bool = False) -> Iterator[Stage]:
 
 
 def assert_kept(measured: Measured) -> None:
-    """Fail with everything that was measured if a promise was broken."""
+    """Fail with everything that was measured if a promise was broken.
+
+    How quick a takeover is, is for ``scripts/bench failover`` to say: here a
+    machine that is busy with other tests has :data:`SLACK_MS` more.
+    """
     assert measured.connections == CONNECTIONS, measured
-    assert broken(measured) == [], measured
+    forgiving = replace(measured, late_ms=measured.late_ms + SLACK_MS)
+    assert broken(forgiving) == [], measured
