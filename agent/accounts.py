@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from itertools import product
 
 from agent.forwarding import serving
+from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from agent.ruleset import Desired
 
 TABLE = "halb_count"
@@ -21,9 +22,6 @@ MAX_ELEMENTS = 262_144
 """Pairs of listener and gateway, twice (forth and back), of one IP version."""
 SETS = ("offered", "offered_range", "untracked", "entered", "opened", "carried")
 """Sets with counters, in the order of a packet's way."""
-_KEYWORD = {4: "ip", 6: "ip6"}
-SUFFIX = {4: "", 6: "6"}
-_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def table() -> str:
     """A script that makes the table; counters of one that stands there stay."""
     lines = [f"add table inet {TABLE}"]
     for version in (4, 6):
-        suffix, address = SUFFIX[version], _TYPE[version]
+        suffix, address = SUFFIX[version], ADDRESS[version]
         service = f"{address} . inet_proto . inet_service"
         flow = f"{service} . {address}"
         dynamic = f"size {MAX_ELEMENTS}; flags dynamic;"
@@ -80,7 +78,7 @@ def table() -> str:
 def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Hook and rules. Chains of type nat see the first packet of each flow, and no other."""
     offered = tuple(
-        f"{_KEYWORD[v]} daddr . meta l4proto . th dport @{name}{SUFFIX[v]} accept"
+        f"{KEYWORD[v]} daddr . meta l4proto . th dport @{name}{SUFFIX[v]} accept"
         for name in ("offered", "offered_range")
         for v in (4, 6)
     )
@@ -92,8 +90,8 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
             "filter hook input priority -400",
             tuple(
                 f"ct state untracked meta l4proto {{ tcp, udp }}"
-                f" {_KEYWORD[v]} daddr @vips{SUFFIX[v]}"
-                f" update @untracked{SUFFIX[v]} {{ {_KEYWORD[v]} daddr counter }}"
+                f" {KEYWORD[v]} daddr @vips{SUFFIX[v]}"
+                f" update @untracked{SUFFIX[v]} {{ {KEYWORD[v]} daddr counter }}"
                 for v in (4, 6)
             ),
         ),
@@ -117,7 +115,7 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
 def _updates(name: str, more: str) -> Iterator[str]:
     """A rule per IP version and protocol; the port has a type only where that is known."""
     for version in (4, 6):
-        ip, suffix = _KEYWORD[version], SUFFIX[version]
+        ip, suffix = KEYWORD[version], SUFFIX[version]
         for protocol in ("tcp", "udp"):
             key = f"ct original {ip} daddr . meta l4proto . ct original proto-dst"
             key += more.format(ip=ip)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from agent import accounts
 from agent.accounts import Accounts, accounts_of
 from agent.counters import Ledger, Reading, range_of, service_of, vip_of
+from agent.ipversion import SUFFIX
 from agent.listing import blocks, difference
 from agent.nft import KernelRefused, Nft
 from agent.ruleset import Desired
@@ -65,7 +66,7 @@ class Books:
         found = [
             frozenset(
                 text(key)
-                for suffix in accounts.SUFFIX.values()
+                for suffix in SUFFIX.values()
                 for key, _ in self._ledger.dump(name + suffix)
             )
             for name, text in (

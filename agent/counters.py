@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from agent import accounts, netlink
+from agent.ipversion import SUFFIX
 from agent.netlink import attribute, attributes
 
 _GET_ELEMENTS = (10 << 8) | 13
@@ -140,7 +141,7 @@ class Ledger:
 
 
 def _set_names() -> Iterator[str]:
-    for suffix in accounts.SUFFIX.values():
+    for suffix in SUFFIX.values():
         yield from (f"{name}{suffix}" for name in accounts.SETS)
 
 

@@ -15,17 +15,15 @@ from collections.abc import Iterable
 
 from agent.distribution import (
     AT_REST,
-    KEYWORD,
     GatewayKey,
     Selector,
     candidates,
     selector,
 )
+from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from protocol.objects import Listener, VirtualServer
 
 TABLE = "halb_direct"
-_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-_SUFFIX = {4: "", 6: "6"}
 _MAPS = (("ways", ""), ("ways_ranges", " flags interval;"))
 _HOOK = 'filter hook ingress device "{}" priority -400'
 
@@ -56,7 +54,7 @@ def load(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str
         )
         first, last = listener.ports
         ports = str(first) if first == last else f"{first}-{last}"
-        map_name = _MAPS[bool(listener.last_port)][0] + _SUFFIX[version]
+        map_name = _MAPS[bool(listener.last_port)][0] + SUFFIX[version]
         ways.setdefault(map_name, []).extend(
             f"{vip} . {listener.protocol} . {ports} : goto {name}" for vip in vips
         )
@@ -76,12 +74,12 @@ def _base(interface: str) -> Iterable[str]:
     yield f"add chain netdev {TABLE} ingress {{ type {hook}; policy accept; }}"
     for name, flags in _MAPS:
         for version in (4, 6):
-            key = f"{_TYPE[version]} . inet_proto . inet_service"
+            key = f"{ADDRESS[version]} . inet_proto . inet_service"
             spec = f"{{ type {key} : verdict;{flags} }}"
-            yield f"add map netdev {TABLE} {name}{_SUFFIX[version]} {spec}"
+            yield f"add map netdev {TABLE} {name}{SUFFIX[version]} {spec}"
             yield (
                 f"add rule netdev {TABLE} ingress meta pkttype host {KEYWORD[version]} daddr "
-                f". meta l4proto . th dport vmap @{name}{_SUFFIX[version]}"
+                f". meta l4proto . th dport vmap @{name}{SUFFIX[version]}"
             )
 
 

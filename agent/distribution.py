@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from agent.hashing import assign_slots, rotation
+from agent.ipversion import KEYWORD
 from protocol.ids import GroupId
 from protocol.objects import PURE, SLOTS, Gateway, Listener, VirtualServer
 
-KEYWORD = {4: "ip", 6: "ip6"}
 OPENS = "tcp flags & (fin|syn|rst|ack) == syn"
 """Matches what opens a connection of TCP, not what goes on with one."""
 

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 
 from agent.distribution import (
     AT_REST,
-    KEYWORD,
     OPENS,
     GatewayKey,
     candidates,
@@ -27,6 +26,7 @@ from agent.distribution import (
     refusal,
     selector,
 )
+from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.ports import HIGHEST, Ports
 
@@ -156,7 +156,7 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for chain, rules in patterns.items():
         found[chain] = tuple(
-            pattern.format(ip=KEYWORD[version], name=name + {4: "", 6: "6"}[version])
+            pattern.format(ip=KEYWORD[version], name=name + SUFFIX[version])
             for base, pattern in rules
             for name in (base, base + RANGED)
             for version in (4, 6)
@@ -202,7 +202,7 @@ class _Ways:
         """Connections since the drain began."""
         if not self._drains:
             return {}
-        name, kind = f"{self.out}_fresh", {4: "ipv4_addr", 6: "ipv6_addr"}[self.version]
+        name, kind = f"{self.out}_fresh", ADDRESS[self.version]
         rest = f"size {MAX_FRESH}; flags dynamic,timeout;"
         return {name: f"set {name} {{ type {kind} . inet_service; {rest} }}"}
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
+from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from protocol.errors import InvalidInput
 from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
 
@@ -24,9 +25,6 @@ REFRESH_PORT: dict[Profile, int] = {p: 7990 + i for i, p in enumerate(INTERVAL_N
 REFRESH_PORTS = f"{min(REFRESH_PORT.values())}-{max(REFRESH_PORT.values())}"
 MAX_VIPS = 65535
 
-_SUFFIX = {4: "", 6: "6"}
-_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
-_KEYWORD = {4: "ip", 6: "ip6"}
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
 RENEWED = ("announced", "accepted")
 _DEFAULT_MS = 100
@@ -65,7 +63,7 @@ def table(interface: str, note: str) -> str:
     rules = {"ingress": _ingress(), "egress": _egress(), "refresh": _refresh()}
     lines = [f'add table netdev {TABLE} {{ comment "{note}"; }}']
     for version in (4, 6):
-        kind, suffix = _TYPE[version], _SUFFIX[version]
+        kind, suffix = ADDRESS[version], SUFFIX[version]
         lines.append(f"add set netdev {TABLE} vips{suffix} {{ type {kind}; }}")
         # The set's own timeout makes an element without one impossible.
         lines += (
@@ -110,7 +108,7 @@ def _refresh() -> Iterable[str]:
     for profile, port in REFRESH_PORT.items():
         timeout = f"timeout {Timing.of(profile).lease // MILLISECOND}ms"
         for version in (4, 6):
-            key, suffix = f"{_KEYWORD[version]} daddr", _SUFFIX[version]
+            key, suffix = f"{KEYWORD[version]} daddr", SUFFIX[version]
             held = f"{key} @announced{suffix} {key} @accepted{suffix}"
             renew = " ".join(f"update @{name}{suffix} {{ {key} {timeout} }}" for name in RENEWED)
             yield f"meta mark {MARK:#x} udp dport {port} {held} {renew}"
@@ -167,4 +165,4 @@ def _element(
 ) -> str:
     timeout = "" if timeout_ns is None else f" timeout {timeout_ns // MILLISECOND}ms"
     elements = ", ".join(f"{vip}{timeout}" for vip in vips)
-    return f"{verb} element netdev {TABLE} {name}{_SUFFIX[version]} {{ {elements} }}\n"
+    return f"{verb} element netdev {TABLE} {name}{SUFFIX[version]} {{ {elements} }}\n"

@@ -21,7 +21,6 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from agent.distribution import (
-    KEYWORD,
     OPENS,
     GatewayKey,
     Moment,
@@ -32,6 +31,7 @@ from agent.distribution import (
     slot_rule,
     translation,
 )
+from agent.ipversion import ADDRESS, KEYWORD
 from protocol.ids import GroupId
 from protocol.objects import Gateway, Listener, VirtualServer
 
@@ -46,7 +46,6 @@ MAX_CLIENTS = 65_536
 """Clients that a listener remembers, per kind of memory and IP version."""
 RATE_MEMORY_S = 60
 OVERFULL = "overfull"
-_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 SHARED_SETS = {FULL: "set full { type classid; size 65536; flags dynamic,timeout; }"}
 SHARED_CHAINS = {OVERFULL: (f"{OPENS} drop", "meta l4proto udp drop")}
@@ -120,7 +119,7 @@ def sticky_map(name: str) -> str:
 
 def _sets(name: str, listener: Listener, version: int) -> Mapping[str, str]:
     """Memories of a listener. A limit is part of the name: elements keep the one they began with"""
-    kind, size = _TYPE[version], f"size {MAX_CLIENTS};"
+    kind, size = ADDRESS[version], f"size {MAX_CLIENTS};"
     found = {}
     if listener.client_connections:
         connections = f"{name}_c{listener.client_connections}"

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 
 from agent.gate import split
+from agent.ipversion import ADDRESS
 from protocol.timing import MILLISECOND
 
 TABLE = "halb_relay"
@@ -24,7 +25,6 @@ TABLES = (("ip", TABLE), ("ip6", TABLE))
 _HOOK = "type filter hook input priority filter - 1"
 """Right before the guard, which drops what is sent on."""
 _FAMILY = {4: "ip", 6: "ip6"}
-_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 
 
 def begin(vips: Sequence[str], to: Sequence[str], drain_ns: int) -> str:
@@ -39,7 +39,7 @@ def begin(vips: Sequence[str], to: Sequence[str], drain_ns: int) -> str:
         if address is not None:
             timeout = f"timeout {drain_ns // MILLISECOND}ms"
             former = ", ".join(f"{vip} {timeout} : {address}" for vip in some)
-            lines += _table(_FAMILY[version], _TYPE[version])
+            lines += _table(_FAMILY[version], ADDRESS[version])
             lines.append(f"add element {_FAMILY[version]} {TABLE} former {{ {former} }}")
     return "".join(f"{line}\n" for line in lines)
 

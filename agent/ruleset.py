@@ -31,13 +31,11 @@ from agent.forwarding import (
 )
 from agent.gate import MARK, REFRESH_PORTS, split
 from agent.gated import listener_part
+from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from protocol.ids import GroupId
 from protocol.objects import PURE, Balance, Forwarding, Gateway, Listener, VirtualServer
 
 TABLE = "halb"
-_KEYWORD = {4: "ip", 6: "ip6"}
-_SUFFIX = {4: "", 6: "6"}
-_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _SAMPLE_GATEWAYS = ("192.0.2.101", "192.0.2.102", "2001:db8::101", "2001:db8::102")
 
 
@@ -165,7 +163,7 @@ def unremembered(desired: Desired) -> frozenset[GroupId]:
 def _lookups() -> tuple[str, ...]:
     """Rules that lead a new flow to the chain of its listener."""
     return tuple(
-        f"{_KEYWORD[v]} daddr . meta l4proto . th dport vmap @{name}{_SUFFIX[v]}"
+        f"{KEYWORD[v]} daddr . meta l4proto . th dport vmap @{name}{SUFFIX[v]}"
         for name in (SERVICES, RANGES)
         for v in (4, 6)
     )
@@ -189,14 +187,14 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
         "source": (
             "nat hook postrouting priority srcnat - 10",
             tuple(
-                f"ct status dnat ct original {_KEYWORD[v]} daddr @{name}{_SUFFIX[v]} {how}"
+                f"ct status dnat ct original {KEYWORD[v]} daddr @{name}{SUFFIX[v]} {how}"
                 for v in (4, 6)
                 # A process of this device talks from the VIP, which may be another device's.
                 for name, how in (
                     ("vips", "fib saddr type local masquerade"),
-                    (TRANSLATED, f"snat {_KEYWORD[v]} to ct original {_KEYWORD[v]} daddr"),
+                    (TRANSLATED, f"snat {KEYWORD[v]} to ct original {KEYWORD[v]} daddr"),
                     # As it is, before somebody else's masquerade gets hold of it.
-                    ("vips", f"snat {_KEYWORD[v]} to {_KEYWORD[v]} saddr"),
+                    ("vips", f"snat {KEYWORD[v]} to {KEYWORD[v]} saddr"),
                 )
             ),
         ),
@@ -207,8 +205,7 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
             (
                 "ct status dnat accept",
                 *(
-                    f"{_KEYWORD[v]} daddr @vips{_SUFFIX[v]} meta l4proto {{ tcp, udp }} "
-                    "counter drop"
+                    f"{KEYWORD[v]} daddr @vips{SUFFIX[v]} meta l4proto {{ tcp, udp }} counter drop"
                     for v in (4, 6)
                 ),
             ),
@@ -271,7 +268,7 @@ def load(ruleset: Ruleset) -> str:
     """A script that makes the table exactly so, whatever stands there, in one transaction."""
     lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"add table inet {TABLE}"]
     for version in (4, 6):
-        kind, suffix = _TYPE[version], _SUFFIX[version]
+        kind, suffix = ADDRESS[version], SUFFIX[version]
         lines.append(f"add set inet {TABLE} vips{suffix} {{ type {kind}; }}")
         lines += (
             f"add map inet {TABLE} {name}{suffix} {{ type {kind}{rest} }}"
@@ -345,4 +342,4 @@ def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str
             if ip_address(key.partition(" ")[0]).version == version
         ]
         if some:
-            yield f"{verb} element inet {TABLE} {name}{_SUFFIX[version]} {{ {', '.join(some)} }}"
+            yield f"{verb} element inet {TABLE} {name}{SUFFIX[version]} {{ {', '.join(some)} }}"
