@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from math import sqrt
 
 import pytest
@@ -26,27 +25,13 @@ from tests.kernel.farm import (
     SOURCES,
     Farm,
     connect_from,
-    fallow,
     farm_gateways,
-    farmland,
     source_of,
     version,
 )
-from tests.kernel.namespaces import UID, VIPS, Device, Inside, virtual_server
+from tests.kernel.namespaces import UID, VIPS, virtual_server
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def land() -> Iterator[tuple[Device, Inside]]:
-    with farmland() as made:
-        yield made
-
-
-@pytest.fixture
-def farm(land: tuple[Device, Inside]) -> Iterator[Farm]:
-    with fallow(*land) as made:
-        yield made
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from msgspec.structs import replace
@@ -15,26 +14,12 @@ from tests.kernel.farm import (
     LISTENERS,
     Farm,
     connect_from,
-    fallow,
     farm_gateways,
-    farmland,
     source_of,
 )
-from tests.kernel.namespaces import UID, VIPS, Device, Inside, wait_until
+from tests.kernel.namespaces import UID, VIPS, wait_until
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def land() -> Iterator[tuple[Device, Inside]]:
-    with farmland() as made:
-        yield made
-
-
-@pytest.fixture
-def farm(land: tuple[Device, Inside]) -> Iterator[Farm]:
-    with fallow(*land) as made:
-        yield made
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -8,7 +8,7 @@ import pytest
 
 from halbctl.lab.measure import Stage, next_device
 from halbctl.lab.site import Site
-from tests.kernel.sites import assert_kept, serving, stage
+from tests.kernel.sites import assert_kept, serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("failures")]
 
@@ -16,12 +16,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("fai
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with serving(devices=3, gateways=2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def on_stage(site: Site) -> Iterator[Stage]:
-    with stage(site) as made:
         yield made
 
 

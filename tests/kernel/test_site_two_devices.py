@@ -12,7 +12,7 @@ from halbctl.lab.measure import Stage
 from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.site import Site
 from protocol.api import DEFAULT_PORT
-from tests.kernel.sites import assert_kept, serving, stage
+from tests.kernel.sites import assert_kept, serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("two-devices")]
 
@@ -32,12 +32,6 @@ CUT_S = 4.0
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with serving(devices=2, gateways=2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def on_stage(site: Site) -> Iterator[Stage]:
-    with stage(site) as made:
         yield made
 
 
