@@ -4,12 +4,14 @@ Voters change one at a time, so that every majority of the old set meets every
 majority of the new one (Ongaro 2014, section 4.1). A VIP goes to another
 Virtual Server only after no lease of its former one can live. Both wait for
 "settled": majorities of the former and the present voters have the change in
-force, and the longest promise has run out since.
+force, and the longest promise has run out since. A primary that is to carry the
+Virtual Server no more hands over first, and is removed as voter then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -55,14 +57,15 @@ def one_step(
     present: tuple[DeviceId, ...],
     wanted: tuple[DeviceId, ...],
     ready: Callable[[DeviceId], bool],
+    stays: Callable[[DeviceId], bool] = lambda _: False,
 ) -> tuple[DeviceId, ...] | None:
     """``present`` with one voter added, else one removed; None where nothing differs.
 
     Only a device that is ready is added: one that cannot vote yet would make
-    the majority larger and no easier to reach.
+    the majority larger and no easier to reach. One that ``stays`` is not removed yet.
     """
     missing = [v for v in wanted if v not in present and ready(v)]
-    extra = [v for v in present if v not in wanted]
+    extra = [v for v in present if v not in wanted and not stays(v)]
     if missing and len(present) < MAX_VOTERS:
         return (*present, missing[0])
     if extra and len(present) > 1:
@@ -74,19 +77,22 @@ def next_edit(
     config: Config,
     settled: Callable[[GroupId], bool],
     ready: Callable[[DeviceId], bool],
+    stays: Callable[[GroupId, DeviceId], bool],
 ) -> Edit:
     """What the coordinator writes next so that assignments follow the wish.
 
     ``settled(uid)`` tells whether the last change of that assignment can no
     longer meet a lease from before it, ``ready(device)`` whether a device has
-    the present configuration. Empty where nothing is to be done.
+    the present configuration, ``stays(uid, device)`` whether a voter that is to
+    go has to hand over first. Empty where nothing is to be done.
     """
     held = _held_vips(config)
     put: list[Value] = []
     delete: list[Key] = []
     for uid, assignment in config.assignments.items():
         server = config.virtual_servers.get(uid)
-        step = _step(config, assignment, server, settled(uid), ready, held)
+        leaving = partial(stays, uid)
+        step = _step(config, assignment, server, settled(uid), ready, leaving, held)
         if step is None:
             continue
         if server is None and step.settled and not step.vips:
@@ -129,6 +135,7 @@ def _step(
     server: VirtualServer | None,
     settled: bool,
     ready: Callable[[DeviceId], bool],
+    stays: Callable[[DeviceId], bool],
     held: dict[str, GroupId],
 ) -> Assignment | None:
     if not now.settled:
@@ -141,7 +148,7 @@ def _step(
     addresses = server.leased if server else ()
     profile = server.profile if server else now.profile
     vips = tuple(v for v in addresses if v in now.vips or v not in held)
-    voters = one_step(now.voters, wanted, ready) or now.voters
+    voters = one_step(now.voters, wanted, ready, stays) or now.voters
     lone = wanted_lone(config, server, voters) if server else now.lone
     if (voters, vips, profile, lone) == (now.voters, now.vips, now.profile, now.lone):
         return now if server is None else None

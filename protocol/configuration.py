@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from random import Random
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from protocol.config import Config
 from protocol.coordinator import Coordinator
 from protocol.effects import Apply, Event, KeepConflict, Outcome, PersistLocal
 from protocol.errors import HalbError
-from protocol.ids import NO_REVISION, DeviceId, Revision
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.local import Local, edited, ended, overlay
 from protocol.messages import Append, Info, ProposeChange, Stored
 from protocol.objects import Handled
@@ -62,6 +62,8 @@ class Configuration:
         self.tombstones = Tombstones(retention)
         self.others: Others | None = None
         """Whom the coordinator asks about devices that it is not connected to."""
+        self.primary: Callable[[GroupId], DeviceId | None] = lambda _: None
+        """Whom the coordinator takes for the primary of a Virtual Server."""
         self.local = local
         """Break-glass edits of this device."""
         self._next = NEVER
@@ -176,7 +178,7 @@ class Configuration:
         if self.coordinator is None and term is not None:
             self._leader = None
             self.coordinator = Coordinator(
-                self.replica, self.me, term, self.random, self.audience, now, out
+                self.replica, self.me, term, self.random, self.audience, self.primary, now, out
             )
 
     def on_report(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:

@@ -29,6 +29,8 @@ from protocol.timing import MILLISECOND, NEVER, SECOND, Timing
 
 RESEND_NS = 200 * MILLISECOND
 """A device that did not confirm a revision for this long is sent it again."""
+HAND_OVER_NS = 5 * SECOND
+"""For so long a primary that is to go is left a voter, for the sake of its hand-over."""
 COMMIT_TIMEOUT_NS = 5 * SECOND
 """After this a change that no majority confirmed is reported as not committed."""
 NOTHING_TO_CHANGE = "nothing to change"
@@ -68,15 +70,19 @@ class Coordinator:
         term: int,
         random: Random,
         audience: Container[DeviceId],
+        primary: Callable[[GroupId], DeviceId | None],
         now: int,
         out: Outbox,
     ) -> None:
-        """``audience``: the devices that this one is connected to."""
+        """``audience``: the devices that this one is connected to.
+        ``primary``: who is that of a Virtual Server, as far as this device knows.
+        """
         self.replica = replica
         self.me = me
         self.term = term
         self.random = random
         self.audience = audience
+        self._primary = primary
         self.awaited: dict[DeviceId, None] = {}
         """Devices whose word is needed for the next change of an assignment."""
         self.followers: dict[DeviceId, _Follower] = {}
@@ -84,10 +90,12 @@ class Coordinator:
         self._remembered: OrderedDict[str, Outcome] = OrderedDict()
         self._settling: dict[tuple[GroupId, int], int] = {}
         """When majorities were first seen to have an assignment's change in force."""
+        self._leaving: dict[tuple[GroupId, int], int] = {}
+        """Since when an assignment waits for its primary to hand over."""
         self._idle_until = 0
         """No assignment can be due before this, unless something comes in."""
-        self._settles = False
-        """Some assignment's change waits for leases from before it to end."""
+        self._waits = False
+        """Some assignment's change waits for leases from before it to end, or for a hand-over."""
         self._write(Edit(), out)
         self.replicate(now, out)
 
@@ -256,8 +264,13 @@ class Coordinator:
         if self._idle_until <= now and self.quiet:
             self._idle_until = now + RESEND_NS
             self.awaited = {}
-            self._settles = False
-            edit = next_edit(replica.committed, lambda uid: self._settled(uid, now), self._ready)
+            self._waits = False
+            edit = next_edit(
+                replica.committed,
+                lambda uid: self._settled(uid, now),
+                self._ready,
+                lambda uid, device: self._stays(uid, device, now),
+            )
             if edit.put or edit.delete:
                 self._write(edit, out)
         self.replicate(now, out)
@@ -267,7 +280,7 @@ class Coordinator:
 
         At the moment of a beat: a wake-up of its own would cost more than the look.
         """
-        busy = self.awaited or self._settles or self._pending or not self.quiet
+        busy = self.awaited or self._waits or self._pending or not self.quiet
         return (now // RESEND_NS + 1) * RESEND_NS if busy or self._behind() else NEVER
 
     def _behind(self) -> bool:
@@ -309,6 +322,18 @@ class Coordinator:
             self.awaited[device] = None
         return ready
 
+    def _stays(self, uid: GroupId, device: DeviceId, now: int) -> bool:
+        """Whether a voter that is to go is primary still: it hands over first, if it can in time.
+
+        What is frozen it keeps for as long: once it had resigned, nobody would take it.
+        """
+        config = self.replica.committed
+        if device not in config.devices or self._primary(uid) != device:
+            return False
+        self._waits = True
+        since = self._leaving.setdefault((uid, config.assignments[uid].number), now)
+        return config.virtual_servers[uid].frozen or now < since + HAND_OVER_NS
+
     def _settled(self, uid: GroupId, now: int) -> bool:
         config = self.replica.committed
         assignment = config.assignments[uid]
@@ -320,7 +345,7 @@ class Coordinator:
         self.awaited.update(
             dict.fromkeys(d for d in (*former, *assignment.voters) if d not in have)
         )
-        self._settles = True
+        self._waits = True
         if not (has_majority(former, have) and has_majority(assignment.voters, have)):
             return False
         # A lease from before the change may live for one promise of its profile.

@@ -16,11 +16,13 @@ from protocol.moves import best_successor, why_not
 from protocol.nearest import nearest
 from protocol.outbox import Outbox
 from protocol.requests import Requests, return_of
-from protocol.timing import NEVER, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND
 from protocol.view import Role
 
 PAUSE_NS = 1 * SECOND
 """After a hand-over that nobody took, drain tries again only after this."""
+LOOK_NS = 250 * MILLISECOND
+"""While nobody can take over; not at the first who can, for the best soon may."""
 MOVE_TIMEOUT_NS = 3 * SECOND
 
 
@@ -170,8 +172,8 @@ class Moving:
                 group.resign(now, out)
                 changed.append(gid)
             elif gid != SITE_GROUP:
-                self._not_before[gid] = now + PAUSE_NS
-                self._next = min(self._next, now + PAUSE_NS)
+                self._not_before[gid] = now + LOOK_NS
+                self._next = min(self._next, now + LOOK_NS)
         return changed
 
     def _end(self, outcome: Outcome, origin: DeviceId | None, out: Outbox) -> None:

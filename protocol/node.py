@@ -117,13 +117,9 @@ class Node:
         self.configuration = Configuration(
             device, config, committed, random, retention, local, Gate(device, protocol), contacts
         )
+        restarted = self.configuration.restarted
         self.groups = Groups(
-            device,
-            random,
-            ballots,
-            now=now,
-            restarted=self.configuration.restarted,
-            ballots_lost=ballots_lost,
+            device, random, ballots, now=now, restarted=restarted, ballots_lost=ballots_lost
         )
         self.beats = Beats(self.groups, contacts, incarnation)
         self.groups.heard = self.beats.heard
@@ -131,6 +127,7 @@ class Node:
         self.neighbourhood = Neighbourhood(device, incarnation, contacts, self.roster, random)
         self.configuration.others = self.neighbourhood
         self.offices = Offices(device, self.groups, contacts, self.neighbourhood, unix_offset)
+        self.configuration.primary = self.offices.primary
         self.requests = Requests()
         self.moving = Moving(device)
         self.preference = Preference(device)

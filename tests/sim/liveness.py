@@ -122,6 +122,7 @@ def check(world: World, core: list[int]) -> None:
     if any(world.machines[i].speaks != OURS for i in core):
         world.run_for(SETTLED_NS + SECOND)  # the Site's version rises
     _settle(world)
+    _finish_move(world, unit)
     _nothing_moves(world, core)
     if not world.checker.failed:
         world.run_for(SECOND)

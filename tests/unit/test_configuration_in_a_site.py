@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from protocol.changes import Change, DeleteVirtualServer, PutVirtualServer, RemoveDevice, SetDevice
+import pytest
+
+from protocol.changes import (
+    Change,
+    DeleteVirtualServer,
+    FreezeVirtualServer,
+    PutVirtualServer,
+    RemoveDevice,
+    SetDevice,
+)
 from protocol.config import Config
+from protocol.coordinator import HAND_OVER_NS
 from protocol.document import VirtualServerDocument
-from protocol.effects import Acquire, Apply, Event, Outcome, Propose, Release, Send
+from protocol.effects import (
+    Acquire,
+    Apply,
+    Event,
+    Fitness,
+    Lame,
+    Outcome,
+    Promote,
+    Propose,
+    Release,
+    Send,
+)
 from protocol.errors import InvalidInput, NoQuorum, NotCommitted, RevisionConflict
 from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Append
 from protocol.quorum import majority
+from protocol.timing import MILLISECOND
 from tests.unit.cluster import RDP, Cluster, server
 
 
@@ -138,6 +160,63 @@ def test_voters_change_one_at_a_time_with_overlapping_majorities() -> None:
     for old, new in pairwise(numbered):
         assert majority(old) + majority(new) > len(set(old) | set(new))
     assert cluster.primary() in numbered[-1]
+
+
+def dropped(cluster: Cluster, *others: str) -> None:
+    """An edit that leaves a Virtual Server to other devices than its primary."""
+    document = VirtualServerDocument(name="rdp", vips=("10.0.0.1/24",), devices=others)
+    assert propose(cluster, cluster.devices[-1].id, PutVirtualServer(document)).error is None
+
+
+def voters(cluster: Cluster) -> tuple[DeviceId, ...]:
+    return in_force(cluster, cluster.devices[-1].id).assignments[RDP].voters
+
+
+@pytest.mark.parametrize("primary", ["d1", "d4"])
+def test_a_primary_that_is_to_serve_no_more_hands_over_before_it_is_removed(primary: str) -> None:
+    """Whether it is the coordinator itself, or another device."""
+    cluster = Cluster(4).settled()
+    ids = {d.name: d.id for d in cluster.devices}
+    cluster.give(ids["d1"], Promote("p", "rdp", primary))
+    cluster.run(500)
+    assert cluster.primary() == ids[primary]
+    began = cluster.now
+    others = [name for name in ids if name != primary]
+    dropped(cluster, *others)
+    cluster.run(3000)
+    assert cluster.primary() == ids[others[0]]
+    assert set(voters(cluster)) == {ids[name] for name in others}
+    (lame,) = [at for at, who, _ in cluster.all_of(Lame, began) if who == ids[primary]]
+    (acquired,) = [at for at, _, e in cluster.all_of(Acquire, began) if e.group == RDP]
+    assert acquired - lame < 5 * MILLISECOND
+
+
+def test_a_primary_that_nobody_can_follow_is_removed_after_a_while() -> None:
+    cluster = Cluster(4).settled()
+    first, *others = (d.id for d in cluster.devices)
+    for other in others:
+        cluster.give(other, Fitness(((RDP, "interface is down"),)))
+    cluster.run(100)
+    dropped(cluster, "d2", "d3", "d4")
+    cluster.run(HAND_OVER_NS / MILLISECOND - 1000)
+    assert cluster.primary() == first
+    assert first in voters(cluster)
+    cluster.run(2000)
+    assert cluster.primary() is None
+    assert set(voters(cluster)) == set(others)
+
+
+def test_a_primary_of_what_is_frozen_is_removed_once_that_may_move() -> None:
+    cluster = Cluster(4).settled()
+    first, second, *_ = (d.id for d in cluster.devices)
+    assert propose(cluster, second, FreezeVirtualServer("rdp", True), "f").error is None
+    dropped(cluster, "d2", "d3", "d4")
+    cluster.run(20_000)
+    assert cluster.primary() == first
+    assert propose(cluster, second, FreezeVirtualServer("rdp", False), "u").error is None
+    cluster.run(3000)
+    assert cluster.primary() == second
+    assert first not in voters(cluster)
 
 
 def test_a_vip_is_free_for_another_virtual_server_only_after_its_lease_is_over() -> None:
