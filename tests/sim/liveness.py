@@ -130,8 +130,12 @@ def check(world: World, core: list[int]) -> None:
 
 
 def _finish_move(world: World, unit: int) -> None:
-    """A hand-over that has just begun ends first, or is undone."""
-    world.run_until(max(world.now, world.checker.moved_at + 3 * unit))
+    """A hand-over that has just begun ends first, or is undone; and so does the next one."""
+    for _ in range(10):
+        end = world.checker.moved_at + 3 * unit
+        if world.now >= end or world.checker.failed:
+            return
+        world.run_until(end)
 
 
 def _one_primary(world: World, core: list[int], before: Config | None = None) -> None:
