@@ -1,8 +1,10 @@
 """The instrument for established connections: who survives, and how long each stalls.
 
-``python -m halbctl.lab.established HOST COUNT [push]`` holds COUNT connections
-open. With the echo server each sends 16 numbered bytes per 100 ms and checks
-what comes back; with ``push`` only the gateway speaks. The stall of a
+``python -m halbctl.lab.established HOST COUNT [echo|push|idle [CLIENT...]]`` holds
+COUNT connections open. With ``echo`` each sends 16 numbered bytes per 100 ms and
+checks what comes back; with ``push`` only the gateway speaks; with ``idle`` nobody
+does until the window ends, and then each must still echo. CLIENTs are addresses of
+this host to open them from, all with the same source ports. The stall of a
 connection is its longest time without a message beyond that pace; it has
 survived a window if it was never reset and a message came in the last second.
 """
@@ -13,38 +15,31 @@ import errno
 import selectors
 import socket
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from halbctl.lab.instrument import MILLI, Instrument, run
+from halbctl.lab.instrument import Instrument, run
 from halbctl.lab.servers import ECHO, PUSH, PUSH_MESSAGE
+from halbctl.lab.survival import ALIVE_WITHIN, PACE, Flow, outcome
 
-PACE = 0.1
-"""Seconds between two messages of a connection."""
-ALIVE_WITHIN = 1.0
-"""A survivor had a message within this many seconds before the end of the window."""
 _GROUPS = 20
 _SIZE = len(PUSH_MESSAGE)
 _DIALLING_LIMIT = 5.0
+_WAKING_LIMIT = 4.0
+"""Seconds that an idle connection may take to echo: a lost packet is sent anew within them."""
+_FIRST_PORT = 20_000
+"""Of source ports that are chosen: below those that the kernel chooses."""
 _PENDING = {errno.EINPROGRESS, errno.EAGAIN}
 
 
-@dataclass(eq=False)
-class Connection:
+@dataclass(eq=False, kw_only=True)
+class Connection(Flow):
     """One connection of the instrument."""
 
     sock: socket.socket
     opened: bool = False
-    lost: str = ""
-    """Why it is of no use any more; empty while it is."""
     sent: int = 0
-    received: int = 0
     buffer: bytes = b""
-    last: float = 0.0
-    """When the newest message came."""
-    worst: float = 0.0
-    """Longest time between two messages in this window, seconds."""
-    counted: bool = field(default=False)
-    """Was open when the window began."""
 
 
 class Established(Instrument):
@@ -52,17 +47,22 @@ class Established(Instrument):
 
     period = PACE / _GROUPS
 
-    def __init__(self, host: str, count: int, push: bool) -> None:
+    def __init__(
+        self, host: str, count: int, mode: str = "echo", clients: Sequence[str] = ()
+    ) -> None:
         super().__init__()
-        self._target = (host, PUSH if push else ECHO)
+        self._target = (host, PUSH if mode == "push" else ECHO)
         self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._count, self._push = count, push
+        self._count, self._push, self._idle = count, mode == "push", mode == "idle"
+        self._clients, self._dialled = clients, 0
         self._connections: list[Connection] = []
         self._group = 0
-        self._began = 0.0
+        self._speaks = not self._push
+        self._since = 0.0
+        """When the window began, or its end."""
 
     def tick(self, now: float) -> None:
-        if self._push:
+        if not self._speaks:
             return
         for connection in self._connections[self._group :: _GROUPS]:
             if connection.opened and not connection.lost:
@@ -111,12 +111,8 @@ class Established(Instrument):
             if message != wanted:
                 self._lose(connection, "corrupt")
                 return
-            connection.received += 1
+            connection.heard(now)
         connection.buffer = buffer[whole * _SIZE :]
-        if whole:
-            if connection.last:
-                connection.worst = max(connection.worst, now - connection.last)
-            connection.last = now
 
     def _lose(self, connection: Connection, reason: str) -> None:
         connection.lost = reason
@@ -130,55 +126,63 @@ class Established(Instrument):
 
     def begin(self, now: float) -> None:
         for connection in self._connections:
-            if not connection.lost and now - connection.last > ALIVE_WITHIN:
+            silent = now - connection.last > ALIVE_WITHIN and not self._idle
+            if silent and not connection.lost:
                 self._lose(connection, "silent")
         self._connections = [c for c in self._connections if not c.lost]
         while len(self._connections) < self._count:
-            sock = socket.socket(self._family, socket.SOCK_STREAM)
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            failed = sock.connect_ex(self._target)
-            connection = Connection(sock)
-            self._connections.append(connection)
-            if failed and failed not in _PENDING:
-                connection.lost = errno.errorcode.get(failed, str(failed))
-                sock.close()
-            else:
-                self.selector.register(sock, selectors.EVENT_WRITE, connection)
-        self._began = now
+            self._dial()
+        self._since, self._speaks = now, not self._push
+
+    def _dial(self) -> None:
+        sock = socket.socket(self._family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._clients:
+            turn, which = divmod(self._dialled, len(self._clients))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((self._clients[which], _FIRST_PORT + turn))
+            self._dialled += 1
+        failed = sock.connect_ex(self._target)
+        connection = Connection(sock=sock)
+        self._connections.append(connection)
+        if failed and failed not in _PENDING:
+            connection.lost = errno.errorcode.get(failed, str(failed))
+            sock.close()
+        else:
+            self.selector.register(sock, selectors.EVENT_WRITE, connection)
 
     def begun(self, now: float) -> bool:
         """All connections speak, or five seconds have passed."""
-        speaking = sum(1 for c in self._connections if c.received > 1 and not c.lost)
-        if speaking < self._count and now - self._began < _DIALLING_LIMIT:
+        if now - self._since < _DIALLING_LIMIT and self._heard(2) < self._count:
             return False
         for connection in self._connections:
-            connection.counted = connection.received > 0 and not connection.lost
-            connection.worst = 0.0
+            connection.count(self._since)
+        self._speaks = not (self._push or self._idle)
         return True
 
+    def _heard(self, messages: int) -> int:
+        """Connections that had so many messages at all, one of them lately."""
+        return sum(
+            1
+            for c in self._connections
+            if c.received >= messages and c.last >= self._since and not c.lost
+        )
+
+    def ending(self, now: float) -> None:
+        if self._idle:
+            self._since, self._speaks = now, True
+
+    def ended(self, now: float) -> bool:
+        """What was idle has echoed, or is given up."""
+        alive = sum(1 for c in self._connections if not c.lost)
+        return not self._idle or now - self._since > _WAKING_LIMIT or self._heard(1) == alive
+
     def end(self, now: float) -> dict[str, object]:
-        counted = [c for c in self._connections if c.counted]
-        lost: dict[str, int] = {}
-        for connection in counted:
-            if connection.lost:
-                lost[connection.lost] = lost.get(connection.lost, 0) + 1
-        alive = [c for c in counted if not c.lost]
-        survivors = [c for c in alive if now - c.last <= ALIVE_WITHIN]
-        stalls = sorted(max(c.worst, now - c.last) for c in survivors)
-        return {
-            "connections": len(counted),
-            "survivors": len(survivors),
-            "silent": len(alive) - len(survivors),
-            "lost": lost,
-            "stall_ms": _beyond_pace(stalls[-1]) if stalls else None,
-            "stall_median_ms": _beyond_pace(stalls[len(stalls) // 2]) if stalls else None,
-        }
-
-
-def _beyond_pace(seconds: float) -> float:
-    return round(max(0.0, seconds - PACE) / MILLI, 1)
+        self._speaks = not (self._push or self._idle)
+        return outcome(self._connections, now, paced=not self._idle)
 
 
 if __name__ == "__main__":
-    run(Established(sys.argv[1], int(sys.argv[2]), sys.argv[3:] == ["push"]))
+    _host, _count, _mode, *_clients = [*sys.argv[1:], *(["echo"] if len(sys.argv) == 3 else [])]
+    run(Established(_host, int(_count), _mode, _clients))

@@ -49,6 +49,13 @@ class Instrument(ABC):
     def begun(self, now: float) -> bool:
         """Everything is in place, the window may start to count."""
 
+    def ending(self, now: float) -> None:  # noqa: B027 - most instruments have nothing to do
+        """The window is to be closed."""
+
+    def ended(self, now: float) -> bool:
+        """Everything is in place for :meth:`end`."""
+        return True
+
     @abstractmethod
     def end(self, now: float) -> dict[str, object]:
         """What was measured since :meth:`begin`."""
@@ -61,7 +68,7 @@ def run(instrument: Instrument) -> None:
     selector.register(sys.stdin.fileno(), selectors.EVENT_READ, _COMMANDS)
     os.set_blocking(sys.stdin.fileno(), False)
     due = time.monotonic()
-    waiting, late = False, 0.0
+    waiting, closing, late = False, False, 0.0
     while True:
         for key, events in selector.select(max(0.0, due - time.monotonic())):
             now = time.monotonic()
@@ -77,7 +84,8 @@ def run(instrument: Instrument) -> None:
                 instrument.begin(now)
                 waiting = True
             else:
-                _answer({**instrument.end(now), "late_ms": round(late / MILLI, 1)})
+                instrument.ending(now)
+                closing = True
         now = time.monotonic()
         if now >= due:
             late = max(late, now - due)
@@ -86,6 +94,9 @@ def run(instrument: Instrument) -> None:
         if waiting and instrument.begun(now):
             waiting, late = False, 0.0
             _answer({"at": now})
+        if closing and instrument.ended(now):
+            closing = False
+            _answer({**instrument.end(now), "late_ms": round(late / MILLI, 1)})
 
 
 def _answer(result: dict[str, object]) -> None:

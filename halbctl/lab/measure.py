@@ -2,19 +2,22 @@
 
 A window opens with everything in place, the event happens, and the window
 closes when the dust has settled. The figures are those of the instruments
-(:mod:`established`, :mod:`newcomers`, :mod:`owners`).
+(:mod:`established`, :mod:`datagrams`, :mod:`newcomers`, :mod:`owners`).
+Here are the failures and moves; what operators change is in :mod:`changes`.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from halbctl.lab.kinds import IDLE
 from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.probes import Probes
-from halbctl.lab.servers import ECHO
+from halbctl.lab.servers import ECHO, PUSH
 from halbctl.lab.site import START_TIMEOUT, Site, agreed, start_server
 from protocol.errors import TimedOut
 
@@ -22,24 +25,39 @@ HANG_S = 10.0
 """Seconds that a frozen agent stays frozen."""
 CUT_S = 5.0
 """Seconds that devices are cut from each other."""
+IDLE_S = 60.0
+"""Seconds for which connections of kind ``idle`` are silent."""
 SETTLE_S = 2.5
 """Seconds that a window stays open after its event: longer than any stall that TCP makes of it."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What one event did. Times are milliseconds."""
+class Held:
+    """What one event did to the connections of one kind."""
 
-    event: str
     connections: int
-    """Established connections when the window opened."""
-    doomed: int
-    """Those of them that ended with a gateway that died; nothing can save them."""
+    """Open when the window opened."""
     survivors: int
     lost: dict[str, int]
     """How the others ended: ``ECONNRESET``, ``closed``, ``silent``, ...; with their number."""
     stall_ms: float
     """Longest time without a message of a survivor, beyond its pace of 100 ms."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one event did, to connections of all kinds together. Times are milliseconds."""
+
+    event: str
+    wanted: int
+    """Connections that were to be open."""
+    connections: int
+    """Connections that were open when the window opened."""
+    doomed: int
+    """Those of them that ended with a gateway that died; nothing can save them."""
+    survivors: int
+    lost: dict[str, int]
+    stall_ms: float
     outage_ms: float
     """Longest time in which no new connection was served."""
     failed: int
@@ -55,6 +73,8 @@ class Measured:
     after: str
     owners: tuple[tuple[float, str], ...]
     """Who answered for the first VIP, each time it changed: (seconds since the start, device)."""
+    kinds: dict[str, Held] = field(default_factory=dict)
+    """The same by kind of connection."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,6 +89,7 @@ class Stage:
     hang_s: float = HANG_S
     cut_s: float = CUT_S
     settle_s: float = SETTLE_S
+    idle_s: float = IDLE_S
 
     def measure(
         self,
@@ -88,18 +109,20 @@ class Stage:
         began = time.monotonic()
         act()
         time.sleep(self.settle_s)
+        if IDLE in self.probes.kinds:
+            time.sleep(max(0.0, began + self.idle_s - time.monotonic()))
         found = self.probes.end()
-        established, newcomers = found["established"], found["newcomers"]
-        silent = established["silent"]
-        vips = found["owners"]["vips"]
+        kinds = {kind: _held(found[kind]) for kind in self.probes.kinds}
+        newcomers, vips = found["newcomers"], found["owners"]["vips"]
         first = vips[self.site.plan.vips[0]]
         return Measured(
             event=event,
-            connections=established["connections"],
+            wanted=self.probes.connections * len(kinds),
+            connections=sum(held.connections for held in kinds.values()),
             doomed=lost_anyway,
-            survivors=established["survivors"],
-            lost={**established["lost"], **({"silent": silent} if silent else {})},
-            stall_ms=established["stall_ms"] or 0.0,
+            survivors=sum(held.survivors for held in kinds.values()),
+            lost=dict(sum((Counter(held.lost) for held in kinds.values()), Counter())),
+            stall_ms=max(held.stall_ms for held in kinds.values()),
             outage_ms=newcomers["outage_ms"],
             failed=sum(newcomers["failed"].values()),
             two_owners_ms=sum(tally["two_owners_ms"] for tally in vips.values()),
@@ -111,6 +134,7 @@ class Stage:
                 (round(at - began, 3), "+".join(map(self.site.plan.owner, macs)))
                 for at, macs in first["changes"]
             ),
+            kinds=kinds,
         )
 
     def crash(self) -> Measured:
@@ -187,9 +211,7 @@ class Stage:
         def act() -> None:
             self.site.network.unplug(gateway)
             self.site.service(gateway).kill()
-            self.site.wait(
-                f"{gateway} is down", lambda: self._gateway_state(gateway) == "down", START_TIMEOUT
-            )
+            self.wait_gateway(gateway, "down")
 
         return self.measure("gateway", act, lambda: self.connections_of(gateway))
 
@@ -197,14 +219,21 @@ class Stage:
         """Bring a gateway back and wait until it is used again."""
         self.site.network.plug(gateway)
         start_server(self.site, gateway)
-        self.site.wait(
-            f"{gateway} is up", lambda: self._gateway_state(gateway) == "up", START_TIMEOUT
-        )
+        self.wait_gateway(gateway, "up")
 
     def connections_of(self, gateway: str) -> int:
-        """Established echo connections that a gateway's own kernel counts."""
-        query = ("ss", "-Htn", "state", "established", f"sport = :{ECHO}")
+        """Established connections that stay, as a gateway's own kernel counts them."""
+        ports = f"( sport = :{ECHO} or sport = :{PUSH} )"
+        query = ("ss", "-Htn", "state", "established", ports)
         return len(self.site.network.run(gateway, *query).splitlines())
+
+    def wait_gateway(self, gateway: str, state: str) -> None:
+        """Wait until the primary shows a gateway in a state; "" is absent."""
+        self.site.wait(
+            f"{gateway} is {state or 'gone'}",
+            lambda: self._gateway_state(gateway) == state,
+            START_TIMEOUT,
+        )
 
     def _gateway_state(self, gateway: str) -> str:
         for entry in self.site.virtual_server(self.site.primary())["gateways"]:
@@ -230,6 +259,10 @@ class Stage:
 
     def _back(self, device: str, start: Callable[[str], None]) -> None:
         start(device)
+        self.wait_fit(device)
+
+    def wait_fit(self, device: str) -> None:
+        """Wait until a device may carry the Virtual Server again, and all agree."""
 
         def fit() -> bool:
             devices = self.site.virtual_server(self.site.primary())["devices"]
@@ -237,6 +270,16 @@ class Stage:
 
         self.site.wait(f"{device} is fit again", fit, START_TIMEOUT)
         self.wait_agreed()
+
+
+def _held(found: dict[str, Any]) -> Held:
+    silent = found["silent"]
+    return Held(
+        connections=found["connections"],
+        survivors=found["survivors"],
+        lost={**found["lost"], **({"silent": silent} if silent else {})},
+        stall_ms=found["stall_ms"] or 0.0,
+    )
 
 
 def next_device(site: Site) -> str:

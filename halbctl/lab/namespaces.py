@@ -121,6 +121,11 @@ class Network:
             ]
         self._batch(host.name, *lines)
 
+    def give(self, host: str, addresses: Iterable[str]) -> None:
+        """Give a host more IPv4 addresses; no error if it has them."""
+        lines = [f"addr replace {address}/24 dev {INTERFACE}" for address in addresses]
+        self._batch(host, *lines)
+
     def _batch(self, host: str, *lines: str) -> None:
         self.realm.run("ip", "-n", self.namespace(host), "-batch", "-", text="\n".join(lines))
 

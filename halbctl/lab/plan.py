@@ -30,6 +30,8 @@ class Plan:
     gateways: int = 4
     witness: bool = False
     ipv6: bool = False
+    spare: int = 0
+    """So many of the gateways run, and are not behind the Virtual Server."""
 
     def __post_init__(self) -> None:
         check_lab_name(self.name)
@@ -88,7 +90,7 @@ class Plan:
         ``weights`` are those of the first gateways; all others have weight 1.
         """
         gateways = []
-        for index, host in enumerate(self.gateway_hosts):
+        for index, host in enumerate(self.gateway_hosts[: self.gateways - self.spare]):
             weight = weights[index] if index < len(weights) else 1
             gateways.append({"name": host.name, "address": host.ipv4, "weight": weight})
             if self.ipv6:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import halbctl
+from halbctl.lab.kinds import ECHO, KINDS, prepare
 from halbctl.lab.namespaces import INTERFACE, Network
 from protocol.errors import Refused, TimedOut
 
@@ -84,7 +85,10 @@ class Probe:
 
 
 class Probes:
-    """All instruments of a lab with one window: a context manager."""
+    """All instruments of a lab with one window: a context manager.
+
+    ``connections`` of each of the ``kinds`` are held open.
+    """
 
     def __init__(
         self,
@@ -92,14 +96,18 @@ class Probes:
         vips: Sequence[str],
         *,
         connections: int = 200,
-        push: bool = False,
+        kinds: Sequence[str] = (ECHO,),
         client: str = "client",
         observer: str = "observer",
     ) -> None:
-        established = [vips[0], str(connections), *(["push"] if push else [])]
+        self.kinds, self.connections = tuple(kinds), connections
         self.by_name: dict[str, Probe] = {}
+        prepare(network, kinds)
         try:
-            self.by_name["established"] = Probe(network, client, "established", *established)
+            for name in kinds:
+                kind = KINDS[name]
+                told = (kind.vip, str(connections), *kind.options)
+                self.by_name[name] = Probe(network, client, kind.instrument, *told)
             self.by_name["newcomers"] = Probe(network, client, "newcomers", vips[0])
             self.by_name["owners"] = Probe(network, observer, "owners", INTERFACE, *vips)
         except BaseException:

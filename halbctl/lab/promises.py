@@ -23,14 +23,16 @@ TITLES = {
     "restart": "agent started again",
     "partition": "primary cut from devices",
     "shatter": "all devices cut apart",
+    "upgrade": "agent upgraded",
+    "reload": "100 Virtual Servers reloaded",
+    "gateway-added": "gateway added",
+    "gateway-drained": "gateway drained",
 }
 """Events as people read them."""
-STAYS = ("return", "restart", "gateway")
+STAYS = ("return", "restart", "gateway", "reload", "gateway-added", "gateway-drained")
 """Events in which the primary stays."""
-MOVES = ("crash", "promote", "hang", "kill", "partition")
+MOVES = ("crash", "promote", "hang", "kill", "partition", "upgrade")
 """Events in which another device becomes primary."""
-SERVED = (*STAYS, "promote")
-"""Events in which new connections are always served."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,9 @@ def broken(measured: Measured) -> list[Broken]:
     m = measured
     promised: list[tuple[bool, str, str]] = [
         (
-            m.survivors >= m.connections - m.doomed,
-            f"{m.connections - m.doomed} of {m.connections} connections live on",
-            f"{m.survivors} ({_how(m)})",
+            m.survivors >= m.wanted - m.doomed,
+            f"{m.wanted - m.doomed} of {m.wanted} connections live on",
+            f"{m.survivors} of {m.connections} that were open ({_how(m)})",
         ),
         (m.two_owners_ms == 0, "0 ms with two owners", f"{m.two_owners_ms:g} ms"),
     ]
@@ -91,7 +93,7 @@ def result_table(results: Sequence[Measured], paint: Paint) -> list[str]:
 
 def _row(m: Measured) -> Sequence[Cell | str | int]:
     bad = broken(m)
-    wanted = m.connections - m.doomed
+    wanted = m.wanted - m.doomed
     return (
         TITLES[m.event],
         m.before if m.before == m.after else f"{m.before} -> {m.after}",

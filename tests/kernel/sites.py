@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
+from halbctl.lab.kinds import ECHO
 from halbctl.lab.lifecycle import build, down
 from halbctl.lab.measure import Measured, Stage
 from halbctl.lab.plan import Plan
@@ -29,7 +31,7 @@ def new_name() -> str:
 
 
 @contextmanager
-def unformed(devices: int = 3, gateways: int = 2, **options: bool) -> Iterator[Site]:
+def unformed(devices: int = 3, gateways: int = 2, **options: Any) -> Iterator[Site]:
     """Agents that run and belong to no Site."""
     plan = Plan(new_name(), devices, gateways, **options)
     try:
@@ -40,7 +42,7 @@ def unformed(devices: int = 3, gateways: int = 2, **options: bool) -> Iterator[S
 
 @contextmanager
 def serving(
-    devices: int = 3, gateways: int = 2, weights: tuple[int, ...] = (), **options: bool
+    devices: int = 3, gateways: int = 2, weights: tuple[int, ...] = (), **options: Any
 ) -> Iterator[Site]:
     """A Site whose Virtual Server is in order."""
     with unformed(devices, gateways, **options) as site:
@@ -51,9 +53,11 @@ def serving(
 
 
 @contextmanager
-def stage(site: Site, *, push: bool = False) -> Iterator[Stage]:
-    """Instruments in a Site."""
-    with Probes(site.network, site.plan.vips, connections=CONNECTIONS, push=push) as probes:
+def stage(site: Site, *kinds: str) -> Iterator[Stage]:
+    """Instruments in a Site, that hold connections of these kinds (by default ``echo``)."""
+    held = kinds or (ECHO,)
+    each = CONNECTIONS // len(held)
+    with Probes(site.network, site.plan.vips, connections=each, kinds=held) as probes:
         yield Stage(site, probes, hang_s=3.0, cut_s=2.0, settle_s=1.5)
 
 

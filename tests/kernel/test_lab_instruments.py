@@ -51,11 +51,29 @@ SETTINGS = [
 class Hand:
     """Two devices whose VIP is moved by hand."""
 
-    def __init__(self, network: Network, server: subprocess.Popen[bytes]) -> None:
-        self.network, self.server = network, server
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.server = self._serve("gw1")
         for device in ("a", "b"):
             network.run(device, "nft", "-f", "-", text=FORWARDING)
             network.run(device, "sysctl", "-qw", *SETTINGS)
+
+    def _serve(self, name: str) -> subprocess.Popen[bytes]:
+        argv = self.network.within("gw1", [sys.executable, "-m", "halbctl.lab.servers", name])
+        server = subprocess.Popen(argv, stdout=subprocess.PIPE, env=python_environment())
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        server.stdout.close()
+        return server
+
+    def stop_serving(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
+    def serve_as(self, name: str) -> None:
+        """Have another gateway answer at the same address."""
+        self.stop_serving()
+        self.server = self._serve(name)
 
     def give(self, device: str) -> None:
         self.network.run(device, "ip", "address", "add", f"{VIP}/32", "dev", "eth0")
@@ -76,19 +94,14 @@ class Hand:
 def hand(request: pytest.FixtureRequest) -> Iterator[Hand]:
     realm = open_realm()
     network = Network(f"i{os.getpid()}", realm)
-    server: subprocess.Popen[bytes] | None = None
+    made: Hand | None = None
     try:
         network.build(HOSTS)
-        argv = network.within("gw1", [sys.executable, "-m", "halbctl.lab.servers", "gw1"])
-        server = subprocess.Popen(argv, stdout=subprocess.PIPE, env=python_environment())
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        server.stdout.close()
-        yield Hand(network, server)
+        made = Hand(network)
+        yield made
     finally:
-        if server is not None:
-            server.kill()
-            server.wait()
+        if made is not None:
+            made.stop_serving()
         network.remove()
         realm.close()
 
@@ -99,8 +112,8 @@ def test_calm_then_two_owners_then_an_outage(hand: Hand) -> None:
         probes.begin()
         time.sleep(1.0)
         calm = probes.end()
-        assert calm["established"]["survivors"] == calm["established"]["connections"] == 40
-        assert calm["established"]["stall_ms"] < 100
+        assert calm["echo"]["survivors"] == calm["echo"]["connections"] == 40
+        assert calm["echo"]["stall_ms"] < 100
         assert calm["newcomers"]["outage_ms"] < 150
         assert set(calm["newcomers"]["gateways"]) == {"gw1"}
         for vip in (VIP, VIP6):
@@ -133,8 +146,8 @@ def test_calm_then_two_owners_then_an_outage(hand: Hand) -> None:
         moved = probes.end()
         assert 400 < moved["newcomers"]["outage_ms"] < 1000
         assert sum(moved["newcomers"]["failed"].values()) > 50
-        assert moved["established"]["survivors"] == 40
-        assert 400 < moved["established"]["stall_ms"] < 1500
+        assert moved["echo"]["survivors"] == 40
+        assert 400 < moved["echo"]["stall_ms"] < 1500
         owners = moved["owners"]["vips"][VIP]
         assert 470 <= owners["longest_silence_ms"] <= 800
         assert owners["two_owners_ms"] == 0
@@ -143,15 +156,15 @@ def test_calm_then_two_owners_then_an_outage(hand: Hand) -> None:
 
 def test_connections_that_end_or_hang_are_no_survivors(hand: Hand) -> None:
     hand.give("a")
-    with Probes(hand.network, [VIP], connections=40, push=True) as probes:
+    with Probes(hand.network, [VIP], connections=40, kinds=("push",)) as probes:
         probes.begin()
         time.sleep(0.3)
-        assert probes.end()["established"]["survivors"] == 40
+        assert probes.end()["push"]["survivors"] == 40
 
         probes.begin()
         hand.network.cut("a", "client")
         time.sleep(1.4)
-        silent = probes.end()["established"]
+        silent = probes.end()["push"]
         assert (silent["survivors"], silent["silent"]) == (0, 40)
         hand.network.heal_all()
 
@@ -159,6 +172,31 @@ def test_connections_that_end_or_hang_are_no_survivors(hand: Hand) -> None:
         probes.begin()
         hand.server.kill()
         time.sleep(0.7)
-        ended = probes.end()["established"]
+        ended = probes.end()["echo"]
         assert ended["survivors"] == ended["silent"] == 0
         assert sum(ended["lost"].values()) == 40
+
+
+def test_a_flow_of_datagrams_that_another_gateway_answers_is_lost(hand: Hand) -> None:
+    hand.give("a")
+    with Probes(hand.network, [VIP], connections=40, kinds=("udp",)) as probes:
+        probes.begin()
+        assert probes.end()["udp"]["survivors"] == 40
+        probes.begin()
+        hand.serve_as("gw2")
+        time.sleep(0.5)
+        assert probes.end()["udp"]["lost"] == {"moved": 40}
+
+
+def test_idle_connections_and_equal_source_ports_are_judged_by_their_echo(hand: Hand) -> None:
+    hand.give("a")
+    with Probes(hand.network, [VIP], connections=40, kinds=("idle", "ports")) as probes:
+        probes.begin()
+        time.sleep(1.5)
+        calm = probes.end()
+        assert [calm[kind]["survivors"] for kind in ("idle", "ports")] == [40, 40]
+        probes.begin()
+        hand.stop_serving()
+        time.sleep(0.3)
+        ended = probes.end()
+        assert [ended[kind]["survivors"] for kind in ("idle", "ports")] == [0, 0]

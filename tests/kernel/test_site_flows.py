@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("flo
 
 @pytest.fixture(scope="module")
 def on_stage() -> Iterator[Stage]:
-    with serving(devices=3, gateways=2) as site, stage(site, push=True) as made:
+    with serving(devices=3, gateways=2) as site, stage(site, "push") as made:
         yield made
 
 

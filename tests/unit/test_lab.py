@@ -28,6 +28,7 @@ US, THEM = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 VIP, VIP6 = ipaddress.IPv4Address("10.77.0.100"), ipaddress.IPv6Address("fd77::100")
 GOOD = Measured(
     event="crash",
+    wanted=200,
     connections=200,
     doomed=0,
     survivors=200,
@@ -86,6 +87,7 @@ def test_kept_promises_are_not_reported() -> None:
     ("bad", "word"),
     [
         (replace(GOOD, survivors=199), "live on"),
+        (replace(GOOD, connections=199, survivors=199), "live on"),
         (replace(GOOD, two_owners_ms=10.0), "two owners"),
         (replace(GOOD, outage_ms=340.0), "without service"),
         (replace(GOOD, after="a"), "relieved"),
