@@ -3,11 +3,14 @@
 ``Node.step(now, inputs)`` takes inputs and returns effects; the shell carries
 the effects out **in order**. Order is a promise of safety: ``PersistBallots``
 must be durable before any later ``Send`` of the same list.
+
+Structs of msgspec, as messages are: made a hundred times a second, eight times as fast
+as frozen dataclasses. No cycle runs through them, so the collector need not know them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from protocol.changes import Change
 from protocol.config import Config
@@ -20,8 +23,7 @@ from protocol.objects import Device
 from protocol.timing import SECOND, Profile
 
 
-@dataclass(frozen=True, slots=True)
-class Ballot:
+class Ballot(Struct, frozen=True, gc=False):
     """What a voter must not forget: its term and whom it voted for in it."""
 
     term: int = 0
@@ -31,75 +33,64 @@ class Ballot:
 # Inputs
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(Struct, frozen=True, gc=False):
     """A message from a device whose identity the transport has proven."""
 
     sender: DeviceId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigStored:
+class ConfigStored(Struct, frozen=True, gc=False):
     """A configuration handed out by :class:`PersistConfig` is durable."""
 
     revision: Revision
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigApplied:
+class ConfigApplied(Struct, frozen=True, gc=False):
     """The kernel of this device is as the committed ``revision`` says."""
 
     revision: Revision
 
 
-@dataclass(frozen=True, slots=True)
-class PersistFailed:
+class PersistFailed(Struct, frozen=True, gc=False):
     """The disk refused; the device stops voting until :class:`PersistWorks`."""
 
 
-@dataclass(frozen=True, slots=True)
-class PersistWorks:
+class PersistWorks(Struct, frozen=True, gc=False):
     """The disk takes writes again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fitness:
+class Fitness(Struct, frozen=True, gc=False):
     """Which Virtual Servers this device cannot carry now, and why (whole set)."""
 
     unfit: tuple[tuple[GroupId, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayHealth:
+class GatewayHealth(Struct, frozen=True, gc=False):
     """(Virtual Server uid, gateway name) pairs that this device sees down (whole set)."""
 
     down: tuple[tuple[GroupId, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(Struct, frozen=True, gc=False):
     """How late the agent's loop wakes up, 99th percentile, nanoseconds."""
 
     late: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lossy:
+class Lossy(Struct, frozen=True, gc=False):
     """Peers of whose beats many do not come in time (whole set). Shown only."""
 
     peers: tuple[DeviceId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class WallClock:
+class WallClock(Struct, frozen=True, gc=False):
     """Nanoseconds from the core's clock to Unix time: for planned moves, and for people."""
 
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseLapsed:
+class LeaseLapsed(Struct, frozen=True, gc=False):
     """The kernel leases of these groups ran out, or an effect on them came too late.
 
     A primary that is still confirmed opens them again by :class:`Acquire`.
@@ -108,8 +99,7 @@ class LeaseLapsed:
     groups: tuple[GroupId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
+class Paused(Struct, frozen=True, gc=False):
     """The whole machine stood still, its clocks too; handed in before what waited meanwhile.
 
     Whatever was confirmed or voted before is older than the clock says: the
@@ -121,8 +111,7 @@ class Paused:
     """Nanoseconds, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class Probed:
+class Probed(Struct, frozen=True, gc=False):
     """What became of the questions of a :class:`ProbeArbiter`.
 
     For a secondary one report at the end of the round; for a primary one at
@@ -139,16 +128,14 @@ class Probed:
     """Somebody else has a VIP, or asks for it and goes first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Force:
+class Force(Struct, frozen=True, gc=False):
     """Break glass: an operator tells this device to take over without the other one."""
 
     request: str
     virtual_server: str
 
 
-@dataclass(frozen=True, slots=True)
-class Propose:
+class Propose(Struct, frozen=True, gc=False):
     """A change of the configuration, from an operator of this device."""
 
     request: str
@@ -163,8 +150,7 @@ class Propose:
     """Break glass: on this device only, until a coordinator is back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Promote:
+class Promote(Struct, frozen=True, gc=False):
     """Planned move of a Virtual Server to ``to`` (None: the best other device)."""
 
     request: str
@@ -172,8 +158,7 @@ class Promote:
     to: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Recover:
+class Recover(Struct, frozen=True, gc=False):
     """Give up voters that are lost for good; ``devices`` are the names of survivors."""
 
     request: str
@@ -182,25 +167,21 @@ class Recover:
     unix_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Adopt:
+class Adopt(Struct, frozen=True, gc=False):
     """Become part of a Site: the first configuration, from ``init`` or ``join``."""
 
     config: Config
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True, gc=False):
     """Clean stop: hand everything over, resign what nobody takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Struct, frozen=True, gc=False):
     """Undo :class:`Stop`: the device stays after all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dialled:
+class Dialled(Struct, frozen=True, gc=False):
     """A device, known by its key, has connected to this one."""
 
     device: DeviceId
@@ -216,16 +197,14 @@ Input = (
 # Effects
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(Struct, frozen=True, gc=False):
     """Give the message to the transport, which may lose it."""
 
     to: DeviceId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(Struct, frozen=True, gc=False):
     """Keep connections to exactly these devices; any device of the Site may connect here.
 
     A message passes from one device to another once the *receiver* has
@@ -237,8 +216,7 @@ class Connect:
     peers: tuple[DeviceId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistBallots:
+class PersistBallots(Struct, frozen=True, gc=False):
     """Write these ballots, which changed, durably before carrying out what follows.
 
     Ballots of other groups stay as they are on disk.
@@ -250,30 +228,26 @@ class PersistBallots:
     ballots: dict[GroupId, Ballot]
 
 
-@dataclass(frozen=True, slots=True)
-class PersistConfig:
+class PersistConfig(Struct, frozen=True, gc=False):
     """Write the configuration durably, then hand in :class:`ConfigStored`. May be slow."""
 
     config: Config
     committed: Revision
 
 
-@dataclass(frozen=True, slots=True)
-class KeepConflict:
+class KeepConflict(Struct, frozen=True, gc=False):
     """Keep this for the operator, durably before any later :class:`PersistConfig`."""
 
     conflict: Conflict
 
 
-@dataclass(frozen=True, slots=True)
-class PersistLocal:
+class PersistLocal(Struct, frozen=True, gc=False):
     """Write the local edits of this device, or that there are none any more."""
 
     local: Local | None
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
+class Apply(Struct, frozen=True, gc=False):
     """This configuration is now in force: make the kernel so.
 
     It is committed, except for what this device's operator changed by ``--local``.
@@ -282,8 +256,7 @@ class Apply:
     config: Config
 
 
-@dataclass(frozen=True, slots=True)
-class Acquire:
+class Acquire(Struct, frozen=True, gc=False):
     """Open the kernel lease of all VIPs of a group, then announce them.
 
     Must not be done after ``deadline`` (own clock): what confirmed it is too
@@ -300,8 +273,7 @@ class Acquire:
     """Device that handed over, and goes on forwarding for ``DRAIN_NS``; None otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refresh:
+class Refresh(Struct, frozen=True, gc=False):
     """Renew the kernel lease by the datagram that only renews what still lives.
 
     Must not be done after ``deadline`` (own clock); :class:`LeaseLapsed` instead.
@@ -313,16 +285,14 @@ class Refresh:
     deadline: int
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True, gc=False):
     """Close the kernel lease of these VIPs at once, both sets."""
 
     group: GroupId
     vips: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Lame:
+class Lame(Struct, frozen=True, gc=False):
     """Stop announcing at once, go on forwarding for ``drain`` nanoseconds."""
 
     group: GroupId
@@ -330,16 +300,14 @@ class Lame:
     drain: int
 
 
-@dataclass(frozen=True, slots=True)
-class Announce:
+class Announce(Struct, frozen=True, gc=False):
     """Tell the network once more that the VIPs, which this device holds, are here."""
 
     group: GroupId
     vips: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeArbiter:
+class ProbeArbiter(Struct, frozen=True, gc=False):
     """Ask on the service segment, by ARP or neighbour discovery; answered by :class:`Probed`.
 
     Questions are spread over ``patience``. Of two devices that ask for one VIP
@@ -357,8 +325,7 @@ class ProbeArbiter:
     """Length of the round, nanoseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True, gc=False):
     """The end of a :class:`Propose`, :class:`Promote` or :class:`Force` of this device."""
 
     request: str
@@ -369,8 +336,7 @@ class Outcome:
     """A :class:`protocol.errors.HalbError`, or None if done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True, gc=False):
     """Something worth remembering: for history and log."""
 
     kind: str
@@ -384,8 +350,7 @@ class Event:
     """Own clock, nanoseconds, by phase: ``silent``, ``asked``, ``voted``, ``won``, ``acquired``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(Struct, frozen=True, gc=False):
     """Nothing is held any more: the shell may take the kernel state down and exit."""
 
 

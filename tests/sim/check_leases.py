@@ -60,7 +60,7 @@ class LeaseCheck:
         claims = self._lists.get((device, sender, ack.epoch))
         if not claims:
             return
-        refused = {r.group for r in ack.refused}
+        refused = {r.group for r in ack.refused} if ack.refused else ()
         for claim in claims:
             if claim.group not in refused:
                 self._confirm(device, claim.group, claim.term, sender, ack.echo)
@@ -73,8 +73,11 @@ class LeaseCheck:
     def _confirm(
         self, device: DeviceId, group: GroupId, term: int, voter: DeviceId, sent: int
     ) -> None:
-        fresh = self._fresh.setdefault((device, group, term), {})
-        fresh[voter] = max(fresh.get(voter, 0), sent)
+        fresh = self._fresh.get((device, group, term))
+        if fresh is None:
+            fresh = self._fresh[device, group, term] = {}
+        if sent > fresh.get(voter, 0):
+            fresh[voter] = sent
 
     # What a device does to its kernel
 
@@ -210,20 +213,24 @@ class LeaseCheck:
         voters = checker.voters(process, group)
         if not voters:
             return
-        needed, promises = majority(voters), checker.votes.promises
-        others = [v for v in voters if v != machine.id]
-        kept = len(voters) - len(others)
-        for voter in others:
-            promise = promises.get((voter, group))
-            if promise and promise.holder == machine.id and promise.until >= until:
+        me, needed, promises = machine.id, majority(voters), checker.votes.promises
+        term = self._terms.get((me, group), 0)
+        fresh = self._fresh.get((me, group, term), {})
+        now = machine.clock.local(checker.world.now)
+        kept, sent = 0, []
+        for voter in voters:
+            if voter == me:
                 kept += 1
+                sent.append(now)
+                continue
+            promise = promises.get((voter, group))
+            if promise and promise.holder == me and promise.until >= until:
+                kept += 1
+            sent.append(fresh.get(voter, 0))
         if kept < needed:
             text = f"{process.name}'s lease of {group} ends {until}, promises {promises}"
             checker.fail("S5", text)
-        term = self._terms.get((machine.id, group), 0)
-        fresh = self._fresh.get((machine.id, group, term), {})
-        now = machine.clock.local(checker.world.now)
-        sent = sorted((now if v == machine.id else fresh.get(v, 0) for v in voters), reverse=True)
+        sent.sort(reverse=True)
         if now - sent[needed - 1] > bounds.fresh:
             age = (now - sent[needed - 1]) / MILLISECOND
             checker.fail("S6", f"{process.name} renews {group} on a round {age:.3f} ms old")

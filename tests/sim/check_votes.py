@@ -144,7 +144,7 @@ class VoteCheck:
         self._votes_for(process, group, term, to)
         self._keeps_promise(process, to, group, term)
         if until := self._promise_end(process, group):
-            self._promise(device, group, Promise(to, term, until))
+            self._promise(device, group, to, term, until)
 
     def says_ack(self, process: Process, to: DeviceId, ack: Ack) -> None:
         device = process.machine.id
@@ -152,22 +152,24 @@ class VoteCheck:
         claims = beats.get((to, ack.echo)) if beats else None
         if not claims:
             return
-        refused = {r.group for r in ack.refused}
+        refused = {r.group for r in ack.refused} if ack.refused else ()
         for claim in claims:
             if claim.group not in refused and (until := self._promise_end(process, claim.group)):
-                self._promise(device, claim.group, Promise(to, claim.term, until))
+                self._promise(device, claim.group, to, claim.term, until)
 
-    def _promise(self, device: DeviceId, group: GroupId, new: Promise) -> None:
+    def _promise(
+        self, device: DeviceId, group: GroupId, holder: DeviceId, term: int, until: int
+    ) -> None:
         """A primary of a newer term replaces an older one; its promise lasts until it resigns."""
         old = self.promises.get((device, group))
-        if (new.holder, group, new.term) in self._resigned.get(device, ()):
-            if old and old.term < new.term:
+        if (holder, group, term) in self._resigned.get(device, ()):
+            if old and old.term < term:
                 del self.promises[device, group]
-        elif old and (old.holder, old.term) == (new.holder, new.term):
-            if (device, group, new.holder, new.term) not in self._freed:
-                old.until = max(old.until, new.until)
+        elif old and old.term == term and old.holder == holder:
+            if until > old.until and (device, group, holder, term) not in self._freed:
+                old.until = until
         else:
-            self.promises[device, group] = new
+            self.promises[device, group] = Promise(holder, term, until)
 
     def _promise_end(self, process: Process, group: GroupId) -> int:
         """When a promise given in this step ends; 0 where its length is in doubt."""

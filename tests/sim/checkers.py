@@ -26,7 +26,7 @@ from protocol.effects import (
     Release,
 )
 from protocol.ids import DeviceId, GroupId
-from protocol.messages import Ack, Answer, Beat, HandOver, Message, Resign, Stored, Vote, Voted
+from protocol.messages import Ack, Answer, Beat, HandOver, Resign, Stored, Vote, Voted
 from protocol.timing import INTERVAL_NS, Profile
 from tests.sim.check_config import ConfigCheck
 from tests.sim.check_leases import LeaseCheck
@@ -113,7 +113,7 @@ class Checker:
             Vote: self.votes.hears_vote,
             Voted: self.leases.hears_voted,
         }
-        self._says: dict[type[Any], Callable[[Process, DeviceId, Any], None]] = {
+        self.says: dict[type[Any], Callable[[Process, DeviceId, Any], None]] = {
             Ack: self.votes.says_ack,
             Answer: self._says_answer,
             Beat: self._says_beat,
@@ -122,6 +122,7 @@ class Checker:
             Vote: self._says_vote,
             Voted: self._says_voted,
         }
+        """What is looked at when a device sends it, before it is on its way."""
         self.unfit: dict[int, frozenset[GroupId]] = {}
         self._first_stored: dict[DeviceId, int] = {}
         self._bounds: dict[GroupId, Bounds | None] = {
@@ -183,11 +184,6 @@ class Checker:
                 hear = self._hears.get(type(item.message))
                 if hear:
                     hear(device, item.sender, item.message)
-
-    def sent(self, process: Process, to: DeviceId, message: Message) -> None:
-        say = self._says.get(type(message))
-        if say:
-            say(process, to, message)
 
     def _says_beat(self, process: Process, to: DeviceId, message: Beat) -> None:
         if message.claims is not None:

@@ -46,9 +46,9 @@ DISK_RETRY_NS = SECOND
 
 def _send(process: Process, effect: Send) -> int:
     if not process.mute:
-        world = process.world
-        to, message = effect.to, effect.message
-        world.checker.sent(process, to, message)
+        world, to, message = process.world, effect.to, effect.message
+        if say := world.checker.says.get(type(message)):
+            say(process, to, message)
         if (target := world.index_of.get(to)) is not None:
             world.network.send(world.now, process.machine.index, target, message)
     return 0

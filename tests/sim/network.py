@@ -66,7 +66,7 @@ class Network:
     """All links of a Site."""
 
     __slots__ = (
-        "_codec", "_deliver", "_ids", "_links", "_push", "_random", "dropped", "quality", "sent",
+        "_codec", "_deliver", "_ids", "_links", "_push", "_random", "quality",
     )  # fmt: skip
 
     def __init__(
@@ -84,37 +84,30 @@ class Network:
         self._codec = codec
         self._links = [[Link() for _ in ids] for _ in ids]
         self.quality = LAN
-        self.sent = 0
-        self.dropped = 0
 
     def send(self, now: int, source: int, target: int, message: Message) -> None:
-        self.sent += 1
         if self._codec:
             message = decode(encode(message))
         link = self._links[source][target]
         if link.cut:
-            self.dropped += 1
             return
         if link.held is not None:
             link.held.append(message)
             return
-        self._forward(now, source, target, message)
+        self._forward(now, link, source, target, message)
 
-    def _forward(self, now: int, source: int, target: int, message: Message) -> None:
+    def _forward(self, now: int, link: Link, source: int, target: int, message: Message) -> None:
         quality = self.quality
         draw = self._random.random
         arrival = now + quality.base - int(log(1.0 - draw()) * quality.mean)
         urgent = type(message) in URGENT_TYPES
-        if not urgent and self._links[source][target].bulk_cut:
-            self.dropped += 1
+        if not urgent and link.bulk_cut:
             return
         if quality.loss and draw() < quality.loss:
             if urgent:
-                self.dropped += 1
                 return
             arrival += RETRANSMIT_NS
         if not urgent:
-            link = self._links[source][target]
             arrival = max(arrival, link.bulk_end + 1)
             link.bulk_end = arrival
         received = Received(self._ids[source], message)
@@ -143,7 +136,7 @@ class Network:
         link.cut = link.bulk_cut = False
         held, link.held = link.held, None
         for message in held or ():
-            self._forward(now, source, target, message)
+            self._forward(now, link, source, target, message)
 
     def partition(self, now: int, side: Iterable[int]) -> None:
         """Cut between ``side`` and the others; heal within each."""

@@ -63,6 +63,11 @@ def retimed(monkeypatch: pytest.MonkeyPatch, **multiples: float) -> None:
     monkeypatch.setattr(Timing, "from_interval", staticmethod(from_interval))
 
 
+def carried_out(kind: type[Any], how: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the shell carry out effects of one kind in another way."""
+    monkeypatch.setitem(HANDLERS, kind, how)
+
+
 def slow_links(world: World) -> None:
     world.network.quality = network.SLOW
 
@@ -137,7 +142,7 @@ def test_votes_that_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def persist(self: Process, effect: PersistBallots) -> int:
         return 0
 
-    monkeypatch.setitem(HANDLERS, PersistBallots, persist)
+    carried_out(PersistBallots, persist, monkeypatch)
     assert turns_red("S3")
 
 
@@ -148,7 +153,7 @@ def test_votes_written_after_they_are_told(monkeypatch: pytest.MonkeyPatch) -> N
         self.world.push(self.world.now + 500_000, _write, self, effect.ballots)
         return 0
 
-    monkeypatch.setitem(HANDLERS, PersistBallots, persist)
+    carried_out(PersistBallots, persist, monkeypatch)
     assert turns_red("S3")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from protocol.beats import Beats
@@ -123,7 +123,7 @@ def test_leases_opened_after_their_deadline(
     carry_out = HANDLERS[kind]
 
     def whenever(process: Process, effect: Any) -> int:
-        return carry_out(process, replace(effect, deadline=NEVER))
+        return carry_out(process, msgspec.structs.replace(effect, deadline=NEVER))
 
     monkeypatch.setitem(HANDLERS, kind, whenever)
     assert violations_of_late_deeds(kind, monkeypatch) == {"S6"}

@@ -119,7 +119,9 @@ class World:
     def _deliver(self, target: int, received: Received) -> None:
         process = self.processes[target]
         if process is not None and process.alive:
-            process.hand_in(received)
+            process.inbox.append(received)
+            if not process.blocked:
+                process.step()
 
     def tell(self, process: Process, inputs: list[Input], effects: list[Effect]) -> None:
         """One step of a core in the trace, before its effects are carried out."""
