@@ -14,7 +14,7 @@ from protocol.effects import Announce, Event, ProbeArbiter, Probed
 from protocol.ids import DeviceId
 from protocol.messages import Reason, Resign
 from protocol.outbox import Outbox
-from protocol.timing import NEVER
+from protocol.timing import NEVER, next_round
 from protocol.view import Role
 
 if TYPE_CHECKING:
@@ -145,8 +145,7 @@ class Alone:
         A lease that is renewed only then ends before 3 T of the beat have passed, so a
         secondary that hears beats and cannot answer does not take over too early.
         """
-        interval = self._voter.timing.interval
-        return (now // interval + 1) * interval
+        return next_round(now, self._voter.timing.interval)
 
     def _go_on(self, at: int, now: int, out: Outbox) -> None:
         """What was asked at ``at`` confirms the lease, in place of the other device."""
@@ -176,6 +175,8 @@ class Alone:
 
     def reunited(self, out: Outbox) -> None:
         """The other device follows this one: whoever looked to it shall look here."""
+        if self.since is None:
+            return
         if self.told or self.rival:
             out.do(Announce(self._voter.group, self._group.vips))
         self.end()

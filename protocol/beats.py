@@ -13,8 +13,9 @@ from protocol.group import Group
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Ack, Beat, Claim, Reason, Refusal
 from protocol.outbox import Outbox
-from protocol.timing import IDLE_BEAT_NS, NEVER
+from protocol.timing import IDLE_BEAT_NS, NEVER, next_round
 
+Heartbeat = Beat | Ack
 EPOCH_BITS = 20
 """Lists of claims that one run of an agent can number."""
 IDLE_ACKS = 4
@@ -37,6 +38,7 @@ class Beats:
         self._claimed: dict[GroupId, tuple[Claim, tuple[DeviceId, ...]]] = {}
         """What is claimed, and from whom."""
         self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}
+        self._due = NEVER
 
     def heard(self, device: DeviceId) -> int | None:
         """When ``device`` was last heard, on any link; None: not since the start."""
@@ -74,17 +76,31 @@ class Beats:
             claims = tuple(claim for claim, voters in self._claimed.values() if device in voters)
             intervals = (c.interval for c in claims)
             contact.interval = min(intervals, default=IDLE_BEAT_NS)
-            contact.beat_at = min(contact.beat_at, _next_round(now, contact.interval))
+            # To all peers at the same moment: a majority's age is that of its oldest member,
+            # and beats to different voters that drifted apart would make every round look late.
+            contact.beat_at = min(contact.beat_at, next_round(now, contact.interval))
             if at_once and claims != self._claims_for.get(device, ()):
                 contact.beat_at = now
             self._claims_for[device] = claims
 
-    def on_beat(
-        self, sender: DeviceId, beat: Beat, now: int, out: Outbox, touched: list[GroupId]
+    def hear(
+        self, sender: DeviceId, message: Heartbeat, now: int, out: Outbox, touched: list[GroupId]
+    ) -> None:
+        """A heartbeat, or the answer to one; not heeded of a device that is no peer."""
+        contact = self.contacts.get(sender)
+        if contact is None:
+            return
+        contact.heard = now
+        if isinstance(message, Beat):
+            self._on_beat(contact, message, now, out, touched)
+        else:
+            self._on_ack(contact, message, now, out, touched)
+
+    def _on_beat(
+        self, contact: Contact, beat: Beat, now: int, out: Outbox, touched: list[GroupId]
     ) -> None:
         """Renew what the sender claims, and acknowledge at once."""
-        contact = self.contacts[sender]
-        contact.heard = now
+        sender = contact.device
         if not contact.on_beat(beat):
             out.send(sender, Ack(0, beat.epoch))
             return
@@ -103,12 +119,11 @@ class Beats:
         if contact.claims or beat.sent // IDLE_BEAT_NS % IDLE_ACKS == 0:
             out.send(sender, Ack(beat.sent, beat.epoch, tuple(refused)))
 
-    def on_ack(
-        self, sender: DeviceId, ack: Ack, now: int, out: Outbox, touched: list[GroupId]
+    def _on_ack(
+        self, contact: Contact, ack: Ack, now: int, out: Outbox, touched: list[GroupId]
     ) -> None:
         """Credit an ack to the groups whose claims it renewed."""
-        contact = self.contacts[sender]
-        contact.heard = now
+        sender = contact.device
         if not contact.on_ack(ack, now):
             return
         refused = {refusal.group: refusal for refusal in ack.refused}
@@ -125,41 +140,27 @@ class Beats:
 
     def on_time(self, now: int, out: Outbox) -> None:
         """Send what is due."""
+        self._due = NEVER
         for device, contact in self.contacts.items():
-            if now >= contact.beat_at:
-                contact.beat_at = _next_round(now, contact.interval)
-                contact.resent = not self._claims_for.get(device)
-            elif not contact.resent and self._resend_at(contact) <= now:
-                contact.resent = True
-                if contact.acked_sent >= contact.last_sent:
-                    continue
-            else:
-                continue
-            out.send(device, contact.beat(now, self.epoch, self._claims_for.get(device, ())))
-
-    def _resend_at(self, contact: Contact) -> int:
-        return contact.last_sent + contact.interval // 2
+            due = contact.due()
+            if now >= due:
+                claims = self._claims_for.get(device, ())
+                if now >= contact.beat_at:
+                    contact.beat_at = next_round(now, contact.interval)
+                    contact.resent = not claims
+                else:
+                    contact.resent = True
+                out.send(device, contact.beat(now, self.epoch, claims))
+                due = contact.due()
+            if due < self._due:
+                self._due = due
 
     def wake_at(self) -> int:
-        """When the next beat is due."""
-        due = NEVER
-        for contact in self.contacts.values():
-            due = min(due, contact.beat_at)
-            if not contact.resent and contact.acked_sent < contact.last_sent:
-                due = min(due, self._resend_at(contact))
-        return due
+        """When the next beat is due, as of the newest :meth:`on_time`."""
+        return self._due
 
     def forgive(self, stall: int, now: int) -> None:
         """This process was deaf for ``stall`` nanoseconds."""
         for contact in self.contacts.values():
             if contact.heard is not None:
                 contact.heard = min(now, contact.heard + stall)
-
-
-def _next_round(now: int, interval: int) -> int:
-    """When the next beat of this interval is due, to all peers at the same moment.
-
-    A majority's age is that of its oldest member: beats to different voters
-    that drifted apart would make every round look late.
-    """
-    return (now // interval + 1) * interval

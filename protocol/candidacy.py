@@ -173,11 +173,16 @@ class Candidacy:
 
     def due(self, now: int) -> int:
         """When to look again."""
+        voter = self._voter
+        missed = voter.heard + voter.timing.ask
+        waits = self.vacant_since is None and not (self.standing or self.frozen)
+        if waits and now < missed:
+            return max(missed, self._ask_next, self.not_before)
         if self._barred():
             return NEVER
         stand = self._stand_at()
-        if self._voter.bound_against(self._voter.me, now):
-            stand = max(stand, self._voter.promise_until)
+        if voter.bound_against(voter.me, now):
+            stand = max(stand, voter.promise_until)
         if self.vacant_since is None:
             stand = min(self._ask_at(), stand) if now < stand else self._ask_at()
         return max(stand, self.not_before)

@@ -18,7 +18,7 @@ from protocol.hearsay import Copy, Fetch
 from protocol.ids import NO_REVISION, DeviceId, Revision
 from protocol.outbox import Outbox
 from protocol.replica import Replica, built
-from protocol.timing import MILLISECOND, NEVER, SECOND
+from protocol.timing import IDLE_BEAT_NS, MILLISECOND, NEVER, SECOND, next_round
 
 PATIENCE_NS = 1 * SECOND
 """A device that the coordinator can reach waits this long for it."""
@@ -71,11 +71,11 @@ class CatchUp:
         replica.take_committed(built(base, copy), out)
 
     def wake_at(self, now: int) -> int:
-        """When a fetch is due, as far as it is known."""
+        """When to look again whether to fetch."""
         if self._behind_since is None:
             return NEVER
         due = max(self._behind_since + HASTE_NS, self._asked_at + AGAIN_NS)
-        return due if due > now else NEVER
+        return due if due > now else next_round(now, IDLE_BEAT_NS)
 
 
 def copy_for(config: Config, has: Revision) -> Copy | None:

@@ -72,6 +72,12 @@ class Contact:
         self.acked_epoch = ack.epoch
         return True
 
+    def due(self) -> int:
+        """When to beat next: at the next round, or once more for want of an ack."""
+        if self.resent or self.acked_sent >= self.last_sent:
+            return self.beat_at
+        return min(self.beat_at, self.last_sent + self.interval // 2)
+
     def alive(self, now: int) -> bool:
         """Whether the peer itself was heard lately, and did not say goodbye."""
         stopping = self.info is not None and self.info.stopping

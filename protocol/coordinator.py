@@ -25,7 +25,7 @@ from protocol.objects import MAX_DETAIL, Handled
 from protocol.outbox import Outbox
 from protocol.quorum import confirmed_by_majority, has_majority
 from protocol.replica import Replica
-from protocol.timing import MILLISECOND, NEVER, SECOND, Timing
+from protocol.timing import MILLISECOND, NEVER, SECOND, Timing, next_round
 
 RESEND_NS = 200 * MILLISECOND
 """A device that did not confirm a revision for this long is sent it again."""
@@ -262,7 +262,6 @@ class Coordinator:
         """Move assignments towards the wish, and repeat what was not confirmed."""
         replica = self.replica
         if self._idle_until <= now and self.quiet:
-            self._idle_until = now + RESEND_NS
             self.awaited = {}
             self._waits = False
             edit = next_edit(
@@ -273,6 +272,8 @@ class Coordinator:
             )
             if edit.put or edit.delete:
                 self._write(edit, out)
+            under_way = self._waits or self.awaited
+            self._idle_until = now + RESEND_NS if under_way else NEVER
         self.replicate(now, out)
 
     def wake_at(self, now: int) -> int:
@@ -281,7 +282,7 @@ class Coordinator:
         At the moment of a beat: a wake-up of its own would cost more than the look.
         """
         busy = self.awaited or self._waits or self._pending or not self.quiet
-        return (now // RESEND_NS + 1) * RESEND_NS if busy or self._behind() else NEVER
+        return next_round(now, RESEND_NS) if busy or self._behind() else NEVER
 
     def _behind(self) -> bool:
         """Whether some device within reach lacks what is stored or committed here."""

@@ -21,7 +21,14 @@ from protocol.messages import ProbeAck
 from protocol.outbox import Outbox
 from protocol.standing import PeerState
 from protocol.suspicion import least, patience
-from protocol.timing import IDLE_BEAT_NS, MILLISECOND, NEVER, SECOND, SUSPECT_NS
+from protocol.timing import (
+    IDLE_BEAT_NS,
+    MILLISECOND,
+    NEVER,
+    SECOND,
+    SUSPECT_NS,
+    next_round,
+)
 
 PROBE_NS = 500 * MILLISECOND
 """Those who are asked have this long to answer."""
@@ -84,7 +91,7 @@ class Detector:
     def on_time(self, now: int, out: Outbox) -> None:
         """Judge silent neighbours, and suspects whose time is over."""
         self._judge_suspects(now)
-        silent = [d for d, contact in self.contacts.items() if self._is_silent(d, contact, now)]
+        silent = [d for d, c in self.contacts.items() if now >= self._missed_at(d, c)]
         for device in [d for d in self._probes if d not in silent]:
             del self._probes[device]
         for device in silent:
@@ -93,7 +100,7 @@ class Detector:
             if self.hears(device, now):
                 self._remind(device, now, out)
         if now >= self._calm_at:
-            self._calm_at = now + CALM_NS
+            self._calm_at = next_round(now, CALM_NS)
             if 2 * len(silent) <= len(self.contacts):
                 self.awareness.better()
 
@@ -102,12 +109,13 @@ class Detector:
         doubted = (PeerState.SUSPECT, PeerState.DEAD)
         return [d for d in self.contacts if d in members and members[d].state in doubted]
 
-    def _is_silent(self, device: DeviceId, contact: Contact, now: int) -> bool:
+    def _missed_at(self, device: DeviceId, contact: Contact) -> int:
+        """When a neighbour has been silent for too long; never, if it is known to be gone."""
         member = self.membership.members.get(device)
         if member is None or member.state in (PeerState.DEAD, PeerState.STOPPED):
-            return False
+            return NEVER
         newest = max(contact.heard or contact.met, self._reached.get(device, 0))
-        return now - newest >= self.awareness.stretch(SUSPECT_NS)
+        return newest + self.awareness.stretch(SUSPECT_NS)
 
     def _probe(self, device: DeviceId, now: int, out: Outbox) -> None:
         probe = self._probes.get(device)
@@ -191,9 +199,12 @@ class Detector:
         self._pause = {d: at for d, at in self._pause.items() if d in known}
         self._reminded = {d: at for d, at in self._reminded.items() if d in known}
 
-    def wake_at(self) -> int:
-        """When a probe must have been answered."""
-        return min((probe.deadline for probe in self._probes.values()), default=NEVER)
+    def wake_at(self, now: int) -> int:
+        """When a probe must have been answered, or a beat is due and somebody missed."""
+        due = min((probe.deadline for probe in self._probes.values()), default=NEVER)
+        missed = [self._missed_at(d, contact) for d, contact in self.contacts.items()]
+        missed += [now] if self.membership.suspects else []
+        return min(due, next_round(max(now, min(missed, default=NEVER)), IDLE_BEAT_NS))
 
 
 def _recent(heard: int, now: int) -> bool:

@@ -113,7 +113,9 @@ class Group:
 
     def on_claim(self, sender: DeviceId, claim: Claim, now: int, out: Outbox) -> Refusal | None:
         """A primary's claim within a beat: follow it, or say why not."""
-        voter = self.voter
+        voter, calm = self.voter, self.role is Role.SECONDARY and not self.timeline
+        if calm and voter.follow_on(sender, claim, now, out):
+            return None
         reason = voter.refuses_claim(claim)
         if reason is Reason.NONE and claim.term == voter.term and self.claims:
             reason = self.alone.refuses_equal(sender)
@@ -374,16 +376,14 @@ class Group:
 
     def wake_at(self, now: int) -> int:
         """When :meth:`on_time` is due next."""
-        voter, timing = self.voter, self.timing
-        due = NEVER
+        voter = self.voter
         if self.role is Role.WAITING:
             return voter.abstain_until
-        if voter.held:
-            due = min(due, voter.promise_until)
+        due = voter.promise_until if voter.held else NEVER
         if self.claims:
-            due = min(due, self.lease.ends(timing), self.alone.due_as_primary())
+            due = min(due, self.lease.ends(self.timing), self.alone.due_as_primary())
             if len(voter.electorate.voters) == 1:
-                due = min(due, self.lease.confirmed + timing.interval)
+                due = min(due, self.lease.confirmed + self.timing.interval)
         elif self.role is Role.LAME_DUCK:
             due = min(due, self.abort_at)
         elif self.may_campaign():

@@ -29,7 +29,7 @@ from protocol.outbox import Outbox
 from protocol.overlay import Overlay
 from protocol.roster import Roster
 from protocol.standing import PeerState
-from protocol.timing import IDLE_BEAT_NS, MILLISECOND
+from protocol.timing import MILLISECOND
 from protocol.view import PeerView
 
 WATCH_NS = 100 * MILLISECOND
@@ -251,12 +251,11 @@ class Neighbourhood:
         self.detector.forgive(stall, now)
 
     def wake_at(self, now: int) -> int:
-        """When something is due; the others are looked at when beats are sent anyway."""
+        """When something is due."""
         return min(
             self.gossip.wake_at(),
-            max(self.detector.wake_at(), self._watched + WATCH_NS),
+            max(self.detector.wake_at(now), self._watched + WATCH_NS),
             self.overlay.wake_at(),
-            (now // IDLE_BEAT_NS + 1) * IDLE_BEAT_NS,
             self.catchup.wake_at(now),
         )
 

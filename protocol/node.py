@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from random import Random
 
-from protocol.beats import Beats
+from protocol.beats import Beats, Heartbeat
 from protocol.config import Config
 from protocol.configuration import Configuration
 from protocol.contact import Contact
@@ -50,11 +50,9 @@ from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.messages import (
-    Ack,
     Answer,
     Append,
     Ask,
-    Beat,
     GroupReport,
     HandOver,
     Info,
@@ -156,9 +154,13 @@ class Node:
             self.neighbourhood.forgive(now - self._due, now)
         chores = now >= self._chores_due
         for item in inputs:
-            chores |= not self._is_routine(item)
-            self._take(item, now, out, touched)
-        self._follow_configuration(now, out, touched)
+            if isinstance(item, Received) and isinstance(item.message, Heartbeat):
+                self.beats.hear(item.sender, item.message, now, out, touched)
+            else:
+                chores |= self._is_news(item)
+                self._take(item, now, out, touched)
+        if chores:
+            self._follow_configuration(now, out, touched)
         touched.extend(self.groups.timers.take_due(now))
         for gid in touched:
             if gid in self.groups:
@@ -205,14 +207,16 @@ class Node:
 
     # Inputs
 
-    def _is_routine(self, item: Input) -> bool:
-        """Whether this needs no chores, as nearly all: a heartbeat, or what was told before."""
+    def _is_news(self, item: Input) -> bool:
+        """Whether chores are due for it: not for what was told before, or is only looked up."""
         match item:
-            case Received(_, Beat() | Ack()):
-                return True
             case Received(sender, Info() as info) if sender in self.contacts:
-                return info == self.contacts[sender].info
-        return False
+                return info != self.contacts[sender].info
+            case ConfigApplied(revision):
+                return revision != self.roster.applied
+            case Lossy(peers):
+                return peers != self.roster.lossy
+        return not isinstance(item, Pace | WallClock)
 
     def _take(  # noqa: C901 - one case per input is the point
         self, item: Input, now: int, out: Outbox, touched: list[GroupId]
@@ -270,17 +274,13 @@ class Node:
                 self._stopped = self.roster.stopping = False
                 self._judge_fitness(touched)
 
-    def _receive(  # noqa: C901 - one case per message is the point
+    def _receive(
         self, sender: DeviceId, message: Message, now: int, out: Outbox, touched: list[GroupId]
     ) -> None:
         self.contacts[sender].heard = now
-        if isinstance(message, ShellMessage):
+        if isinstance(message, ShellMessage | Heartbeat):
             return
         match message:
-            case Beat():
-                self.beats.on_beat(sender, message, now, out, touched)
-            case Ack():
-                self.beats.on_ack(sender, message, now, out, touched)
             case Info():
                 self.neighbourhood.on_info(sender, message, now)
             case Ask() | Answer() | Vote() | Voted() | HandOver() | Resign():

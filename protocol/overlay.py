@@ -22,7 +22,7 @@ from protocol.hearsay import Part
 from protocol.ids import DeviceId
 from protocol.outbox import Outbox
 from protocol.standing import PeerState
-from protocol.timing import NEVER, SECOND
+from protocol.timing import NEVER, SECOND, next_round
 
 MESH = 64
 """Devices of a Site up to which all are connected to all."""
@@ -157,7 +157,7 @@ class Overlay:
         """Keep the number of neighbours, replace what is silent, look for what was lost."""
         if self.full_mesh or now < self._next:
             return
-        self._next = now + TICK_NS
+        self._next = next_round(now, TICK_NS)
         self._avoid = {d: until for d, until in self._avoid.items() if until > now}
         for device in [d for d, until in self._calls.items() if until <= now]:
             del self._calls[device]

@@ -13,7 +13,7 @@ from protocol.contact import Contact
 from protocol.group import Group
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.quorum import majority
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, SECOND, next_round
 
 LOOK_NS = SECOND
 LATE_PERCENT = 20
@@ -47,7 +47,7 @@ class Pace:
         """The groups that this device is late for, with the reason; None between two looks."""
         if now < self._look_at:
             return None
-        self._look_at = now + LOOK_NS
+        self._look_at = next_round(now, LOOK_NS)
         for gid, group in groups.items():
             if gid != SITE_GROUP:
                 group.candidacy.late = self._why_late(group, contacts)

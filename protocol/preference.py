@@ -18,10 +18,10 @@ from protocol.ids import DeviceId, GroupId
 from protocol.moves import place, why_not
 from protocol.objects import VirtualServer
 from protocol.outbox import Outbox
-from protocol.timing import MILLISECOND, NEVER, SECOND
+from protocol.timing import NEVER, SECOND, next_round
 from protocol.view import Role
 
-LOOK_NS = 250 * MILLISECOND
+LOOK_NS = 1 * SECOND
 VIEW_NS = 10 * SECOND
 """A better view of the gateways must last this long, and longer than two checks."""
 
@@ -55,7 +55,7 @@ class Preference:
         """Hand over what has long been better elsewhere; the groups that changed."""
         if now < self._look_at:
             return []
-        self._look_at = now + LOOK_NS
+        self._look_at = next_round(now, LOOK_NS)
         changed: list[GroupId] = []
         since: dict[_Wish, int] = {}
         for gid, server in config.virtual_servers.items():

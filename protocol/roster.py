@@ -15,7 +15,7 @@ from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import Info, Lead
 from protocol.outbox import Outbox
 from protocol.standing import Incarnation
-from protocol.timing import MILLISECOND, NEVER, SECOND
+from protocol.timing import MILLISECOND, NEVER, SECOND, next_round
 
 INFO_NS = SECOND
 """Interval of :class:`Info` where nothing changes."""
@@ -76,14 +76,14 @@ class Roster:
     def tell(self, info: Info, peers: Iterable[DeviceId], now: int, out: Outbox) -> None:
         """Send ``info`` to all peers if it is news or due."""
         changed = info != self.told
-        due = self._told_at + (MIN_INFO_NS if changed else INFO_NS)
+        due = self._told_at + MIN_INFO_NS if changed else next_round(self._told_at, INFO_NS)
         if now < due and self.told is not None:
             self._next = due
             return
         if changed:
             info = msgspec.structs.replace(info, serial=info.serial + 1)
         self.told, self._told_at = info, now
-        self._next = now + INFO_NS
+        self._next = next_round(now, INFO_NS)
         for peer in peers:
             out.send(peer, info)
 

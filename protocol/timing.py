@@ -18,6 +18,15 @@ NEVER = 1 << 62
 """A time that does not come, as a due time in nanoseconds."""
 
 
+def next_round(now: int, interval: int) -> int:
+    """The next multiple of ``interval`` on this clock.
+
+    Beats and what is done now and then are due at such moments, so that one
+    wake-up does for all of them.
+    """
+    return (now // interval + 1) * interval
+
+
 class Profile(StrEnum):
     """How fast a Virtual Server fails over; the value is its public name."""
 

@@ -132,6 +132,14 @@ class Voter:
         if self.freed_for is None:
             self.promise(sender, now + self.promise_for(claim.interval))
 
+    def follow_on(self, sender: DeviceId, claim: Claim, now: int, out: Outbox) -> bool:
+        """Follow ``sender`` if, as nearly always, it repeats a claim accepted before."""
+        same = sender == self.leader and claim.term == self.ballot.term
+        if not same or claim.number < self.electorate.number:
+            return False
+        self.follow(sender, claim, now, out)
+        return True
+
     def free(self, leader: DeviceId, term: int, successor: DeviceId) -> bool:
         """The leader hands over: its promise no longer binds against ``successor``."""
         if leader != self.leader or term != self.term:
