@@ -131,8 +131,7 @@ class Agent:
         executor = Executor(
             send=self._transport.send,
             storage=self._storage,
-            vips=self._carrier.vips if self._carrier else None,
-            prober=self._carrier.prober if self._carrier else None,
+            carrier=self._carrier,
             listener=self,
         )
         if self.config.site is not None:

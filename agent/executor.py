@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.arbiter import Prober
+from agent.carrier import Carrier
 from agent.storage import Storage
-from agent.vips import Vips
 from protocol.config import Config
 from protocol.conflicts import Conflict
 from protocol.effects import (
@@ -33,6 +32,7 @@ from protocol.effects import (
     Send,
     Stopped,
 )
+from protocol.flows import Flush
 from protocol.ids import DeviceId
 from protocol.messages import Message
 
@@ -58,15 +58,15 @@ class Executor:
         *,
         send: Callable[[DeviceId, Message], None],
         storage: Storage,
-        vips: Vips | None,
-        prober: Prober | None,
+        carrier: Carrier | None,
         listener: Listener,
     ) -> None:
-        """``vips`` and ``prober`` are None on a witness, which has no part in the kernel."""
+        """``carrier``, once started; None on a witness, which has no part in the kernel."""
         self._send = send
         self._storage = storage
-        self._vips = vips
-        self._prober = prober
+        self._vips = carrier.vips if carrier else None
+        self._prober = carrier.prober if carrier else None
+        self._flows = carrier.flows if carrier else None
         self._listener = listener
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -80,7 +80,7 @@ class Executor:
             elif isinstance(effect, _OF_LEASE):
                 if not mute or isinstance(effect, Release | Lame):
                     self._do_lease(effect)
-            elif isinstance(effect, Announce | ProbeArbiter):
+            elif isinstance(effect, Announce | ProbeArbiter | Flush):
                 self._speak(effect)
             else:
                 self._tell(effect)
@@ -98,12 +98,14 @@ class Executor:
             case Lame():
                 self._vips.lame(effect)
 
-    def _speak(self, effect: Announce | ProbeArbiter) -> None:
+    def _speak(self, effect: Announce | ProbeArbiter | Flush) -> None:
         match effect:
             case Announce() if self._vips is not None:
                 self._vips.announce(effect)
             case ProbeArbiter() if self._prober is not None:
                 self._prober.ask(effect)
+            case Flush() if self._flows is not None:
+                self._flows.flush(effect)
 
     def _tell(
         self,

@@ -15,32 +15,30 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from ipaddress import ip_address
 from typing import Protocol, TypeVar
 
 from agent.aftermath import Survey
+from agent.barrier import Barrier
 from agent.flowstream import Chunk, Incoming, Outgoing, Step, chunks
 from agent.flowtable import FlowTable
 from agent.mirror import Mirror, enter
-from protocol.assignment import carriers_of
+from agent.tellers import DRAIN_S, Tellers
 from protocol.config import Config
 from protocol.effects import Event, Input
-from protocol.flows import Behind, FlowsPart, FlowsWanted
+from protocol.flows import Behind, FlowsPart, FlowsWanted, Flush
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Message
-from protocol.timing import DRAIN_NS, SECOND
 
 BATCH_S = 0.05
 """A flow is told of at most this long after it was established."""
+HASTE_S = 0.005
+"""The same while this device hands over: its successor may meet the flow at any moment."""
 KEEP_S = 2.0
 """Seconds between two signs of life of a stream."""
 PAUSE_S = 1.0
 """A stream begins at most this often."""
 COMPARE_S = 300.0
 """After so long a stream begins anew: what went wrong unseen is mended."""
-DRAIN_S = DRAIN_NS / SECOND
-"""After a hand-over the predecessor still forwards, and its entries must stay."""
-MARGIN_S = 0.5
 BEHIND_S = 30.0
 """After so long a device may be moved to although it still lacks flows."""
 BEHIND = "is still being told the flows of the primary"
@@ -51,7 +49,6 @@ _OFFICES = ("primary", "leader", "released", "lame")
 _log = logging.getLogger("halb.flows")
 UNKNOWN = FlowsPart(0, 0, False)
 """There is no such stream: begin anew."""
-_NONE: frozenset[bytes] = frozenset()
 Result = TypeVar("Result")
 
 
@@ -72,7 +69,6 @@ class Flows:
         send: Callable[[DeviceId, Message], None],
         agent: Told,
     ) -> None:
-        self._me = device
         self._send = send
         self._deliver = agent.deliver
         self._survey = Survey(device, self._count, agent.on_event)
@@ -82,11 +78,9 @@ class Flows:
         self._tasks: asyncio.Task[None] | None = None
         self._attending = self._looking = False
         self._epoch = incarnation
-        self._leaders: dict[GroupId, DeviceId] = {}
-        self._former: dict[GroupId, float] = {}
-        """Until when the flows of a group that this device led last are told on."""
-        self._vips: Mapping[GroupId, frozenset[bytes]] = {}
-        self._carriers: Mapping[GroupId, frozenset[DeviceId]] = {}
+        self._tellers = Tellers(device)
+        self._hasty_until = 0.0
+        self._barrier = Barrier(agent.deliver)
         self._out: dict[DeviceId, Outgoing] = {}
         self._begun: dict[DeviceId, float] = {}
         """When the first part of the newest stream to each device was sent."""
@@ -109,16 +103,7 @@ class Flows:
 
     def on_config(self, config: Config) -> None:
         """Addresses and carriers of the groups, as committed."""
-        carried = {
-            server.uid: frozenset(carriers_of(config, server))
-            for server in config.virtual_servers.values()
-            if server.uid in config.assignments
-        }
-        self._carriers = {g: devices for g, devices in carried.items() if self._me in devices}
-        assigned = {g: config.assignments[g].vips for g in self._carriers}
-        self._vips = {
-            g: frozenset(ip_address(vip).packed for vip in vips) for g, vips in assigned.items()
-        }
+        self._tellers.on_config(config)
         self._arrange()
 
     def on_event(self, event: Event) -> None:
@@ -126,61 +111,30 @@ class Flows:
         group, now = event.group, self._loop.time()
         if group is None or group == SITE_GROUP or event.kind not in _OFFICES:
             return
+        self._barrier.drop(group)
         if event.kind == "lame":
+            self._hasty_until = now + DRAIN_S
             self._look()
             return
-        before = self._leaders.get(group)
-        leader = self._me if event.kind == "primary" else event.device
-        if event.kind == "released" or leader is None:
-            self._leaders.pop(group, None)
-        else:
-            self._leaders[group] = leader
-        if event.kind == "primary" and before not in (None, self._me):
-            self._survey.moved_here(group, event.term, self._vips.get(group, _NONE))
-        if before == self._me != leader:
-            self._former[group] = now + DRAIN_S
+        if self._tellers.on_event(event, now):
+            self._survey.moved_here(group, event.term, self._tellers.vips_of((group,)))
         self._arrange()
-
-    def _vips_of(self, groups: Iterable[GroupId]) -> frozenset[bytes]:
-        return frozenset().union(*(self._vips.get(group, _NONE) for group in groups))
-
-    def _told(self) -> frozenset[GroupId]:
-        """Groups whose flows this device tells of."""
-        now = self._loop.time()
-        led = {g for g, leader in self._leaders.items() if leader == self._me}
-        late = {g for g, until in self._former.items() if now < until}
-        return frozenset((led | late) & self._vips.keys())
-
-    def _mine(self) -> frozenset[bytes]:
-        """VIPs that are this device's, or were a moment ago."""
-        return self._vips_of(self._told())
-
-    def _wanted(self) -> dict[DeviceId, frozenset[GroupId]]:
-        """Whom to ask for the flows of which groups."""
-        wanted: dict[DeviceId, set[GroupId]] = {}
-        for group, leader in self._leaders.items():
-            if leader != self._me and group in self._vips:
-                wanted.setdefault(leader, set()).add(group)
-        return {leader: frozenset(groups) for leader, groups in wanted.items()}
 
     def _arrange(self) -> None:
         """Ask each primary for its groups' flows; listen to the kernel if this is one."""
-        now = self._loop.time()
-        for leader, groups in self._wanted().items():
+        for leader, groups in self._tellers.wanted().items():
             present = self._in.get(leader)
             if present is None or not groups <= present.wanted:
-                drained = max((self._former.get(g, 0.0) for g in groups), default=0.0)
-                at = drained + MARGIN_S if drained > now else now
-                self._in[leader] = Incoming(groups, at)
-                self._loop.call_at(at, self._ask, leader)
-        self._in_step |= {g for g, leader in self._leaders.items() if leader == self._me}
+                self._in[leader] = Incoming(groups)
+                self._ask(leader)
+        self._in_step |= self._tellers.led()
         self._judge()
         self._listen()
 
     def _judge(self) -> None:
         """Tell the core for which groups this device is no choice of a planned move yet."""
         now = self._loop.time()
-        wanted = frozenset().union(*self._wanted().values())
+        wanted = frozenset().union(*self._tellers.wanted().values())
         self._lacking = {g: self._lacking.get(g, now) for g in wanted - self._in_step}
         behind = tuple(
             (group, BEHIND)
@@ -195,7 +149,7 @@ class Flows:
 
     def _listen(self) -> None:
         """Hear of changes while there is a group to tell of."""
-        attend = bool(self._told())
+        attend = bool(self._tellers.told(self._loop.time()))
         if self._table is None or attend == self._attending:
             return
         self._attending = attend
@@ -208,17 +162,32 @@ class Flows:
     def _noticed(self) -> None:
         assert self._table is not None
         self._loop.remove_reader(self._table.fileno())
-        self._loop.call_later(BATCH_S, self._look)
+        hasty = self._loop.time() < self._hasty_until
+        self._loop.call_later(HASTE_S if hasty else BATCH_S, self._look)
+
+    def flush(self, effect: Flush) -> None:
+        """Say when the device that is to be primary next has every flow of the group."""
+        self._barrier.add(effect)
+        self._read()
 
     def _look(self) -> None:
-        """Read what changed, and tell it."""
-        if self._table is None or self._looking:
+        """Read what changed, and tell it, unless that is under way."""
+        if not self._looking:
+            self._read()
+
+    def _read(self) -> None:
+        if self._table is None:
             return
         self._looking = True
         shares = {out.vips for out in self._out.values()}
-        self._work(partial(_changes, self._table, self._mine(), shares), self._looked)
+        job = partial(_changes, self._table, self._tellers.mine(self._loop.time()), shares)
+        self._work(job, partial(self._looked, self._barrier.unmarked))
 
-    def _looked(self, found: Mapping[frozenset[bytes], tuple[Chunk, ...]] | None) -> None:
+    def _looked(
+        self,
+        awaited: frozenset[GroupId],
+        found: Mapping[frozenset[bytes], tuple[Chunk, ...]] | None,
+    ) -> None:
         self._looking = False
         for device, out in self._out.items():
             if found is None:
@@ -226,6 +195,7 @@ class Flows:
             else:
                 out.go_on(found.get(out.vips, ()))
             self._tell(device)
+        self._barrier.looked(awaited, self._out)
         self._await_notice()
 
     def _tell(self, device: DeviceId) -> None:
@@ -245,11 +215,11 @@ class Flows:
             else:
                 out.acknowledge(message.number, now)
                 self._tell(device)
+                self._barrier.check(self._out)
+                if self._barrier.unmarked:
+                    self._read()
             return
-        told = self._told()
-        groups = tuple(
-            g for g in message.groups if g in told and device in self._carriers.get(g, ())
-        )
+        groups = self._tellers.told_to(device, message.groups, now)
         # A question that is repeated while the table is read must not begin that anew.
         reading = out is not None and not out.ready
         if groups and not reading and now - self._begun.get(device, -PAUSE_S) >= PAUSE_S:
@@ -258,7 +228,7 @@ class Flows:
     def _begin(self, device: DeviceId, groups: tuple[GroupId, ...], now: float) -> None:
         assert self._table is not None
         self._epoch += 1
-        out = self._out[device] = Outgoing(self._epoch, groups, self._vips_of(groups), now)
+        out = self._out[device] = Outgoing(self._epoch, groups, self._tellers.vips_of(groups), now)
 
         def read(flows: tuple[Chunk, ...]) -> None:
             out.begin(flows)
@@ -272,7 +242,7 @@ class Flows:
 
     def _ask(self, leader: DeviceId) -> None:
         source = self._in.get(leader)
-        if source is not None and self._loop.time() >= source.not_before:
+        if source is not None:
             self._send(leader, source.question())
 
     def _on_part(self, leader: DeviceId, part: FlowsPart) -> None:
@@ -285,13 +255,15 @@ class Flows:
             self._forget(leader, source)
             self._ask(leader)
         elif step is not Step.SIGN:
-            covered = [g for g in source.covered if self._leaders.get(g) in (leader, self._me)]
-            vips = self._vips_of(covered)
+            now = self._loop.time()
+            vips = self._tellers.vips_of(self._tellers.believed(leader, source.covered))
             if step is Step.FIRST:
-                self._compared[leader] = self._loop.time()
+                self._compared[leader] = now
+                source.blurred = self._tellers.draining(source.covered, now)
                 self._mirrors[leader] = Mirror(self._table)
             mirror = self._mirrors[leader]
-            work = partial(enter, mirror, part, vips, self._mine(), first=step is Step.FIRST)
+            mine = self._tellers.mine(now)
+            work = partial(enter, mirror, part, vips, mine, first=step is Step.FIRST)
             self._work(work, partial(self._entered, leader, source, part))
 
     def _entered(
@@ -307,7 +279,7 @@ class Flows:
 
     def _forget(self, leader: DeviceId, source: Incoming) -> None:
         """The stream has ended, and this device lacks what it would have told."""
-        self._in_step -= {g for g in source.covered if self._leaders.get(g) == leader}
+        self._in_step -= {g for g in source.covered if self._tellers.leads(leader, g)}
         source.forget()
         self._judge()
 
@@ -327,20 +299,24 @@ class Flows:
 
     def _keep(self, now: float) -> None:
         """Signs of life both ways; let go of whom nothing is asked of or told any more."""
-        self._former = {g: until for g, until in self._former.items() if now < until}
-        wanted = self._wanted()
+        wanted = self._tellers.wanted()
         for leader, source in list(self._in.items()):
-            if leader not in wanted and now > source.not_before + DRAIN_S:
+            if leader in wanted:
+                source.unwanted = None
+                old = now - self._compared.get(leader, now) > COMPARE_S
+                old |= source.blurred and not self._tellers.draining(source.covered, now)
+                uncovered = not wanted[leader] <= source.covered
+                source.anew = source.anew or (source.complete and (old or uncovered))
+            elif source.unwanted is None:
+                source.unwanted = now
+            if source.unwanted is not None and now - source.unwanted > DRAIN_S:
                 del self._in[leader]
                 self._mirrors.pop(leader, None)
                 self._compared.pop(leader, None)
             else:
-                old = now - self._compared.get(leader, now) > COMPARE_S
-                uncovered = not wanted.get(leader, frozenset()) <= source.covered
-                source.anew = source.anew or (source.complete and (old or uncovered))
                 self._ask(leader)
         for device, out in list(self._out.items()):
-            if out.silent(now) or not self._told():
+            if out.silent(now) or not self._tellers.told(now):
                 del self._out[device]
             else:
                 self._send(device, out.sign())

@@ -68,7 +68,13 @@ class Outgoing:
         self._changes = 0
         """Of the parts that wait, those about changes."""
         self._number = 0
-        self._acknowledged = 0
+        self.acknowledged = 0
+        """Of the newest part that is in the receiver's kernel."""
+
+    @property
+    def newest(self) -> int:
+        """The number that the last part that waits will have."""
+        return self._number + len(self._waiting)
 
     def begin(self, flows: tuple[Chunk, ...]) -> None:
         """Tell all flows there are; the last part says that it is the last."""
@@ -89,12 +95,12 @@ class Outgoing:
     def acknowledge(self, number: int, now: float) -> None:
         """The receiver has all parts up to this number."""
         self._heard = now
-        if self._acknowledged < number <= self._number:
-            self._acknowledged = number
+        if self.acknowledged < number <= self._number:
+            self.acknowledged = number
 
     def due(self) -> Iterator[FlowsPart]:
         """The parts that may be sent now."""
-        while self._waiting and self._number - self._acknowledged < WINDOW:
+        while self._waiting and self._number - self.acknowledged < WINDOW:
             chunk, last = self._waiting.popleft()
             self._changes = min(self._changes, len(self._waiting))
             self._number += 1
@@ -122,16 +128,18 @@ class Step(Enum):
 class Incoming:
     """The flows of one primary's groups, told to this device. Times are seconds."""
 
-    def __init__(self, wanted: frozenset[GroupId], not_before: float) -> None:
+    def __init__(self, wanted: frozenset[GroupId]) -> None:
         self.wanted = wanted
-        self.not_before = not_before
-        """Nothing is asked for before this."""
+        self.unwanted: float | None = None
+        """Since when nothing is wanted of that device: it tells of what it still forwards."""
         self.covered: frozenset[GroupId] = frozenset()
         """What the present stream is about."""
         self.complete = False
         """All of the primary's flows are in the kernel."""
         self.anew = False
         """The next stream is asked for, although the present one is whole."""
+        self.blurred = False
+        """It began while this device still forwarded: what was only here has been kept."""
         self._epoch = 0
         self._live = False
         self._number = 0

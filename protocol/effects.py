@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from protocol.changes import Change
 from protocol.config import Config
 from protocol.conflicts import Conflict
-from protocol.flows import Behind
+from protocol.flows import Behind, Flush, Flushed
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.messages import Message
@@ -189,7 +189,7 @@ class Dialled(Struct, frozen=True, gc=False):
 
 Input = (
     Dialled | Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | Behind | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Paused | Probed
+    | Behind | Flushed | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Paused | Probed
     | Propose | Promote | Force | Adopt | Stop | Resume | Recover
 )  # fmt: skip
 
@@ -356,5 +356,5 @@ class Stopped(Struct, frozen=True, gc=False):
 
 Effect = (
     Send | Connect | PersistBallots | PersistConfig | KeepConflict | PersistLocal | Apply | Acquire
-    | Refresh | Release | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
+    | Refresh | Release | Flush | Lame | Announce | ProbeArbiter | Outcome | Event | Stopped
 )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 
 from protocol.errors import MalformedMessage
-from protocol.ids import GroupId
+from protocol.ids import DeviceId, GroupId
 
 MAX_FLOWS = 1000
 """Records, and keys, of one IP version in one message."""
@@ -55,6 +55,23 @@ class Behind:
     """
 
     groups: tuple[tuple[GroupId, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Effect: tell ``to``, which is to be primary next, all flows of the group; answered by
+    :class:`Flushed` once they are in its kernel, or never."""
+
+    group: GroupId
+    to: DeviceId
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """``to`` has all flows of the group in its kernel."""
+
+    group: GroupId
+    to: DeviceId
 
 
 class FlowsWanted(msgspec.Struct, frozen=True, tag_field="t", tag="flows-wanted"):

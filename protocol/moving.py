@@ -9,6 +9,7 @@ from protocol.config import Config
 from protocol.contact import Contact
 from protocol.effects import Outcome, Promote
 from protocol.errors import HalbError, InvalidInput, Refused, TimedOut
+from protocol.flush import Flushes
 from protocol.group import Group
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import RequestMove
@@ -40,6 +41,7 @@ class Moving:
 
     def __init__(self, me: DeviceId) -> None:
         self.me = me
+        self.flushes = Flushes()
         self._moves: dict[GroupId, _Move] = {}
         self._not_before: dict[GroupId, int] = {}
         self._next = NEVER
@@ -88,6 +90,9 @@ class Moving:
         if under_way is not None:
             if under_way.request == message.id:
                 return True
+            if message.group in self.flushes:
+                self._refuse(message, origin, "another move of it is under way", out)
+                return True
             # This device is primary again: the earlier move has failed.
             self._follow(message.group, under_way, group, now, out)
         moved = message.to is None and group.voter.term > message.term > 0
@@ -97,14 +102,11 @@ class Moving:
         to = message.to or best_successor(group, contacts, now)
         reason = "no other device can take it" if to is None else why_not(group, to, contacts, now)
         if to is None or reason:
-            error = Refused(
-                f"cannot hand over: {reason if to is None else f'the device {reason}'}",
-                "`halbctl status` shows each device's state.",
-            )
-            self._end(Outcome(message.id, error=error), origin, out)
+            why = reason if to is None else f"the device {reason}"
+            self._refuse(message, origin, f"cannot hand over: {why}", out)
             return True
         self._moves[message.group] = _Move(message.id, origin, to, now + MOVE_TIMEOUT_NS)
-        group.hand_over(to, now, out)
+        self.flushes.hand_over(group, to, now, out)
         return True
 
     def on_time(
@@ -115,10 +117,13 @@ class Moving:
         out: Outbox,
     ) -> list[GroupId]:
         """End what has ended, begin what is due; the groups that changed."""
+        changed = self.flushes.on_time(groups, now, out)
         self._next = NEVER
         for gid, move in list(self._moves.items()):
             self._follow(gid, move, groups.get(gid), now, out)
-        return self._leave_office(groups, contacts, now, out)
+        changed += self._leave_office(groups, contacts, now, out)
+        self._next = min(self._next, self.flushes.wake_at())
+        return changed
 
     def _follow(
         self, gid: GroupId, move: _Move, group: Group | None, now: int, out: Outbox
@@ -126,7 +131,7 @@ class Moving:
         outcome: Outcome | None = None
         if group is not None and group.voter.leader == move.to:
             outcome = Outcome(move.request, detail="moved")
-        elif group is not None and group.role is Role.PRIMARY:
+        elif group is not None and group.role is Role.PRIMARY and gid not in self.flushes:
             error: HalbError = Refused(
                 "the successor did not take over: the primary continues",
                 "`halbctl history` shows the attempt.",
@@ -151,7 +156,7 @@ class Moving:
         """Hand over what this device should not hold; keep what nobody else can take."""
         changed: list[GroupId] = []
         for gid, group in groups.items():
-            if group.role is not Role.PRIMARY or group.may_campaign():
+            if group.role is not Role.PRIMARY or group.may_campaign() or gid in self.flushes:
                 continue
             if (
                 group.candidacy.frozen
@@ -166,7 +171,7 @@ class Moving:
             to = best_successor(group, contacts, now, pressing=True)
             if to is not None and now >= not_before:
                 self._not_before[gid] = now + PAUSE_NS
-                group.hand_over(to, now, out)
+                self.flushes.hand_over(group, to, now, out, pressing=True)
                 changed.append(gid)
             elif group.stopping or self.me not in group.voter.electorate.voters:
                 group.resign(now, out)
@@ -175,6 +180,10 @@ class Moving:
                 self._not_before[gid] = now + LOOK_NS
                 self._next = min(self._next, now + LOOK_NS)
         return changed
+
+    def _refuse(self, message: RequestMove, origin: DeviceId | None, why: str, out: Outbox) -> None:
+        error = Refused(why, "`halbctl status` shows each device's state.")
+        self._end(Outcome(message.id, error=error), origin, out)
 
     def _end(self, outcome: Outcome, origin: DeviceId | None, out: Outbox) -> None:
         if origin is None:

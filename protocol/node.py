@@ -44,7 +44,7 @@ from protocol.effects import (
     WallClock,
 )
 from protocol.explain import report_of
-from protocol.flows import Behind
+from protocol.flows import Behind, Flushed
 from protocol.forcing import Forcing
 from protocol.groups import Groups
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
@@ -128,7 +128,7 @@ class Node:
         self.configuration.primary = self.offices.primary
         self.requests = Requests()
         self.moving = Moving(device)
-        self.preference = Preference(device)
+        self.preference = Preference(device, self.moving.flushes)
         self.planned = PlannedMoves(device, incarnation)
         self.pace = OwnPace()
         self.forcing = Forcing()
@@ -232,8 +232,6 @@ class Node:
                 self.neighbourhood.overlay.on_dialled(device, now, out)
             case ConfigStored(revision):
                 self.configuration.on_stored(revision, self._site_term(), now, out)
-            case ConfigApplied(revision):
-                self.roster.applied = revision
             case PersistFailed() | PersistWorks():
                 self._on_disk(isinstance(item, PersistWorks), out, touched)
             case Fitness(unfit):
@@ -241,10 +239,11 @@ class Node:
                 self._judge_fitness(touched)
             case Behind(behind):
                 self.roster.behind = self.groups.fall_behind(behind)
-            case GatewayHealth(down):
-                self.roster.gateways_down = down
-            case Lossy(peers):
-                self.roster.lossy = peers
+            case Flushed():
+                self.moving.flushes.on_flushed(item, self.groups, now, out)
+                touched.append(item.group)
+            case ConfigApplied() | GatewayHealth() | Lossy():
+                self.roster.note(item)
             case WallClock(offset):
                 self.offices.unix_offset = offset
             case Pace(late):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from protocol.config import Config
 from protocol.contact import Contact
 from protocol.effects import Event
+from protocol.flush import Flushes
 from protocol.group import Group
 from protocol.ids import DeviceId, GroupId
 from protocol.moves import place, why_not
@@ -34,8 +35,9 @@ _Wish = tuple[GroupId, DeviceId, str]
 class Preference:
     """Since when other devices would be better primaries than this one."""
 
-    def __init__(self, me: DeviceId) -> None:
+    def __init__(self, me: DeviceId, flushes: Flushes) -> None:
         self.me = me
+        self._flushes = flushes
         self._look_at = 0
         self._since: dict[_Wish, int] = {}
 
@@ -60,7 +62,7 @@ class Preference:
         since: dict[_Wish, int] = {}
         for gid, server in config.virtual_servers.items():
             group = groups.get(gid)
-            if group is None or not _at_ease(group):
+            if group is None or gid in self._flushes or not _at_ease(group):
                 continue
             for device, kind, hold in self._better(server, group, contacts, down, now):
                 wish = (gid, device, kind)
@@ -68,7 +70,7 @@ class Preference:
                 if now - since[wish] >= hold and not group.damping.left(now):
                     why = f"has been better placed for {hold // SECOND} s: {_WHY[kind]}"
                     out.do(Event("move", gid, why, group.voter.term, device))
-                    group.hand_over(device, now, out)
+                    self._flushes.hand_over(group, device, now, out)
                     changed.append(gid)
                     break
         self._since = {w: at for w, at in since.items() if w[0] not in changed}

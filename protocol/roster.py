@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from protocol.effects import ConfigApplied, GatewayHealth, Lossy
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import Info, Lead
 from protocol.outbox import Outbox
@@ -86,6 +87,16 @@ class Roster:
         self._next = next_round(now, INFO_NS)
         for peer in peers:
             out.send(peer, info)
+
+    def note(self, item: ConfigApplied | GatewayHealth | Lossy) -> None:
+        """The shell has news to tell of."""
+        match item:
+            case ConfigApplied(revision):
+                self.applied = revision
+            case GatewayHealth(down):
+                self.gateways_down = down
+            case Lossy(peers):
+                self.lossy = peers
 
     def wake_at(self) -> int:
         return self._next

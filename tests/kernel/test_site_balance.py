@@ -127,5 +127,10 @@ def test_connections_that_took_turns_survive_a_crash_and_a_planned_move(site: Si
     )
     with stage(site) as on_stage:
         on_stage.wait_agreed()
-        for measured in (on_stage.promote(next_device(site)), on_stage.crash()):
+        successor = next_device(site)
+        # Back at once: the former primary still forwards, and is being told what it lacks.
+        for to in (successor, primary):
+            measured = on_stage.promote(to)
             assert measured.survivors == measured.connections == CONNECTIONS, measured
+        measured = on_stage.crash()
+        assert measured.survivors == measured.connections == CONNECTIONS, measured

@@ -29,6 +29,7 @@ from protocol.effects import (
     Received,
     Send,
 )
+from protocol.flows import Flush, Flushed
 from protocol.ids import DeviceId, GroupId
 from protocol.membership import statement
 from protocol.messages import Message
@@ -153,6 +154,8 @@ class Large:
                     for peer in sorted(new - self.dials[device]):
                         self.push(self.now + DIAL_NS, peer, Dialled(device))
                     self.dials[device] = new
+                case Flush(group, to):
+                    self.push(self.now + MILLISECOND, device, Flushed(group, to))
                 case PersistConfig(config, _):
                     self.push(self.now + MILLISECOND, device, ConfigStored(config.revision))
                 case Outcome():

@@ -31,6 +31,7 @@ from protocol.effects import (
     Send,
     Stopped,
 )
+from protocol.flows import Flush, Flushed
 from protocol.ids import GroupId, Revision
 from protocol.local import Local
 from protocol.timing import MILLISECOND, SECOND
@@ -194,6 +195,24 @@ def _lame(process: Process, effect: Lame) -> int:
     return 0
 
 
+def _flush(process: Process, effect: Flush) -> int:
+    """Mostly soon; some flows cannot be told in time."""
+    world = process.world
+    if world.random.random() < world.unflushed:
+        world.checker.seen["flush without end"] += 1
+    else:
+        wait = MILLISECOND + int(world.random.expovariate(1.0) * 20 * MILLISECOND)
+        world.flushing += 1
+        world.push(world.now + wait, _flushed, process, Flushed(effect.group, effect.to))
+    return 0
+
+
+def _flushed(process: Process, item: Flushed) -> None:
+    process.world.flushing -= 1
+    if process.alive:
+        process.hand_in(item)
+
+
 # News
 
 
@@ -237,6 +256,7 @@ HANDLERS: dict[type[Any], Callable[[Process, Any], int]] = {
     Acquire: _acquire,
     Refresh: _refresh,
     Release: _release,
+    Flush: _flush,
     Lame: _lame,
     Outcome: _outcome,
     Event: _event,

@@ -11,7 +11,7 @@ from random import Random
 from protocol.config import Config
 from protocol.ids import GroupId
 from protocol.quorum import majority
-from protocol.timing import INTERVAL_NS, SECOND, Profile
+from protocol.timing import INTERVAL_NS, MILLISECOND, SECOND, Profile
 from protocol.versions import OURS, SETTLED_NS
 from protocol.view import Role
 from tests.sim import executor, network
@@ -220,6 +220,12 @@ def _settle(world: World) -> None:
         world.run_for(SECOND)
 
 
+def _let_moves_end(world: World) -> None:
+    """A hand-over that was begun is carried through."""
+    while world.flushing:
+        world.run_for(100 * MILLISECOND)
+
+
 def _nothing_moves(world: World, core: list[int]) -> None:
     """S14: without faults no election, no release, no new configuration.
 
@@ -228,10 +234,12 @@ def _nothing_moves(world: World, core: list[int]) -> None:
     checker = world.checker
     if checker.failed:
         return
+    _let_moves_end(world)
     seen, config = checker.seen, checker.configs.newest
     before = (_leaders(world, core), seen["acquire"], seen["release"])
     wishes = seen["event move"]
     world.run_for(QUIET_NS)
+    _let_moves_end(world)
     if checker.failed:
         return
     moved = seen["event move"] - wishes

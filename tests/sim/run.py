@@ -31,6 +31,9 @@ HUNTED: tuple[tuple[Profile, ...], ...] = (
     (Profile.FAST, Profile.NORMAL),
 )
 
+UNFLUSHED = 0.2
+"""While faults happen, so many successors cannot enter the flows in time."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -108,8 +111,10 @@ def run_seed(
         prepare(world)
     style, planned = plan(seed, devices, safety_ns, hunt)
     faults.inject(world, planned if schedule is None else schedule, seed)
+    world.unflushed = UNFLUSHED
     world.start_all()
     world.run_until(safety_ns)
+    world.unflushed = 0.0
     if not world.checker.failed:
         core = liveness.heal_core(world, Random(seed * 7 + 103))
         liveness.check(world, core)

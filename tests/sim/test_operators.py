@@ -120,7 +120,7 @@ def gap_of_preemption_towards_the_deaf(seed: int) -> int:
     for index in (1, 2):
         world.network.cut(index, 0)
     world.run_for(10 * SECOND)
-    assert holder(world) == before
+    assert world.announcers(world.first_vip) in ([], [before])
     return max((gap for _, at, gap, new in world.checker.leases.gaps if not new), default=0)
 
 

@@ -49,6 +49,7 @@ SOMETIMES = (
     "release",
     "lame",
     "hand-over",
+    "flush without end",
     "start",
     "event handover-aborted",
     "would not: HEARS_PRIMARY",

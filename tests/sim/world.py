@@ -85,6 +85,10 @@ class World:
         self.processes: list[Process | None] = [None] * setup.devices
         self.frozen: frozenset[int] = frozenset()
         """Machines that are not started any more."""
+        self.unflushed = 0.0
+        """Share of the barriers before planned moves that nobody passes."""
+        self.flushing = 0
+        """Successors that enter the flows of a planned move."""
         self.segment = Segment(self)
         self.checker = Checker(self)
         for machine in self.machines[: setup.founders]:

@@ -26,12 +26,14 @@ from protocol.effects import (
     Received,
     Send,
 )
+from protocol.flows import Flush, Flushed
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.node import Node
 from protocol.objects import Device, SiteRecord, VirtualServer
 from protocol.timing import MILLISECOND
 from protocol.view import GroupView, Role
 
+FLUSH_NS = MILLISECOND
 LINK_NS = MILLISECOND // 5
 DISK_NS = MILLISECOND
 RDP = GroupId("b" * 16)
@@ -66,6 +68,7 @@ class Cluster:
         self.disks: dict[DeviceId, tuple[Config, Revision]] = {}
         self.effects: list[tuple[int, DeviceId, Effect]] = []
         self.drop: Callable[[DeviceId, DeviceId, object], bool] = lambda a, b, m: False
+        self.flush_ns = FLUSH_NS
         self._queue: list[tuple[int, int, DeviceId, Input]] = []
         self._number = count()
         for each in self.devices:
@@ -126,6 +129,8 @@ class Cluster:
                 case PersistConfig(config, committed):
                     self.disks[id_] = (config, committed)
                     self.give(id_, ConfigStored(config.revision), DISK_NS)
+                case Flush(group, to):
+                    self.give(id_, Flushed(group, to), self.flush_ns)
                 case Apply(config):
                     self.give(id_, ConfigApplied(config.revision), DISK_NS)
 

@@ -127,7 +127,7 @@ def test_a_receiver_that_asks_no_more_is_silent() -> None:
 
 def following(out: Outgoing) -> Incoming:
     """A receiver that has everything."""
-    source = Incoming(frozenset({WEB, MAIL}), 0.0)
+    source = Incoming(frozenset({WEB, MAIL}))
     for part in out.due():
         source.take(part)
         source.enter(part)
@@ -135,7 +135,7 @@ def following(out: Outgoing) -> Incoming:
 
 
 def test_a_receiver_is_in_step_once_the_beginning_is_in_its_kernel() -> None:
-    source = Incoming(frozenset({WEB, MAIL}), 0.0)
+    source = Incoming(frozenset({WEB, MAIL}))
     first, last = stream(2 * MAX_FLOWS).due()
     assert source.take(first) is Step.FIRST
     assert source.covered == {WEB}
@@ -147,7 +147,7 @@ def test_a_receiver_is_in_step_once_the_beginning_is_in_its_kernel() -> None:
 
 
 def test_a_receiver_asks_for_all_first_and_then_says_where_it_is() -> None:
-    source = Incoming(frozenset({WEB}), 0.0)
+    source = Incoming(frozenset({WEB}))
     assert (source.question().groups, source.question().epoch) == ((WEB,), 0)
     out = stream()
     (part,) = out.due()
@@ -206,7 +206,7 @@ def test_a_primary_that_knows_nothing_of_the_stream_has_it_begun_anew() -> None:
 
 def test_more_parts_than_were_asked_for_end_the_stream() -> None:
     out = stream()
-    source = Incoming(frozenset({WEB}), 0.0)
+    source = Incoming(frozenset({WEB}))
     (first,) = out.due()
     source.take(first)
     steps = [source.take(FlowsPart(1, n, False)) for n in range(2, 2 * WINDOW + 4)]
@@ -227,7 +227,7 @@ def test_a_stream_that_is_begun_anew_to_compare_leaves_the_receiver_in_step() ->
 
 def test_what_only_the_next_stream_covers_is_in_step_at_its_end() -> None:
     """A primary is asked for groups that it does not lead yet: it tells of the others first."""
-    source = Incoming(frozenset({WEB, MAIL}), 0.0)
+    source = Incoming(frozenset({WEB, MAIL}))
     for epoch, groups in ((1, (WEB,)), (2, (WEB, MAIL))):
         out = Outgoing(epoch, groups, VIPS, 0.0)
         out.begin(())

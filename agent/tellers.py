@@ -1,0 +1,100 @@
+"""Who tells whom of whose flows: by the configuration, and by who is primary of what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+
+from protocol.assignment import carriers_of
+from protocol.config import Config
+from protocol.effects import Event
+from protocol.ids import DeviceId, GroupId
+from protocol.timing import DRAIN_NS, SECOND
+
+DRAIN_S = DRAIN_NS / SECOND
+"""After a hand-over the predecessor still forwards, and its entries must stay."""
+
+_NONE: frozenset[bytes] = frozenset()
+
+
+class Tellers:
+    """The primaries of this device's groups, itself among them. Times are seconds."""
+
+    def __init__(self, me: DeviceId) -> None:
+        self._me = me
+        self._leaders: dict[GroupId, DeviceId] = {}
+        self._former: dict[GroupId, float] = {}
+        """Until when the flows of a group that this device led last are told on."""
+        self._vips: Mapping[GroupId, frozenset[bytes]] = {}
+        self._carriers: Mapping[GroupId, frozenset[DeviceId]] = {}
+
+    def on_config(self, config: Config) -> None:
+        """Addresses and carriers of the groups, as committed."""
+        carried = {
+            server.uid: frozenset(carriers_of(config, server))
+            for server in config.virtual_servers.values()
+            if server.uid in config.assignments
+        }
+        self._carriers = {g: devices for g, devices in carried.items() if self._me in devices}
+        assigned = {g: config.assignments[g].vips for g in self._carriers}
+        self._vips = {
+            g: frozenset(ip_address(vip).packed for vip in vips) for g, vips in assigned.items()
+        }
+
+    def on_event(self, event: Event, now: float) -> bool:
+        """Follow an event about an office; whether the group has moved here."""
+        group = event.group
+        assert group is not None
+        before = self._leaders.get(group)
+        leader = self._me if event.kind == "primary" else event.device
+        if event.kind == "released" or leader is None:
+            self._leaders.pop(group, None)
+        else:
+            self._leaders[group] = leader
+        if before == self._me != leader:
+            self._former[group] = now + DRAIN_S
+        return event.kind == "primary" and before not in (None, self._me)
+
+    def vips_of(self, groups: Iterable[GroupId]) -> frozenset[bytes]:
+        """Packed VIPs of groups."""
+        return frozenset().union(*(self._vips.get(group, _NONE) for group in groups))
+
+    def led(self) -> frozenset[GroupId]:
+        """Groups that this device is primary of."""
+        return frozenset(g for g, leader in self._leaders.items() if leader == self._me)
+
+    def told(self, now: float) -> frozenset[GroupId]:
+        """Groups whose flows this device tells of."""
+        late = {g for g, until in self._former.items() if now < until}
+        return frozenset((self.led() | late) & self._vips.keys())
+
+    def mine(self, now: float) -> frozenset[bytes]:
+        """VIPs that are this device's, or were a moment ago."""
+        return self.vips_of(self.told(now))
+
+    def told_to(
+        self, device: DeviceId, groups: Iterable[GroupId], now: float
+    ) -> tuple[GroupId, ...]:
+        """Of ``groups`` those whose flows this device tells ``device``."""
+        told = self.told(now)
+        return tuple(g for g in groups if g in told and device in self._carriers.get(g, ()))
+
+    def wanted(self) -> dict[DeviceId, frozenset[GroupId]]:
+        """Whom to ask for the flows of which groups."""
+        wanted: dict[DeviceId, set[GroupId]] = {}
+        for group, leader in self._leaders.items():
+            if leader != self._me and group in self._vips:
+                wanted.setdefault(leader, set()).add(group)
+        return {leader: frozenset(groups) for leader, groups in wanted.items()}
+
+    def believed(self, leader: DeviceId, groups: Iterable[GroupId]) -> list[GroupId]:
+        """Of ``groups`` those about which ``leader`` is believed: its own, and its successor's
+        own where this device is the successor."""
+        return [g for g in groups if self._leaders.get(g) in (leader, self._me)]
+
+    def leads(self, leader: DeviceId, group: GroupId) -> bool:
+        return self._leaders.get(group) == leader
+
+    def draining(self, groups: Iterable[GroupId], now: float) -> bool:
+        """Whether this device still forwards for one of them, which another one leads by now."""
+        return any(now < self._former.get(group, 0.0) for group in groups)
