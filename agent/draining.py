@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
 
 from agent.conntrack import end_flows
 from protocol.changes import SetGateway
@@ -30,6 +31,20 @@ _log = logging.getLogger("halb.draining")
 _Key = tuple[GroupId, str, int]
 
 
+@dataclass(frozen=True)
+class _Sweep:
+    """Flows of a gateway that are being ended."""
+
+    address: str
+    timers: tuple[asyncio.TimerHandle, ...]
+    ends: float
+    """When the last of them is due, by the loop's clock."""
+
+    def cancel(self) -> None:
+        for timer in self.timers:
+            timer.cancel()
+
+
 class Draining:
     """Looks from time to time; belongs to the loop's thread."""
 
@@ -37,7 +52,8 @@ class Draining:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._proposed: dict[_Key, float] = {}
-        self._swept: dict[_Key, list[asyncio.TimerHandle]] = {}
+        self._swept: dict[_Key, _Sweep] = {}
+        """By gateway, also after it was removed, until it may have connections again."""
 
     def due(
         self, servers: Iterable[VirtualServer], held: Container[GroupId], unix_s: int
@@ -46,9 +62,11 @@ class Draining:
 
         Begins to end the flows of gateways that were disabled at their deadline.
         """
-        now, over = self._loop.time(), set()
+        now, over, used = self._loop.time(), set(), set()
         for server in servers:
             for gateway in server.gateways:
+                if gateway.state != "disabled":
+                    used.add((server.uid, gateway.address))
                 until = gateway.drain_until
                 if until is None:
                     continue
@@ -63,8 +81,10 @@ class Draining:
                     self._proposed[key] = now + AGAIN_S
                     yield SetGateway(server.name, gateway.name, state="disabled", drain_until=until)
         for key in self._swept.keys() - over:
-            for timer in self._swept.pop(key):
-                timer.cancel()
+            sweep = self._swept[key]
+            if (key[0], sweep.address) in used or now > sweep.ends:
+                sweep.cancel()
+                del self._swept[key]
             self._proposed.pop(key, None)
 
     def _sweep(self, key: _Key, server: VirtualServer, gateway: Gateway, *, primary: bool) -> None:
@@ -89,11 +109,10 @@ class Draining:
                 count = f"{total[0]} connections were ended" if total[0] else "it was empty"
                 self._tell(Event("drained", server.uid, f"{what}: {count}"))
 
-        self._swept[key] = [
-            self._loop.call_later(after, end, after == SWEEPS_S[-1]) for after in SWEEPS_S
-        ]
+        last = SWEEPS_S[-1]
+        timers = tuple(self._loop.call_later(after, end, after == last) for after in SWEEPS_S)
+        self._swept[key] = _Sweep(address, timers, self._loop.time() + last)
 
     def close(self) -> None:
-        for timers in self._swept.values():
-            for timer in timers:
-                timer.cancel()
+        for sweep in self._swept.values():
+            sweep.cancel()

@@ -14,7 +14,7 @@ from agent.clock import boottime
 from agent.conflicts import shown
 from agent.doctor import examine
 from agent.telling import counters, metrics
-from agent.views import side_by_side
+from agent.views import refuse_used, side_by_side
 from protocol import api
 from protocol.admission import found_site
 from protocol.changes import (
@@ -22,6 +22,7 @@ from protocol.changes import (
     Change,
     PutToken,
     RemoveDevice,
+    RemoveGateway,
     ReplaceDevice,
     edit_for,
 )
@@ -212,6 +213,8 @@ class Operations:
         config = self.agent.config
         if not op.force:
             self._refuse_running(op.change)
+            if isinstance(op.change, RemoveGateway) and not op.local:
+                refuse_used(await self._gateways(op.change.virtual_server), op.change.gateway)
         await self.agent.precheck(op.change)
         if op.dry_run:
             edit = edit_for(

@@ -8,6 +8,7 @@ from agent.checks import HealthChecks
 from agent.kernel import Counts
 from protocol.assignment import carriers_of
 from protocol.config import Config
+from protocol.errors import Refused
 from protocol.ids import DeviceId
 from protocol.insight import Gateways, GatewayView, GatewayViews
 from protocol.messages import MAX_FAULT, GatewaySeen
@@ -65,3 +66,24 @@ def side_by_side(
             for each in server.gateways
         ),
     )
+
+
+def refuse_used(gateways: Gateways, name: str) -> None:
+    """Raise Refused if a gateway that is to be removed still has connections.
+
+    Where the kernel keeps no count, a gateway that was drained or disabled before may go.
+    """
+    for gateway in gateways.gateways:
+        if gateway.name != name:
+            continue
+        counts = [view.connections for view in gateway.devices if view.role == "primary"]
+        known = [count for count in counts if count >= 0]
+        if known and not any(known):
+            return
+        if not known and gateway.state != "enabled":
+            return
+        has = f"has {known[0]} connections" if known else "takes connections that nobody counts"
+        raise Refused(
+            f"gateway {gateways.virtual_server}/{name} {has}",
+            "`--drain 10m` lets them end first and then removes it; `--force` ends them now.",
+        )

@@ -44,7 +44,8 @@ def gateway_of(views: Gateways, name: str) -> GatewayViews:
 def wait_until_empty(ctx: typer.Context, vs: str, name: str) -> None:
     """Return when the gateway has no connections; tell each change of their number.
 
-    Raises TimedOut after the operator's own timeout, or some time after its deadline.
+    Where nobody counts them, it has none once it is disabled. Raises TimedOut after
+    the operator's own timeout, or some time after its deadline.
     """
     began, told = time.time(), None
     limit = settings_of(ctx).timeout_or(PATIENCE_S)
@@ -54,7 +55,7 @@ def wait_until_empty(ctx: typer.Context, vs: str, name: str) -> None:
         if left != told and left is not None:
             note(f"{name}: {left} connections left" if left else f"{name} has no connections")
             told = left
-        if left == 0:
+        if left == 0 or (left is None and gateway["state"] == "disabled"):
             return
         if gateway["state"] == "enabled":
             raise TimedOut(f"gateway {vs}/{name} is not drained any more: it was enabled again")

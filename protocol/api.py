@@ -91,7 +91,7 @@ class PutChange(msgspec.Struct, frozen=True, tag_field="op", tag="change"):
     local: bool = False
     """Break glass: on the asked device only, and only while no coordinator can be reached."""
     force: bool = False
-    """Remove a device although it runs."""
+    """Remove a device although it runs, a gateway although it has connections."""
 
 
 class Export(msgspec.Struct, frozen=True, tag_field="op", tag="export"):

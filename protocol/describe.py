@@ -126,6 +126,8 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
             return {"to": to, "at": str(value.at)}
 
 
+_LEFT, _CUT = ": its connections go on", ": connections that it still has may be reset"
+"""What becomes of the connections of a gateway that is removed."""
 _USUAL = ("no", "any")
 """Of what is new, not said: it has no limit, and is nothing special."""
 
@@ -143,7 +145,12 @@ def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[st
         lambda _: {},
     )
     yield from _compared(
-        f"gateway {name}/", old.gateways if old else (), new.gateways, lambda g: g.name, _gateway
+        f"gateway {name}/",
+        old.gateways if old else (),
+        new.gateways,
+        lambda g: g.name,
+        _gateway,
+        gone=_LEFT if new.forwarding == "snat" else _CUT,
     )
     yield from _compared(
         f"listener {name}/", old.listeners if old else (), new.listeners, lambda i: i.key, _listener
@@ -156,6 +163,7 @@ def _compared(
     new: Iterable[T],
     key: Callable[[T], str],
     fields: Callable[[T], Fields],
+    gone: str = "",
 ) -> Iterator[str]:
     before, after = {key(o): o for o in old}, {key(n): n for n in new}
     for name, item in after.items():
@@ -168,7 +176,7 @@ def _compared(
             yield f"~ {title}{name} {line}"
     for name in before:
         if name not in after:
-            yield f"- {title}{name}"
+            yield f"- {title}{name}{gone}"
     if _reordered(list(before), list(after)):
         yield f"~ {title.rstrip('/ ')} order {', '.join(before)} -> {', '.join(after)}"
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from halbctl.app import area
+from halbctl.errors import note
 from halbctl.output import Paint, emit
 from halbctl.session import change, finish
 from halbctl.settings import settings_of
@@ -50,12 +51,50 @@ def add(
 
 @app.command()
 def remove(
-    ctx: typer.Context, vs: VirtualServer, gateway: Gateway, if_revision: IfRevision = None
+    ctx: typer.Context,
+    vs: VirtualServer,
+    gateway: Gateway,
+    drain: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Let its connections end for so long first: 10m."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although it has connections: end them now.")
+    ] = False,
+    if_revision: IfRevision = None,
 ) -> None:
-    """Remove a gateway at once; its connections end. Drain it first to spare them."""
+    """Remove a gateway that has no connections, or with --drain or --force make it so."""
     from protocol.changes import RemoveGateway
 
-    finish(ctx, change(ctx, RemoveGateway(vs, gateway), if_revision))
+    if force and drain is not None:
+        raise InvalidInput("--force and --drain exclude each other", "Give one of them.")
+    if settings_of(ctx).local and (force or drain is not None):
+        raise InvalidInput(
+            "--local ends no connections", "Without --force and --drain they simply go on."
+        )
+    removal = RemoveGateway(vs, gateway)
+    if not force and drain is None:
+        finish(ctx, change(ctx, removal, if_revision))
+        return
+    from halbctl.draining import wait_until_empty
+
+    note(_drained(ctx, vs, gateway, "0s" if drain is None else drain, if_revision)["detail"])
+    wait_until_empty(ctx, vs, gateway)
+    finish(ctx, change(ctx, removal, force=True))
+
+
+def _drained(
+    ctx: typer.Context, vs: str, gateway: str, deadline: str | None, if_revision: str | None
+) -> dict[str, Any]:
+    """Have a gateway drained, until a deadline if there is one."""
+    import time
+
+    from protocol.changes import SetGateway
+    from protocol.durations import parse_seconds
+
+    seconds = None if deadline is None else parse_seconds("deadline", deadline)
+    until = None if seconds is None else int(time.time()) + seconds
+    return change(ctx, SetGateway(vs, gateway, state="draining", drain_until=until), if_revision)
 
 
 @app.command()
@@ -73,16 +112,9 @@ def drain(
     if_revision: IfRevision = None,
 ) -> None:
     """Send a gateway nothing new; it keeps its connections, until the deadline if one is given."""
-    import time
-
     from halbctl.draining import wait_until_empty
-    from protocol.changes import SetGateway
-    from protocol.durations import parse_seconds
 
-    seconds = None if deadline is None else parse_seconds("deadline", deadline)
-    until = None if seconds is None else int(time.time()) + seconds
-    drained = SetGateway(vs, gateway, state="draining", drain_until=until)
-    finish(ctx, change(ctx, drained, if_revision))
+    finish(ctx, _drained(ctx, vs, gateway, deadline, if_revision))
     if wait:
         wait_until_empty(ctx, vs, gateway)
 

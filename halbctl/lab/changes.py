@@ -124,7 +124,7 @@ def drain_gateway(stage: Stage) -> Measured:
     host = site.plan.gateway_hosts[-1].name
     site.wait(f"{host} is empty", lambda: stage.connections_of(host) == 0, START_TIMEOUT)
     for name in spare_gateways(site.plan):
-        site.halbctl(site.primary(), "gateway", "remove", VIRTUAL_SERVER, name).check()
+        site.halbctl(site.primary(), "gateway", "remove", "--force", VIRTUAL_SERVER, name).check()
     return measured
 
 

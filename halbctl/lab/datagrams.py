@@ -66,8 +66,10 @@ class Datagrams(Instrument):
             gateway, _, number = data.sock.recv(256).partition(b" ")
         except OSError:
             return  # an ICMP message about a datagram
-        if len(number) != _SIZE or int.from_bytes(number, "big") >= data.sent:
+        if len(number) != _SIZE:
             self._lose(data, "corrupt")
+        elif int.from_bytes(number, "big") >= data.sent:
+            return  # a late answer to an earlier flow from this port
         elif gateway != (data.gateway or gateway):
             self._lose(data, "moved")
         else:

@@ -9,7 +9,7 @@ import pytest
 
 from halbctl import draining
 from protocol import api, insight
-from protocol.changes import SetDevice, SetGateway
+from protocol.changes import RemoveGateway, SetDevice, SetGateway
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -88,6 +88,46 @@ def test_waiting_ends_when_the_operator_said(
     assert ran.code == 7
     assert "gw1: 3 connections left" in ran.err
     assert "still has 3 connections" in ran.err
+
+
+@pytest.mark.parametrize(("option", "seconds"), [(("--force",), 0), (("--drain", "10m"), 600)])
+def test_a_gateway_is_emptied_and_then_removed(
+    peer: Peer, halbctl: Halbctl, option: tuple[str, ...], seconds: int
+) -> None:
+    peer.answers[api.PutChange] = api.Done("done", "1.2")
+    peer.answers[api.GetGateways] = views(0, "draining")
+    before = int(time.time())
+    ran = halbctl("gateway", "remove", "rdp", "gw1", *option, "--if-revision", "1.1")
+    assert ran.code == 0
+    assert "gw1 has no connections" in ran.err
+    drain, removal = peer.wait_for(api.PutChange, 2)
+    assert (drain.change.state, drain.if_revision) == ("draining", "1.1")
+    assert before + seconds <= drain.change.drain_until <= int(time.time()) + seconds
+    assert removal.change == RemoveGateway("rdp", "gw1")
+    assert removal.force
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("gateway", "remove", "rdp", "gw1", "--force", "--drain", "10m"),
+        ("--local", "gateway", "remove", "rdp", "gw1", "--force"),
+    ],
+)
+def test_what_contradicts_itself_is_not_removed(
+    peer: Peer, halbctl: Halbctl, words: tuple[str, ...]
+) -> None:
+    assert halbctl(*words).code == 2
+    assert not peer.requests
+
+
+def test_where_nobody_counts_a_gateway_is_empty_once_it_is_disabled(
+    peer: Peer, halbctl: Halbctl
+) -> None:
+    peer.answers[api.PutChange] = api.Done("done", "1.2")
+    peer.answers[api.GetGateways] = views(-1, "disabled")
+    assert halbctl("gateway", "remove", "rdp", "gw1", "--force").code == 0
+    assert len(peer.wait_for(api.PutChange, 2)) == 2
 
 
 def test_a_device_is_waited_for_until_it_is_primary_of_nothing(
