@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
 from agent.aftermath import Survey
 from agent.barrier import Barrier
-from agent.flowstream import Chunk, Incoming, Outgoing, Step, chunks
+from agent.flowreading import Found, changes, everything
+from agent.flowstream import Chunk, Incoming, Outgoing, Step
 from agent.flowtable import FlowTable
 from agent.mirror import Mirror, enter
+from agent.rate import Share
 from agent.tellers import DRAIN_S, Tellers
 from protocol.config import Config
 from protocol.effects import Event, Input
@@ -30,9 +32,13 @@ from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Message
 
 BATCH_S = 0.05
-"""A flow is told of at most this long after it was established."""
+"""Between two looks. A flow is told of with the second one after it was established."""
 HASTE_S = 0.005
-"""The same while this device hands over: its successor may meet the flow at any moment."""
+"""The same while this device hands over: its successor may meet a flow at any moment, and is
+told of it with the first look."""
+SHARE = 0.1
+"""Of a processor, for what the kernel tells of flows; as much for reading all of them anew.
+Where flows come faster, they are told later, and in the end not at all: traffic goes first."""
 KEEP_S = 2.0
 """Seconds between two signs of life of a stream."""
 PAUSE_S = 1.0
@@ -76,7 +82,9 @@ class Flows:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-flows")
         self._table: FlowTable | None = None
         self._tasks: asyncio.Task[None] | None = None
-        self._attending = self._looking = False
+        self._attending = self._looking = self._shared = False
+        self._soon: asyncio.TimerHandle | None = None
+        self._looks, self._readings = (Share(SHARE, self._loop.time) for _ in range(2))
         self._epoch = incarnation
         self._tellers = Tellers(device)
         self._hasty_until = 0.0
@@ -98,6 +106,7 @@ class Flows:
         """Open the connection table; raises HalbError with the remedy."""
         self._table = await self._loop.run_in_executor(self._worker, FlowTable)
         self._tasks = self._loop.create_task(self._keep_forever(), name="flows")
+        self._listen()
 
     # What is to be told, and to whom
 
@@ -148,22 +157,39 @@ class Flows:
     # As primary
 
     def _listen(self) -> None:
-        """Hear of changes while there is a group to tell of."""
-        attend = bool(self._tellers.told(self._loop.time()))
-        if self._table is None or attend == self._attending:
+        """Hear of changes while there is somebody to tell."""
+        if self._table is None:
             return
-        self._attending = attend
-        self._work(partial(self._table.listen, attend), lambda _: self._await_notice())
+        if self._shared != self._tellers.accompanied:
+            self._shared = not self._shared
+            self._work(partial(self._table.share, self._shared), lambda _: None)
+        attend = bool(self._out)
+        if attend != self._attending:
+            self._attending = attend
+            self._work(partial(self._table.listen, attend), lambda _: self._await_notice())
 
     def _await_notice(self) -> None:
-        if self._attending and self._table is not None and not self._looking:
+        if not self._attending or self._table is None or self._looking:
+            return
+        if self._table.waiting:
+            self._look_soon()
+        else:
             self._loop.add_reader(self._table.fileno(), self._noticed)
 
     def _noticed(self) -> None:
         assert self._table is not None
         self._loop.remove_reader(self._table.fileno())
-        hasty = self._loop.time() < self._hasty_until
-        self._loop.call_later(HASTE_S if hasty else BATCH_S, self._look)
+        self._look_soon()
+
+    @property
+    def _hasty(self) -> bool:
+        return self._loop.time() < self._hasty_until
+
+    def _look_soon(self) -> None:
+        if self._soon is None:
+            now = self._loop.time()
+            at = now + HASTE_S if self._hasty else max(now + BATCH_S, self._looks.free_at)
+            self._soon = self._loop.call_at(at, self._look)
 
     def flush(self, effect: Flush) -> None:
         """Say when the device that is to be primary next has every flow of the group."""
@@ -172,21 +198,28 @@ class Flows:
 
     def _look(self) -> None:
         """Read what changed, and tell it, unless that is under way."""
-        if not self._looking:
+        if self._looking:
+            self._soon = None
+        else:
             self._read()
 
     def _read(self) -> None:
         if self._table is None:
             return
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         self._looking = True
+        awaited = self._barrier.unmarked
         shares = {out.vips for out in self._out.values()}
-        job = partial(_changes, self._table, self._tellers.mine(self._loop.time()), shares)
-        self._work(job, partial(self._looked, self._barrier.unmarked))
+        vips, whole = self._tellers.mine(self._loop.time()), self._hasty or bool(awaited)
+        job = partial(changes, self._table, vips, shares, whole=whole)
+        self._work(job, partial(self._looked, awaited), self._looks)
 
     def _looked(
         self,
         awaited: frozenset[GroupId],
-        found: Mapping[frozenset[bytes], tuple[Chunk, ...]] | None,
+        found: Found | None,
     ) -> None:
         self._looking = False
         for device, out in self._out.items():
@@ -222,13 +255,15 @@ class Flows:
         groups = self._tellers.told_to(device, message.groups, now)
         # A question that is repeated while the table is read must not begin that anew.
         reading = out is not None and not out.ready
-        if groups and not reading and now - self._begun.get(device, -PAUSE_S) >= PAUSE_S:
+        due = max(self._begun.get(device, -PAUSE_S) + PAUSE_S, self._readings.free_at)
+        if groups and not reading and now >= due:
             self._begin(device, groups, now)
 
     def _begin(self, device: DeviceId, groups: tuple[GroupId, ...], now: float) -> None:
         assert self._table is not None
         self._epoch += 1
         out = self._out[device] = Outgoing(self._epoch, groups, self._tellers.vips_of(groups), now)
+        self._listen()
 
         def read(flows: tuple[Chunk, ...]) -> None:
             out.begin(flows)
@@ -236,7 +271,7 @@ class Flows:
             if self._out.get(device) is out:
                 self._tell(device)
 
-        self._work(partial(_everything, self._table, out.vips), read)
+        self._work(partial(everything, self._table, out.vips), read, self._readings)
 
     # As secondary
 
@@ -323,14 +358,23 @@ class Flows:
         self._judge()
         self._listen()
 
-    def _work(self, job: Callable[[], Result], then: Callable[[Result], None]) -> None:
-        """Do ``job`` in the worker, after those before it, and ``then`` in the loop."""
+    def _work(
+        self,
+        job: Callable[[], Result],
+        then: Callable[[Result], None],
+        share: Share | None = None,
+    ) -> None:
+        """Do ``job`` in the worker, after those before it, and ``then`` in the loop.
+
+        What it takes of a processor counts towards ``share``.
+        """
 
         def done(future: asyncio.Future[Result]) -> None:
             if not future.cancelled():
                 then(future.result())
 
-        self._loop.run_in_executor(self._worker, job).add_done_callback(done)
+        counted = job if share is None else partial(share.count, job)
+        self._loop.run_in_executor(self._worker, counted).add_done_callback(done)
 
     def _count(self, job: Callable[[FlowTable], Result], then: Callable[[Result], None]) -> None:
         """Do a job with the connection table, if it is still open."""
@@ -348,17 +392,3 @@ class Flows:
         await asyncio.to_thread(self._worker.shutdown)
         if table is not None:
             table.close()
-
-
-def _changes(
-    table: FlowTable, vips: frozenset[bytes], shares: Iterable[frozenset[bytes]]
-) -> Mapping[frozenset[bytes], tuple[Chunk, ...]] | None:
-    """What changed, for each of ``shares``; None if something was missed."""
-    found = table.changes(vips)
-    if found.missed:
-        return None
-    return {share: chunks(found.begun.values(), found.ended, share) for share in shares}
-
-
-def _everything(table: FlowTable, vips: frozenset[bytes]) -> tuple[Chunk, ...]:
-    return chunks(table.all(vips), (), vips)

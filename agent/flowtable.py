@@ -12,14 +12,15 @@ import re
 import socket
 import struct
 import sys
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from agent import netlink
+from agent import flowfilter, netlink
 from agent.netlink import attribute as _attribute
+from agent.shortflows import Notice, ShortFlows, Turn
 from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_of
 
 _NEW, _GET, _DELETE = 1 << 8, (1 << 8) | 1, (1 << 8) | 2
@@ -27,13 +28,14 @@ _UPDATED, _DESTROYED = 2, 3
 """Multicast groups."""
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _STATUS, _PROTOINFO, _NAT_SOURCE, _TIMEOUT, _MARK, _NAT_DESTINATION = 3, 4, 6, 7, 8, 13
+_STATUS_MASK = 26
 """Attributes of an entry."""
 _SEEN_REPLY, _ASSURED, _CONFIRMED, _TRANSLATED = 0x2, 0x4, 0x8, 0x20
 _OPEN = _ASSURED | _TRANSLATED
-_NEVER = 1 << 31
-"""A status that no entry has."""
 _NESTED = 0x8000
 _ESTABLISHED, _LIBERAL = 3, 0x08
+_OVER = (7, 8)
+"""TCP states in which nothing more comes."""
 _LIVE = (3, 4, 5)
 """TCP states in which data may still come: established, or one end closed."""
 _CLOSE = 8
@@ -43,6 +45,8 @@ _TCP_STATE_AT, _TCP_FLAGS_AT = 8, 32
 """Within the nested attributes about TCP."""
 BUFFER = 8 << 20
 """Bytes of notices that may wait: some 8000 of them."""
+_NOTICE = 4096
+"""Longest notice, bytes."""
 TIMEOUT_S = {TCP: 432_000, UDP: 900}
 """How long an entry lives that no packet ever meets. A flow's own timeout, or the
 primary's word that it has ended, comes before; of UDP flows the primary tells again."""
@@ -50,6 +54,13 @@ primary's word that it has ended, comes before; of UDP flows the primary tells a
 _ADDRESS = {4: 4, 6: 16}
 _TUPLE = {4: 52, 6: 76}
 """Size of one tuple, its header included."""
+_FAMILY_AT = 16
+_TUPLES_END: Mapping[int, int] = {
+    int(family): _FAMILY_AT + 4 + 2 * _TUPLE[v] for v, family in _FAMILY.items()
+}
+"""Where a notice has its IP version, and where its two tuples end."""
+_STATE_HEAD = struct.pack("=HHH", _NESTED | 1, 5, 1)
+"""What stands before the TCP state, and nowhere else between the tuples and it."""
 _TUPLES = {
     version: struct.Struct(
         "=4x" + f"H2x4x4x{size}s4x{size}s4x4xB3x4x2s2x4x2s2x" * 2,
@@ -60,24 +71,14 @@ _TUPLES = {
 with another one belong to a conntrack zone, which ours never do, or are no TCP or UDP."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Changes:
-    """What happened to flows since the last look; a flow is in one of the two at most."""
+    """What is to be told of flows; one is in one of the two at most."""
 
-    begun: dict[Key, Flow] = field(default_factory=dict)
-    ended: set[Key] = field(default_factory=set)
+    begun: Mapping[Key, Flow] = field(default_factory=dict)
+    ended: frozenset[Key] = frozenset()
     missed: bool = False
     """There was more than the socket could hold: look at everything again."""
-
-    def note(self, flow: Flow, opened: bool, *, ended: bool) -> None:
-        """A newer notice."""
-        key = key_of(flow)
-        if ended:
-            self.begun.pop(key, None)
-            self.ended.add(key)
-        elif opened:
-            self.ended.discard(key)
-            self.begun[key] = flow
 
 
 class Stream(NamedTuple):
@@ -95,69 +96,104 @@ class FlowTable:
     """One window on the connection table; used by one thread."""
 
     def __init__(self) -> None:
-        self._notices = netlink.subscribe(netlink.NETFILTER, _UPDATED, _DESTROYED)
+        self._notices = netlink.subscribe(netlink.NETFILTER)
         netlink.enlarge(self._notices, BUFFER)
-        netlink.only_with(self._notices, _STATUS, _NEVER)
+        netlink.filter_with(self._notices, flowfilter.NOTHING)
         self._requests = netlink.Pipeline(netlink.NETFILTER)
+        self._short = ShortFlows()
+        self._listed_once = False
+        """Flows that begin now may be known elsewhere already, from what was listed."""
 
     def fileno(self) -> int:
         """Readable when something happened."""
         return self._notices.fileno()
 
-    def changes(self, vips: Container[bytes]) -> Changes:
-        """Flows to ``vips`` (packed) that were established, and that ended, since the last call."""
-        found = Changes()
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something for :meth:`changes` although no notice came."""
+        return bool(self._short)
+
+    def changes(self, vips: Container[bytes], *, whole: bool = False) -> Changes:
+        """Flows to ``vips`` (packed) that were established, and that ended, since the last call.
+
+        A flow is told with the call after the one that finds it, if it still lives then;
+        with ``whole`` all of them are told now.
+        """
+        notices = self._read_notices()
+        if notices is None:
+            self._short.forget()
+            return Changes(missed=True)
+        whole, self._listed_once = whole or self._listed_once, False
+        begun, ended = self._short.look(map(_notice, notices), whole=whole)
+        flows = {key_of(flow): flow for flow in _flows(begun, vips)}
+        # A flow that ended and one that began since may have the same key.
+        gone = frozenset(map(key_of, _flows(ended, vips))) - flows.keys()
+        return Changes(flows, gone)
+
+    def _read_notices(self) -> list[bytes] | None:
+        """All notices that wait; None if there were more than the socket could hold."""
+        found: list[bytes] = []
+        missed = False
         receive = self._notices.recv
         while True:
             try:
-                data = receive(65536)
+                found.append(receive(_NOTICE))
             except BlockingIOError:
-                return found
+                return None if missed else found
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                found.missed = True
-                continue
-            for kind, body in netlink.messages(data):
-                read = _read(body, vips)
-                if read is not None:
-                    found.note(*read, ended=kind == _DELETE)
+                missed = True
+                found.clear()
 
     def all(self, vips: Container[bytes], versions: Iterable[int] = (4, 6)) -> Iterator[Flow]:
         """Established flows to ``vips`` (packed), as the kernel has them."""
+        self._listed_once = True
         for version in versions:
             for body in self._listed(version):
                 read = _read(body, vips)
-                if read is not None and read[1]:
-                    yield read[0]
+                if read is not None and read.open:
+                    yield read.flow
 
     def streams(self, vips: Container[bytes]) -> Iterator[Stream]:
         """TCP flows to ``vips`` (packed), open or not."""
         for version in (4, 6):
             for body in self._listed(version):
                 read = _read(body, vips)
-                if read is None or read[0][0] != TCP:
+                if read is None or read.flow[0] != TCP:
                     continue
-                state = dict(netlink.attributes(body[_TUPLES[version].size :]))[_PROTOINFO]
                 yield Stream(
-                    key_of(read[0]),
-                    read[1],
-                    state[_TCP_STATE_AT] == _CLOSE,
-                    state[_TCP_FLAGS_AT] & _PICKED_UP == _PICKED_UP,
+                    key_of(read.flow),
+                    read.open,
+                    read.state[_TCP_STATE_AT] == _CLOSE,
+                    read.state[_TCP_FLAGS_AT] & _PICKED_UP == _PICKED_UP,
                 )
 
     def _listed(self, version: int) -> Iterator[bytes]:
-        head = struct.pack("!BBH", _FAMILY[version], 0, 0)
+        """Entries of an IP version that are assured and translated; the kernel sorts them out."""
+        body = struct.pack("!BBH", _FAMILY[version], 0, 0)
+        for kind in (_STATUS, _STATUS_MASK):
+            body += _attribute(kind, _OPEN.to_bytes(4, "big"))
         return netlink.request(
-            netlink.NETFILTER, _GET, head, flags=netlink.DUMP, purpose="list connections"
+            netlink.NETFILTER, _GET, body, flags=netlink.DUMP, purpose="list connections"
         )
 
-    def listen(self, attend: bool) -> None:
-        """Whether to be told of changes; entries can be told of later either way.
+    def share(self, shared: bool) -> None:
+        """Whether other devices may be told of flows, or tell of them, at any time.
 
-        The kernel prepares an entry for that only while somebody listens at all.
+        The kernel prepares an entry for notices only while somebody is subscribed to them,
+        and then makes one whenever its state changes: nothing for a device that is alone.
         """
-        netlink.only_with(self._notices, _STATUS, _OPEN if attend else _NEVER)
+        for group in (_UPDATED, _DESTROYED):
+            netlink.join(self._notices, group, member=shared)
+
+    def listen(self, attend: bool) -> None:
+        """Whether to be told of changes from now on."""
+        netlink.filter_with(
+            self._notices, flowfilter.BEGUN_OR_ENDED if attend else flowfilter.NOTHING
+        )
+        self._read_notices()
+        self._short.forget()
 
     def put(self, flows: Sequence[Flow], *, replace: bool = True) -> int:
         """Enter flows, in place of others with the same tuples; how many were refused.
@@ -185,12 +221,43 @@ class FlowTable:
         self._requests.close()
 
 
-def _read(body: bytes, vips: Container[bytes]) -> tuple[Flow, bool] | None:
-    """The record of a TCP or UDP flow to one of the VIPs, and whether it is open.
+def _notice(text: bytes) -> Notice:
+    """What a notice is about, by its bytes: one for each flow that comes has no more time.
 
-    Open is a flow that was answered and that neither end closes; any other entry
-    than one of a flow to the VIPs gives None.
+    Only what :mod:`agent.flowfilter` lets through comes here.
     """
+    tuples = _TUPLES_END[text[_FAMILY_AT]]
+    entry = text[_FAMILY_AT:tuples]
+    if text[flowfilter.KIND_AT] == flowfilter.DELETE:
+        return Notice(Turn.ENDED, entry, text)
+    state = text.find(_STATE_HEAD, tuples)
+    if state < 0:
+        return Notice(Turn.CHANGED, entry, text)
+    over = text[state + len(_STATE_HEAD)] in _OVER
+    return Notice(Turn.ENDED if over else Turn.BEGUN, entry, text)
+
+
+def _flows(notices: Iterable[bytes], vips: Container[bytes]) -> Iterator[Flow]:
+    """The flows to the VIPs that notices are about."""
+    for text in notices:
+        for _, body in netlink.messages(text):
+            read = _read(body, vips)
+            if read is not None:
+                yield read.flow
+
+
+class _Read(NamedTuple):
+    """An entry of a TCP or UDP flow to one of the VIPs."""
+
+    flow: Flow
+    open: bool
+    """It was answered, and neither end closes it."""
+    state: bytes
+    """What the kernel says about TCP; in a notice, only if the state has just changed."""
+
+
+def _read(body: bytes, vips: Container[bytes]) -> _Read | None:
+    """An entry, or a notice of one; None if it is of another flow than one to the VIPs."""
     version = 4 if body[0] == socket.AF_INET else 6
     layout = _TUPLES[version]
     if len(body) < layout.size:
@@ -211,7 +278,7 @@ def _read(body: bytes, vips: Container[bytes]) -> tuple[Flow, bool] | None:
     flow = RECORD[version].pack(
         protocol, client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark
     )
-    return flow, opened
+    return _Read(flow, opened, state)
 
 
 def _tuple(kind: int, version: int, key: Key) -> bytes:

@@ -30,12 +30,8 @@ _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF
 _BUFFER = 1 << 20
 _RCVBUFFORCE, _SOL_NETLINK, _CAP_ACK = 33, 270, 10
+_ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 1, 2
 _ATTACH_FILTER = 26
-_LDX_IMM, _LD_IMM, _LD_ABS, _LD_IND, _TAX, _AND = 0x01, 0x00, 0x20, 0x40, 0x07, 0x54
-_JUMP_EQUAL, _RETURN = 0x15, 0x06
-"""Instructions of the classic packet filter (linux/bpf_common.h)."""
-_SKF_NLATTR = 0xFFFFF000 + 12
-"""Its extension that finds the attribute X behind offset A (linux/filter.h)."""
 _AT_ONCE = 100
 """Requests of a :class:`Pipeline` in one system call."""
 
@@ -178,25 +174,18 @@ def enlarge(sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
 
-def only_with(sock: socket.socket, kind: int, bits: int) -> None:
-    """Let through only netfilter messages whose 32-bit attribute ``kind`` has all of ``bits``.
+def join(sock: socket.socket, group: int, *, member: bool) -> None:
+    """Subscribe a socket to a multicast group of notices, or end that."""
+    option = _ADD_MEMBERSHIP if member else _DROP_MEMBERSHIP
+    sock.setsockopt(_SOL_NETLINK, option, group)
 
-    The kernel drops the others before they wait in the socket, so that what
-    nobody asked for, such as half-open flows of an attack, costs this process nothing.
-    """
-    program = (
-        (_LDX_IMM, 0, 0, kind),
-        (_LD_IMM, 0, 0, _HEADER.size + 4),
-        (_LD_ABS, 0, 0, _SKF_NLATTR),
-        (_JUMP_EQUAL, 6, 0, 0),
-        (_TAX, 0, 0, 0),
-        (_LD_IND, 0, 0, _ATTRIBUTE.size),
-        (_AND, 0, 0, bits),
-        (_JUMP_EQUAL, 0, 2, bits),
-        (_RETURN, 0, 0, 0xFFFFFFFF),
-        (_RETURN, 0, 0, 0),
-        (_RETURN, 0, 0, 0),
-    )
+
+Program = tuple[tuple[int, int, int, int], ...]
+"""A classic packet filter: code, jump if true, jump if false, constant of each instruction."""
+
+
+def filter_with(sock: socket.socket, program: Program) -> None:
+    """Let through only what ``program`` accepts; the rest never waits in the socket."""
     code = b"".join(struct.pack("=HBBI", *each) for each in program)
     buffer = ctypes.create_string_buffer(code)
     head = struct.pack("@HP", len(program), ctypes.addressof(buffer))

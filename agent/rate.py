@@ -1,10 +1,19 @@
-"""A bounded rate: what comes too fast is refused, and counted by the caller."""
+"""Bounds on how much is done: so many times a second, or a share of a processor."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
 
 class Rate:
-    """A bucket that holds ``burst`` permits and refills at ``per_second``."""
+    """What comes too fast is refused, and counted by the caller.
+
+    A bucket that holds ``burst`` permits and refills at ``per_second``.
+    """
 
     __slots__ = ("_burst", "_filled", "_left", "_per_second")
 
@@ -20,3 +29,23 @@ class Rate:
         self._filled = now
         self._left = left - 1 if left >= 1 else left
         return left >= 1
+
+
+class Share:
+    """Work of one thread that may take a share of a processor: after it, when there may be more."""
+
+    def __init__(self, share: float, clock: Callable[[], float]) -> None:
+        """``clock`` gives seconds that never decrease."""
+        self._share = share
+        self._clock = clock
+        self.free_at = 0.0
+        """From then on, by the clock."""
+
+    def count(self, job: Callable[[], Result]) -> Result:
+        """Do ``job`` in this thread, and count what it takes of a processor."""
+        began = time.thread_time()
+        try:
+            return job()
+        finally:
+            took = time.thread_time() - began
+            self.free_at = max(self.free_at, self._clock()) + took / self._share

@@ -55,6 +55,11 @@ class Tellers:
             self._former[group] = now + DRAIN_S
         return event.kind == "primary" and before not in (None, self._me)
 
+    @property
+    def accompanied(self) -> bool:
+        """Whether any group of this device has another carrier."""
+        return any(len(devices) > 1 for devices in self._carriers.values())
+
     def vips_of(self, groups: Iterable[GroupId]) -> frozenset[bytes]:
         """Packed VIPs of groups."""
         return frozenset().union(*(self._vips.get(group, _NONE) for group in groups))
