@@ -5,6 +5,8 @@ Trouble here is never a reason not to carry a Virtual Server.
 
 from __future__ import annotations
 
+import logging
+
 from agent import accounts
 from agent.accounts import Accounts, accounts_of
 from agent.counters import Ledger, Reading, range_of, service_of, vip_of
@@ -13,6 +15,7 @@ from agent.listing import blocks, difference
 from agent.nft import KernelRefused, Nft
 from agent.ruleset import Desired
 
+_log = logging.getLogger("halb.kernel")
 _NAME = f"table inet {accounts.TABLE}"
 
 
@@ -25,6 +28,7 @@ class Books:
         self._accounts: Accounts | None = None
         """In force; None until the first pass, and after somebody altered the table."""
         self._shape: dict[str, str] = {}
+        self._refused = ""
 
     def inspect(self) -> tuple[str, ...]:
         """What somebody else changed since the newest pass, in words; the next pass mends it."""
@@ -43,6 +47,17 @@ class Books:
         wanted = accounts_of(desired)
         if wanted == self._accounts:
             return False
+        try:
+            self._follow(wanted)
+        except KernelRefused as error:
+            before, self._refused, self._accounts = self._refused, error.message, None
+            if before != error.message:
+                _log.error("traffic is not counted: %s", error.message)
+            return before != error.message
+        self._refused = ""
+        return True
+
+    def _follow(self, wanted: Accounts) -> None:
         if self._accounts is None:
             self._make()
         present = self._accounts or self._present()
@@ -50,7 +65,6 @@ class Books:
             self._nft.run(script)
         self._accounts = wanted
         self._shape = self._look()
-        return True
 
     def _make(self) -> None:
         """The table, with the counters that stand there already."""

@@ -22,8 +22,9 @@ from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
 from agent.netlink import NetlinkError, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
-from agent.ruleset import Compiler, Ruleset, compile_ruleset
+from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
+from agent.ruleset import Ruleset, compile_ruleset
 from agent.sticky import StickyMaps
 from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
@@ -107,12 +108,7 @@ class DataPlane:
         self._nft = Nft()
         self._sticky = StickyMaps(self._nft)
         self._books = Books(self._nft)
-        self._compiler = Compiler()
-        self._desired = Desired()
-        self._ruleset: Ruleset | None = None
-        """In force; None until the first pass, and then unknown left-overs are replaced."""
-        self._direct = ""
-        """The script of the table for `dsr` that is in force; empty where that is not known."""
+        self._rules = Rules(self._nft, self._sticky, self.interface)
         self._placed: frozenset[str] = frozenset()
         self._seen: _Seen | None = None
         self._former: Mapping[str, int] = {}
@@ -128,7 +124,7 @@ class DataPlane:
         addresses.link(self.interface)
         wanted = ruleset.sample()
         sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
-        check(sample + self._direct_script(wanted) + relay.sample() + accounts.sample())
+        check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
         if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
@@ -156,8 +152,7 @@ class DataPlane:
             done = self._repair_and_change(drift, possible, unfit)
         except BaseException:
             # Half done by ourselves, which the next pass must not take for damage.
-            self._ruleset = self._seen = None
-            self._direct = ""
+            self._forget()
             raise
         seen = self._seen
         behind = seen is not None and seen.generation != ruleset_generation()
@@ -172,36 +167,38 @@ class DataPlane:
         changed: list[str] = []
         if drift.gate:
             self._load_gate(anew=drift.anew)
+            self._rules.forget_ways()
             changed.append("gate made anew" if drift.anew else "gate mended")
         reset = tuple(f"{name} was changed" for name in sysctl.enforce(self.interface))
-        wanted = self._compile(desired)
         guarded = self._guarded()
-        if unguarded := sorted(wanted.vips - guarded):
+        # Also of what the kernel may refuse then: no VIP is ever balanced and not guarded.
+        if unguarded := sorted(desired.addresses - guarded):
             self._nft.run(gate.guard(unguarded))
             changed.append(f"gate closed for {', '.join(unguarded)}")
-        changed += self._set_rules(wanted)
-        changed += self._set_direct(self._direct_script(desired), anew=bool(drift.gate))
-        moved, missing, refused = self._set_addresses(desired, wanted.vips)
-        if stale := sorted((guarded | set(unguarded)) - wanted.vips):
+        done = self._set_rules(desired)
+        changed += done.changed
+        moved, missing, homeless = self._set_addresses(done.desired)
+        kept = desired.addresses | done.desired.addresses
+        if stale := sorted((guarded | set(unguarded)) - kept):
             self._nft.run(gate.unguard(stale))
             changed.append(f"gate forgets {', '.join(stale)}")
-        if self._books.reconcile(desired):
+        if self._books.reconcile(done.desired):
             self._seen = None
         found = (*drift.rules, *drift.gate, *drift.books, *reset, *missing)
-        self._desired = desired
-        return Reconciled((*changed, *moved), found, {**unfit, **refused}, drift.anew)
+        refused = {**unfit, **homeless, **done.refused}
+        return Reconciled((*changed, *moved), found, refused, drift.anew)
 
     def connections(self) -> Mapping[tuple[GroupId, str], int]:
         """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones.
 
         -1 where the kernel does not remember them.
         """
-        return flows_by_gateway(self._desired)
+        return flows_by_gateway(self._rules.desired)
 
     def evidence(self, question: Question) -> Evidence:
         """What the kernel knows of one flow."""
         remembered = self._sticky.read(question.memory) if question.listener.sticky else {}
-        return Evidence(self._desired, entry_of(question), remembered.get(question.client))
+        return Evidence(self._rules.desired, entry_of(question), remembered.get(question.client))
 
     def clients(self, name: str) -> Mapping[str, Client]:
         """Sticky clients in the map ``name``, by address."""
@@ -217,7 +214,7 @@ class DataPlane:
 
     def traffic(self, active: bool = False) -> tuple[Reading, Mapping[Flow, int] | None]:
         """What the kernel counted, by VIP, listener and gateway; live flows where asked for."""
-        flows = count_flows(self._desired.addresses) if active else None
+        flows = count_flows(self._rules.desired.addresses) if active else None
         return self._books.read(), flows
 
     def remove(self) -> None:
@@ -229,8 +226,7 @@ class DataPlane:
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
         self._books.remove()
         sysctl.restore(self.interface, former)
-        self._ruleset = self._seen = None
-        self._direct = ""
+        self._forget()
         self._placed, self._former = frozenset(), {}
 
     def _former_settings(self) -> Mapping[str, int]:
@@ -261,11 +257,11 @@ class DataPlane:
         elif left:
             self._nft.run(gate.guard(left))
 
-    def _compile(self, desired: Desired) -> Ruleset:
-        """The ruleset wanted; at rest the one that is in force."""
-        if self._ruleset is not None and desired == self._desired:
-            return self._ruleset
-        return self._compiler.compile(desired)
+    def _forget(self) -> None:
+        """Nothing is known of the kernel: the next pass makes all of it anew."""
+        self._rules.forget_rules()
+        self._rules.forget_ways()
+        self._seen = None
 
     def _guarded(self) -> frozenset[str]:
         """VIPs behind the gate, as the kernel says."""
@@ -277,43 +273,20 @@ class DataPlane:
         found = (self._nft.list_set("netdev", gate.TABLE, name) for name in ("vips", "vips6"))
         return frozenset(vip for listing in found for vip in elements(listing))
 
-    def _set_rules(self, wanted: Ruleset) -> tuple[str, ...]:
-        if self._ruleset is None:
-            self._nft.run(ruleset.load(wanted) + self._sticky.kept(wanted))
-            self._ruleset = wanted
-            return (f"rules loaded for {len(wanted.chains)} listeners",)
-        script = ruleset.change(self._ruleset, wanted)
-        if not script:
-            return ()
+    def _set_rules(self, desired: Desired) -> Done:
         before = ruleset_generation()
-        self._nft.run(script)
-        touched = [n for n, rules in wanted.chains.items() if self._ruleset.chains.get(n) != rules]
-        seen, same = self._seen, replace(self._ruleset, chains=wanted.chains) == wanted
-        if seen and same and seen.generation == before == ruleset_generation() - 1:
-            chains = (*touched, *(self._ruleset.chains.keys() - wanted.chains.keys()))
-            unread = seen.unread.union(f"chain {name}" for name in chains)
-            self._seen = replace(seen, generation=before + 1, unread=unread)
-        gone = len(self._ruleset.chains.keys() - wanted.chains.keys())
-        self._ruleset = wanted
-        return (f"rules changed for {len(touched)} listeners, removed for {gone}",)
-
-    def _direct_script(self, desired: Desired) -> str:
-        return direct.load(ruleset.carried(desired), desired.down, self.interface)
-
-    def _set_direct(self, script: str, *, anew: bool) -> tuple[str, ...]:
-        """Make the table for `dsr` anew where it is not as wanted."""
-        if script == self._direct and not anew:
-            return ()
-        known, self._direct = self._direct, ""
-        self._nft.run(script)
-        self._direct = script
-        empty = script == direct.nothing()
-        return () if empty and not known else ("ways of `dsr` changed",)
+        done = self._rules.want(desired)
+        seen, after = self._seen, ruleset_generation()
+        if seen and done.chains is not None and seen.generation == before == after - 1:
+            unread = seen.unread.union(f"chain {name}" for name in done.chains)
+            self._seen = replace(seen, generation=after, unread=unread)
+        return done
 
     def _set_addresses(
-        self, desired: Desired, vips: frozenset[str]
+        self, desired: Desired
     ) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[GroupId, str]]:
         """Put VIPs on the interface and take stale ones off: (done, drift, unfit)."""
+        vips = desired.addresses
         present = {vip for interface, vip in addresses.ours() if interface == self.interface}
         done: list[str] = []
         failed: dict[str, str] = {}
@@ -361,9 +334,9 @@ class DataPlane:
         if not gated and now.guarded != before.guarded:
             gated = (f"{name}: its VIPs were altered",)
         if rules:
-            self._ruleset = None
+            self._rules.forget_rules()
         if ways:
-            self._direct = ""
+            self._rules.forget_ways()
         self._seen = now
         anew = bool(gated) and now.gate.keys() != before.gate.keys()
         return _Drift((*rules, *ways), gated, self._books.inspect(), anew)

@@ -7,7 +7,7 @@ too, the slot leads to a chain of the gateway, see :mod:`agent.gated`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -50,6 +50,16 @@ class Moment:
 
 
 AT_REST = Moment()
+
+
+def together(moments: Iterable[Moment]) -> Moment:
+    """What several Virtual Servers have of it, in one; undoes :meth:`Moment.by_server`."""
+    some = tuple(moments)
+    return Moment(
+        {key: share for each in some for key, share in each.growing.items()},
+        {key: share for each in some for key, share in each.leaning.items()},
+        frozenset().union(*(each.full for each in some)),
+    )
 
 
 @dataclass(frozen=True)

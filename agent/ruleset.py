@@ -8,7 +8,7 @@ depend on the number of Virtual Servers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import product
@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from msgspec.structs import replace
 
-from agent.distribution import AT_REST, Moment, chain_of
+from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, together
 from agent.forwarding import (
     HOOKS,
     MAPS,
@@ -47,7 +47,7 @@ class Desired:
     """Those that this device carries, whether primary or not."""
     vips: Mapping[GroupId, tuple[str, ...]] = field(default_factory=dict)
     """Assigned addresses of each, without prefix: what its lease covers."""
-    down: frozenset[tuple[GroupId, str]] = frozenset()
+    down: frozenset[GatewayKey] = frozenset()
     """(uid, gateway name) of gateways that this device sees down."""
     moment: Moment = AT_REST
     """Shares of gateways that differ from their weights for now."""
@@ -57,6 +57,33 @@ class Desired:
         """All assigned addresses, in canonical form."""
         carried = (self.vips.get(vs.uid, ()) for vs in self.virtual_servers)
         return frozenset(str(ip_address(vip)) for vips in carried for vip in vips)
+
+    def alone(self) -> dict[GroupId, Desired]:
+        """What concerns each Virtual Server, apart from the others; :func:`joined` undoes it."""
+        down: dict[GroupId, set[GatewayKey]] = {}
+        for key in self.down:
+            down.setdefault(key[0], set()).add(key)
+        moments = self.moment.by_server()
+        return {
+            vs.uid: Desired(
+                (vs,),
+                {vs.uid: tuple(self.vips.get(vs.uid, ()))},
+                frozenset(down.get(vs.uid, ())),
+                moments.get(vs.uid, AT_REST),
+            )
+            for vs in self.virtual_servers
+        }
+
+
+def joined(parts: Iterable[Desired]) -> Desired:
+    """What several Virtual Servers need together."""
+    some = tuple(parts)
+    return Desired(
+        tuple(vs for part in some for vs in part.virtual_servers),
+        {uid: vips for part in some for uid, vips in part.vips.items()},
+        frozenset().union(*(part.down for part in some)),
+        together(part.moment for part in some),
+    )
 
 
 @dataclass(frozen=True)
@@ -85,14 +112,7 @@ class Compiler:
     def compile(self, desired: Desired) -> Ruleset:
         """The ruleset of the Virtual Servers, for the gateways that take flows now."""
         before, self._parts = self._parts, {}
-        down: dict[GroupId, set[tuple[GroupId, str]]] = {}
-        for key in desired.down:
-            down.setdefault(key[0], set()).add(key)
-        moments = desired.moment.by_server()
-        for vs in desired.virtual_servers:
-            uid = vs.uid
-            vips = {uid: tuple(desired.vips.get(uid, ()))}
-            alone = Desired((vs,), vips, frozenset(down.get(uid, ())), moments.get(uid, AT_REST))
+        for uid, alone in desired.alone().items():
             known = before.get(uid)
             self._parts[uid] = known if known and known[0] == alone else (alone, _part(alone))
         found = [part for _, part in self._parts.values()]

@@ -1,0 +1,166 @@
+"""The rules of the Virtual Servers in this kernel: changed as little as can be, all or nothing.
+
+One transaction changes all Virtual Servers. Where the kernel refuses it, those are found
+that it refuses; they keep what they have, the others go on, and nobody waits for an operator
+who mends one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from agent import direct, ruleset
+from agent.nft import KernelRefused, Nft, check
+from agent.ruleset import Compiler, Desired, Ruleset, joined
+from agent.sticky import StickyMaps
+from protocol.ids import GroupId
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a wish."""
+
+    desired: Desired
+    """What is in force now."""
+    changed: tuple[str, ...] = ()
+    """In words."""
+    refused: Mapping[GroupId, str] = field(default_factory=dict)
+    """Virtual Servers whose change the kernel refused, and its reason."""
+    chains: frozenset[str] | None = frozenset()
+    """Chains of the table that were touched; None where more than chains changed."""
+
+
+def culprits(
+    candidates: Sequence[GroupId],
+    refuses: Callable[[frozenset[GroupId]], str],
+    beside: frozenset[GroupId] = frozenset(),
+) -> dict[GroupId, str]:
+    """Which of ``candidates`` are refused, and why; the others are accepted all together.
+
+    ``refuses`` gives the reason why a set of them is refused, or nothing. Asks about twice
+    the binary logarithm of their number for each that is refused.
+    """
+    reason = refuses(beside.union(candidates)) if candidates else ""
+    if not reason:
+        return {}
+    if len(candidates) == 1:
+        return {candidates[0]: reason}
+    middle = len(candidates) // 2
+    first, second = candidates[:middle], candidates[middle:]
+    found = culprits(first, refuses, beside)
+    accepted = beside.union(first) - found.keys()
+    return found | culprits(second, refuses, accepted)
+
+
+class Rules:
+    """Tables ``inet halb`` and ``netdev halb_direct``; used by one thread only."""
+
+    def __init__(self, nft: Nft, sticky: StickyMaps, interface: str) -> None:
+        self._nft = nft
+        self._sticky = sticky
+        self._interface = interface
+        self._compiler = Compiler()
+        self.desired = Desired()
+        """What is in force, as far as is known."""
+        self._ruleset: Ruleset | None = None
+        """None until the first wish, and where others changed it: all of it is loaded then."""
+        self._ways = ""
+        """The script of the table for `dsr` that is in force; empty where that is not known."""
+
+    def forget_rules(self) -> None:
+        """Somebody changed table ``inet halb``."""
+        self._ruleset = None
+
+    def forget_ways(self) -> None:
+        """Somebody changed the table for `dsr`, or the interface that it hangs on."""
+        self._ways = ""
+
+    def ways(self, desired: Desired) -> str:
+        """The script of the table for `dsr`."""
+        return direct.load(ruleset.carried(desired), desired.down, self._interface)
+
+    def want(self, desired: Desired) -> Done:
+        """Make the kernel so, but for Virtual Servers that it refuses.
+
+        Those stay as they are, but for the health of their gateways. Raises
+        :class:`KernelRefused` where none of them is to blame.
+        """
+        try:
+            return self._apply(desired)
+        except KernelRefused:
+            admitted, refused = self._admit(desired)
+            if not refused:
+                raise
+        return replace(self._apply(admitted), refused=refused)
+
+    def _apply(self, desired: Desired) -> Done:
+        wanted = self._compiled(desired)
+        script, words, chains = self._change(wanted)
+        ways = self.ways(desired)
+        if ways != self._ways:
+            if self._ways or ways != direct.nothing():
+                words, chains = (*words, "ways of `dsr` changed"), None
+            script += ways
+        if script:
+            self._nft.run(script)
+        self.desired, self._ruleset, self._ways = desired, wanted, ways
+        return Done(desired, words, {}, chains)
+
+    def _compiled(self, desired: Desired) -> Ruleset:
+        """The ruleset wanted; at rest the one that is in force."""
+        if self._ruleset is not None and desired == self.desired:
+            return self._ruleset
+        return self._compiler.compile(desired)
+
+    def _change(self, wanted: Ruleset) -> tuple[str, tuple[str, ...], frozenset[str] | None]:
+        """A script that leads there, what it does in words, and the chains that it touches."""
+        old = self._ruleset
+        if old is None:
+            script = ruleset.load(wanted) + self._sticky.kept(wanted)
+            return script, (f"rules loaded for {len(wanted.chains)} listeners",), None
+        script = ruleset.change(old, wanted)
+        if not script:
+            return "", (), frozenset()
+        touched = {name for name, rules in wanted.chains.items() if old.chains.get(name) != rules}
+        gone = old.chains.keys() - wanted.chains.keys()
+        words = f"rules changed for {len(touched)} listeners, removed for {len(gone)}"
+        only_chains = replace(old, chains=wanted.chains) == wanted
+        return script, (words,), frozenset(touched | gone) if only_chains else None
+
+    def _admit(self, desired: Desired) -> tuple[Desired, dict[GroupId, str]]:
+        """What of ``desired`` the kernel takes, and why it refuses the rest."""
+        new, old = desired.alone(), self.desired.alone()
+        held = {uid: old[uid] for uid in new if uid in old}
+        changed = [uid for uid in new if self._ruleset is None or new[uid] != old.get(uid)]
+        refused = self._culprits(changed, new, held)
+        kept = {uid: part for uid, part in held.items() if uid in refused}
+        # What stays has its gateways' health of now, if the kernel takes that.
+        health = {
+            uid: replace(new[uid], virtual_servers=part.virtual_servers, vips=part.vips)
+            for uid, part in kept.items()
+        }
+        rest = {uid: part for uid, part in new.items() if uid not in refused}
+        ill = self._culprits(list(health), rest | health, rest | kept)
+        chosen = rest | kept | {uid: part for uid, part in health.items() if uid not in ill}
+        return joined(chosen[uid] for uid in new if uid in chosen), refused
+
+    def _culprits(
+        self,
+        candidates: Sequence[GroupId],
+        new: Mapping[GroupId, Desired],
+        old: Mapping[GroupId, Desired],
+    ) -> dict[GroupId, str]:
+        """Which ``candidates`` the kernel refuses in their ``new`` form, and why."""
+        others = new.keys() - set(candidates)
+
+        def refuses(some: frozenset[GroupId]) -> str:
+            parts = {uid: new[uid] for uid in new if uid in some or uid in others}
+            wanted = joined({**old, **parts}[uid] for uid in new if uid in parts or uid in old)
+            try:
+                check(self._change(self._compiler.compile(wanted))[0] + self.ways(wanted))
+            except KernelRefused as error:
+                return error.message
+            return ""
+
+        return culprits(candidates, refuses)
