@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from agent import flowfilter, netlink
 from agent.netlink import attribute as _attribute
 from agent.shortflows import Notice, ShortFlows, Turn
-from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_of
+from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_of, vip_of
 
 _NEW, _GET, _DELETE = 1 << 8, (1 << 8) | 1, (1 << 8) | 2
 _UPDATED, _DESTROYED = 2, 3
@@ -198,15 +198,28 @@ class FlowTable:
     def put(self, flows: Sequence[Flow], *, replace: bool = True) -> int:
         """Enter flows, in place of others with the same tuples; how many were refused.
 
-        With ``replace`` False others stay, and that is no refusal.
+        With ``replace`` False others that live stay, and that is no refusal. One that has
+        ended never stays: its client has begun anew from the same port.
         """
         refused = self._requests.send([entry(flow, at) for at, flow in enumerate(flows)])
         there = [flows[at] for at, code in refused.items() if code == errno.EEXIST]
-        if not there or not replace:
-            return len(refused) - len(there)
-        self._requests.send([m for flow in there for m in _removals(flow)])
-        again = self._requests.send([entry(flow, at) for at, flow in enumerate(there)])
+        gives_way = [flow for flow in there if not self._stays(flow, replace=replace)]
+        self._requests.send([m for flow in gives_way for m in _removals(flow)])
+        again = self._requests.send([entry(flow, at) for at, flow in enumerate(gives_way)])
         return len(refused) - len(there) + len(again)
+
+    def _stays(self, flow: Flow, *, replace: bool) -> bool:
+        """Whether what is in the way of a flow has to stay."""
+        version = VERSION[len(flow)]
+        body = struct.pack("!BBH", _FAMILY[version], 0, 0) + _tuple(1, version, flow)
+        try:
+            (found,) = netlink.request(netlink.NETFILTER, _GET, body, purpose="find a connection")
+        except netlink.NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
+            return not replace  # it is another flow, whose answers look the same
+        read = _read(found, (vip_of(flow),))
+        return read is not None and read.open and (not replace or read.flow == flow)
 
     def prolong(self, flows: Sequence[Flow]) -> None:
         """Let entries live for their whole timeout again."""

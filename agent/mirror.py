@@ -23,6 +23,8 @@ class Mirror:
         self._present: frozenset[Flow] = frozenset()
         self._stale: set[Flow] = set()
         """Flows that were here when the stream began and were not told of yet."""
+        self._whole = False
+        """The stream's beginning is over: what is told now began just now."""
 
     def begin(self, vips: frozenset[bytes]) -> None:
         """Look at what is here, before the first part."""
@@ -32,19 +34,21 @@ class Mirror:
     def enter(self, part: FlowsPart, vips: frozenset[bytes], mine: frozenset[bytes]) -> int:
         """Enter a part's flows to ``vips``; how many the kernel refused.
 
-        ``mine`` are VIPs that this device itself has by now: flows to them are
-        added, and never replaced or removed. Raises MalformedMessage.
+        ``mine`` are VIPs that this device itself has by now, or had a moment ago: none of
+        the flows to them is removed, and only one that began later replaces one that
+        lives. Raises MalformedMessage.
         """
         told = [flow for flow in part.begun if vip_of(flow) in vips]
         self._stale.difference_update(told)
         new = [flow for flow in told if flow not in self._present]
         self._table.prolong([f for f in told if f[0] == UDP and f in self._present])
-        refused = self._table.put([f for f in new if vip_of(f) not in mine])
-        self._table.put([f for f in new if vip_of(f) in mine], replace=False)
+        older = frozenset() if self._whole else mine
+        refused = self._table.put([f for f in new if vip_of(f) not in older])
+        self._table.put([f for f in new if vip_of(f) in older], replace=False)
         gone = [key for key in part.ended if vip_of(key) in vips and vip_of(key) not in mine]
         if part.complete:
             gone += [key_of(flow) for flow in self._stale if vip_of(flow) not in mine]
-            self._present, self._stale = frozenset(), set()
+            self._present, self._stale, self._whole = frozenset(), set(), True
         self._table.remove(gone)
         return refused
 

@@ -326,6 +326,45 @@ def test_flows_that_a_device_has_by_now_are_neither_replaced_nor_removed(
         assert b.flows() == {ours, via(extra, "10.77.0.97"), other}
 
 
+def test_a_flow_that_began_just_now_replaces_what_a_device_has_of_an_older_one(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+    with connected(network, ANYWHERE):
+        (flow,) = a.flows()
+        b.call(b.table.put, [via(flow, "10.77.0.99")])
+        out = Outgoing(1, (UID,), PACKED, 0.0)
+        out.begin(())
+        out.go_on(chunks([flow], (), PACKED))
+        mirror = Mirror(b.table)
+        b.call(mirror.begin, PACKED)
+        for part in out.due():
+            assert b.call(mirror.enter, part, PACKED, PACKED) == 0
+        assert b.flows() == {flow}
+
+
+def test_a_flow_that_has_ended_is_in_nobodys_way(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+    source = [("10.77.0.13", 40100)]
+    b.take()
+    network.unplug("a")
+    with connected(network, source) as (first,):
+        assert alive([first]) == 1
+        wait_until(lambda: len(b.flows()) == 1, "established")
+        linger = struct.pack("ii", 1, 0)
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    wait_until(lambda: not b.flows(), "reset")
+    network.plug("a")
+    b.drop()
+    a.take()
+    with connected(network, source):
+        (flow,) = a.flows()
+        tell(a, b, mine=PACKED)
+        assert b.flows() == {flow}
+
+
 def test_an_entry_in_the_way_gives_way(network: Network, pair: tuple[Tracked, Tracked]) -> None:
     a, b = pair
     with connected(network, ANYWHERE):
