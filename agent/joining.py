@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from agent import sockets
 from agent.keys import KeyPair
 from agent.rate import Rate
-from agent.sockets import Frames, Socket
+from agent.sockets import Frames, Handshakes, Socket
 from protocol.addresses import check_endpoint, split_endpoint
 from protocol.errors import HalbError, MalformedMessage, NoQuorum, Refused, TimedOut, Unreachable
 from protocol.joining import (
@@ -42,8 +42,16 @@ ANSWER_S = 12.0
 """Seconds that the Site may take to answer one."""
 CONNECT_S = 1.0
 RETRY_S = 0.5
+REFUSALS = 3
+"""Handshakes that a member ends before it is certain that it has another key. One may end
+because it is just stopping; the next begins a tenth of a second later."""
+LOOK_S = 0.05
 
 _log = logging.getLogger(__name__)
+
+
+class OtherKey(Refused):
+    """Somebody else is at the address of a member."""
 
 
 class JoinServer:
@@ -135,7 +143,8 @@ async def ask_to_join(
     """Ask the Site's members, one after the other, until one lets this device in.
 
     Returns a reply that carries a configuration. Raises what the Site refused
-    with, or Unreachable if within ``seconds`` no member answered.
+    with, OtherKey as soon as that is all that any member can be blamed for, or
+    Unreachable if within ``seconds`` no member answered.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + seconds
@@ -149,17 +158,19 @@ async def ask_to_join(
                 try:
                     reply = await ask_member(key, address, request, keys, left)
                     config_of(reply)
-                except (Unreachable, NoQuorum, TimedOut) as error:
+                except (Unreachable, NoQuorum, TimedOut, OtherKey) as error:
                     failed[address] = error
                 else:
                     return reply
+        if failed and all(isinstance(error, OtherKey) for error in failed.values()):
+            raise next(iter(failed.values()))
         await asyncio.sleep(max(0.0, min(RETRY_S, deadline - clock())))
 
 
 async def ask_member(
     server_key: str, address: str, request: JoinRequest, keys: KeyPair, seconds: float
 ) -> JoinReply:
-    """One member's reply; raises Unreachable or what it refused with."""
+    """One member's reply; raises Unreachable, OtherKey, or what it refused with."""
     ip, port = split_endpoint(check_endpoint("token", address))
     await _probe(str(ip), port + PORT_OFFSET, min(CONNECT_S, seconds))
     context = sockets.new_context()
@@ -172,13 +183,24 @@ async def ask_member(
     options = sockets.BOUNDED | sockets.DIALLING | sockets.limits(send=1, size=MAX_REPLY)
     options |= sockets.calling(keys, server_key)
     socket = await Socket.open(context, sockets.DEALER, options, came)
+    handshakes = Handshakes(socket)
     try:
         socket.connect(sockets.tcp(str(ip), port + PORT_OFFSET))
         socket.send((encode_join_request(request),))
-        frames = await asyncio.wait_for(answered, min(ANSWER_S, seconds))
+        async with asyncio.timeout(min(ANSWER_S, seconds)):
+            while not answered.done():
+                await asyncio.wait([answered], timeout=LOOK_S)
+                if handshakes.ended() >= REFUSALS:
+                    raise OtherKey(
+                        f"{address} does not have the key that the token names",
+                        "The token is of another Site, or that device was installed anew: make "
+                        "a new one on a device of this Site with `halbctl token create`.",
+                    )
+        frames = answered.result()
     except TimeoutError:
         raise Unreachable(f"{address} accepts connections but does not answer") from None
     finally:
+        handshakes.close()
         await socket.close()
         context.destroy()
     try:

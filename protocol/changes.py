@@ -53,7 +53,7 @@ class PutVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="vs-
     document: VirtualServerDocument
     must: Literal["create", "exist", "either"] = "either"
     if_revision: str | None = None
-    """Revision of the object itself that the edit rests on."""
+    """Revision at which it was read: refused if it, not the Site, was changed since."""
 
 
 class DeleteVirtualServer(msgspec.Struct, frozen=True, tag_field="change", tag="vs-delete"):

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from protocol.arbiter import Wait
 from protocol.config import Config
 from protocol.effects import Force, Outcome
-from protocol.errors import HalbError, InvalidInput, Refused
+from protocol.errors import HalbError, Refused
 from protocol.group import Group
 from protocol.ids import GroupId
-from protocol.nearest import nearest
 from protocol.outbox import Outbox
 from protocol.timing import NEVER, SECOND
 from protocol.view import Role
+from protocol.virtual_servers import server_named
 
 MIN_PATIENCE_NS = 2 * SECOND
 
@@ -77,13 +77,7 @@ class Forcing:
 
 
 def _group_of(item: Force, config: Config, groups: Mapping[GroupId, Group]) -> Group:
-    server = config.virtual_server_named(item.virtual_server)
-    if server is None:
-        names = [v.name for v in config.virtual_servers.values()]
-        raise InvalidInput(
-            f"there is no Virtual Server {item.virtual_server!r}",
-            nearest(item.virtual_server, names),
-        )
+    server = server_named(config, item.virtual_server)
     group = groups.get(server.uid)
     if group is None:
         raise Refused(

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from protocol.admission import device_named
 from protocol.config import Config
 from protocol.contact import Contact
 from protocol.effects import Outcome, Promote
-from protocol.errors import HalbError, InvalidInput, Refused, TimedOut
+from protocol.errors import HalbError, Refused, TimedOut
 from protocol.flush import Flushes
 from protocol.group import Group
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import RequestMove
 from protocol.moves import best_successor, why_not
-from protocol.nearest import nearest
 from protocol.outbox import Outbox
 from protocol.requests import Requests, return_of
 from protocol.timing import MILLISECOND, NEVER, SECOND
 from protocol.view import Role
+from protocol.virtual_servers import server_named
 
 PAUSE_NS = 1 * SECOND
 """After a hand-over that nobody took, drain tries again only after this."""
@@ -51,20 +52,8 @@ class Moving:
     ) -> None:
         """An operator of this device asks for a move: names to ids, then to the primary."""
         try:
-            server = config.virtual_server_named(item.virtual_server)
-            if server is None:
-                names = [v.name for v in config.virtual_servers.values()]
-                raise InvalidInput(
-                    f"there is no Virtual Server {item.virtual_server!r}",
-                    nearest(item.virtual_server, names),
-                )
-            to = None
-            if item.to is not None:
-                device = config.device_named(item.to)
-                if device is None:
-                    names = [d.name for d in config.devices.values()]
-                    raise InvalidInput(f"there is no device {item.to!r}", nearest(item.to, names))
-                to = device.id
+            server = server_named(config, item.virtual_server)
+            to = None if item.to is None else device_named(config, item.to).id
         except HalbError as error:
             out.do(Outcome(item.request, error=error))
             return

@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from protocol.admission import device_named
 from protocol.assignment import wanted_voters
 from protocol.config import Config, Edit
-from protocol.errors import InvalidInput, Refused
+from protocol.errors import Refused
 from protocol.ids import DeviceId, GroupId, Revision
-from protocol.nearest import nearest
 from protocol.objects import MAX_VOTERS, Assignment, Value
 from protocol.quorum import has_majority
-from protocol.shown import shown
 
 TERM_LEAP = 1000
 """Elections that lost devices may have held among themselves meanwhile."""
@@ -46,10 +45,7 @@ def chosen(
     """
     wanted = []
     for name in names:
-        device = config.device_named(name)
-        if device is None:
-            known = [d.name for d in config.devices.values()]
-            raise InvalidInput(f"no device is named {shown(name)}", nearest(name, known))
+        device = device_named(config, name)
         if device.id not in heard:
             raise Refused(
                 f"device {name!r} cannot be heard from here",

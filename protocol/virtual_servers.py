@@ -192,10 +192,10 @@ def _compare_revision(
 ) -> None:
     key = ("virtual-server", present.uid if present else "")
     actual = config.revision_of(key)
-    if actual != expected:
-        now = f"is at revision {actual}" if present else "does not exist"
+    if present is None or actual > expected:
+        now = f"was changed at revision {actual}" if present else "does not exist"
         raise RevisionConflict(
-            f"Virtual Server {name!r} {now}, not at {expected}",
+            f"Virtual Server {name!r} {now}, after {expected}",
             f"Read it again with `halbctl vs show {name}`, and repeat the change on what you find.",
         )
 

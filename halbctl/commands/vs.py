@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from halbctl.app import area
-from halbctl.output import Paint, emit
+from halbctl.output import Paint, clean, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
 from halbctl.session import change, confirm, finish, get_document, get_status
 from halbctl.settings import settings_of
@@ -166,7 +166,9 @@ def list_(ctx: typer.Context) -> None:
 
 @app.command()
 def show(ctx: typer.Context, name: Name) -> None:
-    """Show one Virtual Server: its devices and gateways."""
+    """Show one Virtual Server: its devices and gateways, and its traffic here."""
+    from halbctl.traffic import get_counters, of_server, traffic_lines
+
     status = get_status(ctx)
     found = next((vs for vs in status["virtual_servers"] if vs["name"] == name), None)
     if found is None:
@@ -175,8 +177,15 @@ def show(ctx: typer.Context, name: Name) -> None:
         names = [vs["name"] for vs in status["virtual_servers"]]
         raise InvalidInput(f"no Virtual Server is named {name!r}", nearest(name, names))
     states = {device["name"]: device["state"] for device in status["devices"]}
-    lines = virtual_server_block(found, states, time.time(), Paint.for_stream(sys.stdout))
-    emit(found, settings_of(ctx).output, lines)
+    paint = Paint.for_stream(sys.stdout)
+    lines = virtual_server_block(found, states, time.time(), paint)
+    counters = of_server(get_counters(ctx), name)
+    traffic = None
+    for counted in counters["virtual_servers"]:
+        traffic = {"device": counters["device"], "at": counters["at"], **counted}
+        lines += ["", f"  traffic through {clean(counters['device'])}, in total"]
+        lines += [f"  {line}" for line in traffic_lines(counters, None, paint)]
+    emit({**found, "traffic": traffic}, settings_of(ctx).output, lines)
 
 
 @app.command()
@@ -203,7 +212,7 @@ def edit(
     """Change a Virtual Server: by options, or without any in $EDITOR.
 
     An option that may be repeated replaces the whole list of its kind. The
-    edit is refused (exit code 4) if the Site was changed meanwhile.
+    edit is refused (exit code 4) if this Virtual Server was changed meanwhile.
     """
     import msgspec
 
@@ -238,8 +247,8 @@ def edit(
             slow_start=seconds("--slow-start", slow_start or f"{old.slow_start}s"),
             listeners=shared(replace_listeners(old.listeners, tcp, udp), balance, sticky),
         )
-    based_on = if_revision or exported["revision"]
-    finish(ctx, change(ctx, PutVirtualServer(new, "exist"), based_on))
+    edited = PutVirtualServer(new, "exist", if_revision=exported["revision"])
+    finish(ctx, change(ctx, edited, if_revision))
 
 
 @app.command()

@@ -11,6 +11,7 @@ import yaml
 
 from halbctl import replies
 from protocol import api, control, diagnosis, insight, traffic
+from protocol.traffic import Counters
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -113,9 +114,11 @@ def test_global_options_work_anywhere(halbctl: Halbctl, argv: tuple[str, ...]) -
     assert json.loads(halbctl(*argv).out) == plain(recorded.BUSY)["virtual_servers"]
 
 
-def test_one_object_prints_as_itself(halbctl: Halbctl) -> None:
+def test_one_object_prints_as_itself(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetCounters] = Counters("w", 1000, ())
     whole = plain(recorded.BUSY)
-    assert json.loads(halbctl("vs", "show", "rdp", "-o", "json").out) == whole["virtual_servers"][1]
+    shown = json.loads(halbctl("vs", "show", "rdp", "-o", "json").out)
+    assert shown == {**whole["virtual_servers"][1], "traffic": None}
     assert json.loads(halbctl("device", "show", "b", "-o", "json").out) == whole["devices"][1]
 
 

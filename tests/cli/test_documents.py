@@ -133,7 +133,7 @@ def test_edit_by_options_rests_on_the_exported_revision(peer: Peer, halbctl: Hal
     ran = halbctl("vs", "edit", "rdp", "--profile", "fast", "--tcp", "443", "--tcp", "8443")
     assert ran.code == 0
     put = peer.only(api.PutChange)
-    assert put.if_revision == "3.17"
+    assert (put.if_revision, put.change.if_revision) == (None, "3.17")
     assert put.change.must == "exist"
     new = put.change.document
     assert new.profile == "fast"
@@ -143,6 +143,11 @@ def test_edit_by_options_rests_on_the_exported_revision(peer: Peer, halbctl: Hal
     ]  # fmt: skip
     assert new.listeners[0].check.interval == 1.0
     assert new.listeners[2].balance == "source-hash"
+
+
+def test_an_edit_may_rest_on_the_whole_site(peer: Peer, halbctl: Halbctl) -> None:
+    assert halbctl("vs", "edit", "rdp", "--profile", "fast", "--if-revision", "3.16").code == 0
+    assert peer.only(api.PutChange).if_revision == "3.16"
 
 
 def test_an_edit_that_lost_the_race_says_so(peer: Peer, halbctl: Halbctl) -> None:

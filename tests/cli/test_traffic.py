@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
-from halbctl.commands.traffic import short, traffic_lines
 from halbctl.output import Paint
+from halbctl.traffic import short, traffic_lines
 from protocol import api
 from protocol.traffic import (
     Counters,
@@ -17,6 +18,7 @@ from protocol.traffic import (
     Traffic,
     VirtualServerTraffic,
 )
+from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
 
@@ -29,10 +31,10 @@ def counters(at: int, number: int) -> Counters:
 
 
 TOTALS = """\
-                    ACTIVE  CONNECTIONS  REFUSED  DROPPED  IN packets  OUT packets  IN bytes  OUT bytes
-web (primary here)       4           40        3        0         400          200       40k       2.0M
-  tcp/443                4           40        3        0         400          200       40k       2.0M
-    gw1                  4           40        0        0         400          200       40k       2.0M
+                    ACTIVE  NEW/s  CONNECTIONS  REFUSED  DROPPED  IN packets  OUT packets  IN bytes  OUT bytes
+web (primary here)       4      2           40        3        0         400          200       40k       2.0M
+  tcp/443                4      2           40        3        0         400          200       40k       2.0M
+    gw1                  4      2           40        0        0         400          200       40k       2.0M
 
 """  # noqa: E501
 
@@ -42,6 +44,24 @@ def test_top_prints_totals_once(peer: Peer, halbctl: Halbctl) -> None:
     ran = halbctl("top", "--total", "--count", "1")
     assert ran.code == 0
     assert ran.out == TOTALS
+
+
+def test_a_virtual_server_is_shown_with_its_traffic_here(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetStatus] = recorded.BUSY
+    counted = counters(1000, 40)
+    (web,) = counted.virtual_servers
+    servers = (web, msgspec.structs.replace(web, name="rdp", primary=False))
+    peer.answers[api.GetCounters] = msgspec.structs.replace(counted, virtual_servers=servers)
+    ran = halbctl("vs", "show", "rdp")
+    assert "traffic through a, in total" in ran.out
+    figures = ["4", "2", "40", "3", "0", "400", "200", "40k", "2.0M"]
+    assert ["rdp", "(secondary", "here)", *figures] in [
+        line.split() for line in ran.out.split("\n")
+    ]
+    assert "web" not in ran.out
+    traffic = json.loads(halbctl("vs", "show", "rdp", "-o", "json").out)["traffic"]
+    assert (traffic["device"], traffic["at"], traffic["primary"]) == ("a", 1000, False)
+    assert traffic["traffic"]["connections"] == 40
 
 
 def test_rates_are_between_two_looks() -> None:

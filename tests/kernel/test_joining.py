@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 
 import pytest
 
 from agent import joining, sockets
-from agent.joining import JoinServer, ask_to_join
+from agent.joining import JoinServer, OtherKey, ask_to_join
 from agent.keys import KeyPair
 from agent.sockets import Socket
 from protocol.config import Config, Edit
@@ -163,11 +164,43 @@ def test_a_member_with_another_key_than_the_token_names_learns_nothing(host: Ins
     member = Member()
 
     async def scenario() -> None:
-        with pytest.raises(Unreachable, match="accepts connections but does not answer"):
-            await ask(token(member, key=sockets.new_key_pair().public), seconds=1.5)
+        with pytest.raises(OtherKey, match="does not have the key") as caught:
+            await ask(token(member, key=sockets.new_key_pair().public), seconds=300.0)
+        assert "another Site" in caught.value.remedy
         assert not member.asked
 
     run(host, scenario, member)
+
+
+def test_a_member_with_another_key_does_not_hide_one_that_comes_back(host: Inside) -> None:
+    stranger, member = Member(), Member()
+    both = JoinToken("5" * 16, "paris", "7" * 16, "f" * 32, (
+        (sockets.new_key_pair().public, (stranger.address,)),
+        (member.keys.public, (member.address,)),
+    ), 2**31)  # fmt: skip
+
+    async def scenario() -> None:
+        asking = asyncio.create_task(ask(both, seconds=60.0))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        await member.server.start()
+        assert config_of(await asking) == CONFIG
+        await member.server.close()
+
+    run(host, scenario, stranger)
+
+
+def test_a_member_that_hangs_is_not_taken_for_another(host: Inside) -> None:
+    member = Member()
+
+    async def scenario() -> None:
+        with (
+            socket.create_server((IP, member.port)),
+            pytest.raises(Unreachable, match="accepts connections but does not answer"),
+        ):
+            await ask(token(member), seconds=1.5)
+
+    run(host, scenario)
 
 
 def test_garbage_is_answered_or_dropped_and_the_next_request_served(host: Inside) -> None:

@@ -186,7 +186,9 @@ def test_a_change_of_something_else_is_no_conflict() -> None:
     config = site(RDP)
     held = str(config.revision_of(("virtual-server", server(config).uid)))
     other = after(config, create(WEB))
-    assert edit(other, PutVirtualServer(document(RDP, profile="fast"), if_revision=held)).put
+    for read_at in (held, str(config.revision), str(other.revision)):
+        change = PutVirtualServer(document(RDP, profile="fast"), if_revision=read_at)
+        assert edit(other, change).put
 
 
 def test_a_deleted_virtual_server_leaves_a_tombstone() -> None:
