@@ -50,10 +50,10 @@ from protocol.messages import GatewaySeen, Message
 from protocol.objects import VirtualServer
 from protocol.timing import SECOND
 
-LOOK_S = 2.0
+LOOK_S = 4.0
 """Seconds between two looks at the interface and the leases where the kernel tells nothing."""
-FOLLOW_S = 0.5
-"""Seconds between two looks at shares and drains, where some change with time."""
+FOLLOW_S, IDLE_S = 0.5, 2.0
+"""Seconds between two looks at shares and drains, where some change with time and where none."""
 SOON_S = 0.01
 """Seconds from the kernel's word to a look: notices come in crowds."""
 
@@ -261,7 +261,7 @@ class Carrier:
 
     async def _follow_forever(self) -> None:
         while True:
-            await next_round(FOLLOW_S if self.balancer.needed or self._drains() else LOOK_S)
+            await next_round(FOLLOW_S if self.balancer.needed or self._drains() else IDLE_S)
             self._drain()
             await self._balance()
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from agent.clock import next_round
 from agent.dataplane import DataPlane
 from agent.distribution import chain_of
 from agent.gated import numbers, sticky_map
@@ -106,15 +107,15 @@ class StickyClients:
     # As primary
 
     async def _tell_forever(self) -> None:
-        pause = TELL_S
         while True:
-            await asyncio.sleep(pause)
+            await next_round(TELL_S)
             began = self._loop.time()
             try:
                 await self._tell()
             except HalbError as error:
                 _log.warning("cannot read the sticky clients: %s", error.message)
-            pause = max(TELL_S, (self._loop.time() - began) / READ_SHARE)
+            took = self._loop.time() - began
+            await asyncio.sleep(max(0.0, took / READ_SHARE - TELL_S))
 
     async def _tell(self) -> None:
         room = MAX_PARTS

@@ -22,12 +22,16 @@ def unix_offset() -> int:
     return time.time_ns() - boottime()
 
 
-async def next_round(seconds: float) -> None:
-    """Sleep until the next multiple of ``seconds`` of the loop's clock.
+def until_round(seconds: float) -> float:
+    """Seconds from now to the next multiple of ``seconds`` of the loop's clock.
 
     What is done now and then is so done in the same wake-ups, those of beats among
     them: at rest most of the agent's cost is waking up.
     """
-    loop = asyncio.get_running_loop()
-    now = loop.time()
-    await asyncio.sleep(math.floor(now / seconds + 1) * seconds - now)
+    now = asyncio.get_running_loop().time()
+    return math.floor(now / seconds + 1) * seconds - now
+
+
+async def next_round(seconds: float) -> None:
+    """Sleep until then."""
+    await asyncio.sleep(until_round(seconds))

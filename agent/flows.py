@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from agent.aftermath import Survey
 from agent.barrier import Barrier
+from agent.clock import next_round
 from agent.flowreading import Found, changes, everything
 from agent.flowstream import Chunk, Incoming, Outgoing, Step
 from agent.flowtable import FlowTable
@@ -329,7 +330,7 @@ class Flows:
 
     async def _keep_forever(self) -> None:
         while True:
-            await asyncio.sleep(KEEP_S)
+            await next_round(KEEP_S)
             self._keep(self._loop.time())
 
     def _keep(self, now: float) -> None:

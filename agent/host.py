@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from agent import conntrack_limit
+from agent.clock import next_round
 from agent.conntrack_limit import Alarm
 from agent.counters import Service
 from agent.firewall import RAW, Chain, foreign_chains, suspects
@@ -71,7 +72,7 @@ class HostWatch:
             news = self._alarm.note(conntrack_limit.room())
             if news:
                 self.on_event(Event("conntrack", None, news))
-            await asyncio.sleep(LOOK_S)
+            await next_round(LOOK_S)
 
     def on_sample(self, now: Sample) -> None:
         """The accounts were read: what of it was taken away since the sample before?"""

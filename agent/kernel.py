@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
+from agent.clock import until_round
 from agent.conntrack import Flow
 from agent.counters import Reading
 from agent.dataplane import DataPlane, Desired, Reconciled
@@ -22,8 +23,8 @@ from agent.watch import KernelWatch
 from protocol.errors import HalbError
 from protocol.ids import GroupId, Revision
 
-PASS_S = 2.0
-"""Seconds between two passes where nothing is wished."""
+PASS_S = 4.0
+"""Seconds between two passes where nothing is wished, and the kernel tells of no change."""
 COUNT_AGE_S = 1.0
 """Counts of flows older than this are read anew when somebody asks."""
 COUNT_WAIT_S = 0.1
@@ -114,7 +115,7 @@ class Kernel:
                     await self._pass(self._desired, self._revision)
             # Not wait_for: in Python 3.11 a wish that comes with a cancellation swallows it.
             with suppress(TimeoutError):
-                async with asyncio.timeout(PASS_S):
+                async with asyncio.timeout(until_round(PASS_S)):
                     await self._wished.wait()
             self._wished.clear()
 

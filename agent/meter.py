@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from agent.clock import next_round
 from agent.conntrack import Flow
 from agent.counters import Reading
 from protocol.errors import HalbError
@@ -74,7 +75,7 @@ class Meter:
 
     async def _forever(self) -> None:
         while True:
-            await asyncio.sleep(SAMPLE_S)
+            await next_round(SAMPLE_S)
             try:
                 async with self._reading:
                     await self._take(active=False)

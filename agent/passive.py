@@ -19,6 +19,7 @@ from ipaddress import ip_address
 
 from agent import netlink
 from agent.checks import GatewayKey
+from agent.clock import next_round
 from agent.conntrack import TCP_STATE_AT, layout_of
 from protocol.errors import HalbError
 from protocol.objects import VirtualServer
@@ -147,7 +148,7 @@ class Passive:
     async def _look_forever(self) -> None:
         evidence = Evidence()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await next_round(LOOK_S)
             servers = [s for s in self._servers() if any(each.passive for each in s.listeners)]
             if not servers:
                 continue

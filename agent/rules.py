@@ -95,7 +95,9 @@ class Rules:
         return replace(self._apply(admitted), refused=refused)
 
     def _apply(self, desired: Desired) -> Done:
-        wanted = self._compiled(desired)
+        if self._ruleset is not None and self._ways and desired == self.desired:
+            return Done(desired)
+        wanted = self._compiler.compile(desired)
         script, words, chains = self._change(wanted)
         ways = self.ways(desired)
         if ways != self._ways:
@@ -106,12 +108,6 @@ class Rules:
             self._nft.run(script)
         self.desired, self._ruleset, self._ways = desired, wanted, ways
         return Done(desired, words, {}, chains)
-
-    def _compiled(self, desired: Desired) -> Ruleset:
-        """The ruleset wanted; at rest the one that is in force."""
-        if self._ruleset is not None and desired == self.desired:
-            return self._ruleset
-        return self._compiler.compile(desired)
 
     def _change(self, wanted: Ruleset) -> tuple[str, tuple[str, ...], frozenset[str] | None]:
         """A script that leads there, what it does in words, and the chains that it touches."""
