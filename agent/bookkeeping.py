@@ -28,6 +28,7 @@ class Books:
         self._accounts: Accounts | None = None
         """In force; None until the first pass, and after somebody altered the table."""
         self._shape: dict[str, str] = {}
+        self._desired = Desired()
         self._refused = ""
 
     def inspect(self) -> tuple[str, ...]:
@@ -44,7 +45,9 @@ class Books:
 
     def reconcile(self, desired: Desired) -> bool:
         """Count for the listeners of ``desired``; whether anything had to be changed."""
-        wanted = accounts_of(desired)
+        if desired == self._desired and self._accounts is not None:
+            return False
+        self._desired, wanted = desired, accounts_of(desired)
         if wanted == self._accounts:
             return False
         try:

@@ -188,6 +188,10 @@ class DataPlane:
         refused = {**unfit, **homeless, **done.refused}
         return Reconciled((*changed, *moved), found, refused, drift.anew)
 
+    def undisturbed(self) -> bool:
+        """Whether nobody has changed any rules since the newest pass looked."""
+        return self._seen is None or self._seen.generation == ruleset_generation()
+
     def connections(self) -> Mapping[tuple[GroupId, str], int]:
         """Live flows per (Virtual Server uid, gateway name), of the newest pass's ones.
 

@@ -39,13 +39,14 @@ def nothing() -> str:
 def load(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> str:
     """A script that makes the table exactly so; that of :func:`nothing` where all is empty.
 
+    ``carried`` are listeners of Virtual Servers with this mode alone.
     A listener without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
     """
     chains: list[str] = []
     ways: dict[str, list[str]] = {}
     for name, vs, listener, version, vips in carried:
         gateways = candidates(vs, version, down)
-        if vs.forwarding != "dsr" or not gateways:
+        if not gateways:
             continue
         found = selector(vs, listener, version, gateways, AT_REST)
         chains.append(f"add chain netdev {TABLE} {name}")

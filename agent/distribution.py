@@ -91,9 +91,7 @@ def takes_flows(vs: VirtualServer, gateway: Gateway, down: frozenset[GatewayKey]
 def candidates(vs: VirtualServer, version: int, down: frozenset[GatewayKey]) -> tuple[Gateway, ...]:
     """Gateways of an IP version that take flows now; a backup only where no other does."""
     able = [
-        g
-        for g in vs.gateways
-        if ip_address(g.address).version == version and takes_flows(vs, g, down)
+        g for g in vs.gateways if (":" in g.address) is (version == 6) and takes_flows(vs, g, down)
     ]
     return tuple(g for g in able if not g.backup) or tuple(able)
 

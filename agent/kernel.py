@@ -123,7 +123,11 @@ class Kernel:
         try:
             if not self._prepared:
                 await self._prepare()
-            done = await self._loop.run_in_executor(self._worker, self._plane.reconcile, desired)
+            assert self._watch is not None
+            with self._watch.deaf():
+                done = await self._loop.run_in_executor(
+                    self._worker, self._plane.reconcile, desired
+                )
         except HalbError as error:
             _log.error("%s %s", error.message, error.remedy)
             self._on_pass(desired, revision, None, error.message)
@@ -134,6 +138,9 @@ class Kernel:
             _log.warning("kernel: %s; repaired", text)
         self.drift = [*self.drift, *done.drift][-MAX_DRIFT:]
         self._on_pass(desired, revision, done, "")
+        if not await self.do(DataPlane.undisturbed):
+            # Somebody changed rules while nobody listened.
+            self._changed()
 
     async def do(self, work: Callable[[DataPlane], T]) -> T:
         """What ``work`` returns, done by the worker between two passes."""
@@ -180,9 +187,9 @@ class Kernel:
 
     async def close(self) -> None:
         """Stop the passes; the kernel stays as it is."""
-        if self._watch is not None:
-            self._watch.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._watch is not None:
+            self._watch.close()
         await asyncio.to_thread(self._worker.shutdown)

@@ -78,7 +78,9 @@ class Rules:
 
     def ways(self, desired: Desired) -> str:
         """The script of the table for `dsr`."""
-        return direct.load(ruleset.carried(desired), desired.down, self._interface)
+        some = tuple(vs for vs in desired.virtual_servers if vs.forwarding == "dsr")
+        carried = ruleset.carried(Desired(some, desired.vips))
+        return direct.load(carried, desired.down, self._interface)
 
     def want(self, desired: Desired) -> Done:
         """Make the kernel so, but for Virtual Servers that it refuses.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from ipaddress import ip_address
 from itertools import product
 from typing import Literal, get_args
@@ -52,7 +53,7 @@ class Desired:
     moment: Moment = AT_REST
     """Shares of gateways that differ from their weights for now."""
 
-    @property
+    @cached_property
     def addresses(self) -> frozenset[str]:
         """All assigned addresses, in canonical form."""
         carried = (self.vips.get(vs.uid, ()) for vs in self.virtual_servers)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 import pytest
 
 from agent.addresses import InterfaceMissing
 from agent.announce import Announcer
-from agent.dataplane import Desired
+from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.kernel import Kernel
 from agent.watch import KernelWatch
 from protocol.errors import HalbError
+from protocol.ids import Revision
 from protocol.objects import Listener
 from tests.kernel.namespaces import VIPS, Device, Inside, desired, hosts, virtual_server
 
@@ -105,6 +108,63 @@ def test_the_watch_tells_of_what_concerns_us(pair: tuple[Device, Inside], change
     device.run("ip", "link", "set", "eth0", "up")
     assert delay is not None
     assert delay < 0.5
+
+
+def test_the_watch_hears_nothing_while_it_is_deaf(pair: tuple[Device, Inside]) -> None:
+    device, _ = pair
+    device.reconcile(WANTED)
+
+    async def told() -> list[bool]:
+        found = []
+        heard = asyncio.Event()
+        watch = KernelWatch("eth0", heard.set)
+        for how, chain in ((watch.deaf, "guard"), (nullcontext, "source")):
+            with how():
+                command = ("nft", "flush", "chain", "inet", "halb", chain)
+                await asyncio.to_thread(device.run, *command)
+            # The kernel has told all listeners by now, and the loop reads before it sleeps.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            found.append(heard.is_set())
+        watch.close()
+        return found
+
+    assert device.call(asyncio.run, told()) == [False, True]
+
+
+def test_what_others_do_while_the_watch_is_deaf_is_mended_at_once(
+    pair: tuple[Device, Inside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _ = pair
+    monkeypatch.setattr("agent.kernel.PASS_S", 3600.0)
+    passes: list[Reconciled | None] = []
+
+    class Disturbed(DataPlane):
+        """Somebody removes all rules while the first pass runs."""
+
+        def reconcile(self, desired: Desired) -> Reconciled:
+            done = super().reconcile(desired)
+            if not passes:
+                device.network.run("a", "nft", "flush", "ruleset")
+            return done
+
+    async def run() -> None:
+        mended = asyncio.Event()
+
+        def on_pass(_: Desired, __: Revision, done: Reconciled | None, error: str) -> None:
+            assert not error
+            passes.append(done)
+            if done is not None and done.drift:
+                mended.set()
+
+        kernel = Kernel(Disturbed("eth0"), on_pass, lambda: None)
+        await kernel.start()
+        kernel.want(WANTED, Revision())
+        await asyncio.wait_for(mended.wait(), 30.0)
+        await kernel.close()
+
+    device.call(asyncio.run, run())
+    assert "table inet halb\n" in device.run("nft", "list", "tables")
 
 
 def test_the_watch_is_silent_about_leases_and_foreign_rules(pair: tuple[Device, Inside]) -> None:
