@@ -5,108 +5,57 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
 from agent.aftermath import Aftermath, aftermath, carried
-from agent.dataplane import Desired
 from agent.flowstream import Outgoing, chunks
-from agent.flowtable import FlowTable
 from agent.mirror import Mirror
 from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
-from halbctl.lab.servers import ECHO, PUSH
+from halbctl.lab.servers import ECHO
 from protocol.flows import RECORD, UDP, Flow, key_of, vip_of
-from protocol.objects import Gateway, Listener
 from tests.kernel.namespaces import (
     UID,
     VIP,
     VIP6,
-    VIPS,
-    Device,
     Inside,
-    desired,
-    hosts,
-    virtual_server,
     wait_until,
+)
+from tests.kernel.tracked import (
+    ANYWHERE,
+    BY_TURNS,
+    CLIENTS,
+    PACKED,
+    PATIENCE_S,
+    PORTS,
+    Tracked,
+    alive,
+    connected,
+    farm,
+    gateways,
+    paired,
 )
 
 pytestmark = pytest.mark.kernel
 
-NAMES = ("gw1", "gw2", "gw3")
-FIRST_GATEWAY = 14
-BY_TURNS = 7101
-"""Port whose flows no hash tells of."""
 CONNECTIONS = 200
-ANYWHERE = [("10.77.0.13", 0)]
-"""The client's own address, any port."""
-CLIENTS, PORTS = 20, range(40000, 40010)
-PACKED = frozenset(ip_address(vip).packed for vip in VIPS)
-LISTENERS = [
-    Listener(protocol="tcp", port=ECHO, gateway_port=ECHO),
-    Listener(protocol="udp", port=ECHO, gateway_port=ECHO),
-    Listener(protocol="tcp", port=PUSH, gateway_port=PUSH),
-    Listener(protocol="tcp", port=BY_TURNS, gateway_port=ECHO, balance="round-robin"),
-]
 OUTAGE_S = 0.3
 SETTLING_S = 2.0
-PATIENCE_S = 5.0
-
-
-def gateways(*names: str) -> Desired:
-    """The Virtual Server with these gateways, of both IP versions."""
-    numbers = {name: number for number, name in enumerate(NAMES, start=FIRST_GATEWAY)}
-    some = [
-        Gateway(name=f"{name}-{version}", address=pattern.format(numbers[name]))
-        for version, pattern in ((4, "10.77.0.{}"), (6, "fd77::{}"))
-        for name in names
-    ]
-    return desired(virtual_server(some, LISTENERS))
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    with hosts("a", "b", "client", *NAMES, servers=NAMES) as built:
-        for number in range(CLIENTS):
-            built.run(
-                "client", "ip", "address", "add", f"10.77.0.{100 + number + 1}/24", "dev", "eth0"
-            )
+    with farm() as built:
         yield built
 
 
 @pytest.fixture
 def pair(network: Network) -> Iterator[tuple[Tracked, Tracked]]:
-    """Device ``a``, which has the VIPs, and ``b``, which is told of its flows."""
-    a, b = Tracked(network, "a"), Tracked(network, "b")
-    for device in (a, b):
-        device.reconcile(gateways("gw1", "gw2"))
-        device.call(device.table.share, True)
-        device.call(device.table.listen, True)
-    a.take()
-    yield a, b
-    for device in (a, b):
-        device.drop()
-        network.plug(device.host)
-        device.run("conntrack", "-F")
-        device.close()
-
-
-class Tracked(Device):
-    """A device whose connection table is watched."""
-
-    def __init__(self, network: Network, host: str) -> None:
-        super().__init__(network, host)
-        self.table = self.call(FlowTable)
-
-    def flows(self) -> set[Flow]:
-        return set(self.call(lambda: list(self.table.all(PACKED))))
-
-    def close(self) -> None:
-        self.call(self.table.close)
-        super().close()
+    with paired(network) as made:
+        yield made
 
 
 def tell(sender: Tracked, receiver: Tracked, mine: frozenset[bytes] = frozenset()) -> None:
@@ -124,36 +73,6 @@ def take_over(network: Network, pair: tuple[Tracked, Tracked]) -> None:
     network.unplug("a")
     time.sleep(OUTAGE_S)
     pair[1].take()
-
-
-@contextmanager
-def connected(
-    network: Network, sources: Sequence[tuple[str, int]], port: int = ECHO
-) -> Iterator[list[socket.socket]]:
-    """One echo connection of the client to the VIP from each source address and port."""
-    client = Inside(network, "client")
-    with ExitStack() as stack:
-        stack.callback(client.close)
-        connections = []
-        for source in sources:
-            sock = stack.enter_context(client.call(socket.socket))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.settimeout(PATIENCE_S)
-            sock.bind(source)
-            sock.connect((VIP, port))
-            connections.append(sock)
-        yield connections
-
-
-def alive(connections: Sequence[socket.socket]) -> int:
-    """How many still give back what they are told."""
-    for sock in connections:
-        sock.send(b"?")
-    count = 0
-    for sock in connections:
-        with suppress(OSError):
-            count += sock.recv(1) == b"?"
-    return count
 
 
 @pytest.mark.parametrize("vip", [VIP, VIP6])
@@ -206,77 +125,6 @@ def test_flows_that_were_dealt_out_by_turns_survive_a_crash(
         tell(*pair)
         take_over(network, pair)
         assert alive(connections) == CONNECTIONS
-
-
-def test_a_flow_is_told_once_it_has_lived_for_two_looks_and_when_it_ends(
-    network: Network, pair: tuple[Tracked, Tracked]
-) -> None:
-    a, _ = pair
-    with connected(network, ANYWHERE):
-        first, second = (a.call(a.table.changes, PACKED) for _ in range(2))
-        (flow,) = a.flows()
-        a.run("conntrack", "-F")
-        ended = a.call(a.table.changes, PACKED).ended
-    assert not first.begun
-    assert second.begun == {key_of(flow): flow}
-    assert ended == {key_of(flow)}
-
-
-def test_a_flow_that_ends_at_once_is_told_neither_as_begun_nor_as_ended(
-    network: Network, pair: tuple[Tracked, Tracked]
-) -> None:
-    a, _ = pair
-    for linger in ((0, 0), (1, 0)):
-        with connected(network, ANYWHERE * 3) as connections:
-            assert alive(connections) == 3
-            for sock in connections:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", *linger))
-    wait_until(lambda: not a.flows(), "all of them are over")
-    # What was listed meanwhile may be known elsewhere, so that look tells everything.
-    assert not a.call(a.table.changes, PACKED).begun
-    for _ in range(2):
-        found = a.call(a.table.changes, PACKED)
-        assert not found.begun
-        assert not found.ended
-
-
-def test_a_flow_that_is_known_from_a_list_is_told_as_ended_however_short_it_was(
-    network: Network, pair: tuple[Tracked, Tracked]
-) -> None:
-    a, _ = pair
-    with connected(network, ANYWHERE):
-        (flow,) = a.flows()
-        a.run("conntrack", "-F")
-    found = a.call(a.table.changes, PACKED)
-    assert not found.begun
-    assert found.ended == {key_of(flow)}
-
-
-def test_nothing_is_held_back_where_there_is_no_time_for_another_look(
-    network: Network, pair: tuple[Tracked, Tracked]
-) -> None:
-    a, _ = pair
-    with connected(network, ANYWHERE):
-        found = a.call(a.table.changes, PACKED, whole=True)
-        assert set(found.begun.values()) == a.flows()
-
-
-def test_flows_that_were_not_answered_yet_are_never_heard_of(
-    network: Network, pair: tuple[Tracked, Tracked]
-) -> None:
-    a, _ = pair
-    client = Inside(network, "client")
-    with client.call(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PATIENCE_S)
-        sock.connect((VIP, ECHO))
-        sock.send(b"?")
-        assert sock.recv(100)
-    client.close()
-    assert not a.flows()
-    a.run("conntrack", "-F")
-    found = a.call(a.table.changes, PACKED)
-    assert not found.begun
-    assert not found.ended
 
 
 def test_the_beginning_of_a_stream_adds_what_is_missing_and_removes_what_is_stale(
