@@ -187,10 +187,11 @@ class Agent:
         """What this device tells another one's operator."""
         node, now = self._loop.node, boottime()
         links = link_reports(node.beats.contacts, self._transport.loss(), now)
+        mtu = self._carrier.mtu() if self._carrier else 0
         if group is None:
-            return Report(request, links)
+            return Report(request, links, mtu=mtu)
         seen = self._carrier.gateways_seen(group) if self._carrier else ()
-        return Report(request, links, node.report(group, now), gateways=seen)
+        return Report(request, links, node.report(group, now), gateways=seen, mtu=mtu)
 
     def _neighbours(self) -> tuple[tuple[DeviceId, ...], bool]:
         overlay = self._loop.node.neighbourhood.overlay

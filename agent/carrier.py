@@ -26,6 +26,7 @@ from agent.clock import next_round
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.draining import Draining
 from agent.flows import Flows
+from agent.gateway_news import GatewayNews
 from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lease import KernelLease
@@ -95,6 +96,7 @@ class Carrier:
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._desired = Desired()
         self.draining = Draining(news.on_event)
+        self._gateway_news = GatewayNews(news.on_event)
         self.passive = Passive(self._led, self.checks.suspect)
         self.vips: Vips | None = None
         self.presence: Presence | None = None
@@ -210,7 +212,10 @@ class Carrier:
 
     def _on_health(self, down: Down) -> None:
         self._deliver(GatewayHealth(tuple(sorted(down))))
-        self.balancer.observe(self._carried(), down)
+        carried = self._carried()
+        self.balancer.observe(carried, down)
+        held = self.vips.held if self.vips else ()
+        self._gateway_news.observe(carried, down, self.checks.reasons(), held)
         self._wish()
 
     async def _balance(self) -> None:
@@ -239,6 +244,13 @@ class Carrier:
         return True
 
     # What is
+
+    def mtu(self) -> int:
+        """Of the service interface; 0 while there is none."""
+        try:
+            return addresses.mtu(self.interface)
+        except InterfaceMissing:
+            return 0
 
     def _on_pass(
         self, desired: Desired, revision: Revision, done: Reconciled | None, error: str

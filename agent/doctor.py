@@ -8,7 +8,7 @@ VIPs and keeps silent about them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -33,9 +33,17 @@ _QUIET = ("votes only", "drained")
 
 
 async def examine(
-    name: str, device: DeviceId, interface: str, config: Config, status: api.Status | None
+    name: str,
+    device: DeviceId,
+    interface: str,
+    config: Config,
+    status: api.Status | None,
+    mtus: Mapping[str, int],
 ) -> Diagnosis:
-    """Look at everything; ``interface`` is empty on a witness, ``status`` None outside a Site."""
+    """Look at everything; ``interface`` is empty on a witness, ``status`` None outside a Site.
+
+    ``mtus`` are those that the devices told of their service interfaces, by name.
+    """
     found: list[Finding] = []
     if interface:
         found += await asyncio.to_thread(host_check.look, interface)
@@ -43,6 +51,7 @@ async def examine(
         found += known(name, status)
         if interface:
             found += await _network(device, interface, config)
+        found += different_mtus(mtus)
     return Diagnosis(name, status.site if status else "", tuple(found))
 
 
@@ -53,6 +62,19 @@ def known(name: str, status: api.Status) -> Iterator[Finding]:
     yield from _or_well(_gateways(status), "gateways", "no gateway is down")
     for warning in status.warnings:
         yield Finding("agent", "warning", warning, "See `halbctl status`.")
+
+
+def different_mtus(mtus: Mapping[str, int]) -> Iterator[Finding]:
+    """After a takeover, packets that went through one device are too large for another."""
+    if len(set(mtus.values())) > 1:
+        each = ", ".join(f"{name} {mtu}" for name, mtu in sorted(mtus.items()))
+        yield Finding(
+            "mtu",
+            "warning",
+            f"the devices' service interfaces have different MTUs: {each}",
+            "Give them all the same: ip link set dev INTERFACE mtu BYTES, and in the host's "
+            "network settings.",
+        )
 
 
 def _or_well(found: Iterable[Finding], check: str, text: str) -> Iterable[Finding]:

@@ -40,7 +40,7 @@ VERIFICATION = "verification"
 """From the announcement until the last neighbour has learnt where the VIPs are."""
 ALARMS = frozenset({"two-owners", "foreign-owner", "not-learnt"})
 """Kinds of entries that are warnings in the log."""
-TOLD = ALARMS | {"primary", "move", "learnt", "drained", "flows"}
+TOLD = ALARMS | {"primary", "move", "learnt", "drained", "flows", "gateway"}
 """Kinds that every device of the Site is told of, for its own history."""
 
 OFFICE = {"leader": 0, "primary": 1}

@@ -120,7 +120,10 @@ class Operations:
         agent = self.agent
         status = await self.status() if agent.in_site else None
         interface = "" if agent.settings.witness else agent.settings.interface
-        return await examine(agent.name, agent.device, interface, agent.config, status)
+        devices = agent.config.devices
+        told = await agent.inquiries.ask(devices) if agent.in_site else {}
+        mtus = {devices[d].name: report.mtu for d, report in told.items() if report.mtu}
+        return await examine(agent.name, agent.device, interface, agent.config, status, mtus)
 
     def _require_site(self) -> None:
         if not self.agent.in_site:

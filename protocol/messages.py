@@ -180,6 +180,7 @@ class Lead(msgspec.Struct, frozen=True, array_like=True):
 
 
 MAX_UNHEARD = 16
+MAX_FAULT = 160
 MAX_LINKS = 64
 """Peers that a :class:`Report` tells of."""
 
@@ -333,9 +334,6 @@ class GatewaySeen(msgspec.Struct, frozen=True, array_like=True):
     """Flows of that device's kernel, some seconds old at most; -1 where unknown."""
 
 
-MAX_FAULT = 160
-
-
 class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
     """Answer to :class:`Inquire`."""
 
@@ -347,6 +345,8 @@ class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):
     """Who reports, where others pass it on; empty: the sender."""
     gateways: tuple[GatewaySeen, ...] = ()
     """Of the Virtual Server that was asked about, if the device carries it."""
+    mtu: int = 0
+    """Of the service interface, bytes; 0 where there is none."""
 
 
 class Moved(msgspec.Struct, frozen=True, tag_field="t", tag="moved"):

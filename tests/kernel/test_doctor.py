@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent import addresses
-from agent.doctor import examine
+from agent.doctor import different_mtus, examine
 from halbctl.lab.namespaces import Network
 from halbctl.lab.servers import ECHO
 from protocol import api
@@ -31,6 +31,7 @@ SERVER = replace(
 )
 HOST = StoredDevice(id=ME, name="a", public_key="k" * 40, addresses=("10.77.0.11:7480",), joined=1)
 CONFIG = Config().edited(Edit(put=(HOST, SERVER)), 1)
+MTUS = {"a": 1500, "b": 1500}
 STATUS = api.Status("paris", "1.1", "a", None, (), (), ())
 
 
@@ -41,7 +42,7 @@ class Patient:
 
     def findings(self) -> tuple[Finding, ...]:
         def look() -> tuple[Finding, ...]:
-            return asyncio.run(examine("a", ME, "eth0", CONFIG, STATUS)).findings
+            return asyncio.run(examine("a", ME, "eth0", CONFIG, STATUS, MTUS)).findings
 
         return self.device.call(look)
 
@@ -123,3 +124,10 @@ def test_a_table_that_drops_what_is_forwarded_is_named(patient: Patient) -> None
 def test_the_mtu_is_that_of_the_interface(patient: Patient) -> None:
     assert patient.device.call(addresses.mtu, "eth0") == 1500
     assert SERVER.uid == UID
+
+
+def test_devices_with_different_mtus_are_warned_of() -> None:
+    assert not list(different_mtus(MTUS))
+    (warning,) = different_mtus({"b": 9000, "a": 1500, "c": 1500})
+    assert (warning.check, warning.state) == ("mtu", "warning")
+    assert "a 1500, b 9000, c 1500" in warning.text
