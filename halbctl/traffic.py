@@ -27,14 +27,19 @@ def of_server(found: Counters, name: str) -> Counters:
     return {**found, "virtual_servers": chosen}
 
 
-def traffic_lines(now: Counters, before: Counters | None, paint: Paint) -> list[str]:
-    """The traffic for people: per second since ``before``, or in total without it."""
+def traffic_lines(
+    now: Counters, before: Counters | None, paint: Paint, *, gateways: bool = True
+) -> list[str]:
+    """The traffic for people: per second since ``before``, or in total without it.
+
+    A line for each Virtual Server and listener, and for each of its ``gateways``.
+    """
     seconds = (now["at"] - before["at"]) / 1000 if before else 0.0
     was = {s["name"]: s for s in before["virtual_servers"]} if before else {}
     rows = [
         row
         for server in now["virtual_servers"]
-        for row in _rows(server, was.get(server["name"]), seconds)
+        for row in _rows(server, was.get(server["name"]), seconds, 2 if gateways else 1)
     ]
     per = "" if before is None else "/s"
     rate = ("NEW/s",) if before is None else ()
@@ -46,12 +51,14 @@ def traffic_lines(now: Counters, before: Counters | None, paint: Paint) -> list[
 
 
 def _rows(
-    server: VirtualServerTraffic, before: VirtualServerTraffic | None, seconds: float
+    server: VirtualServerTraffic, before: VirtualServerTraffic | None, seconds: float, deepest: int
 ) -> Iterator[tuple[Cell | str, ...]]:
     role = "primary here" if server["primary"] else "secondary here"
     style = "bold" if server["primary"] else "dim"
     was = _flat(before) if before else {}
     for depth, key, traffic in _parts(server):
+        if depth > deepest:
+            continue
         name = Cell(f"{key[-1]} ({role})", style) if depth == 0 else f"{'  ' * depth}{key[-1]}"
         yield (name, *_figures(traffic, was.get(key), seconds))
 

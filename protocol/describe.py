@@ -126,7 +126,8 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
             return {"to": to, "at": str(value.at)}
 
 
-_LEFT, _CUT = ": its connections go on", ": connections that it still has may be reset"
+_LEFT = ": connections that it still has go on"
+_CUT = ": connections that it still has may be reset"
 """What becomes of the connections of a gateway that is removed."""
 _USUAL = ("no", "any")
 """Of what is new, not said: it has no limit, and is nothing special."""

@@ -88,8 +88,8 @@ def history_lines(entries: list[Entry], paint: Paint) -> list[str]:
             Cell(entry["kind"], "bold"),
             entry["device"],
             entry["term"] or "",
-            timeline(entry["timeline"]),
-            entry["text"],
+            Cell(total(entry["timeline"]), "", True),
+            ": ".join(part for part in (entry["text"], phases(entry["timeline"])) if part),
         )
         for entry in entries
     ]
@@ -102,11 +102,19 @@ def moment(unix_ms: int) -> str:
     return f"{utc(unix_ms // 1000)[:-1]}.{unix_ms % 1000:03}Z"
 
 
-def timeline(phases: dict[str, float]) -> str:
-    """``312 ms = detection 251 + election 32``; a phase too short to matter still shows."""
+def timeline(timed: dict[str, float]) -> str:
+    """``312 ms = detection 251 + election 32, verified 12 ms later``."""
+    return " = ".join(part for part in (total(timed), phases(timed)) if part)
+
+
+def total(timed: dict[str, float]) -> str:
+    """``312 ms``; empty where it was not timed."""
+    return f"{timed['total']:.4g} ms" if "total" in timed else ""
+
+
+def phases(timed: dict[str, float]) -> str:
+    """``detection 251 + election 32``; a phase too short to matter still shows."""
     apart = ("total", "verification")
-    parts = [f"{name} {ms:.4g}" for name, ms in phases.items() if name not in apart]
-    total = f"{phases['total']:.4g} ms" if "total" in phases else ""
-    took = " = ".join(part for part in (total, " + ".join(parts)) if part)
-    seen = f"verified {phases['verification']:.4g} ms later" if "verification" in phases else ""
-    return ", ".join(part for part in (took, seen) if part)
+    parts = " + ".join(f"{name} {ms:.4g}" for name, ms in timed.items() if name not in apart)
+    seen = f"verified {timed['verification']:.4g} ms later" if "verification" in timed else ""
+    return ", ".join(part for part in (parts, seen) if part)

@@ -184,7 +184,7 @@ def show(ctx: typer.Context, name: Name) -> None:
     for counted in counters["virtual_servers"]:
         traffic = {"device": counters["device"], "at": counters["at"], **counted}
         lines += ["", f"  traffic through {clean(counters['device'])}, in total"]
-        lines += [f"  {line}" for line in traffic_lines(counters, None, paint)]
+        lines += [f"  {line}" for line in traffic_lines(counters, None, paint, gateways=False)]
     emit({**found, "traffic": traffic}, settings_of(ctx).output, lines)
 
 

@@ -138,9 +138,9 @@ def test_history_shows_the_milliseconds_of_each_phase(peer: Peer, halbctl: Halbc
     assert ran.code == 0
     titles, takeover, drained = ran.out.splitlines()
     assert titles.split() == ["TIME", "VS", "EVENT", "DEVICE", "TERM", "TOOK", "WHAT"]
-    assert takeover.startswith("2025-05-01 10:00:00.123Z  rdp  takeover  a          4  286.7 ms = ")
+    head = "2025-05-01 10:00:00.123Z  rdp  takeover  a          4  286.7 ms  b fell silent: "
+    assert takeover.startswith(head)
     assert "detection 251.2 + election 31.9 + lease 0.41 + announcement 3.2" in takeover
-    assert takeover.endswith("  b fell silent")
     assert drained.split() == [
         "2025-05-01", "10:01:40.000Z", "drained", "b", "by", "an", "operator",
     ]  # fmt: skip

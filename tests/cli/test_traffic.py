@@ -55,10 +55,11 @@ def test_a_virtual_server_is_shown_with_its_traffic_here(peer: Peer, halbctl: Ha
     ran = halbctl("vs", "show", "rdp")
     assert "traffic through a, in total" in ran.out
     figures = ["4", "2", "40", "3", "0", "400", "200", "40k", "2.0M"]
-    assert ["rdp", "(secondary", "here)", *figures] in [
-        line.split() for line in ran.out.split("\n")
-    ]
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert ["rdp", "(secondary", "here)", *figures] in lines
+    assert ["tcp/443", *figures] in lines
     assert "web" not in ran.out
+    assert not any("2.0M" in line for line in lines if line[:1] == ["gw1"])
     traffic = json.loads(halbctl("vs", "show", "rdp", "-o", "json").out)["traffic"]
     assert (traffic["device"], traffic["at"], traffic["primary"]) == ("a", 1000, False)
     assert traffic["traffic"]["connections"] == 40

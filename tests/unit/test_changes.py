@@ -302,7 +302,7 @@ def test_a_dry_run_shows_each_thing_that_changes() -> None:
         "- vip rdp 10.77.0.100/24",
         "~ gateway rdp/gw1 weight 1 -> 3",
         "+ gateway rdp/gw3 address 10.77.0.33 weight 1 state enabled",
-        "- gateway rdp/gw2: its connections go on",
+        "- gateway rdp/gw2: connections that it still has go on",
         "~ listener rdp/tcp/443 balance hash -> source-hash",
         "~ listener rdp/tcp/443 check tcp every 2 s, timeout 1 s, fall 3, rise 2 -> none",
         "+ virtual server web",
