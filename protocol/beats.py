@@ -126,6 +126,8 @@ class Beats:
         sender = contact.device
         if not contact.on_ack(ack, now):
             return
+        if contact.answered_late(now):
+            contact.beat_at = now
         refused = {refusal.group: refusal for refusal in ack.refused}
         for claim in self._claims_for.get(sender, ()):
             group = self.groups[claim.group]

@@ -72,6 +72,14 @@ class Contact:
         self.acked_epoch = ack.epoch
         return True
 
+    def answered_late(self, now: int) -> bool:
+        """Whether the newest beat was acked, but too late to renew a lease.
+
+        The peer lives, though it or the link stood still: asked at once again, it
+        may answer before the lease is over.
+        """
+        return self.acked_sent == self.last_sent and now - self.last_sent > self.interval * 2 // 5
+
     def due(self) -> int:
         """When to beat next: at the next round, or once more for want of an ack."""
         if self.resent or self.acked_sent >= self.last_sent:

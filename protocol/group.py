@@ -390,11 +390,11 @@ class Group:
             due = min(due, self.candidacy.due(now), self.alone.due(now))
         return due
 
-    def forgive(self, stall: int, now: int) -> None:
-        """This process was deaf for ``stall``: the others were not silent for it.
+    def forgive(self, now: int) -> None:
+        """This process stood still: nothing that it missed meanwhile speaks against others.
 
         Never shortens or lengthens a promise or a lease.
         """
         if not self.claims:
-            self.voter.heard = min(now, self.voter.heard + stall)
+            self.voter.deaf_until = now + self.timing.fresh
             self.alone.forget()

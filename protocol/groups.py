@@ -246,8 +246,8 @@ class Groups(Mapping[GroupId, Group]):
         """When the first of them is due, if that is earlier than ``before``."""
         return self.timers.next(now, before, lambda gid: self._groups[gid].wake_at(now))
 
-    def forgive(self, stall: int, now: int) -> None:
-        """This process was deaf for ``stall`` nanoseconds."""
+    def forgive(self, now: int) -> None:
+        """This process stood still until now."""
         for gid, group in self._groups.items():
-            group.forgive(stall, now)
+            group.forgive(now)
             self.timers.set(gid, now)

@@ -150,7 +150,7 @@ class Node:
         if now - self._due > STALL_NS:
             # We were deaf, not they silent: what the peers sent meanwhile is yet to be read.
             self.beats.forgive(now - self._due, now)
-            self.groups.forgive(now - self._due, now)
+            self.groups.forgive(now)
             self.neighbourhood.forgive(now - self._due, now)
         chores = now >= self._chores_due
         for item in inputs:

@@ -63,6 +63,8 @@ class Voter:
         """Whose claims are accepted in the present term."""
         self.heard = now
         """When the leader, or the reason to wait for one, was last heard of."""
+        self.deaf_until = 0
+        """This device stood still: until then it may have beats to read, and is no witness."""
         self.promise_until = 0
         self.promised_to: DeviceId | None = None
         self.freed_for: DeviceId | None = None
@@ -182,7 +184,7 @@ class Voter:
             if ask.term <= self.term:
                 reason = Reason.STALE_TERM
             elif self.promised_to not in (None, sender) and self.freed_for != sender:
-                if now - self.heard < self.timing.would_vote:
+                if now < max(self.heard + self.timing.would_vote, self.deaf_until):
                     reason = Reason.HEARS_PRIMARY
                 elif self.leader is None and self.promise_until - now > self.timing.hold:
                     # Bound by a vote for another candidate: a vote asked for now would

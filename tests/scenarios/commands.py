@@ -19,6 +19,7 @@ from protocol.listener_document import ListenerDocument
 from protocol.timing import SECOND, Profile
 from tests.scenarios.stage import Story
 from tests.sim import network, operators
+from tests.sim.machine import TICKS
 from tests.sim.site import Setup, group_id
 
 FOREVER_NS = 10**6 * SECOND
@@ -93,7 +94,7 @@ def _resume(story: Story, words: list[str], options: dict[str, str]) -> None:
 
 def _pause(story: Story, words: list[str], options: dict[str, str]) -> None:
     index = story.index(words[0])
-    story.world.machines[index].sees_pauses = options.get("noticed") == "yes"
+    story.world.machines[index].pause_watch = TICKS if options.get("noticed") == "yes" else None
     story.world.pause(index, seconds(words[1]))
 
 

@@ -47,6 +47,8 @@ class ConfigCheck:
         self.newest_at = 0
         """Real time at which it came."""
         self._contents: dict[Revision, Config] = {first.revision: first}
+        self._stored: dict[Revision, Config] = {}
+        """Everything that was on a disk at some time."""
         self.requests: dict[str, Request] = {}
         self._based_on: dict[Revision, str] = {}
         self._deleted: set[Key] = set()
@@ -57,6 +59,7 @@ class ConfigCheck:
     def storing(self, process: Process, config: Config) -> None:
         """A configuration becomes durable, in place of the one on disk."""
         old = process.machine.disk.config
+        self._stored[config.revision] = config
         kept = self.newest.revision
         if old.descends_from(kept) and not config.descends_from(kept):
             text = f"{process.name} replaces {old.revision} by {config.revision}, loses {kept}"
@@ -94,6 +97,8 @@ class ConfigCheck:
                 for key, record in newest.records.items()
                 if key[0] in ("virtual-server", "token") and key not in _living(config)
             }
+            if config.site and newest.site and config.site.protocol > newest.site.protocol:
+                self._checker.seen["the Site speaks a newer version"] += 1
             if config.floor > newest.floor:
                 self._checker.seen["tombstones collected"] += 1
             self.newest = config
@@ -103,11 +108,9 @@ class ConfigCheck:
 
     def _without_local(self, process: Process, shown: Config) -> Config:
         """What is committed, where the kernel also follows local edits of ``shown``."""
-        disks = (m.disk.config for m in self._checker.world.machines)
-        stored = {config.revision: config for config in disks}
-        committed = self._contents.get(shown.revision) or stored.get(shown.revision)
+        committed = self._contents.get(shown.revision) or self._stored.get(shown.revision)
         if committed is None:
-            text = f"{process.name} edits {shown.revision} locally, which is on no disk"
+            text = f"{process.name} edits {shown.revision} locally, which was on no disk"
             self._checker.fail("S11", text)
             return shown
         for key, record in shown.records.items():

@@ -50,6 +50,8 @@ class Style:
     weights: dict[str, float]
     aim: float = 0.4
     """Share of the faults that hit whoever is primary at that moment."""
+    lulls: bool = False
+    """Now and then nothing happens for a while."""
 
 
 PROCESS = {"kill": 3.0, "stall": 4.0, "ambush": 3.0, "pause": 1.0, "crash": 1.0, "stop": 0.7}
@@ -69,14 +71,25 @@ CALM = {"heal": 5.0}
 OPERATORS = {"promote": 2.0, "command": 6.0, "kill": 1.0, "bulk-cut": 0.5, "heal": 1.0}
 GAP = 250 * MILLISECOND
 
+RARE = Style(
+    150 * MILLISECOND,
+    {"suspend": 1.5, "torn-disk": 1.0, "full-disk": 0.7, "slow-disk": 0.5, "upgrade": 0.7,
+     "unfit": 0.5, "gateways": 0.5, "isolate": 1.0, "bulk-cut": 0.3, "ambush": 1.0, "stop": 0.5,
+     "crash": 0.3, "promote": 1.0, "command": 6.0, "local": 2.0, "heal": 2.0},
+)  # fmt: skip
+"""What the other styles seldom do, often."""
+
 STYLES: dict[str, Style] = {
     "uniform": Style(GAP, PROCESS | LOCAL | COMMANDS | CALM | {"partition": 4.0}),
     "isolate": Style(GAP, PROCESS | LOCAL | COMMANDS | CALM | {"isolate": 4.0}),
     "asymmetric": Style(GAP, PROCESS | LOCAL | COMMANDS | CALM | {"one-way": 6.0}),
     "swizzle": Style(GAP, PROCESS | COMMANDS | {"swizzle": 2.0, "heal": 2.0}),
     "quiet": Style(4 * SECOND, PROCESS | COMMANDS | CALM | {"partition": 2.0}),
-    "burst": Style(15 * MILLISECOND, PROCESS | LOCAL | COMMANDS | CALM | {"one-way": 2.0}),
+    "burst": Style(
+        15 * MILLISECOND, PROCESS | LOCAL | COMMANDS | CALM | {"one-way": 2.0}, lulls=True
+    ),
     "operators": Style(150 * MILLISECOND, OPERATORS),
+    "rare": RARE,
 }
 HUNT = Style(
     200 * MILLISECOND,
@@ -93,15 +106,20 @@ def schedule(
     """The name of a style, and faults in order of time from ``start`` to ``end``."""
     name = "hunt" if hunt else random.choice(sorted(STYLES))
     style = HUNT if hunt else STYLES[name]
+    return name, drawn(style, random, devices, start, end)
+
+
+def drawn(style: Style, random: Random, devices: int, start: int, end: int) -> list[Fault]:
+    """Faults of a style."""
     kinds, weights = list(style.weights), list(style.weights.values())
     faults: list[Fault] = []
     now = start
     while True:
         now += int(random.expovariate(1.0) * style.gap)
-        if name == "burst" and random.random() < 0.03:
+        if style.lulls and random.random() < 0.03:
             now += 3 * SECOND
         if now >= end:
-            return name, sorted((f for f in faults if f.at < end), key=lambda f: f.at)
+            return sorted((f for f in faults if f.at < end), key=lambda f: f.at)
         kind = random.choices(kinds, weights)[0]
         if kind == "swizzle":
             faults += _swizzle(random, devices, now)
@@ -139,6 +157,8 @@ def _long(random: Random) -> int:
 def _swizzle(random: Random, devices: int, now: int) -> list[Fault]:
     """Clog the links of a random subset one by one, free them in another order."""
     links = [(a, b) for a in range(devices) for b in range(devices) if a != b]
+    if not links:
+        return []
     chosen = random.sample(links, random.randint(1, len(links)))
     step = random.randint(1, 60) * MILLISECOND
     faults = [Fault(now + i * step, "clog", a, b) for i, (a, b) in enumerate(chosen)]
@@ -201,7 +221,7 @@ def _torn_disk(world: World, fault: Fault, target: int, random: Random) -> None:
     if target == world.seed % len(world.machines) and len(world.machines) > 2:
         world.crash(target)
         disk = world.machines[target].disk
-        disk.ballots, disk.torn = {}, True
+        disk.ballots, disk.torn, disk.lost = {}, True, True
         world.checker.seen["ballots lost"] += 1
         world.start_after(target, fault.duration)
 
@@ -209,6 +229,8 @@ def _torn_disk(world: World, fault: Fault, target: int, random: Random) -> None:
 def _upgrade(world: World, fault: Fault, target: int, random: Random) -> None:
     """The next release is installed, which speaks one version more."""
     world.machines[target].speaks = NEXT_RELEASE
+    if any(machine.speaks != NEXT_RELEASE for machine in world.machines):
+        world.checker.seen["two releases at once"] += 1
     world.kill(target)
     world.start_after(target, fault.duration)
 
@@ -303,6 +325,10 @@ def _command(world: World, fault: Fault, target: int, random: Random) -> None:
     operators.random_command(world, random)
 
 
+def _local(world: World, fault: Fault, target: int, random: Random) -> None:
+    operators.change_locally(world, target, random)
+
+
 APPLY: dict[str, Apply] = {
     "kill": _kill,
     "crash": _crash,
@@ -329,4 +355,5 @@ APPLY: dict[str, Apply] = {
     "unfit": _unfit,
     "promote": _promote,
     "command": _command,
+    "local": _local,
 }

@@ -80,7 +80,7 @@ def servable(world: World, core: list[int], before: Config | None = None) -> lis
     changes now may have to wait for leases of its VIPs to end.
     """
     config = world.checker.configs.newest
-    ids = {world.machines[i].id for i in core}
+    disks = {world.machines[i].id: world.machines[i].disk for i in core}
     found = []
     for uid, assignment in config.assignments.items():
         server = config.virtual_servers.get(uid)
@@ -88,14 +88,16 @@ def servable(world: World, core: list[int], before: Config | None = None) -> lis
             continue
         if before is not None and before.assignments.get(uid) != assignment:
             continue
-        voting = sum(1 for v in assignment.voters if v in ids)
+        voting = sum(1 for v in assignment.voters if v in disks)
         able = [
             v
             for v in assignment.voters
-            if v in ids
+            if v in disks
             and v in config.devices
             and v not in server.witnesses
             and not config.devices[v].drained
+            # One that lost its ballots stands only after it has heard of another's term.
+            and (uid in disks[v].ballots or not disks[v].lost)
         ]
         if voting >= majority(assignment.voters) and able:
             found.append(uid)

@@ -26,6 +26,22 @@ UNIX_S = 1_700_000_000
 """Unix time at which every simulation begins, seconds."""
 
 
+@dataclass(frozen=True, slots=True)
+class PauseWatch:
+    """A clock that goes on while the device is paused, as the agent reads it."""
+
+    least: int
+    """Pauses that are longer than this are noticed, nanoseconds."""
+    every: int
+    """It is read at most so often: what is noticed may be so late."""
+
+
+TICKS = PauseWatch(50 * MILLISECOND, 0)
+"""The processor's time stamp counter, compared before each step."""
+RTC = PauseWatch(3 * SECOND, 250 * MILLISECOND)
+"""The battery-backed clock, which counts whole seconds."""
+
+
 class Clock:
     """CLOCK_BOOTTIME of one host: an offset and a rate against real time."""
 
@@ -126,6 +142,8 @@ class Disk:
     """Break-glass edits."""
     torn: bool = False
     """The ballots could not be read at the last start, and none were written since."""
+    lost: bool = False
+    """The ballots could not be read at some start."""
     full: bool = False
     """Refuses every write."""
     fsync_ns: int = MILLISECOND // 2
@@ -139,8 +157,17 @@ class Machine:
     """A host: what survives a killed agent, and what survives a power cut."""
 
     __slots__ = (
-        "clock", "disk", "id", "index", "kernel", "paused_at", "powered", "random", "sees_pauses",
-        "speaks", "wall_error",
+        "clock",
+        "disk",
+        "id",
+        "index",
+        "kernel",
+        "pause_watch",
+        "paused_at",
+        "powered",
+        "random",
+        "speaks",
+        "wall_error",
     )  # fmt: skip
 
     def __init__(self, index: int, device: DeviceId, random: Random) -> None:
@@ -153,8 +180,9 @@ class Machine:
         self.powered = True
         self.paused_at: int | None = None
         """Real time since which the whole device stands still, as a paused virtual machine."""
-        self.sees_pauses = random.random() < 0.5
-        """Its agent finds out, by clocks that go on."""
+        chance = random.random()
+        self.pause_watch = TICKS if chance < 0.4 else RTC if chance < 0.7 else None
+        """How its agent finds out that the whole device was paused, if it can."""
         self.speaks: Range = OURS
         """Protocol versions of the release that is installed."""
         self.wall_error = random.randint(-500, 500) * MILLISECOND

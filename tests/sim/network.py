@@ -120,6 +120,10 @@ class Network:
         """Lose everything sent in this direction from now on."""
         self._links[source][target].cut = True
 
+    def whole(self, source: int, target: int) -> bool:
+        """Whether messages pass in both directions."""
+        return not (self._links[source][target].cut or self._links[target][source].cut)
+
     def cut_bulk(self, source: int, target: int) -> None:
         """Lose configuration and the like in this direction, but let beats and votes pass."""
         self._links[source][target].bulk_cut = True

@@ -81,7 +81,7 @@ def random_command(world: World, random: Random) -> None:
     if process is None:
         return
     if random.random() < 0.05:
-        propose(world, index, random_gateway_change(world, random), local=True)
+        change_locally(world, index, random)
         return
     change = random_change(world, random)
     if_revision = None
@@ -91,6 +91,11 @@ def random_command(world: World, random: Random) -> None:
             other = random.randrange(len(world.machines))
             propose(world, other, random_token(random), if_revision)
     propose(world, index, change, if_revision)
+
+
+def change_locally(world: World, index: int, random: Random) -> None:
+    """``--local``: refused where a coordinator is heard."""
+    propose(world, index, random_gateway_change(world, random), local=True)
 
 
 def random_token(random: Random) -> PutToken:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from protocol.effects import Force
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim import network
 from tests.sim.run import make_node
@@ -34,6 +36,7 @@ class Story:
     """Nanoseconds with two announcers."""
     healed: bool
     """In the end, with all faults gone, exactly one device announces."""
+    seen: Counter[str]
 
 
 def pair_world(seed: int, make_core: CoreFactory = make_node) -> World:
@@ -68,6 +71,8 @@ def _crash(world: World, random: Random) -> None:
     if victim is not None:
         act: Callable[[int], None] = random.choice([world.crash, world.kill])
         act(victim)
+        if not world.network.whole(0, 1):
+            world.checker.seen["primary gone while the links are cut"] += 1
         world.start_after(victim, random.randrange(1, 2500) * MILLISECOND)
 
 
@@ -96,11 +101,32 @@ def _lose_arbiter(world: World, random: Random) -> None:
     world.segment.arbiter = False
 
 
+def _force(world: World, random: Random) -> None:
+    """An operator who sees one device only: ``halbctl failover --force`` there."""
+    process = world.running(random.randrange(2))
+    if process is not None and not process.stopping:
+        checker = world.checker
+        item = Force(f"f{len(checker.configs.requests)}", "vs0")
+        checker.configs.asked(process, item)
+        process.hand_in(item)
+
+
 def _heal(world: World, random: Random) -> None:
     heal(world)
 
 
-FAULTS = (_crash, _crash, _crash, _stall, _cut_links, _cut_segment, _lose_arbiter, _heal, _heal)
+FAULTS = (
+    _crash,
+    _crash,
+    _crash,
+    _stall,
+    _cut_links,
+    _cut_segment,
+    _lose_arbiter,
+    _force,
+    _heal,
+    _heal,
+)
 
 
 def run_story(
@@ -129,6 +155,7 @@ def run_story(
         takeovers=tuple(gap for _, _, gap, moved in leases.gaps if moved),
         overlap=leases.overlap,
         healed=primary(world) is not None,
+        seen=world.checker.seen,
     )
 
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.config import Config
-from protocol.effects import Effect, Input
+from protocol.effects import Effect, Input, Paused
 from protocol.ids import Revision
 from protocol.local import Local
 from protocol.timing import MILLISECOND, SECOND
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_SPINS = 50
 """Steps without input within 1 ms before the core counts as spinning."""
+LATE_NS = 3 * MILLISECOND
+"""After a stall all that waits in the connections is read within this."""
 RETENTION = Retention(shortest=SECOND // 2, longest=2 * SECOND, every=SECOND // 2)
 """Deletions are forgotten within seconds: collections often pass devices that are cut off."""
 
@@ -46,8 +48,8 @@ class Process:
     __slots__ = (
         "_scheduled", "alive", "ambush", "ballots", "blocked", "blocks", "core", "in_force",
         "inbox", "local", "machine", "mute", "opened", "position", "rest", "retrying", "spin_from",
-        "spins", "stalled_until", "started", "stepped_at", "stopping", "wake", "wake_local",
-        "world", "writes",
+        "spins", "stalled", "stalled_until", "started", "stepped_at", "stopping", "wake",
+        "wake_local", "world", "writes",
     )  # fmt: skip
 
     def __init__(self, world: World, machine: Machine) -> None:
@@ -59,6 +61,8 @@ class Process:
         self.blocked = False
         self.blocks = 0
         self.stalled_until = 0
+        self.stalled = False
+        """It was, and has not read what came meanwhile."""
         self.ambush = 0
         self.stopping = False
         self.started = world.now
@@ -174,6 +178,7 @@ class Process:
     def stall(self, duration: int) -> None:
         """Stop running for a while; messages wait, the kernel goes on."""
         self.stalled_until = max(self.stalled_until, self.world.now + duration)
+        self.stalled = True
         if not self.blocked:
             self.block_until(self.stalled_until)
 
@@ -198,8 +203,26 @@ class Process:
             self.block_until(self.stalled_until)
             return
         self.blocked = False
-        if self.carry_out():
+        late = self.stalled and self.world.random.random() < 0.5
+        self.stalled = False
+        if not self.carry_out():
+            return
+        if late:
+            self._look_too_early()
+        else:
             self.step()
+
+    def _look_too_early(self) -> None:
+        """After a stall the first step may find nothing of what came meanwhile.
+
+        The threads that read connections stood still, too, and have only begun.
+        """
+        waiting = self.inbox
+        self.inbox = [item for item in waiting if type(item) is Paused]
+        self.step()
+        self.inbox = [item for item in waiting if type(item) is not Paused] + self.inbox
+        if not self.blocked:
+            self.block_until(self.world.now + self.world.random.randrange(LATE_NS))
 
     def block_until(self, real: int) -> None:
         self.blocked = True

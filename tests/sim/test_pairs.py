@@ -16,10 +16,22 @@ from tests.sim.world import World
 T = Timing.of(Profile.NORMAL)
 
 
+SOMETIMES = {
+    "event alone",
+    "announced again",
+    "primary gone while the links are cut",
+    "force: done",
+    "force: Refused",
+}
+"""What six seeds must visit among them."""
+
+
 def test_takeovers_with_one_path_alive_never_have_two_owners() -> None:
     stories = [pairs.run_story(seed) for seed in range(6)]
     assert sum(len(story.takeovers) for story in stories) > 20
     assert [s for s in stories if s.violations or s.overlap or not s.healed] == []
+    seen = {state for story in stories for state in story.seen}
+    assert seen >= SOMETIMES, f"too tame: nobody saw {SOMETIMES - seen}"
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
-from tests.sim import liveness, network, operators
+from tests.sim import faults, liveness, network, operators
 from tests.sim.run import quiet_world, run_seed, takeover
 from tests.sim.site import Setup, group_id
 from tests.sim.world import World
@@ -60,6 +60,37 @@ SOMETIMES = (
     "promote: done",
 )
 """What every twenty seeds must visit, lest the faults prove nothing."""
+
+
+def test_no_invariant_breaks_where_rare_faults_are_common() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(7000, 7020):
+        planned = faults.drawn(faults.RARE, Random(seed), 3, SECOND, SAFETY_NS)
+        result = run_seed(seed, 3, SAFETY_NS, schedule=planned)
+        assert result.ok, f"seed {seed}: {result.violations[0]}"
+        seen += result.seen
+    for state in SELDOM:
+        assert seen[state], f"no seed saw {state!r}: the faults are too tame"
+
+
+SELDOM = (
+    "device paused",
+    "event paused",
+    "pause noticed late",
+    "two owners after a pause",
+    "ballots lost",
+    "refused: DISK",
+    "would not: DISK",
+    "local changes",
+    "conflict: local",
+    "conflict: dropped",
+    "two releases at once",
+    "the Site speaks a newer version",
+    "tombstones collected",
+    "propose: NoQuorum",
+    "propose: NotCommitted",
+)
+"""What these seeds must visit among them."""
 
 
 def test_no_invariant_breaks_with_five_devices() -> None:

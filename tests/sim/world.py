@@ -40,10 +40,6 @@ STOP_LIMIT_NS = 3 * SECOND
 """A clean stop that takes longer ends by kill, as an init system does it."""
 
 
-PAUSE_SEEN_NS = 50 * MILLISECOND
-"""Agents on some machines notice that the whole machine was paused for longer than this."""
-
-
 class CoreFactory(Protocol):
     """Builds a core; :class:`protocol.node.Node` unless a test breaks something on purpose."""
 
@@ -223,9 +219,19 @@ class World:
             machine.resume(self.now)
             self.log(index, "device goes on")
             self.checker.resumed(machine)
-            process = self.running(index)
-            if process is not None and lost > PAUSE_SEEN_NS and machine.sees_pauses:
-                process.inbox.insert(0, Paused(lost))  # as agent/pause.py does, where it can
+            self._notice(index, lost)
+
+    def _notice(self, index: int, lost: int) -> None:
+        """The agent of a device that was paused finds that out, where it can and when it can."""
+        watch, process = self.machines[index].pause_watch, self.running(index)
+        if process is None or watch is None or lost <= watch.least:
+            return
+        if not watch.every:
+            process.inbox.insert(0, Paused(lost))  # before what waited meanwhile
+            return
+        self.checker.seen["pause noticed late"] += 1
+        late = self.machines[index].random.randrange(watch.every)
+        self.push(self.now + late, Process.hand_in, process, Paused(lost))
 
     def stop(self, index: int) -> None:
         """Ask the agent to stop cleanly."""
