@@ -36,7 +36,7 @@ from protocol.flows import Flush
 from protocol.ids import DeviceId
 from protocol.messages import Message
 
-_OF_LEASE = Refresh, Acquire, Release, Lame
+_OF_LEASE = Acquire, Release, Lame
 
 
 class Listener(Protocol):
@@ -70,11 +70,15 @@ class Executor:
         self._listener = listener
 
     def carry_out(self, effects: list[Effect]) -> None:
+        """All effects of one step, in their order."""
         mute = False
         for effect in effects:
             if isinstance(effect, Send):
                 if not mute:
                     self._send(effect.to, effect.message)
+            elif isinstance(effect, Refresh):
+                if not mute and self._vips is not None:
+                    self._vips.refresh(effect)
             elif isinstance(effect, PersistBallots):
                 mute = not self._storage.save_ballots(effect.ballots)
             elif isinstance(effect, _OF_LEASE):
@@ -85,12 +89,10 @@ class Executor:
             else:
                 self._tell(effect)
 
-    def _do_lease(self, effect: Acquire | Refresh | Release | Lame) -> None:
+    def _do_lease(self, effect: Acquire | Release | Lame) -> None:
         if self._vips is None:
             return
         match effect:
-            case Refresh():
-                self._vips.refresh(effect)
             case Acquire():
                 self._vips.acquire(effect)
             case Release():

@@ -39,6 +39,8 @@ class Beats:
         """What is claimed, and from whom."""
         self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}
         self._due = NEVER
+        self._confirmed = 0
+        """A majority has acked each claim up to this beat, by its send time."""
 
     def heard(self, device: DeviceId) -> int | None:
         """When ``device`` was last heard, on any link; None: not since the start."""
@@ -68,6 +70,7 @@ class Beats:
                 self._claimed[gid] = claimed
                 group.claimed_from = self.epoch + 1
         if changed:
+            self._confirmed = 0
             self.epoch += 1
             self._share_out(now, at_once=True)
 
@@ -128,17 +131,21 @@ class Beats:
             return
         if contact.answered_late(now):
             contact.beat_at = now
+        if ack.echo <= self._confirmed and not ack.refused:
+            return
+        groups, epoch, echo = self.groups, ack.epoch, ack.echo
         refused = {refusal.group: refusal for refusal in ack.refused}
         for claim in self._claims_for.get(sender, ()):
-            group = self.groups[claim.group]
+            group = groups[claim.group]
             role = group.role
-            refusal = refused.get(claim.group)
-            if refusal is not None:
-                group.on_refused(refusal, now, out)
-            elif group.claimed_from <= ack.epoch:
-                group.on_acked(sender, ack.echo, now, out)
+            if claim.group in refused:
+                group.on_refused(refused[claim.group], now, out)
+            elif group.claimed_from <= epoch:
+                group.on_acked(sender, echo, now, out)
             if group.role is not role:
                 touched.append(claim.group)
+        if all(groups[gid].lease.round >= echo for gid in self._claimed):
+            self._confirmed = echo
 
     def on_time(self, now: int, out: Outbox) -> None:
         """Send what is due."""

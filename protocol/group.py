@@ -248,13 +248,10 @@ class Group:
 
     def on_acked(self, voter: DeviceId, sent: int, now: int, out: Outbox) -> None:
         """``voter`` acked the beat that was sent at ``sent`` (own clock)."""
-        if self.claims and self._confirms(voter, sent, now):
+        voters = self.voter.electorate.voters
+        if self.claims and self.lease.ack(voter, sent, voters, now, self.timing, me=self.me):
             self.alone.reunited(out)
             self.renew(now, out)
-
-    def _confirms(self, voter: DeviceId, sent: int, now: int) -> bool:
-        voters = self.voter.electorate.voters
-        return self.lease.ack(voter, sent, voters, now, self.timing, me=self.me)
 
     def renew(self, now: int, out: Outbox) -> None:
         """The lease was confirmed anew, by a majority as a rule: open the lease, or renew it."""
@@ -339,8 +336,7 @@ class Group:
         alone = len(voter.electorate.voters) == 1 and self.claims
         if alone and now - self.lease.confirmed >= self.timing.interval:
             # The only voter is its own majority.
-            self._confirms(self.me, now, now)
-            self.renew(now, out)
+            self.on_acked(self.me, now, now, out)
         if voter.held and now >= voter.promise_until:
             self._answer_held(now, out)
         self.alone.keep(now, out)

@@ -37,7 +37,7 @@ class Groups(Mapping[GroupId, Group]):
         self.me = me
         self.timers = Timers()
         self.disk_works = True
-        self._groups: dict[GroupId, Group] = {}
+        self.by_id: dict[GroupId, Group] = {}
         self._random = random
         self.heard: Heard = lambda _: None
         self._ballots = dict(ballots)
@@ -46,17 +46,17 @@ class Groups(Mapping[GroupId, Group]):
         self._ballots_lost = ballots_lost
 
     def __getitem__(self, gid: GroupId) -> Group:
-        return self._groups[gid]
+        return self.by_id[gid]
 
     def __iter__(self) -> Iterator[GroupId]:
-        return iter(self._groups)
+        return iter(self.by_id)
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self.by_id)
 
     def outgrow(self, gid: GroupId, term: int, now: int, out: Outbox) -> bool:
         """End what this device does in a term below ``term``; whether there was any."""
-        group = self._groups.get(gid)
+        group = self.by_id.get(gid)
         if group is None or term <= group.voter.term:
             return False
         if group.role not in (Role.WAITING, Role.SECONDARY):
@@ -67,14 +67,14 @@ class Groups(Mapping[GroupId, Group]):
     def lapse(self, groups: Iterable[GroupId]) -> None:
         """The kernel leases of these groups are not open although they should be."""
         for gid in groups:
-            if gid in self._groups:
-                self._groups[gid].on_lapsed()
+            if gid in self.by_id:
+                self.by_id[gid].on_lapsed()
 
     def interrupt(self, paused: Paused, now: int, out: Outbox) -> list[GroupId]:
         """The machine was paused: give up what is held or stood for; the groups that changed."""
         held = [
             (gid, group)
-            for gid, group in self._groups.items()
+            for gid, group in self.by_id.items()
             if group.role not in (Role.WAITING, Role.SECONDARY)
         ]
         for _, group in held:
@@ -93,7 +93,7 @@ class Groups(Mapping[GroupId, Group]):
         electorate = site_electorate(config, durable)
         if electorate is None:
             return
-        group = self._groups.get(SITE_GROUP)
+        group = self.by_id.get(SITE_GROUP)
         if group is None:
             self._form(SITE_GROUP, electorate, (), (Profile.NORMAL, Profile.NORMAL), now)
         else:
@@ -111,20 +111,20 @@ class Groups(Mapping[GroupId, Group]):
             for uid, assignment in config.assignments.items()
             if self.me in assignment.voters and self.me in config.devices
         }
-        for uid in [g for g in self._groups if g not in mine and g != SITE_GROUP]:
-            group = self._groups[uid]
+        for uid in [g for g in self.by_id if g not in mine and g != SITE_GROUP]:
+            group = self.by_id[uid]
             if group.role in (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK):
                 group.resign(now, out)
         for uid, assignment in mine.items():
             self._follow_one(uid, assignment, electorate_of(config, assignment), now, out)
             server = config.virtual_servers.get(uid)
-            self._groups[uid].candidacy.frozen = server is not None and server.frozen
-        return [g for g in self._groups if g != SITE_GROUP]
+            self.by_id[uid].candidacy.frozen = server is not None and server.frozen
+        return [g for g in self.by_id if g != SITE_GROUP]
 
     def _follow_one(
         self, uid: GroupId, assignment: Assignment, electorate: Electorate, now: int, out: Outbox
     ) -> None:
-        group = self._groups.get(uid)
+        group = self.by_id.get(uid)
         if group is None:
             profiles = (assignment.profile, assignment.slowest)
             self._form(uid, electorate, assignment.vips, profiles, now)
@@ -164,22 +164,22 @@ class Groups(Mapping[GroupId, Group]):
             now=now,
         )
         group.alone.heard = self.heard
-        self._groups[gid] = group
+        self.by_id[gid] = group
         self.timers.set(gid, now)
 
     def dissolve(self, config: Config) -> None:
         """Forget the groups that ``config`` gives this device no vote in; ballots are kept."""
-        for gid in list(self._groups):
+        for gid in list(self.by_id):
             assignment = config.assignments.get(gid)
             mine = assignment is not None and self.me in assignment.voters
             if gid != SITE_GROUP and not (mine and self.me in config.devices):
-                self._ballots[gid] = self._groups.pop(gid).voter.ballot
+                self._ballots[gid] = self.by_id.pop(gid).voter.ballot
                 self.timers.drop(gid)
 
     def judge(self, unfit: Mapping[GroupId, str], drained: bool, stopping: bool) -> list[GroupId]:
         """Tell each group why this device may not be its primary; the groups that it is news to."""
         changed = []
-        for gid, group in self._groups.items():
+        for gid, group in self.by_id.items():
             reason = unfit.get(gid, "")
             if drained and gid != SITE_GROUP:
                 reason = "is drained"
@@ -191,20 +191,20 @@ class Groups(Mapping[GroupId, Group]):
     def hold_any(self) -> bool:
         """Whether this device holds or seeks an office."""
         held = (Role.PRIMARY, Role.ELECT, Role.LAME_DUCK, Role.CANDIDATE)
-        return any(group.role in held for group in self._groups.values())
+        return any(group.role in held for group in self.by_id.values())
 
     def fall_behind(
         self, reasons: tuple[tuple[GroupId, str], ...]
     ) -> tuple[tuple[GroupId, str], ...]:
         """Take in whose flows this device is still being told; ``reasons`` itself."""
         known = dict(reasons)
-        for gid, group in self._groups.items():
+        for gid, group in self.by_id.items():
             group.candidacy.behind = known.get(gid, "")
         return reasons
 
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""
-        return [(gid, group.unfit) for gid, group in self._groups.items() if group.unfit]
+        return [(gid, group.unfit) for gid, group in self.by_id.items() if group.unfit]
 
     def deliver(
         self,
@@ -214,7 +214,7 @@ class Groups(Mapping[GroupId, Group]):
         out: Outbox,
     ) -> bool:
         """A message about one group; False where this device has no part in it."""
-        group = self._groups.get(message.group)
+        group = self.by_id.get(message.group)
         match message:
             case _ if group is None:
                 return False
@@ -236,18 +236,18 @@ class Groups(Mapping[GroupId, Group]):
     def on_disk(self, works: bool) -> None:
         """The disk takes writes, or refuses them: a voter that cannot write votes for nobody."""
         self.disk_works = works
-        for group in self._groups.values():
+        for group in self.by_id.values():
             group.voter.disk_works = works
         if not works:
             # The shell opened and renewed no lease in the step whose ballots were refused.
-            self.lapse(self._groups)
+            self.lapse(self.by_id)
 
     def next_due(self, now: int, before: int) -> int:
         """When the first of them is due, if that is earlier than ``before``."""
-        return self.timers.next(now, before, lambda gid: self._groups[gid].wake_at(now))
+        return self.timers.next(now, before, lambda gid: self.by_id[gid].wake_at(now))
 
     def forgive(self, now: int) -> None:
         """This process stood still until now."""
-        for gid, group in self._groups.items():
+        for gid, group in self.by_id.items():
             group.forgive(now)
             self.timers.set(gid, now)

@@ -25,15 +25,15 @@ class Lease:
         """Newest own beat, by its send time, that each voter acked in this term."""
         self.confirmed = 0
         """Send time of the newest beat that a majority acked in time."""
-        self._round = 0
-        """As ``confirmed``, by the acks of a majority alone."""
+        self.round = 0
+        """As ``confirmed``, by the acks of a majority alone: more acks up to it add nothing."""
         self.refreshed = 0
         """When the kernel lease was last opened or renewed."""
 
     def begin(self, voters: Iterable[DeviceId], asked_at: int) -> None:
         """A new term, won by the votes of ``voters`` that were asked for at ``asked_at``."""
         self._acked = dict.fromkeys(voters, asked_at)
-        self.confirmed = self._round = asked_at
+        self.confirmed = self.round = asked_at
 
     def keep(self, voters: tuple[DeviceId, ...]) -> None:
         """Only these devices' acks count from now on."""
@@ -50,16 +50,14 @@ class Lease:
         me: DeviceId,
     ) -> bool:
         """Count an ack of the beat sent at ``sent``; whether it confirms the lease anew."""
-        if sent <= self._acked.get(voter, 0) or voter not in voters:
+        if sent <= self.round or voter not in voters:
             return False
-        self._acked[voter] = sent
-        if sent <= self._round:
-            return False
+        self._acked[voter] = max(sent, self._acked.get(voter, 0))
         self._acked[me] = now  # This device confirms itself, always and at once.
         newest = confirmed_by_majority(voters, self._acked)
-        if newest is None or newest <= self._round or now - newest > timing.fresh:
+        if newest is None or newest <= self.round or now - newest > timing.fresh:
             return False
-        self._round = newest
+        self.round = newest
         self.extend(newest)
         return True
 

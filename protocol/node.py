@@ -119,7 +119,7 @@ class Node:
         self.groups = Groups(
             device, random, ballots, now=now, restarted=restarted, ballots_lost=ballots_lost
         )
-        self.beats = Beats(self.groups, contacts, incarnation)
+        self.beats = Beats(self.groups.by_id, contacts, incarnation)
         self.groups.heard = self.beats.heard
         self.roster = Roster(version=version, protocol=protocol)
         self.neighbourhood = Neighbourhood(device, incarnation, contacts, self.roster, random)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from protocol.effects import ConfigApplied, Effect, Input, Lossy, Pace, Send, WallClock
-from protocol.messages import Beat
+from protocol.effects import (
+    ConfigApplied,
+    Effect,
+    Input,
+    Lossy,
+    Pace,
+    Refresh,
+    Release,
+    Send,
+    WallClock,
+)
+from protocol.messages import Ack, Beat
 from protocol.node import Node
 from protocol.timing import SECOND
 from protocol.view import PeerState
@@ -67,3 +77,25 @@ def test_what_the_shell_repeats_is_no_occasion_for_chores() -> None:
         assert node.step(cluster.now, [item]) == []
     assert node.wake_at() == due
     assert (node.pace.loop_late, node.offices.unix_offset) == (1000, 5)
+
+
+def test_a_lease_is_renewed_once_for_each_beat_however_many_ack_it() -> None:
+    cluster = Cluster(5)
+    cluster.run(5050)
+    since = cluster.now
+    cluster.run(2000)
+    assert len(cluster.all_of(Refresh, since)) == 20
+
+
+def test_a_lease_is_renewed_by_whichever_majority_acks() -> None:
+    cluster = Cluster(5)
+    cluster.run(5050)
+    (primary,) = {who for _, who, _ in cluster.all_of(Refresh, cluster.now - SECOND)}
+    others = [each.id for each in cluster.devices if each.id != primary]
+    for first, second in ((0, 1), (1, 2), (2, 3), (3, 0)):
+        silent = {others[n] for n in range(4) if n not in (first, second)}
+        cluster.drop = lambda a, b, m, silent=silent: isinstance(m, Ack) and a in silent  # type: ignore[misc]
+        since = cluster.now
+        cluster.run(1000)
+        assert len(cluster.all_of(Refresh, since)) == 10
+        assert not cluster.all_of(Release, since)
