@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from halbctl.errors import note, report
-from halbctl.lab.dataplane import GATEWAYS, Comparison, compare
+from halbctl.lab.dataplane import Comparison, compare, lab
 from halbctl.lab.failover import GROUPS, Course, failover, failover_lines
 from halbctl.lab.kinds import IDLE, KINDS, USUAL
 from halbctl.lab.lifecycle import build, down, ending_signals_raise
@@ -37,9 +37,9 @@ def rest(name: str) -> dict[str, Any]:
 
 
 def dataplane(rounds: int, name: str) -> Comparison:
-    """Measure HALB's data plane against others in a lab of three hosts and two gateways."""
+    """Measure HALB's data plane against others, all in one lab."""
     try:
-        found = compare(build(Plan(name, gateways=GATEWAYS)), rounds * TURNS, SECONDS, note)
+        found = compare(build(lab(name)), rounds * TURNS, SECONDS, note)
     finally:
         down(name)
     return found

@@ -1,7 +1,13 @@
 """HALB's data plane against rules written by hand and HAProxy: ``scripts/bench dataplane``.
 
-Three hosts of one lab balance to the same two gateways, each on an address of its own. One
-round measures all three, one after the other, so that what disturbs one disturbs all.
+Hosts of one lab balance to the same two gateways, each on an address of its own: HALB on one
+device, HALB on one that tells two secondaries of its flows, rules by hand, HAProxy; and a gateway
+without any of them. One round measures all, one after the other, so that what disturbs one
+disturbs all.
+
+Client, gateways and devices share the processors of one machine, so connections per second
+tell of all of them together. What a data plane itself costs is what a connection through it
+takes of the processors more than one straight to a gateway.
 """
 
 from __future__ import annotations
@@ -9,68 +15,89 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from halbctl.lab.load import ASK, CLIENTS, PORTS
-from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab import brief
+from halbctl.lab.load import ASK, PORTS, command
+from halbctl.lab.namespaces import INTERFACE, SWITCH
 from halbctl.lab.plan import CLIENT, VIP, Plan
 from halbctl.lab.probes import python_environment
 from halbctl.lab.processes import Service
-from halbctl.lab.site import START_TIMEOUT, Site, apply
-from protocol.errors import Refused, TimedOut
+from halbctl.lab.site import START_TIMEOUT, Site, apply, create_token
+from protocol.errors import Refused
 
-DEVICE, BY_HAND, PROXY = "a", "b", "c"
-"""Hosts of the lab: HALB, rules by hand, HAProxy."""
-ADDRESS = {DEVICE: VIP, BY_HAND: "10.77.0.101", PROXY: "10.77.0.102"}
-TITLES = {DEVICE: "HALB", BY_HAND: "nftables by hand", PROXY: "HAProxy, mode tcp"}
+ALONE, BY_HAND, PROXY, TELLING = "a", "b", "c", "d"
+SECONDARIES = ("e", "f")
+"""Hosts of the lab: HALB, rules by hand, HAProxy, HALB that tells its flows to the last two."""
+DIRECT = "direct"
+"""No host: the client asks a gateway itself."""
+ADDRESS = {ALONE: VIP, BY_HAND: "10.77.0.101", PROXY: "10.77.0.102", TELLING: "10.77.0.103"}
+TITLES = {
+    DIRECT: "no data plane",
+    BY_HAND: "nftables by hand",
+    PROXY: "HAProxy, mode tcp",
+    ALONE: "HALB, one device",
+    TELLING: "HALB, two secondaries",
+}
 FIGURES = {
     "stream": "Gbit/s, one connection",
-    "connect": f"new connections/s, {CLIENTS} clients",
     "ask": "µs, median of small questions",
+    "connect": "new connections/s",
+    "cost": "µs of processors per new connection",
+    "agents": "µs of that for agents",
 }
+"""What is shown; ``cost`` is without what a connection takes without a data plane."""
 WANTED = {
     BY_HAND: {"stream": 0.95, "connect": 0.95, "ask": 1 / 0.95},
     PROXY: {"stream": 1.5, "connect": 1.5, "ask": 0.7},
 }
 """Least ratio of HALB to the other; of ``ask``, a time, the highest."""
 GATEWAYS = 2
-LOAD = (sys.executable, "-m", "halbctl.lab.load")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All runs, by host and figure."""
+    """All turns, by host and figure."""
 
     runs: dict[str, dict[str, list[float]]]
+    generator: str
+    """What made new connections, and answered them."""
     left_out: str = ""
     """Why there is no HAProxy in it."""
 
     def medians(self) -> dict[str, dict[str, float]]:
-        return {
+        found = {
             host: {figure: median(values) for figure, values in figures.items()}
             for host, figures in self.runs.items()
         }
+        least = found[DIRECT]["cost"]
+        for figures in found.values():
+            figures["cost"] -= least
+        return found
 
-    def ratios(self) -> dict[str, dict[str, float]]:
-        """HALB to each other, of the medians."""
+    def ratios(self, of: str = ALONE) -> dict[str, dict[str, float]]:
+        """A host to each that is no HALB, of the medians."""
         found = self.medians()
         return {
-            host: {figure: found[DEVICE][figure] / value for figure, value in figures.items()}
+            host: {
+                figure: found[of][figure] / value
+                for figure, value in figures.items()
+                if figure != "agents" and value > 0
+            }
             for host, figures in found.items()
-            if host != DEVICE
+            if host in WANTED
         }
 
     def broken(self) -> list[str]:
-        """Ratios that miss what is wanted, in words."""
+        """Ratios of HALB on one device that miss what is wanted, in words."""
         found = []
         for host, figures in self.ratios().items():
-            for figure, ratio in figures.items():
-                wanted = WANTED[host][figure]
+            for figure, wanted in WANTED[host].items():
+                ratio = figures[figure]
                 if ratio > wanted if figure == "ask" else ratio < wanted:
                     relation = "at most" if figure == "ask" else "at least"
                     found.append(
@@ -83,50 +110,63 @@ class Comparison:
         return {
             **asdict(self),
             "medians": self.medians(),
-            "ratios": self.ratios(),
+            "ratios": {of: self.ratios(of) for of in (ALONE, TELLING)},
             "broken": self.broken(),
         }
 
     def lines(self) -> list[str]:
         """The comparison for people."""
-        medians, ratios = self.medians(), self.ratios()
-        rounds = len(self.runs[DEVICE]["stream"])
+        medians = self.medians()
+        turns = len(self.runs[ALONE]["stream"])
         lines = [
-            (
-                f"data planes, medians of {rounds} rounds, load by halbctl.lab.load (Python);"
-                " in brackets HALB's ratio to it"
-            )
+            f"data planes, medians of {turns} turns; new connections by {self.generator}",
+            "in brackets the ratio of it to rules by hand and to HAProxy",
         ]
         for figure, title in FIGURES.items():
-            parts = []
-            for host, found in medians.items():
-                ratio = f" ({ratios[host][figure]:.2f})" if host in ratios else ""
-                parts.append(f"{TITLES[host]} {found[figure]:,.1f}{ratio}")
-            lines.append(f"  {title}: {', '.join(parts)}")
+            lines.append(f"  {title}")
+            for host in (host for host in TITLES if host in medians):
+                if figure == "agents" and host not in (ALONE, TELLING):
+                    continue
+                to = ""
+                if host in (ALONE, TELLING) and figure != "agents":
+                    ratios = (each.get(figure) for each in self.ratios(host).values())
+                    to = f" ({', '.join(f'{ratio:.2f}' for ratio in ratios if ratio)})"
+                lines.append(f"    {TITLES[host]:<24}{medians[host][figure]:>10,.1f}{to}")
         if self.left_out:
             lines.append(f"  without HAProxy: {self.left_out}")
         return [*lines, *(f"BROKEN {each}" for each in self.broken()), ""]
 
 
+def lab(name: str) -> Plan:
+    """What :func:`compare` needs."""
+    return Plan(
+        name, devices=len([ALONE, BY_HAND, PROXY, TELLING, *SECONDARIES]), gateways=GATEWAYS
+    )
+
+
 def compare(
     site: Site, rounds: int, seconds: float, tell: Callable[[str], None] = lambda _: None
 ) -> Comparison:
-    """Measure in a lab of three devices and :data:`GATEWAYS` gateways that is built, not formed."""
+    """Measure in a lab as :func:`lab` says, that is built, not formed."""
     for host in (BY_HAND, PROXY):
         site.service(host).terminate(5.0)
-    servers = [_serve(site, host.name) for host in site.plan.gateway_hosts]
-    others: list[subprocess.Popen[bytes]] = []
+    _simple_switch(site)
+    gateways = [host.name for host in site.plan.gateway_hosts]
+    servers = [_serve(site, name) for name in gateways]
+    others = [brief.serve(site, name) for name in gateways]
     try:
-        _balance_with_halb(site)
+        _balance_with_halb(site, ALONE, ())
+        _balance_with_halb(site, TELLING, SECONDARIES)
         _balance_by_hand(site)
         left_out = "" if shutil.which("haproxy") else "it is not installed (apt install haproxy)"
-        hosts = [DEVICE, BY_HAND]
+        hosts = [DIRECT, ALONE, BY_HAND, TELLING]
         if not left_out:
             others.append(_balance_with_proxy(site))
             hosts.append(PROXY)
         for host in hosts:
             site.wait(f"{TITLES[host]} answers", lambda host=host: _answers(site, host), 10.0)  # type: ignore[misc]
-        return Comparison(_rounds(site, hosts, rounds, seconds, tell), left_out)
+        runs = _rounds(site, hosts, rounds, seconds, tell)
+        return Comparison(runs, brief.generator(), left_out)
     finally:
         for process in others:
             process.kill()
@@ -135,16 +175,24 @@ def compare(
             server.kill()
 
 
+def _simple_switch(site: Site) -> None:
+    """No switch runs the hooks of netfilter for each packet."""
+    with suppress(Refused):  # where the kernel has no such hooks for bridges
+        for name in ("iptables", "ip6tables", "arptables"):
+            site.network.run(SWITCH, "sysctl", "-qw", f"net.bridge.bridge-nf-call-{name}=0")
+
+
 def _rounds(
     site: Site, hosts: list[str], rounds: int, seconds: float, tell: Callable[[str], None]
 ) -> dict[str, dict[str, list[float]]]:
     runs: dict[str, dict[str, list[float]]] = {h: {f: [] for f in FIGURES} for h in hosts}
     for number in range(rounds):
-        for figure in FIGURES:
-            # Another one begins each time, so that none is always the first.
-            turn = number % len(hosts)
+        # Another one begins each time, so that none is always the first.
+        turn = number % len(hosts)
+        for figure in ("stream", "ask", "connect"):
             for host in hosts[turn:] + hosts[:turn]:
-                runs[host][figure].append(_measure(site, figure, host, seconds))
+                for name, value in _measure(site, figure, host, seconds).items():
+                    runs[host][name].append(value)
         tell(f"round {number + 1} of {rounds}: {_newest(runs)}")
     return runs
 
@@ -156,10 +204,20 @@ def _newest(runs: Mapping[str, Mapping[str, list[float]]]) -> str:
     )
 
 
-def _measure(site: Site, figure: str, host: str, seconds: float) -> float:
-    argv = [*LOAD, figure, ADDRESS[host], str(seconds)]
+def _measure(site: Site, figure: str, host: str, seconds: float) -> dict[str, float]:
+    address = ADDRESS.get(host, site.plan.gateway_hosts[0].ipv4)
+    if figure != "connect":
+        return {figure: _load(site, figure, address, seconds)}
+    devices = {DIRECT: [], TELLING: [TELLING, *SECONDARIES]}.get(host, [host])
+    agents = [pid for name in devices if (pid := site.service(name).pid) is not None]
+    gateways = [each.name for each in site.plan.gateway_hosts]
+    turn = brief.measure(site, address, seconds, [*gateways, *devices], agents)
+    return {"connect": turn.per_second, "cost": turn.cost_us, "agents": turn.agents_us}
+
+
+def _load(site: Site, figure: str, address: str, seconds: float) -> float:
     done = subprocess.run(
-        site.network.within(CLIENT.name, argv),
+        site.network.within(CLIENT.name, command(figure, address, str(seconds))),
         capture_output=True,
         text=True,
         env=python_environment(),
@@ -167,48 +225,52 @@ def _measure(site: Site, figure: str, host: str, seconds: float) -> float:
         check=False,
     )
     if done.returncode:
-        raise Refused(f"the load on {TITLES[host]} failed: {done.stderr.strip()[-300:]}")
+        raise Refused(f"the load on {address} failed: {done.stderr.strip()[-300:]}")
     return float(json.loads(done.stdout))
 
 
 def _serve(site: Site, gateway: str) -> Service:
     service = Service("load", site.folder / gateway)
-    argv = site.network.within(gateway, [*LOAD, "serve"])
-    service.start(argv, python_environment())
+    service.start(site.network.within(gateway, command("serve")), python_environment())
     return service
 
 
 def _answers(site: Site, host: str) -> bool:
     with suppress(Refused, subprocess.TimeoutExpired):
-        return _measure(site, "ask", host, 0.05) > 0
+        address = ADDRESS.get(host, site.plan.gateway_hosts[0].ipv4)
+        return _load(site, "ask", address, 0.05) > 0 and _load(site, "connect", address, 0.05) > 0
     return False
 
 
-def document(plan: Plan) -> str:
-    """The Site: one Virtual Server with the ports of the load."""
+def document(plan: Plan, vip: str) -> str:
+    """A Site: one Virtual Server with the ports of the load."""
     gateways = [{"name": host.name, "address": host.ipv4} for host in plan.gateway_hosts]
     check = {"type": "tcp", "interval": 2.0, "timeout": 1.0, "port": ASK}
     server = {
         "name": "bench",
-        "vips": [f"{VIP}/24"],
+        "vips": [f"{vip}/24"],
         "gateways": gateways,
         "listeners": [{"protocol": "tcp", "port": port, "check": check} for port in PORTS],
     }
     return json.dumps({"virtual_servers": [server]})
 
 
-def _balance_with_halb(site: Site) -> None:
-    site.halbctl(DEVICE, "init", site.plan.name).check()
-    apply(site, document(site.plan))
+def _balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> None:
+    site.halbctl(device, "init", f"{site.plan.name}-{device}").check()
+    if secondaries:
+        token = create_token(site, device, uses=len(secondaries))
+        for name in secondaries:
+            site.halbctl(name, "join", token).check()
+    apply(site, document(site.plan, ADDRESS[device]), device)
+    carriers = {device, *secondaries}
 
     def serves() -> bool:
-        return bool(site.virtual_server(DEVICE, "bench")["state"] == "ok")
+        known = site.virtual_server(device, "bench")
+        able = {each["name"] for each in known["devices"] if each["eligible"]}
+        up = all(gateway["state"] == "up" for gateway in known["gateways"])
+        return known["primary"] == device and able == carriers and up
 
-    with suppress(TimedOut):
-        # One device alone is no more than degraded.
-        site.wait("the Virtual Server is in order", serves, 3.0)
-    primary = lambda: site.virtual_server(DEVICE, "bench")["primary"] == DEVICE  # noqa: E731
-    site.wait("the device is primary", primary, START_TIMEOUT)
+    site.wait(f"{device} is primary, and the others follow", serves, START_TIMEOUT)
 
 
 def _balance_by_hand(site: Site) -> None:

@@ -1,8 +1,8 @@
 """Load for ``scripts/bench dataplane``, and what answers it. Standard library only.
 
-Run as ``python -m halbctl.lab.load serve``, or ``stream|connect|ask HOST SECONDS``, which
-print what they measured as JSON. A client ends each short connection with a reset, so
-that no port waits for its time to pass.
+Run as ``python -m halbctl.lab.load serve|brief``, or ``stream|connect|ask HOST SECONDS``, which
+print what they measured as JSON. A server ends each brief connection, so that no port of a
+client waits for its time to pass.
 """
 
 from __future__ import annotations
@@ -18,25 +18,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from statistics import median
 
-STREAM, SHORT, ASK = 7011, 7012, 7013
-"""Ports: takes all that comes; answers one byte per connection; echoes small questions."""
-PORTS = (STREAM, SHORT, ASK)
+STREAM, BRIEF, ASK = 7011, 7012, 7013
+"""Ports: takes all that comes; answers one request of HTTP per connection; echoes questions."""
+PORTS = (STREAM, BRIEF, ASK)
 CLIENTS = 4
-"""Processes that open connections at the same time."""
+"""Processes that open connections at the same time, and that answer them."""
+_REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n!"
 _CHUNK = 1 << 18
-_AT_ONCE = struct.pack("ii", 1, 0)
 TIMEOUT_S = 5.0
 
 
-def _accept_forever(port: int, handle: Callable[[socket.socket], None], *, threads: bool) -> None:
+def command(*arguments: str) -> list[str]:
+    """How to run this file in a process of its own."""
+    return [sys.executable, "-m", "halbctl.lab.load", *arguments]
+
+
+def _accept_forever(port: int, handle: Callable[[socket.socket], None]) -> None:
     with socket.create_server(("", port), backlog=4096) as server:
         while True:
             sock, _ = server.accept()
-            if threads:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=_guarded, args=(handle, sock), daemon=True).start()
-            else:
-                _guarded(handle, sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=_guarded, args=(handle, sock), daemon=True).start()
 
 
 def _guarded(handle: Callable[[socket.socket], None], sock: socket.socket) -> None:
@@ -51,8 +54,9 @@ def _drain(sock: socket.socket) -> None:
         pass
 
 
-def _greet(sock: socket.socket) -> None:
-    sock.sendall(b"!")
+def _answer(sock: socket.socket) -> None:
+    if sock.recv(1024):
+        sock.sendall(_ANSWER)
 
 
 def _echo(sock: socket.socket) -> None:
@@ -61,12 +65,22 @@ def _echo(sock: socket.socket) -> None:
 
 
 def serve() -> None:
-    """Serve all three ports, a process each, until killed; print ``ready``."""
-    for port, handle, threads in ((STREAM, _drain, True), (ASK, _echo, True)):
-        if os.fork() == 0:
-            _accept_forever(port, handle, threads=threads)
+    """Serve what :func:`stream` and :func:`ask` need, until killed; print ``ready``."""
+    if os.fork() == 0:
+        _accept_forever(STREAM, _drain)
     print("ready", flush=True)
-    _accept_forever(SHORT, _greet, threads=False)
+    _accept_forever(ASK, _echo)
+
+
+def brief() -> None:
+    """Serve brief connections until killed."""
+    with socket.create_server(("", BRIEF), backlog=4096) as server:
+        for _ in range(CLIENTS - 1):
+            if os.fork() == 0:
+                break
+        while True:
+            sock, _ = server.accept()
+            _guarded(_answer, sock)
 
 
 def stream(host: str, seconds: float) -> float:
@@ -80,15 +94,15 @@ def stream(host: str, seconds: float) -> float:
     return sent * 8 / passed / 1e9
 
 
-def connect(host: str, seconds: float) -> float:
-    """Connections per second: opened, one byte received, closed; several at a time."""
+def connect(host: str, seconds: float) -> int:
+    """Connections that were opened, answered and closed; several at a time."""
     ends = [_in_child(host, seconds) for _ in range(CLIENTS)]
     counts = []
     for pid, end in ends:
         with os.fdopen(end, "rb") as pipe:
             counts.append(int(pipe.read() or b"0"))
         os.waitpid(pid, 0)
-    return sum(counts) / seconds
+    return sum(counts)
 
 
 def _in_child(host: str, seconds: float) -> tuple[int, int]:
@@ -104,18 +118,16 @@ def _in_child(host: str, seconds: float) -> tuple[int, int]:
 def _connections(host: str, seconds: float) -> int:
     """Connections that were served; written for little work beside the kernel's."""
     limit = struct.pack("ll", int(TIMEOUT_S), 0)
-    options = (
-        (socket.SO_LINGER, _AT_ONCE), (socket.SO_SNDTIMEO, limit), (socket.SO_RCVTIMEO, limit),
-    )  # fmt: skip
     done = 0
     ends = time.perf_counter() + seconds
     while time.perf_counter() < ends:
         sock = socket.socket()
-        for option, value in options:
-            sock.setsockopt(socket.SOL_SOCKET, option, value)
+        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            sock.setsockopt(socket.SOL_SOCKET, option, limit)
         with suppress(OSError):
-            sock.connect((host, SHORT))
-            done += sock.recv(1) == b"!"
+            sock.connect((host, BRIEF))
+            sock.sendall(_REQUEST)
+            done += sock.recv(1024).startswith(b"HTTP/1.1 200")
         sock.close()
     return done
 
@@ -134,8 +146,8 @@ def ask(host: str, seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "serve":
-        serve()
+    if sys.argv[1] in ("serve", "brief"):
+        {"serve": serve, "brief": brief}[sys.argv[1]]()
     else:
         measure = {"stream": stream, "connect": connect, "ask": ask}[sys.argv[1]]
         print(json.dumps(measure(sys.argv[2], float(sys.argv[3]))))

@@ -13,6 +13,7 @@ from typing import Any
 
 from halbctl.lab.plan import Plan
 from halbctl.lab.probes import python_environment
+from halbctl.lab.processor import seconds_of
 from halbctl.lab.site import START_TIMEOUT, Site, apply, form
 from protocol.errors import Refused
 
@@ -63,11 +64,11 @@ def measure_rest(site: Site) -> Rest:
     site.wait("ten Virtual Servers are in order", lambda: _all_ok(site, first), START_TIMEOUT)
     time.sleep(3.0)  # the announcements after an election end within five seconds of it
     names = [host.name for host in site.plan.device_hosts]
-    before = {name: _cpu_seconds(_pid(site, name)) for name in names}
+    before = {name: seconds_of(_pid(site, name)) for name in names}
     began = time.monotonic()
     time.sleep(REST_S)
     passed = time.monotonic() - began
-    after = {name: _cpu_seconds(_pid(site, name)) for name in names}
+    after = {name: seconds_of(_pid(site, name)) for name in names}
     memory = {name: _rss_mb(_pid(site, name)) for name in names}
     agent_us = max(site.status(first)["took_us"] for _ in range(STATUS_ROUNDS))
     status, python = _status_against_python(site, first)
@@ -101,12 +102,6 @@ def _pid(site: Site, device: str) -> int:
     if pid is None:
         raise Refused(f"the agent of {device} ended: {site.service(device).tail()}")
     return pid
-
-
-def _cpu_seconds(pid: int) -> float:
-    """Processor time of all threads of a process so far, seconds, as the scheduler counts it."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
 
 def _rss_mb(pid: int) -> float:

@@ -277,12 +277,12 @@ def create_token(site: Site, device: str, uses: int = 1, *more: str) -> str:
     return token
 
 
-def apply(site: Site, document: str) -> str:
-    """Apply a document on the first device; return what halbctl said."""
+def apply(site: Site, document: str, device: str = "") -> str:
+    """Apply a document on a device, as a rule the first; return what halbctl said."""
     path = site.folder / "site.yaml"
     path.write_text(document)
     first = site.plan.device_hosts[0].name
-    return site.halbctl(first, "apply", "-f", str(path)).check()
+    return site.halbctl(device or first, "apply", "-f", str(path)).check()
 
 
 def wait_serving(site: Site) -> float:

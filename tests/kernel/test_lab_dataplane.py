@@ -6,9 +6,8 @@ import os
 
 import pytest
 
-from halbctl.lab.dataplane import BY_HAND, DEVICE, FIGURES, GATEWAYS, compare
+from halbctl.lab.dataplane import ALONE, BY_HAND, DIRECT, FIGURES, TELLING, compare, lab
 from halbctl.lab.lifecycle import build, down
-from halbctl.lab.plan import Plan
 
 pytestmark = pytest.mark.kernel
 
@@ -16,10 +15,13 @@ pytestmark = pytest.mark.kernel
 def test_every_data_plane_is_measured_in_every_figure() -> None:
     name = f"dp{os.getpid() % 100000}"
     try:
-        found = compare(build(Plan(name, gateways=GATEWAYS)), 1, 0.2)
+        found = compare(build(lab(name)), 1, 0.2)
     finally:
         down(name)
-    assert {DEVICE, BY_HAND} <= set(found.runs)
+    assert {ALONE, TELLING, BY_HAND, DIRECT} <= set(found.runs)
     for figures in found.runs.values():
         assert set(figures) == set(FIGURES)
-        assert all(value > 0 for values in figures.values() for value in values)
+        assert all(
+            value > 0 for name, values in figures.items() for value in values if name != "agents"
+        )
+    assert found.lines()

@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from halbctl.lab.dataplane import BY_HAND, DEVICE, PROXY, Comparison
+from typing import Any
+
+from halbctl.lab.dataplane import ALONE, BY_HAND, DIRECT, PROXY, TELLING, Comparison
+
+TOOL = "a tool"
 
 
-def figures(stream: float, connect: float, ask: float) -> dict[str, list[float]]:
-    return {"stream": [stream] * 3, "connect": [connect] * 3, "ask": [ask] * 3}
+def figures(stream: float, connect: float, ask: float, cost: float = 300) -> dict[str, list[float]]:
+    return {
+        "stream": [stream] * 3, "ask": [ask] * 3, "connect": [connect] * 3, "cost": [cost] * 3,
+        "agents": [1.0] * 3,
+    }  # fmt: skip
+
+
+def compared(mine: dict[str, list[float]], **others: dict[str, list[float]]) -> Comparison:
+    straight, telling = figures(20, 9000, 20, cost=100), figures(10, 3900, 41, cost=320)
+    known: dict[str, Any] = {DIRECT: straight, ALONE: mine, TELLING: telling, **others}
+    return Comparison(known, TOOL)
 
 
 def test_ratios_as_wanted_break_nothing() -> None:
-    good = Comparison(
-        {DEVICE: figures(10, 4000, 40), BY_HAND: figures(10, 4100, 39), PROXY: figures(4, 2000, 80)}
-    )
+    others = {BY_HAND: figures(10, 4100, 39, 290), PROXY: figures(4, 2000, 80, 500)}
+    good = compared(figures(10, 4000, 40), **others)
     assert not good.broken()
-    assert good.ratios()[PROXY] == {"stream": 2.5, "connect": 2.0, "ask": 0.5}
-    assert "HALB 10.0, nftables by hand 10.0 (1.00), HAProxy, mode tcp 4.0 (2.50)" in "\n".join(
-        good.lines()
-    )
+    assert good.ratios()[PROXY] == {"stream": 2.5, "connect": 2.0, "ask": 0.5, "cost": 0.5}
+    said = "\n".join(good.lines())
+    assert "2.50" in said
+    assert TOOL in said
+
+
+def test_what_a_connection_costs_without_a_data_plane_is_not_counted() -> None:
+    found = compared(figures(10, 4000, 40, cost=290), **{BY_HAND: figures(10, 4100, 39, cost=290)})
+    assert found.medians()[ALONE]["cost"] == 190
+    assert found.medians()[DIRECT]["cost"] == 0
+    assert found.ratios()[BY_HAND]["cost"] == 1.0
+    assert found.ratios(TELLING)[BY_HAND]["cost"] == 220 / 190
 
 
 def test_each_ratio_that_is_missed_is_said() -> None:
-    bad = Comparison(
-        {DEVICE: figures(9, 4000, 60), BY_HAND: figures(10, 5000, 40), PROXY: figures(9, 4000, 60)}
-    )
+    others = {BY_HAND: figures(10, 5000, 40), PROXY: figures(9, 4000, 60)}
+    bad = compared(figures(9, 4000, 60), **others)
     assert len(bad.broken()) == 6
     assert "0.90 of nftables by hand, wanted at least 0.95" in bad.broken()[0]
 
 
 def test_one_odd_round_decides_nothing() -> None:
-    mine = {"stream": [10.0, 1.0, 10.0], "connect": [4e3] * 3, "ask": [40.0, 40.0, 900.0]}
-    found = Comparison({DEVICE: mine, BY_HAND: figures(10, 4000, 40)}, "it is not installed")
+    mine = {**figures(10, 4000, 40), "stream": [10.0, 1.0, 10.0], "ask": [40.0, 40.0, 900.0]}
+    by_hand = {BY_HAND: figures(10, 4000, 40)}
+    found = Comparison({**compared(mine, **by_hand).runs}, TOOL, "it is not installed")
     assert not found.broken()
     assert "without HAProxy: it is not installed" in "\n".join(found.lines())
