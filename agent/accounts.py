@@ -8,19 +8,28 @@ themselves with the first packet, so the table costs nothing to load.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
-from itertools import product
 
-from agent.forwarding import serving
+from agent.forwarding import memoryless
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
-from agent.ruleset import Desired
+from agent.ruleset import Desired, carried
+from protocol.addresses import family
+from protocol.objects import Listener
+from protocol.ports import Ports
 
 TABLE = "halb_count"
 MAX_ELEMENTS = 262_144
 """Pairs of listener and gateway, twice (forth and back), of one IP version."""
-SETS = ("offered", "offered_range", "untracked", "entered", "opened", "carried")
+FORTH, BACK = "passed", "answered"
+"""Packets that no flow is remembered of, to and from a gateway: that of `routed` without memory."""
+RANGED = "_range"
+"""Ends the name of a set for listeners with several ports."""
+SETS = (
+    "offered", "offered_range", "untracked", "entered",
+    *(name + end for name in (FORTH, BACK) for end in ("", RANGED)), "opened", "carried",
+)  # fmt: skip
 """Sets with counters, in the order of a packet's way."""
 
 
@@ -33,19 +42,28 @@ class Accounts:
     """``VIP . protocol . port`` of each listener with one port."""
     ranges: frozenset[str] = frozenset()
     """The same with ``first-last`` of each other listener."""
+    gateways: frozenset[str] = frozenset()
+    """``gateway . protocol . port`` where no flows are remembered; no two listeners share one."""
+    gateway_ranges: frozenset[str] = frozenset()
+    """The same with ``first-last``."""
 
 
 def accounts_of(desired: Desired) -> Accounts:
     """The accounts of the Virtual Servers that a device carries."""
-    services, ranges = set(), set()
-    for vs in desired.virtual_servers:
-        for vip, listener in product(serving(vs, desired.vips.get(vs.uid, ())), vs.listeners):
-            (first, last), key = listener.ports, f"{ip_address(vip)} . {listener.protocol}"
-            if first == last:
-                services.add(f"{key} . {first}")
-            else:
-                ranges.add(f"{key} . {first}-{last}")
-    return Accounts(desired.addresses, frozenset(services), frozenset(ranges))
+    services, gateways = (set[str](), set[str]()), (set[str](), set[str]())
+    for _, vs, listener, version, vips in carried(desired):
+        ranged = listener.last_port > 0
+        services[ranged].update(_keys(vips, listener, listener.ports))
+        if memoryless(vs, listener, vips):
+            some = (g.address for g in vs.gateways if family(g.address) == version)
+            gateways[ranged].update(_keys(some, listener, listener.gateway_ports))
+    return Accounts(desired.addresses, *map(frozenset, (*services, *gateways)))
+
+
+def _keys(addresses: Iterable[str], listener: Listener, ports: Ports) -> Iterator[str]:
+    first, last = ports
+    text = str(first) if first == last else f"{first}-{last}"
+    return (f"{ip_address(each)} . {listener.protocol} . {text}" for each in addresses)
 
 
 def table() -> str:
@@ -66,17 +84,26 @@ def table() -> str:
                 ("entered", f"type {service}; {dynamic}"),
                 ("opened", f"type {flow}; {dynamic}"),
                 ("carried", f"type {flow} . ct_dir; {dynamic}"),
+                *((name, f"type {service}; counter;") for name in (FORTH, BACK)),
+                *(
+                    (name + RANGED, f"type {service}; flags interval; counter;")
+                    for name in (FORTH, BACK)
+                ),
             )
         )
     for chain, (hook, rules) in _chains().items():
-        lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
+        how = f" {{ type {hook}; policy accept; }}" if hook else ""
+        lines.append(f"add chain inet {TABLE} {chain}{how}")
         lines.append(f"flush chain inet {TABLE} {chain}")
         lines += (f"add rule inet {TABLE} {chain} {rule}" for rule in rules)
     return "".join(f"{line}\n" for line in lines)
 
 
 def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Hook and rules. Chains of type nat see the first packet of each flow, and no other."""
+    """Hook and rules; one without a hook is led to by those behind it.
+
+    Chains of type nat see the first packet of each flow, and no other.
+    """
     offered = tuple(
         f"{KEYWORD[v]} daddr . meta l4proto . th dport @{name}{SUFFIX[v]} accept"
         for name in ("offered", "offered_range")
@@ -95,11 +122,25 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
                 for v in (4, 6)
             ),
         ),
+        # On its way between a client and a gateway, whose address it has both ways here.
+        "passing": (
+            "",
+            tuple(
+                f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} accept"
+                for base, end in ((FORTH, "d"), (BACK, "s"))
+                for name in (base, base + RANGED)
+                for v in (4, 6)
+            ),
+        ),
         # Balanced, and not yet past the other firewalls of this host: an entry is
         # confirmed behind them.
         "entered": (
             "filter hook forward priority -400",
-            ("ct status & (dnat | confirmed) != dnat accept", *_updates("entered", "")),
+            (
+                "ct state untracked goto passing",
+                "ct status & (dnat | confirmed) != dnat accept",
+                *_updates("entered", ""),
+            ),
         ),
         "opened": (
             "nat hook postrouting priority srcnat - 11",
@@ -127,13 +168,20 @@ def _updates(name: str, more: str) -> Iterator[str]:
 
 def change(old: Accounts, new: Accounts) -> str:
     """The smallest script that leads from ``old`` to ``new``; empty if they are equal."""
+    kinds = (
+        (("vips",), old.vips, new.vips),
+        (("offered",), old.services, new.services),
+        (("offered_range",), old.ranges, new.ranges),
+        ((FORTH, BACK), old.gateways, new.gateways),
+        ((FORTH + RANGED, BACK + RANGED), old.gateway_ranges, new.gateway_ranges),
+    )
     lines = [
-        *_elements("add", "vips", new.vips - old.vips),
-        *_elements("delete", "vips", old.vips - new.vips),
-        *_elements("add", "offered", new.services - old.services),
-        *_elements("delete", "offered", old.services - new.services),
-        *_elements("delete", "offered_range", old.ranges - new.ranges),
-        *_elements("add", "offered_range", new.ranges - old.ranges),
+        line
+        for names, was, will in kinds
+        for name in names
+        # What goes may overlap with what comes.
+        for verb, keys in (("delete", was - will), ("add", will - was))
+        for line in _elements(verb, name, keys)
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -149,5 +197,5 @@ def sample() -> str:
     """Every statement of this module, to be tried on a kernel."""
     some = frozenset({"192.0.2.1", "2001:db8::1"})
     ports = (frozenset(f"{vip} . tcp . {each}" for vip in some) for each in ("443", "80-90"))
-    accounts = Accounts(some, *ports)
+    accounts = Accounts(some, *ports, *ports)
     return table() + change(Accounts(), accounts)

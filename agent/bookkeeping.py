@@ -88,6 +88,7 @@ class Books:
             )
             for name, text in (
                 ("vips", vip_of), ("offered", service_of), ("offered_range", range_of),
+                (accounts.FORTH, service_of), (accounts.FORTH + accounts.RANGED, range_of),
             )
         ]  # fmt: skip
         return Accounts(*found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -63,6 +63,10 @@ class Reading:
     """From the gateway to clients."""
     untracked: Mapping[str, int]
     """Packets to a VIP that somebody had marked `notrack`."""
+    passed: Mapping[Service, Tally] = field(default_factory=dict)
+    """To gateways without a memory of flows: by gateway in place of the VIP, and its first port."""
+    answered: Mapping[Service, Tally] = field(default_factory=dict)
+    """The same from gateways."""
 
     @property
     def dropped(self) -> Mapping[Service, int]:
@@ -125,6 +129,9 @@ class Ledger:
             if kind in ("offered", "offered_range", "entered"):
                 found[kind][service] = tally.packets
                 continue
+            if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
+                found[kind][service] = tally
+                continue
             account = (*service, _address(raw[size + 8 : 2 * size + 8]))
             if kind == "opened":
                 found[kind][account] = tally.packets
@@ -137,6 +144,8 @@ class Ledger:
             forth=found["carried"],
             back=found["back"],
             untracked=found["untracked"],
+            passed=found[accounts.FORTH] | found[accounts.FORTH + accounts.RANGED],
+            answered=found[accounts.BACK] | found[accounts.BACK + accounts.RANGED],
         )
 
 

@@ -49,7 +49,12 @@ def render(
         lines.append(f"# TYPE {name} {kind}")
         lines.append(f"# HELP {name} {meaning}")
         suffix = {"counter": "_total", "info": "_info"}.get(kind, "")
-        lines += (f"{name}{suffix}{_braced(labels)} {value:.15g}" for labels, value in samples)
+        # Below zero is what is not known, and not told.
+        lines += (
+            f"{name}{suffix}{_braced(labels)} {value:.15g}"
+            for labels, value in samples
+            if value >= 0
+        )
     return "".join(f"{line}\n" for line in (*lines, "# EOF"))
 
 
@@ -115,7 +120,7 @@ def _about_traffic(servers: tuple[VirtualServerTraffic, ...]) -> Iterator[Family
     )  # fmt: skip
     yield (
         "halb_active_connections", "gauge", "Live flows.",
-        [(labels, t.active) for labels, t in accounts if t.active >= 0],
+        [(labels, t.active) for labels, t in accounts],
     )  # fmt: skip
     yield (
         "halb_refused_connections", "counter", "New flows that went out to no gateway.",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from ipaddress import ip_address
+from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from agent.counters import Account, Service, Tally
+from agent.forwarding import memoryless, serving
+from agent.gate import split
 from agent.meter import Sample
 from protocol.addresses import family
 from protocol.config import Config
 from protocol.ids import GroupId
-from protocol.objects import Listener, VirtualServer
+from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.traffic import GatewayTraffic, ListenerTraffic, Traffic, VirtualServerTraffic
 
 _NOTHING = Tally()
@@ -63,29 +66,56 @@ class _Books:
     def listener(
         self, server: VirtualServer, listener: Listener, vips: tuple[str, ...]
     ) -> ListenerTraffic:
+        vips = serving(server, vips)
         services = tuple(self._services(vips, listener))
         gateways = tuple(
-            GatewayTraffic(
-                each.name,
-                summed(
-                    self._account((*service, each.address))
-                    for service in services
-                    if family(service[0]) == family(each.address)
-                ),
-            )
+            GatewayTraffic(each.name, self._gateway(server, listener, each, vips, services))
             for each in server.gateways
         )
+        total = summed(each.traffic for each in gateways)
+        if any(_unremembered(server, listener, some) for _, some in split(vips)):
+            return ListenerTraffic(listener.key, replace(total, refused=-1, dropped=-1), gateways)
         reading = self._now.reading
         offered = sum(
             reading.offered.get((vip, listener.protocol, listener.port), 0) for vip in vips
         )
         entered = sum(reading.entered.get(service, 0) for service in services)
-        total = msgspec.structs.replace(
-            summed(each.traffic for each in gateways),
+        total = replace(
+            total,
             refused=max(0, offered - entered),
             dropped=sum(self._dropped.get(service, 0) for service in services),
         )
         return ListenerTraffic(listener.key, total, gateways)
+
+    def _gateway(
+        self,
+        server: VirtualServer,
+        listener: Listener,
+        gateway: Gateway,
+        vips: tuple[str, ...],
+        services: tuple[Service, ...],
+    ) -> Traffic:
+        version = family(gateway.address)
+        of_its_version = tuple(vip for vip in vips if family(vip) == version)
+        if not of_its_version or not _unremembered(server, listener, of_its_version):
+            return summed(
+                self._account((*service, gateway.address))
+                for service in services
+                if family(service[0]) == version
+            )
+        if server.forwarding == "dsr":
+            return UNSEEN
+        # Packets are counted by the gateway's own address and port, and flows not at all.
+        key = (str(ip_address(gateway.address)), listener.protocol, listener.gateway_port)
+        forth = self._now.reading.passed.get(key, _NOTHING)
+        back = self._now.reading.answered.get(key, _NOTHING)
+        return replace(
+            UNSEEN,
+            packets_in=forth.packets,
+            bytes_in=forth.bytes,
+            packets_out=back.packets,
+            bytes_out=back.bytes,
+        )
 
     def _account(self, account: Account) -> Traffic:
         reading, active = self._now.reading, self._now.active
@@ -109,19 +139,24 @@ class _Books:
         return round(max(0, next(opened) - next(opened)) / seconds, 1)
 
 
+def _unremembered(server: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> bool:
+    """Whether the kernel remembers no flows to ``vips``, of one IP version."""
+    return server.forwarding == "dsr" or memoryless(server, listener, vips)
+
+
+UNSEEN = Traffic(
+    connections=-1, refused=-1, dropped=-1,
+    packets_in=-1, bytes_in=-1, packets_out=-1, bytes_out=-1,
+)  # fmt: skip
+"""What is known of traffic that this device does not see, or does not count."""
+
+
 def summed(parts: Iterable[Traffic]) -> Traffic:
     """All ``parts`` together; what one of them does not know the sum does not know."""
     several = list(parts)
-    known = all(each.active >= 0 for each in several)
-    rated = all(each.rate >= 0 for each in several)
-    return Traffic(
-        connections=sum(each.connections for each in several),
-        refused=sum(each.refused for each in several),
-        dropped=sum(each.dropped for each in several),
-        active=sum(each.active for each in several) if known else -1,
-        rate=round(sum(each.rate for each in several), 1) if rated else -1.0,
-        packets_in=sum(each.packets_in for each in several),
-        bytes_in=sum(each.bytes_in for each in several),
-        packets_out=sum(each.packets_out for each in several),
-        bytes_out=sum(each.bytes_out for each in several),
-    )
+
+    def total(name: str) -> Any:
+        values = [getattr(each, name) for each in several]
+        return round(sum(values), 1) if min(values, default=0) >= 0 else -1
+
+    return Traffic(**{name: total(name) for name in Traffic.__struct_fields__})

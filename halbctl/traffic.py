@@ -91,6 +91,9 @@ def _figures(now: Traffic, before: Traffic | None, seconds: float) -> Iterator[C
         (now["bytes_out"], before and before["bytes_out"]),
     )
     for index, (value, was) in enumerate(pairs):
+        if value < 0:
+            yield Cell("?", "", True)
+            continue
         figure = max(0, value - (was or 0)) / seconds if seconds else value
         bad = index in (1, 2) and figure > 0
         yield Cell(short(figure), "red" if bad else "", True)

@@ -6,7 +6,7 @@ import msgspec
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """What was counted since the accounts were made; totals only grow."""
+    """What was counted since the accounts were made; totals only grow. -1 is unknown."""
 
     connections: int = 0
     """New flows that went out to a gateway."""
@@ -15,9 +15,9 @@ class Traffic(msgspec.Struct, frozen=True):
     dropped: int = 0
     """New flows that another firewall of this host dropped; of listeners and above."""
     active: int = -1
-    """Live flows; -1 where unknown."""
+    """Live flows."""
     rate: float = -1.0
-    """New flows per second, since a second ago or more; -1 where unknown."""
+    """New flows per second, since a second ago or more."""
     packets_in: int = 0
     """From clients to gateways."""
     bytes_in: int = 0

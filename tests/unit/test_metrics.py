@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import socket
 from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
 
 from agent.conntrack_limit import Alarm, Room
 from agent.counters import Ledger, Reading, Tally
@@ -71,7 +75,7 @@ def reading(offered: int = 0, entered: int = 0, opened: int = 0, untracked: int 
     )  # fmt: skip
 
 
-def config() -> Config:
+def config(**changes: Any) -> Config:
     server = VirtualServer(
         uid=UID,
         name="web",
@@ -84,6 +88,7 @@ def config() -> Config:
         listeners=(Listener(protocol="tcp", port=443, gateway_port=8443),),
         seed=1,
     )
+    server = replace(server, **changes)
     assignment = Assignment(
         uid=UID, number=1, vips=(VIP,), voters=(), profile=Profile.NORMAL, slowest=Profile.NORMAL
     )
@@ -116,6 +121,33 @@ def test_a_first_sample_has_no_rate() -> None:
     [found] = traffic_of(config(), {UID}, set(), only, only)
     assert found.traffic.rate == found.traffic.active == -1
     assert not found.primary
+
+
+def test_of_flows_that_are_not_remembered_packets_are_known_and_nothing_else() -> None:
+    port = (GATEWAY, "tcp", 8443)
+    counted = dataclasses.replace(
+        reading(), passed={port: Tally(9, 900)}, answered={port: Tally(8, 800)}
+    )
+    now = Sample(12.0, counted, {})
+    [found] = traffic_of(config(forwarding="routed"), {UID}, {UID}, now, now)
+    first, second, sixth = (gateway.traffic for gateway in found.listeners[0].gateways)
+    assert (first.packets_in, first.bytes_in) == (9, 900)
+    assert (first.packets_out, first.bytes_out) == (8, 800)
+    assert (first.connections, first.active, first.rate) == (-1, -1, -1)
+    assert second.packets_in == 0
+    assert sixth == Traffic(active=0, rate=0.0), "there is no VIP of its IP version"
+    assert (found.traffic.refused, found.traffic.connections) == (-1, -1)
+    assert found.traffic.bytes_in == 900
+
+
+def test_what_passes_beside_the_device_is_unknown_and_not_in_the_metrics() -> None:
+    now = Sample(12.0, reading(), {})
+    traffic = traffic_of(config(forwarding="dsr"), {UID}, {UID}, now, now)
+    assert traffic[0].traffic.packets_in == traffic[0].traffic.connections == -1
+    figures = Figures("0.1.0", {}, 3_000_000, {}, None)
+    text = render(BUSY, traffic, figures)
+    assert "-1" not in text
+    assert 'gateway="gw1",direction="in"' not in text
 
 
 def exposition() -> str:

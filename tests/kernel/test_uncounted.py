@@ -1,0 +1,101 @@
+"""Flows that nobody remembers: their packets are counted by gateway, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from msgspec.structs import replace
+
+from agent.counters import Reading, Tally
+from agent.ruleset import Desired
+from halbctl.lab.servers import BANNER, ECHO, PUSH
+from protocol.objects import Gateway, Listener
+from tests.kernel.gateways import INNER, prepare
+from tests.kernel.namespaces import (
+    UID,
+    VIPS,
+    Device,
+    Inside,
+    asked,
+    connect,
+    hosts,
+    virtual_server,
+    wait_until,
+)
+
+pytestmark = pytest.mark.kernel
+
+CLIENT = {4: "10.77.0.12", 6: "fd77::12"}
+GATEWAY = {4: "10.77.0.13", 6: "fd77::13"}
+LISTENERS = [
+    Listener(protocol="udp", port=ECHO, gateway_port=ECHO),
+    Listener(protocol="tcp", port=ECHO, last_port=PUSH, gateway_port=ECHO),
+]
+ASKED = 5
+
+
+def wish(*listeners: Listener) -> Desired:
+    gateways = [Gateway(name=f"gw{v}", address=address) for v, address in GATEWAY.items()]
+    inner = (f"{INNER[4]}/24", f"{INNER[6]}/64")
+    server = replace(
+        virtual_server(gateways, listeners or LISTENERS), forwarding="routed", inner_vips=inner
+    )
+    return Desired((server,), {UID: (*VIPS, *INNER.values())})
+
+
+class Farm:
+    def __init__(self, device: Device, client: Inside) -> None:
+        self.device, self.client = device, client
+
+    def read(self) -> Reading:
+        return self.device.call(self.device.plane.traffic)[0]
+
+    def ask(self, vip: str) -> None:
+        for _ in range(ASKED):
+            self.client.call(asked, vip, ECHO, 3.0)
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    with hosts("a", "client", "gw1", servers=["gw1"]) as network:
+        device, client = Device(network, "a"), Inside(network, "client")
+        device.reconcile(wish())
+        prepare(network, "gw1", "routed", CLIENT)
+        device.take((*VIPS, *INNER.values()))
+        farm = Farm(device, client)
+        yield farm
+        farm.device.close()
+        client.close()
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_packets_to_and_from_the_gateway_are_counted(farm: Farm, vip: str) -> None:
+    account = (GATEWAY[6 if ":" in vip else 4], "udp", ECHO)
+    assert farm.read().passed[account] == Tally()
+    farm.ask(vip)
+    wait_until(lambda: farm.read().answered[account].packets == ASKED, "every answer is counted")
+    counted = farm.read()
+    assert counted.passed[account].packets == ASKED
+    assert counted.passed[account].bytes > ASKED * 28
+    assert not counted.opened, "no flow is known"
+
+
+def test_the_ports_of_a_range_are_one_account(farm: Farm) -> None:
+    account = (GATEWAY[4], "tcp", ECHO)
+    with farm.client.call(connect, VIPS[0], BANNER, 3.0) as sock:
+        assert sock.recv(100)
+    assert farm.read().passed[account].packets >= 2
+    assert farm.read().answered[account].packets >= 2
+
+
+def test_totals_survive_an_agent_that_starts_anew_and_go_with_their_listener(farm: Farm) -> None:
+    account = (GATEWAY[4], "udp", ECHO)
+    farm.ask(VIPS[0])
+    wait_until(lambda: farm.read().answered[account].packets == ASKED, "every answer is counted")
+    farm.device.close()
+    farm.device = Device(farm.device.network, "a")
+    farm.device.reconcile(wish())
+    assert farm.read().answered[account].packets == ASKED
+    farm.device.reconcile(wish(LISTENERS[1]))
+    assert "udp" not in farm.device.run("nft", "list", "set", "inet", "halb_count", "answered")
