@@ -32,13 +32,15 @@ LEAST_ACTIVE = 3
 """Random neighbours also of a device that shares groups with many."""
 LIMIT = 16
 """Neighbours beside those that share a group; more are taken in only in exchange."""
-MAX_CALLS = 8
+MAX_CALLS = 32
 """Devices called for a purpose at the same time."""
 
 TICK_NS = 1 * SECOND
 SHUFFLE_NS = 60 * SECOND
-CALL_NS = 5 * SECOND
+CALL_NS = 1 * SECOND
 """A called device stays a neighbour this long after it was called last."""
+SETTLED_NS = 10 * SECOND
+"""A random neighbour is kept this long before it makes room for one that dials."""
 ANSWER_NS = 4 * SECOND
 """A device that was dialled must be heard within this."""
 AVOID_NS = 30 * SECOND
@@ -131,7 +133,7 @@ class Overlay:
         if self.full_mesh or device not in self._known or device in self.peers():
             return
         if len(self._active) >= self._room():
-            settled = [d for d, since in self._active.items() if now - since >= 2 * CALL_NS]
+            settled = [d for d, since in self._active.items() if now - since >= SETTLED_NS]
             if not settled:
                 out.send(device, Part())
                 return
