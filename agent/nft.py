@@ -9,13 +9,13 @@ size of other people's rules.
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import BinaryIO, Protocol
 
+from agent import child
 from agent.capability import CapabilityMissing
 from protocol.errors import HalbError
 
-CHECK_TIMEOUT_S = 20.0
+TIMEOUT_S = 20.0
 LARGE = 512_000
 """Characters of a script or a listing from which on a child process works on it."""
 
@@ -114,22 +114,18 @@ def _demand(script: str, done: tuple[int, str, str]) -> str:
 def _nft(arguments: list[str], script: str = "") -> tuple[int, str, str]:
     """Exit code and output of the nft program, and why it refused."""
     # Files in memory: megabytes through pipes would cost this process a second of its own.
-    with _memory() as given, _memory() as printed:
+    with _memory() as given, _memory() as printed, _memory() as said:
         given.write(script.encode())
         given.seek(0)
         try:
-            done = subprocess.run(
-                ["nft", *arguments],
-                stdin=given,
-                stdout=printed,
-                stderr=subprocess.PIPE,
-                timeout=CHECK_TIMEOUT_S,
-                check=False,
-            )
+            code = child.run(["nft", *arguments], given, printed, said, TIMEOUT_S)
         except FileNotFoundError as error:
             raise NftMissing("the nft program") from error
-        printed.seek(0)
-        return done.returncode, printed.read().decode(), done.stderr.decode(errors="replace")
+        except child.TooSlow:
+            return 1, "", f"nft did not end within {TIMEOUT_S:g} s"
+        for file in (printed, said):
+            file.seek(0)
+        return code, printed.read().decode(), said.read().decode(errors="replace")
 
 
 def _memory() -> BinaryIO:

@@ -1,0 +1,194 @@
+"""What many Virtual Servers cost the kernel and the agent; run by hand.
+
+``python -m tests.scale.kernel load [SERVERS [GATEWAYS]]`` loads them into a kernel, changes one
+at a time, and tells how late a loop wakes up meanwhile. ``python -m tests.scale.kernel flows``
+compares new flows through devices with 1, 100 and 1000 Virtual Servers, in turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+
+from agent import nft
+from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.kernel import Kernel
+from agent.realtime import raise_priority
+from halbctl.lab.servers import ECHO
+from protocol.ids import GroupId, Revision
+from protocol.objects import Gateway, Listener, VirtualServer
+from tests.kernel.namespaces import Device, Inside, hosts
+
+TICK_S = 0.01
+CHANGES = 20
+TURNS, FLOWS = 9, 1000
+SOURCE = 20_000
+"""First source port."""
+
+
+def many(servers: int, gateways: int, **listener: int) -> Desired:
+    """Virtual Servers with one listener each; the last one leads to a gateway that answers."""
+    wanted, vips = [], {}
+    for number in range(servers):
+        uid, last = GroupId(f"{number + 1:016x}"), number == servers - 1
+        some = [
+            Gateway(name=f"g{n}", address=f"10.{100 + number // 250}.{number % 250}.{n + 1}")
+            for n in range(gateways)
+        ]
+        if last:
+            some = [Gateway(name="gw", address="10.77.0.15")]
+        wanted.append(
+            VirtualServer(
+                uid=uid, name=f"vs{number}", vips=(), gateways=tuple(some), seed=number + 1,
+                listeners=(
+                    Listener(protocol="udp", port=ECHO, gateway_port=ECHO, **listener),  # type: ignore[arg-type]
+                ),
+            )
+        )  # fmt: skip
+        vips[uid] = ("10.77.0.100",) if last else (f"10.90.{number // 250}.{number % 250 + 1}",)
+    return Desired(tuple(wanted), vips)
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], list[float]]]:
+    """How long nft worked on each script, in milliseconds."""
+    took: list[float] = []
+    run = nft.Nft.run
+
+    def measured(self: nft.Nft, script: str) -> str:
+        began = time.perf_counter()
+        try:
+            return run(self, script)
+        finally:
+            took.append((time.perf_counter() - began) * 1000)
+
+    nft.Nft.run = measured  # type: ignore[method-assign]
+    try:
+        yield lambda: [took.pop(0) for _ in range(len(took))]
+    finally:
+        nft.Nft.run = run  # type: ignore[method-assign]
+
+
+class Lateness:
+    """How late a loop wakes up, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.late: list[float] = []
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        due = time.monotonic()
+        while True:
+            due = max(due + TICK_S, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+            self.late.append((time.monotonic() - due) * 1000)
+
+    def take(self) -> dict[str, float]:
+        found, self.late = sorted(self.late), []
+        return {"p99": round(found[len(found) * 99 // 100], 1), "most": round(found[-1], 1)}
+
+
+async def passes(
+    wishes: list[Desired], lateness: Lateness, scripts: Callable[[], list[float]]
+) -> list[tuple[float, float]]:
+    """Milliseconds that each wish took, and nft of that, beside a loop that ticks."""
+    done: asyncio.Queue[str] = asyncio.Queue()
+
+    def on_pass(_: Desired, __: Revision, did: Reconciled | None, error: str) -> None:
+        if error or did is None or did.changed:
+            done.put_nowait(error)
+
+    kernel = Kernel(DataPlane("eth0"), on_pass, lambda: None)
+    await kernel.start()
+    raise_priority()
+    ticking = asyncio.create_task(lateness.run())
+    took = []
+    for wish in wishes:
+        scripts()
+        began = time.monotonic()
+        kernel.want(wish, Revision())
+        assert not await done.get()
+        took.append(((time.monotonic() - began) * 1000, sum(scripts())))
+    ticking.cancel()
+    await kernel.close()
+    return took
+
+
+def load(servers: int, gateways: int) -> dict[str, object]:
+    whole = many(servers, gateways)
+    changes = [
+        replace(whole, down=frozenset({(whole.virtual_servers[n % servers].uid, "g0")}))
+        for n in range(CHANGES)
+    ]
+    lateness = Lateness()
+    with hosts("a") as network, timed() as scripts:
+        host = Inside(network, "a")
+        ((loaded, of_nft),) = host.call(asyncio.run, passes([whole], lateness, scripts))
+        late = lateness.take()
+        (_, *changed) = host.call(asyncio.run, passes([whole, *changes], lateness, scripts))
+        host.close()
+    return {
+        "virtual_servers": servers,
+        "gateways": gateways,
+        "load_s": round(loaded / 1000, 2),
+        "of_that_nft_s": round(of_nft / 1000, 2),
+        "loop_late_ms": late,
+        "change_ms": round(median(all_of_it for all_of_it, _ in changed), 1),
+        "of_that_nft_ms": round(median(by_nft for _, by_nft in changed), 1),
+        "loop_late_with_changes_ms": lateness.take(),
+        "resident_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def flows() -> dict[str, float]:
+    """Microseconds from a client's first datagram until its answer, by Virtual Servers."""
+    sizes = (1, 100, 1000)
+    took: dict[int, list[float]] = {size: [] for size in sizes}
+    names = ("a", "b", "c", "client", "gw")
+    with hosts(*names, servers=["gw"]) as network:
+        devices = {s: Device(network, name) for s, name in zip(sizes, names[:3], strict=True)}
+        for size, device in devices.items():
+            device.reconcile(many(size, 10))
+        client = Inside(network, "client")
+        for turn in range(TURNS):
+            for size, device in devices.items():
+                device.take(["10.77.0.100"])
+                # The first one finds the neighbours.
+                client.call(ask_often, SOURCE - 1, 1)
+                took[size].append(client.call(ask_often, SOURCE + turn * FLOWS, FLOWS))
+                device.drop(["10.77.0.100"])
+        for each in (*devices.values(), client):
+            each.close()
+    return {str(size): round(median(values), 1) for size, values in took.items()}
+
+
+def ask_often(first: int, count: int) -> float:
+    """Mean microseconds of a question and its answer, each of a new flow."""
+    began = time.perf_counter()
+    for port in range(first, first + count):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(3.0)
+            sock.bind(("", port))
+            sock.connect(("10.77.0.100", ECHO))
+            sock.send(b"?")
+            sock.recv(100)
+    return (time.perf_counter() - began) / count * 1e6
+
+
+def main() -> None:
+    what, *sizes = sys.argv[1:]
+    servers, gateways = [*map(int, sizes), *(1000, 10)[len(sizes) :]]
+    found = load(servers, gateways) if what == "load" else flows()
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
