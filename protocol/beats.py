@@ -38,7 +38,6 @@ class Beats:
         self._claimed: dict[GroupId, tuple[Claim, tuple[DeviceId, ...]]] = {}
         """What is claimed, and from whom."""
         self._claims_for: dict[DeviceId, tuple[Claim, ...]] = {}
-        self._due = NEVER
         self._confirmed = 0
         """A majority has acked each claim up to this beat, by its send time."""
 
@@ -147,9 +146,9 @@ class Beats:
         if all(groups[gid].lease.round >= echo for gid in self._claimed):
             self._confirmed = echo
 
-    def on_time(self, now: int, out: Outbox) -> None:
-        """Send what is due."""
-        self._due = NEVER
+    def on_time(self, now: int, out: Outbox) -> int:
+        """Send what is due; when the next beat is."""
+        first = NEVER
         for device, contact in self.contacts.items():
             due = contact.due()
             if now >= due:
@@ -161,12 +160,8 @@ class Beats:
                     contact.resent = True
                 out.send(device, contact.beat(now, self.epoch, claims))
                 due = contact.due()
-            if due < self._due:
-                self._due = due
-
-    def wake_at(self) -> int:
-        """When the next beat is due, as of the newest :meth:`on_time`."""
-        return self._due
+            first = min(first, due)
+        return first
 
     def forgive(self, stall: int, now: int) -> None:
         """This process was deaf for ``stall`` nanoseconds."""

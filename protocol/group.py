@@ -372,19 +372,20 @@ class Group:
 
     def wake_at(self, now: int) -> int:
         """When :meth:`on_time` is due next."""
-        voter = self.voter
-        if self.role is Role.WAITING:
+        voter, role = self.voter, self.role
+        if role is Role.WAITING:
             return voter.abstain_until
-        due = voter.promise_until if voter.held else NEVER
-        if self.claims:
-            due = min(due, self.lease.ends(self.timing), self.alone.due_as_primary())
+        due = NEVER
+        if role is Role.SECONDARY or role is Role.CANDIDATE:
+            if self.may_campaign():
+                due = min(self.candidacy.due(now), self.alone.due(now))
+        elif role is Role.LAME_DUCK:
+            due = self.abort_at
+        else:
+            due = min(self.lease.ends(self.timing), self.alone.due_as_primary())
             if len(voter.electorate.voters) == 1:
                 due = min(due, self.lease.confirmed + self.timing.interval)
-        elif self.role is Role.LAME_DUCK:
-            due = min(due, self.abort_at)
-        elif self.may_campaign():
-            due = min(due, self.candidacy.due(now), self.alone.due(now))
-        return due
+        return min(due, voter.promise_until) if voter.held else due
 
     def forgive(self, now: int) -> None:
         """This process stood still: nothing that it missed meanwhile speaks against others.

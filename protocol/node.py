@@ -170,8 +170,7 @@ class Node:
             self._follow_configuration(now, out, touched)
             self._move(now, out, touched)
             self._settle(now, out, touched)
-        self.beats.on_time(now, out)
-        due = min(self.beats.wake_at(), self._chores_due)
+        due = min(self.beats.on_time(now, out), self._chores_due)
         self._due = max(self.groups.next_due(now, due), now + 1)
         return self.planned.sift(out.take())
 

@@ -48,17 +48,18 @@ class Pace:
         if now < self._look_at:
             return None
         self._look_at = next_round(now, LOOK_NS)
+        trips = _round_trips(groups, contacts)
         for gid, group in groups.items():
             if gid != SITE_GROUP:
-                group.candidacy.late = self._why_late(group, contacts)
+                group.candidacy.late = self._why_late(group, trips)
         return tuple(
             (gid, group.candidacy.late) for gid, group in groups.items() if group.candidacy.late
         )
 
-    def _why_late(self, group: Group, contacts: Mapping[DeviceId, Contact]) -> str:
+    def _why_late(self, group: Group, trips: Mapping[DeviceId, int]) -> str:
         percent = CLEAR_PERCENT if group.candidacy.late else LATE_PERCENT
         limit = group.timing.interval * percent // 100
-        trip = _round_trip(group, contacts)
+        trip = _round_trip(group, trips)
         if self.loop_late <= limit and trip <= limit:
             return ""
         if group.candidacy.late:
@@ -69,13 +70,21 @@ class Pace:
         return f"its voters answer after {trip // MILLISECOND} ms"
 
 
-def _round_trip(group: Group, contacts: Mapping[DeviceId, Contact]) -> int:
-    """Round trip (99th percentile) to the slowest of the quickest majority; 0 if unknown."""
+def _round_trips(
+    groups: Mapping[GroupId, Group], contacts: Mapping[DeviceId, Contact]
+) -> dict[DeviceId, int]:
+    """Round trip (99th percentile) to each voter of any group, where it is known."""
+    voters = {voter for group in groups.values() for voter in group.voter.electorate.voters}
+    return {
+        voter: percentile(contacts[voter].round_trips, 99)
+        for voter in voters
+        if voter in contacts and len(contacts[voter].round_trips) >= ENOUGH
+    }
+
+
+def _round_trip(group: Group, trips: Mapping[DeviceId, int]) -> int:
+    """Round trip to the slowest of the quickest majority; 0 if unknown."""
     voters = group.voter.electorate.voters
-    known = [0]
-    for voter in voters:
-        contact = contacts.get(voter)
-        if contact is not None and len(contact.round_trips) >= ENOUGH:
-            known.append(percentile(contact.round_trips, 99))
+    known = [0, *(trips[voter] for voter in voters if voter in trips)]
     needed = majority(voters)
     return sorted(known)[needed - 1] if len(known) >= needed else 0

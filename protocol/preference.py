@@ -86,6 +86,8 @@ class Preference:
     ) -> Iterator[tuple[DeviceId, str, int]]:
         """(device, reason, how long that must last), the best device first."""
         mine = healthy(server, down)
+        if not server.preempt and mine == len(usable(server)):
+            return  # Nobody sees more than all.
         view_ns = max(VIEW_NS, _two_checks(server))
         carriers = group.voter.electorate.carriers
         ranked = sorted(carriers, key=lambda d: place(group, d, contacts))
