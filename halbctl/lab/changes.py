@@ -13,15 +13,18 @@ from halbctl.lab.measure import Measured, Stage
 from halbctl.lab.plan import VIRTUAL_SERVER, Plan
 from halbctl.lab.probes import python_environment
 from halbctl.lab.servers import ECHO
-from halbctl.lab.site import START_TIMEOUT, Site, wait_serving
+from halbctl.lab.site import START_TIMEOUT, Site, all_ok, wait_serving
 from protocol.errors import Refused
 
 SERVERS = 100
 """Virtual Servers that a reload changes, the one with the connections among them."""
 OTHER_VERSION = "999.0+lab"
 """What the agent calls itself that is installed beside the first."""
+LOOK_S = 0.5
+"""Between two looks at so many: each takes a device's agent a while."""
 _STOP_S = 20.0
-_LOADED_S = "30"
+LOADED_S = 45.0
+"""Seconds within which so many Virtual Servers must be in use, and in order."""
 
 
 def upgrade(stage: Stage) -> Measured:
@@ -63,10 +66,16 @@ def install_beside(folder: Path) -> dict[str, str]:
 def reload(stage: Stage, servers: int = SERVERS) -> Measured:
     """Apply a document that changes ``servers`` Virtual Servers: new weights, so slots move."""
     site = stage.site
-    _apply(site, crowded(site.plan, 1, servers))
-    try:
+
+    def load(weight: int) -> None:
+        _apply(site, crowded(site.plan, weight, servers))
+        first, what = site.plan.device_hosts[0].name, f"{servers} Virtual Servers are in order"
+        site.wait(what, lambda: all_ok(site, first, servers), LOADED_S, LOOK_S)
         stage.wait_agreed()
-        return stage.measure("reload", lambda: _apply(site, crowded(site.plan, 2, servers)))
+
+    load(1)
+    try:
+        return stage.measure("reload", lambda: load(2))
     finally:
         _apply(site, site.plan.document())
         wait_serving(site)
@@ -94,7 +103,7 @@ def _apply(site: Site, document: str) -> None:
     path = site.folder / "reload.yaml"
     path.write_text(document)
     device = site.primary()
-    site.halbctl(device, "--timeout", _LOADED_S, "apply", "--wait", "-f", str(path)).check()
+    site.halbctl(device, "--timeout", str(LOADED_S), "apply", "--wait", "-f", str(path)).check()
 
 
 def add_gateway(stage: Stage) -> Measured:

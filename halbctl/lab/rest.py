@@ -14,7 +14,7 @@ from typing import Any
 from halbctl.lab.plan import Plan
 from halbctl.lab.probes import python_environment
 from halbctl.lab.processor import seconds_of
-from halbctl.lab.site import START_TIMEOUT, Site, apply, form
+from halbctl.lab.site import START_TIMEOUT, Site, all_ok, apply, form
 from protocol.errors import Refused
 
 VIRTUAL_SERVERS = 10
@@ -61,7 +61,11 @@ def measure_rest(site: Site) -> Rest:
     form(site)
     apply(site, _ten(site.plan))
     first = site.plan.device_hosts[0].name
-    site.wait("ten Virtual Servers are in order", lambda: _all_ok(site, first), START_TIMEOUT)
+    site.wait(
+        "ten Virtual Servers are in order",
+        lambda: all_ok(site, first, VIRTUAL_SERVERS),
+        START_TIMEOUT,
+    )
     time.sleep(3.0)  # the announcements after an election end within five seconds of it
     names = [host.name for host in site.plan.device_hosts]
     before = {name: seconds_of(_pid(site, name)) for name in names}
@@ -90,11 +94,6 @@ def _ten(plan: Plan) -> str:
         for i in range(VIRTUAL_SERVERS)
     ]
     return json.dumps(document)
-
-
-def _all_ok(site: Site, device: str) -> bool:
-    entries = site.status(device)["virtual_servers"]
-    return len(entries) == VIRTUAL_SERVERS and all(entry["state"] == "ok" for entry in entries)
 
 
 def _pid(site: Site, device: str) -> int:

@@ -125,13 +125,15 @@ class Site:
             return bool(self.ask(device, "version", 1.0))
         return False
 
-    def wait(self, what: str, condition: Callable[[], bool], timeout: float) -> float:
+    def wait(
+        self, what: str, condition: Callable[[], bool], timeout: float, every: float = 0.05
+    ) -> float:
         """Wait for a condition; return the seconds it took, raise TimedOut naming it."""
         began = time.monotonic()
         while not self._holds(condition):
             if time.monotonic() - began > timeout:
                 raise TimedOut(f"waited {timeout:g} s in vain: {what}")
-            time.sleep(0.05)
+            time.sleep(every)
         return time.monotonic() - began
 
     @staticmethod
@@ -303,3 +305,9 @@ def agreed(site: Site) -> bool:
     devices = [device for entry in entries for device in entry["devices"]]
     fit = all(device["eligible"] or device["role"] == "witness" for device in devices)
     return fit and len({entry["primary"] for entry in entries} - {None}) == 1
+
+
+def all_ok(site: Site, device: str, number: int) -> bool:
+    """Whether a device finds so many Virtual Servers, each of them in order."""
+    entries = site.status(device)["virtual_servers"]
+    return len(entries) == number and all(entry["state"] == "ok" for entry in entries)
