@@ -125,7 +125,7 @@ class DataPlane:
         wanted = ruleset.sample()
         sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
         check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
-        if self._nft.list_table("inet", ruleset.TABLE, elements=False) is None:
+        if not self._nft.has_table("inet", ruleset.TABLE):
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
         for interface, vip in addresses.ours():

@@ -32,7 +32,7 @@ from protocol.flows import Behind, FlowsPart, FlowsWanted, Flush
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Message
 
-BATCH_S = 0.05
+BATCH_S = 0.1
 """Between two looks. A flow is told of with the second one after it was established."""
 HASTE_S = 0.005
 """The same while this device hands over: its successor may meet a flow at any moment, and is

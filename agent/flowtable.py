@@ -45,8 +45,7 @@ _TCP_STATE_AT, _TCP_FLAGS_AT = 8, 32
 """Within the nested attributes about TCP."""
 BUFFER = 8 << 20
 """Bytes of notices that may wait: some 8000 of them."""
-_NOTICE = 4096
-"""Longest notice, bytes."""
+_NOTICE = 4096  # bytes: longer than any
 TIMEOUT_S = {TCP: 432_000, UDP: 900}
 """How long an entry lives that no packet ever meets. A flow's own timeout, or the
 primary's word that it has ended, comes before; of UDP flows the primary tells again."""
@@ -54,11 +53,11 @@ primary's word that it has ended, comes before; of UDP flows the primary tells a
 _ADDRESS = {4: 4, 6: 16}
 _TUPLE = {4: 52, 6: 76}
 """Size of one tuple, its header included."""
-_FAMILY_AT = 16
+_FAMILY_AT = _BODY_AT = 16
 _TUPLES_END: Mapping[int, int] = {
     int(family): _FAMILY_AT + 4 + 2 * _TUPLE[v] for v, family in _FAMILY.items()
 }
-"""Where a notice has its IP version, and where its two tuples end."""
+"""Where a notice has its IP version, first of all, and where its two tuples end."""
 _STATE_HEAD = struct.pack("=HHH", _NESTED | 1, 5, 1)
 """What stands before the TCP state, and nowhere else between the tuples and it."""
 _TUPLES = {
@@ -125,9 +124,10 @@ class FlowTable:
             return Changes(missed=True)
         whole, self._listed_once = whole or self._listed_once, False
         begun, ended = self._short.look(map(_notice, notices), whole=whole)
-        flows = {key_of(flow): flow for flow in _flows(begun, vips)}
+        read = (_read(text, vips, _BODY_AT) for text in begun)
+        flows = {key_of(each.flow): each.flow for each in read if each is not None}
         # A flow that ended and one that began since may have the same key.
-        gone = frozenset(map(key_of, _flows(ended, vips))) - flows.keys()
+        gone = frozenset(_keys(ended, vips)) - flows.keys()
         return Changes(flows, gone)
 
     def _read_notices(self) -> list[bytes] | None:
@@ -250,13 +250,13 @@ def _notice(text: bytes) -> Notice:
     return Notice(Turn.ENDED if over else Turn.BEGUN, entry, text)
 
 
-def _flows(notices: Iterable[bytes], vips: Container[bytes]) -> Iterator[Flow]:
-    """The flows to the VIPs that notices are about."""
+def _keys(notices: Iterable[bytes], vips: Container[bytes]) -> Iterator[Key]:
+    """Keys of the flows to the VIPs that notices are about; their attributes are not looked at."""
     for text in notices:
-        for _, body in netlink.messages(text):
-            read = _read(body, vips)
-            if read is not None:
-                yield read.flow
+        found = _tuples(text, vips, _BODY_AT)
+        if found is not None:
+            _, client, vip, protocol, client_port, port, *_ = found
+            yield bytes((protocol,)) + client + vip + client_port + port
 
 
 class _Read(NamedTuple):
@@ -269,19 +269,27 @@ class _Read(NamedTuple):
     """What the kernel says about TCP; in a notice, only if the state has just changed."""
 
 
-def _read(body: bytes, vips: Container[bytes]) -> _Read | None:
-    """An entry, or a notice of one; None if it is of another flow than one to the VIPs."""
-    version = 4 if body[0] == socket.AF_INET else 6
+def _tuples(body: bytes, vips: Container[bytes], at: int) -> tuple[Any, ...] | None:
+    """Both tuples of an entry that stands ``at``; None if it is of a flow to no VIP."""
+    version = 4 if body[at] == socket.AF_INET else 6
     layout = _TUPLES[version]
-    if len(body) < layout.size:
+    if len(body) < at + layout.size:
         return None
-    (
-        original, client, vip, protocol, client_port, port,
-        reply, gateway, peer, _, gateway_port, peer_port,
-    ) = layout.unpack_from(body)  # fmt: skip
-    if vip not in vips or protocol not in (TCP, UDP) or not original == reply == _TUPLE[version]:
+    found = layout.unpack_from(body, at)
+    ours = found[2] in vips and found[3] in (TCP, UDP)
+    return found if ours and found[0] == found[6] == _TUPLE[version] else None
+
+
+def _read(body: bytes, vips: Container[bytes], at: int = 0) -> _Read | None:
+    """An entry that stands ``at``, or a notice of one; None if it is of a flow to no VIP."""
+    tuples = _tuples(body, vips, at)
+    if tuples is None:
         return None
-    found = dict(netlink.attributes(body[layout.size :]))
+    _, client, vip, protocol, client_port, port, _, gateway, peer, _, gateway_port, peer_port = (
+        tuples
+    )
+    version = 4 if len(vip) == 4 else 6
+    found = dict(netlink.attributes(body[at + _TUPLES[version].size :]))
     mark = int.from_bytes(found.get(_MARK, b""), "big")
     status = int.from_bytes(found.get(_STATUS, b""), "big")
     state = found.get(_PROTOINFO, b"")

@@ -72,6 +72,14 @@ def test_a_large_script_is_one_transaction_too_and_its_refusal_has_a_reason(host
     assert host.call(nft.list_table, "inet", "none") is None
 
 
+def test_a_table_is_known_by_its_whole_name(host: Inside) -> None:
+    nft = host.call(Nft)
+    host.call(nft.run, "add table inet there_is_more")
+    assert host.call(nft.has_table, "inet", "there_is_more")
+    assert not host.call(nft.has_table, "inet", "there_is")
+    assert not host.call(nft.has_table, "netdev", "there_is_more")
+
+
 def test_the_generation_counts_transactions(host: Inside) -> None:
     nft = host.call(Nft)
     before = host.call(ruleset_generation)
