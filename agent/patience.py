@@ -17,7 +17,7 @@ ANSWERS_S = 0.001
 """Seconds from the first answer to the look at all: far less than 0.2 T, which is late."""
 ASKED_S = 0.02
 """Seconds after a question within which what comes is taken for an answer."""
-USUAL_S = 0.003
+USUAL_S = 0.005
 """Answers that take longer are waited for as anything else is."""
 IMPATIENCE = 0.99
 """The next sleep is shorter by so much, until it is too short for an answer."""
