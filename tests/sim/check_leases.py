@@ -139,13 +139,14 @@ class LeaseCheck:
             if self.holder.get(vip) == machine.id:
                 self.ends[vip] = end
 
-    def _is_ghost(self, index: int) -> bool:
+    def is_ghost(self, index: int) -> bool:
+        """Whether a device was paused and has gone on just now, so that it may announce still."""
         return self.ghosts.get(index, 0) > self._checker.world.now
 
     def _excused(self, machine: Machine, until: int, other: Machine, end: int) -> bool:
         """Whether one of two announcers was paused, and ends as soon as it must."""
         for index, over in ((machine.index, until), (other.index, end)):
-            if self._is_ghost(index) and over <= self.ghosts[index]:
+            if self.is_ghost(index) and over <= self.ghosts[index]:
                 return True
         return False
 
@@ -175,7 +176,7 @@ class LeaseCheck:
             elif (
                 other.kernel.accepts(vip, now)
                 and (other.index, vip) not in self._lame
-                and not (self._is_ghost(machine.index) or self._is_ghost(other.index))
+                and not (self.is_ghost(machine.index) or self.is_ghost(other.index))
             ):
                 text = f"{vip}: {other.index} forwards beside {machine.index} without a hand-over"
                 self._checker.fail("S9", text)
@@ -208,7 +209,7 @@ class LeaseCheck:
     def _is_supported(self, process: Process, group: GroupId, until: int, bounds: Bounds) -> None:
         """S5: a majority promised beyond the lease's end. S6: its beats were fresh."""
         checker, machine = self._checker, process.machine
-        if self._is_ghost(machine.index):
+        if self.is_ghost(machine.index):
             return
         voters = checker.voters(process, group)
         if not voters:
