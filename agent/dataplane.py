@@ -20,7 +20,7 @@ from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
-from agent.netlink import NetlinkError, ruleset_generation
+from agent.netlink import NetlinkError, has_table, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
@@ -125,7 +125,7 @@ class DataPlane:
         wanted = ruleset.sample()
         sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
         check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
-        if not self._nft.has_table("inet", ruleset.TABLE):
+        if not has_table(ruleset.TABLE):
             self._nft.run(ruleset.load(Ruleset()))
         self._former = self._former_settings()
         for interface, vip in addresses.ours():

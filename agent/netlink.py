@@ -24,6 +24,9 @@ REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 CREATE_EXCLUSIVE = 0x400 | 0x200
 
 _GET_GENERATION, _GENERATION_ID = (10 << 8) | 16, 1
+_GET_TABLE, _TABLE_NAME = (10 << 8) | 1, 1
+_INET = struct.pack("!BBH", 1, 0, 0)
+"""Header of a request about nftables of family inet."""
 _ERROR, _DONE = 2, 3
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -190,6 +193,21 @@ def filter_with(sock: socket.socket, program: Program) -> None:
     buffer = ctypes.create_string_buffer(code)
     head = struct.pack("@HP", len(program), ctypes.addressof(buffer))
     sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, head)
+
+
+def has_table(name: str) -> bool:
+    """Whether there is an nftables table of family inet with this name.
+
+    libnftables would read all rules of the host to answer that, and keep the memory.
+    """
+    body = _INET + attribute(_TABLE_NAME, name.encode() + b"\0")
+    try:
+        execute(NETFILTER, _GET_TABLE, body, purpose=f"look for table {name}")
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return False
+        raise
+    return True
 
 
 def ruleset_generation() -> int:

@@ -65,11 +65,6 @@ class Nft:
             return _demand(script, _nft(["--file", "-"], script))
         return _demand(script, self._library.cmd(script))
 
-    def has_table(self, family: str, name: str) -> bool:
-        """Whether a table exists; costs the same however large it is."""
-        tables = self._library.cmd(f"list tables {family}")
-        return f"table {family} {name}" in _demand("list tables", tables).splitlines()
-
     def list_table(self, family: str, name: str, *, elements: bool = True) -> str | None:
         """A table as text without counters, or None if it does not exist.
 
