@@ -13,7 +13,7 @@ from halbctl.lab.measure import Measured, Stage
 from halbctl.lab.plan import VIRTUAL_SERVER, Plan
 from halbctl.lab.probes import python_environment
 from halbctl.lab.servers import ECHO
-from halbctl.lab.site import START_TIMEOUT, Site, all_ok, wait_serving
+from halbctl.lab.site import START_TIMEOUT, Site, all_ok, change, wait_serving
 from protocol.errors import Refused
 
 SERVERS = 100
@@ -102,8 +102,7 @@ def crowded(plan: Plan, weight: int, servers: int) -> str:
 def _apply(site: Site, document: str) -> None:
     path = site.folder / "reload.yaml"
     path.write_text(document)
-    device = site.primary()
-    site.halbctl(device, "--timeout", str(LOADED_S), "apply", "--wait", "-f", str(path)).check()
+    change(site, site.primary(), "--timeout", str(LOADED_S), "apply", "--wait", "-f", str(path))
 
 
 def add_gateway(stage: Stage) -> Measured:
@@ -113,7 +112,7 @@ def add_gateway(stage: Stage) -> Measured:
     def act() -> None:
         for name, address in spare_gateways(site.plan).items():
             command = ("gateway", "add", VIRTUAL_SERVER, f"{name}={address}")
-            site.halbctl(site.primary(), *command).check()
+            change(site, site.primary(), *command)
         for name in spare_gateways(site.plan):
             stage.wait_gateway(name, "up")
 
@@ -126,14 +125,14 @@ def drain_gateway(stage: Stage) -> Measured:
 
     def act() -> None:
         for name in spare_gateways(site.plan):
-            site.halbctl(site.primary(), "gateway", "drain", VIRTUAL_SERVER, name).check()
+            change(site, site.primary(), "gateway", "drain", VIRTUAL_SERVER, name)
 
     measured = stage.measure("gateway-drained", act, renew=True)
     stage.probes.begin(renew=True)
     host = site.plan.gateway_hosts[-1].name
     site.wait(f"{host} is empty", lambda: stage.connections_of(host) == 0, START_TIMEOUT)
     for name in spare_gateways(site.plan):
-        site.halbctl(site.primary(), "gateway", "remove", "--force", VIRTUAL_SERVER, name).check()
+        change(site, site.primary(), "gateway", "remove", "--force", VIRTUAL_SERVER, name)
     return measured
 
 

@@ -283,8 +283,24 @@ def apply(site: Site, document: str, device: str = "") -> str:
     """Apply a document on a device, as a rule the first; return what halbctl said."""
     path = site.folder / "site.yaml"
     path.write_text(document)
-    first = site.plan.device_hosts[0].name
-    return site.halbctl(device or first, "apply", "-f", str(path)).check()
+    return change(site, device or site.plan.device_hosts[0].name, "apply", "-f", str(path))
+
+
+def change(site: Site, device: str, *command: str) -> str:
+    """Run a command that changes the Site, again while no coordinator can be reached.
+
+    On a machine that is busy with more than the lab the coordinator may move at any time.
+    Returns what halbctl said; raises what it failed with otherwise.
+    """
+    outcomes: list[Outcome] = []
+
+    def taken() -> bool:
+        outcomes.append(site.halbctl(device, *command))
+        return outcomes[-1].code != ExitCode.NO_QUORUM
+
+    with suppress(TimedOut):  # the command's own reason says more
+        site.wait("a coordinator is there", taken, START_TIMEOUT)
+    return outcomes[-1].check()
 
 
 def wait_serving(site: Site) -> float:
