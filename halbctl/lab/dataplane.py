@@ -268,9 +268,11 @@ def _balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> N
         known = site.virtual_server(device, "bench")
         able = {each["name"] for each in known["devices"] if each["eligible"]}
         up = all(gateway["state"] == "up" for gateway in known["gateways"])
-        return known["primary"] == device and able == carriers and up
+        return able == carriers and up
 
-    site.wait(f"{device} is primary, and the others follow", serves, START_TIMEOUT)
+    site.wait(f"{device} and the others serve", serves, START_TIMEOUT)
+    if site.virtual_server(device, "bench")["primary"] != device:
+        site.halbctl(device, "promote", "bench", "--to", device, "--wait").check()
 
 
 def _balance_by_hand(site: Site) -> None:

@@ -153,7 +153,11 @@ def test_a_certificate_that_expires_takes_its_gateway_down_and_a_new_one_brings_
     wait_seen(site, "down", "certificate")
     web.serve(days=-1)
     expired = "expired"
-    site.wait("it says so", lambda: expired in gateway(site, "a")["reason"], IN_TIME_S)
+    site.wait(
+        "both say so",
+        lambda: all(expired in gateway(site, device)["reason"] for device in ("a", "b")),
+        IN_TIME_S,
+    )
     shown = site.halbctl("b", "gateway", "show", VIRTUAL_SERVER, "gw1").check()
     assert shown.count(expired) == 2, shown
     assert expired in site.halbctl("b", "status").check()
