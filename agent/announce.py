@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -28,6 +28,10 @@ AFTER_NS: tuple[int, ...] = (
 PROBES = 3
 """Questions that :meth:`Announcer.probe` spreads over its time."""
 
+BURST, BURST_S = 32, 0.002
+"""So many questions go out at once, and so many seconds lie between two bursts."""
+
+_Address = IPv4Address | IPv6Address
 _DROPPED = frozenset({errno.EAGAIN, errno.ENOBUFS})
 """The queue is full, or the gate is closed: the lease ran out meanwhile."""
 _ICMP6_FILTER = 1
@@ -78,38 +82,50 @@ class Announcer:
         elif isinstance(ip, IPv6Address) and isinstance(asked, IPv6Address):
             self._send(neighbour.solicit_from(ip, mac, asked))
 
-    async def probe(self, vip: str, timeout: float) -> str | None:  # noqa: ASYNC109
-        """Who else answers for ``vip``: a MAC such as ``02:00:00:00:00:01``, or None.
+    async def probe(self, vips: Sequence[str], timeout: float) -> dict[str, str]:  # noqa: ASYNC109
+        """Who else answers for which of ``vips``: a MAC such as ``02:00:00:00:00:01`` by VIP.
 
-        None means that nobody did within ``timeout`` seconds. An answer of this
-        device's own kernel does not count.
+        For those that are missing nobody did within ``timeout`` seconds. An answer of
+        this device's own kernel does not count. All are asked over one socket of each IP
+        version: while one is opened or closed the kernel may hold the process up.
         """
-        ip = ip_address(vip)
+        asked = {ip_address(vip): vip for vip in vips}
+        rounds = [
+            self._owners({ip for ip in asked if ip.version == version}, version, timeout)
+            for version in sorted({ip.version for ip in asked})
+        ]
+        found = await asyncio.gather(*rounds)
+        return {asked[ip]: mac.hex(":") for owners in found for ip, mac in owners.items()}
+
+    async def _owners(
+        self, vips: set[_Address], version: int, seconds: float
+    ) -> dict[_Address, bytes]:
         mac = link(self._interface).mac
-        question = _question(ip, mac)
-        if isinstance(ip, IPv4Address):
-            listener = _arp_listener(self._interface)
-        else:
-            listener = _advert_listener(self._interface)
-        with listener:
-            questions = asyncio.create_task(self._ask(question, timeout / PROBES))
-            try:
-                async with asyncio.timeout(timeout):
-                    owner = await _first_owner(listener, ip, mac)
-            except TimeoutError:
-                return None
-            finally:
-                questions.cancel()
-                with suppress(asyncio.CancelledError):
-                    await questions
-        return owner.hex(":")
+        listen = _arp_listener if version == 4 else _advert_listener
+        owners: dict[_Address, bytes] = {}
+        with listen(self._interface) as listener:
+            questions = asyncio.create_task(self._ask(vips, mac, seconds / PROBES))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while owners.keys() != vips:
+                        ip, owner = await _next_claim(listener, version)
+                        if ip in vips and owner != mac:
+                            owners.setdefault(ip, owner)
+            questions.cancel()
+            with suppress(asyncio.CancelledError):
+                await questions
+        return owners
 
     def close(self) -> None:
         self._socket.close()
 
-    async def _ask(self, question: bytes, pause: float) -> None:
+    async def _ask(self, vips: Iterable[_Address], mac: bytes, pause: float) -> None:
+        questions = [_question(ip, mac) for ip in vips]
         for _ in range(PROBES):
-            self._send(question)
+            for at in range(0, len(questions), BURST):
+                for question in questions[at : at + BURST]:
+                    self._send(question)
+                await asyncio.sleep(BURST_S)
             await asyncio.sleep(pause)
 
     def _send(self, frame: bytes) -> None:
@@ -132,18 +148,14 @@ def _question(ip: IPv4Address | IPv6Address, mac: bytes) -> bytes:
     return neighbour.solicit(ip, mac)
 
 
-async def _first_owner(
-    listener: socket.socket, vip: IPv4Address | IPv6Address, own: bytes
-) -> bytes:
+async def _next_claim(listener: socket.socket, version: int) -> tuple[_Address, bytes]:
+    """The next address that somebody says to have, and the MAC."""
     loop = asyncio.get_running_loop()
     while True:
         data = await loop.sock_recv(listener, 2048)
-        if isinstance(vip, IPv4Address):
-            owner = neighbour.arp_owner(data, vip)
-        else:
-            owner = neighbour.advert_owner(data, vip)
-        if owner is not None and owner != own:
-            return owner
+        said = neighbour.heard(data) if version == 4 else neighbour.advertised(data)
+        if said is not None and said.has:
+            return said.address, said.mac
 
 
 def _packet_socket(kind: int) -> socket.socket:
@@ -158,7 +170,8 @@ def _packet_socket(kind: int) -> socket.socket:
 
 
 def _arp_listener(interface: str) -> socket.socket:
-    listener = _packet_socket(neighbour.ETH_ARP)
+    # Of no protocol until it is bound: else binding it waits for the whole network stack.
+    listener = _packet_socket(0)
     listener.bind((interface, neighbour.ETH_ARP))
     return listener
 

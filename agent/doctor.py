@@ -137,8 +137,8 @@ class _Segment:
         return next(near, None)
 
     async def mac_of(self, address: str) -> bytes | None:
-        found = await self.announcer.probe(address, PROBE_S)
-        return bytes.fromhex(found.replace(":", "")) if found else None
+        found = await self.announcer.probe([address], PROBE_S)
+        return bytes.fromhex(found[address].replace(":", "")) if found else None
 
     async def answers(self, by: bytes, target: str, size: int = echo.SMALL) -> bool:
         own = self.own(target)

@@ -42,14 +42,6 @@ def arp_request(vip: IPv4Address, mac: bytes, to: IPv4Address) -> bytes:
     return _arp(mac, vip, to)
 
 
-def arp_owner(frame: bytes, vip: IPv4Address) -> bytes | None:
-    """The MAC that an ARP frame claims the VIP for; None if it claims something else."""
-    if len(frame) < 14 + _ARP.size or frame[12:14] != ETH_ARP.to_bytes(2, "big"):
-        return None
-    *head, _, mac, sender, _, _ = _ARP.unpack_from(frame, 14)
-    return bytes(mac) if tuple(head) == _ARP_HEAD and sender == vip.packed else None
-
-
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What a frame says of an address."""
@@ -76,8 +68,7 @@ def heard(frame: bytes) -> Heard | None:
     address = IPv6Address(message[8:24])
     if message[0] == SOLICIT and frame[22:38] == _UNSPECIFIED.packed:
         return Heard(address, frame[6:12], has=False)
-    owner = advert_owner(message, address)
-    return None if owner is None else Heard(address, owner, has=True)
+    return advertised(message)
 
 
 def unsolicited_advert(vip: IPv6Address, mac: bytes) -> bytes:
@@ -105,14 +96,14 @@ def solicit_from(vip: IPv6Address, mac: bytes, to: IPv6Address) -> bytes:
     return _discovery(mac, vip, group, message)
 
 
-def advert_owner(message: bytes, vip: IPv6Address) -> bytes | None:
-    """The MAC that an ICMPv6 message (no IP header) advertises the VIP for, or None."""
-    if len(message) < 24 or message[0] != ADVERT or message[8:24] != vip.packed:
+def advertised(message: bytes) -> Heard | None:
+    """What an ICMPv6 message (no IP header) advertises, if anything."""
+    if len(message) < 24 or message[0] != ADVERT:
         return None
     at = 24
     while at + 8 <= len(message) and message[at + 1]:
         if message[at] == _OPTION_TARGET:
-            return message[at + 2 : at + 8]
+            return Heard(IPv6Address(message[8:24]), message[at + 2 : at + 8], has=True)
         at += 8 * message[at + 1]
     return None
 

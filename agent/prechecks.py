@@ -8,8 +8,7 @@ adds, of Virtual Servers that this device carries.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 
@@ -23,10 +22,9 @@ from protocol.ids import DeviceId
 
 PROBE_S = 0.45
 """Seconds that somebody else has to answer for a new VIP."""
-PROBES_AT_ONCE = 32
 
-Probe = Callable[[str, float], Awaitable[str | None]]
-"""(VIP, seconds) -> MAC of whoever else answers for it, or None."""
+Probe = Callable[[Sequence[str], float], Awaitable[Mapping[str, str]]]
+"""(VIPs, seconds) -> MAC of whoever else answers for one of them, by VIP."""
 
 
 @dataclass(frozen=True)
@@ -197,15 +195,9 @@ def _check_not_configured(vip: str, host: Host) -> None:
 
 
 async def _check_unanswered(vips: list[str], probe: Probe) -> None:
-    gate = asyncio.Semaphore(PROBES_AT_ONCE)
-
-    async def ask(vip: str) -> str | None:
-        async with gate:
-            return await probe(vip, PROBE_S)
-
-    answers = await asyncio.gather(*map(ask, vips))
-    for vip, owner in zip(vips, answers, strict=True):
-        if owner is not None:
+    owners = await probe(vips, PROBE_S) if vips else {}
+    for vip in vips:
+        if owner := owners.get(vip):
             kind = "ND" if family(vip) == 6 else "ARP"
             raise Refused(
                 f"VIP {vip} is in use already: {owner} answers {kind} for it",

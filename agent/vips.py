@@ -102,9 +102,9 @@ class Vips:
         if effect.group in self._open:
             self._announce(effect.group)
 
-    async def probe(self, vip: str, seconds: float) -> str | None:
-        """MAC of whoever else answers for ``vip``, or None."""
-        return await self._announcer.probe(vip, seconds)
+    async def probe(self, vips: Sequence[str], seconds: float) -> dict[str, str]:
+        """MAC of whoever else answers for one of ``vips``, by VIP."""
+        return await self._announcer.probe(vips, seconds)
 
     def check(self) -> None:
         """Compare with the kernel: a lease that should be open and is not has lapsed."""

@@ -69,7 +69,7 @@ class Inside:
         def probe() -> str | None:
             announcer = Announcer("eth0")
             try:
-                return asyncio.run(announcer.probe(vip, wait))
+                return asyncio.run(announcer.probe([vip], wait)).get(vip)
             finally:
                 announcer.close()
 

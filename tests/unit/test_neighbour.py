@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from agent import neighbour
 from agent.announce import schedule
+from agent.neighbour import Heard
 from protocol.timing import MILLISECOND, SECOND
 
 MAC = bytes.fromhex("02000000000a")
@@ -28,12 +29,11 @@ def test_a_probe_asks_in_nobodys_name() -> None:
     frame = neighbour.arp_probe(VIP, MAC)
     assert frame[28:32] == bytes(4)
     assert frame[38:42] == VIP.packed
-    assert neighbour.arp_owner(frame, VIP) is None
+    assert neighbour.heard(frame) == Heard(VIP, MAC, has=False)
 
 
 def test_a_gratuitous_arp_names_an_owner() -> None:
-    assert neighbour.arp_owner(neighbour.gratuitous_arp(VIP, MAC), VIP) == MAC
-    assert neighbour.arp_owner(neighbour.gratuitous_arp(VIP, MAC), IPv4Address("10.0.0.1")) is None
+    assert neighbour.heard(neighbour.gratuitous_arp(VIP, MAC)) == Heard(VIP, MAC, has=True)
 
 
 def test_an_advertisement_goes_to_all_nodes_and_overrides() -> None:
@@ -42,7 +42,8 @@ def test_an_advertisement_goes_to_all_nodes_and_overrides() -> None:
     assert frame[21] == 255, "hop limit: anything less is ignored"
     assert frame[22:38] == VIP6.packed
     assert frame[IPV6_HEADER + 4] & 0x20, "override"
-    assert neighbour.advert_owner(frame[IPV6_HEADER:], VIP6) == MAC
+    assert neighbour.heard(frame) == Heard(VIP6, MAC, has=True)
+    assert neighbour.advertised(frame[IPV6_HEADER:]) == Heard(VIP6, MAC, has=True)
 
 
 def test_a_solicitation_goes_to_the_group_of_the_address() -> None:
@@ -64,9 +65,9 @@ def test_checksums_are_right() -> None:
 
 @given(st.binary(max_size=128))
 def test_garbage_names_no_owner_and_harms_nothing(data: bytes) -> None:
-    neighbour.arp_owner(data, VIP)
-    neighbour.advert_owner(data, VIP6)
-    neighbour.advert_owner(bytes([136]) + bytes(7) + VIP6.packed + data, VIP6)
+    neighbour.heard(data)
+    neighbour.advertised(data)
+    neighbour.advertised(bytes([136]) + bytes(7) + VIP6.packed + data)
 
 
 def test_announcements_come_at_once_and_until_five_seconds() -> None:
