@@ -17,16 +17,23 @@ from dataclasses import dataclass
 
 from agent import gate, relay
 from agent.capability import CapabilityMissing
+from agent.clock import boottime
 from agent.gate import MARK, REFRESH_PORT
 from agent.listing import elements
-from agent.nft import KernelRefused, Nft
+from agent.nft import KernelBusy, KernelRefused, Nft
 from protocol.errors import HalbError
-from protocol.timing import MILLISECOND, Profile, Timing
+from protocol.timing import DRAIN_NS, MILLISECOND, Profile, Timing
 
 _SO_MARK = 36
 _TRIAL = ("127.0.0.1", "::1")
 """Addresses that the lease is tried with: local, and never behind the gate."""
+PATIENCE_S = 0.02
+"""Small changes of the data plane take less, and are waited for."""
+_BUSY_NS = 50 * MILLISECOND
+"""A change that takes longer is waited for once, not by each of many leases."""
 _TRIALS = 5
+_MARGIN_NS = 100 * MILLISECOND
+"""The kernel's timeouts end some milliseconds late."""
 _TRIAL_DEADLINE_NS = 100 * MILLISECOND
 _TOLERANCE_MS = 60
 """Time between asking and reading back; the steps of the trial lie further apart."""
@@ -58,11 +65,26 @@ class KernelLease:
     def __init__(self, interface: str) -> None:
         gate.check_interface(interface)
         self._nft = Nft()
+        self._busy_until = 0
+        self._relays: dict[str, int] = {}
+        """When (own clock, ns) what is sent on of each VIP has ended at the latest."""
+        self._inherited = boottime() + DRAIN_NS + _MARGIN_NS
+        """The same of what a killed agent may have begun."""
         self._sockets = {4: _marked(socket.AF_INET), 6: _marked(socket.AF_INET6)}
 
     def acquire(self, vips: Sequence[str], lease_ns: int) -> None:
-        """Open the lease of ``vips`` for ``lease_ns`` from now, in one transaction."""
-        self._nft.run(gate.acquire(vips, lease_ns))
+        """Open the lease of ``vips`` for ``lease_ns`` from now, in one transaction.
+
+        Raises :class:`KernelBusy` where it would have to wait: a lease that opens late may
+        meet that of another device, and who waits does not renew the leases in force.
+        """
+        now = boottime()
+        patience = 0.0 if now < self._busy_until else PATIENCE_S
+        try:
+            self._nft.run(gate.acquire(vips, lease_ns), patience=patience)
+        except KernelBusy:
+            self._busy_until = now + _BUSY_NS
+            raise
 
     def refresh(self, vips: Sequence[str], profile: Profile) -> None:
         """Renew the lease of ``vips`` for a profile's lease time, where it still lives.
@@ -83,10 +105,14 @@ class KernelLease:
         script = relay.begin(vips, to, drain_ns)
         if script:
             self._nft.run(script)
+            ends = boottime() + drain_ns + _MARGIN_NS
+            self._relays.update(dict.fromkeys(vips, ends))
 
     def end_relay(self, vips: Sequence[str]) -> None:
         """Send nothing on any more, which is usually so already."""
-        for script in relay.end(vips):
+        now = boottime()
+        some = [vip for vip in vips if now < self._relays.pop(vip, self._inherited)]
+        for script in relay.end(some):
             with suppress(KernelRefused):
                 self._nft.run(script)
 

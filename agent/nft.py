@@ -9,6 +9,7 @@ size of other people's rules.
 from __future__ import annotations
 
 import os
+import threading
 from typing import BinaryIO, Protocol
 
 from agent import child
@@ -20,8 +21,19 @@ LARGE = 512_000
 """Characters of a script or a listing from which on a child process works on it."""
 
 
+_turn = threading.Lock()
+"""Held while a transaction is in the kernel, which takes them one after the other."""
+
+
 class KernelRefused(HalbError):
     """nft or the kernel refused a script; nothing of it was applied."""
+
+
+class KernelBusy(HalbError):
+    """Another thread's transaction is in the kernel; nothing was applied."""
+
+    def __init__(self) -> None:
+        super().__init__("other rules are being loaded", "It is tried again.")
 
 
 class NftMissing(HalbError):
@@ -53,13 +65,22 @@ class Nft:
         self._much = False
         """Our tables hold so much that a child process lists them."""
 
-    def run(self, script: str) -> str:
+    def run(self, script: str, *, patience: float = -1) -> str:
         """Apply ``script`` as one transaction and return what it printed.
 
         A large one is applied by a child process: the library needs 200 MB for the rules
         of 1000 Virtual Servers, and keeps them. Raises :class:`KernelRefused` with nft's
-        reason; then nothing was applied.
+        reason, and :class:`KernelBusy` where another thread's transaction takes longer than
+        ``patience`` seconds (-1: any time); then nothing was applied.
         """
+        if not _turn.acquire(timeout=patience):
+            raise KernelBusy
+        try:
+            return self._run(script)
+        finally:
+            _turn.release()
+
+    def _run(self, script: str) -> str:
         if len(script) > LARGE:
             self._much = True
             return _demand(script, _nft(["--file", "-"], script))
@@ -94,13 +115,13 @@ class Nft:
         """One set or map (``kind``) as text, without counters."""
         self._library.set_stateless_output(True)
         try:
-            return self.run(f"list {kind} {family} {table} {name}")
+            return self._run(f"list {kind} {family} {table} {name}")
         finally:
             self._library.set_stateless_output(False)
 
     def list_set(self, family: str, table: str, name: str) -> str:
         """One set as text, with timeouts; raise :class:`KernelRefused` if there is none."""
-        return self.run(f"list set {family} {table} {name}")
+        return self._run(f"list set {family} {table} {name}")
 
 
 def _demand(script: str, done: tuple[int, str, str]) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from agent.announce import Announcer, schedule
 from agent.clock import boottime
 from agent.lease import KernelLease
+from agent.nft import KernelBusy
 from agent.presence import Presence
 from protocol.effects import Acquire, Announce, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
@@ -56,8 +57,15 @@ class Vips:
             return
         try:
             self._lease.acquire(effect.vips, effect.lease)
+        except KernelBusy as error:
+            _log.info("lease of %s: %s %s", effect.group, error.message, error.remedy)
+            self._deliver(LeaseLapsed((effect.group,)))
+            return
         except HalbError as error:
             self._refused(effect.group, error)
+            return
+        if self._late(effect.group, effect.deadline):
+            self.release(Release(effect.group, effect.vips))
             return
         if effect.predecessor is not None:
             self._relay(effect.vips, effect.predecessor)

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent import nft
 from agent.gate import REFRESH_PORT
+from agent.nft import KernelBusy
 from protocol.errors import HalbError
 from protocol.objects import Listener
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
@@ -256,3 +258,13 @@ def test_a_kernel_that_cannot_renew_is_found_out(device: Device) -> None:
     finally:
         device.run("ip", "link", "set", "lo", "up")
     device.call(device.lease.verify)
+
+
+def test_a_lease_is_not_opened_late_behind_rules_that_are_being_loaded(
+    device: Device, client: Inside
+) -> None:
+    with nft._turn, pytest.raises(KernelBusy):
+        device.call(device.lease.acquire, VIPS, LONG)
+    assert not takes_packets(client, VIP)
+    device.call(device.lease.acquire, VIPS, LONG)
+    assert takes_packets(client, VIP)

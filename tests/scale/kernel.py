@@ -63,10 +63,10 @@ def timed() -> Iterator[Callable[[], list[float]]]:
     took: list[float] = []
     run = nft.Nft.run
 
-    def measured(self: nft.Nft, script: str) -> str:
+    def measured(self: nft.Nft, script: str, *, patience: float = -1) -> str:
         began = time.perf_counter()
         try:
-            return run(self, script)
+            return run(self, script, patience=patience)
         finally:
             took.append((time.perf_counter() - began) * 1000)
 
