@@ -36,8 +36,6 @@ from protocol.flows import Flush
 from protocol.ids import DeviceId
 from protocol.messages import Message
 
-_OF_LEASE = Acquire, Release, Lame
-
 
 class Listener(Protocol):
     """What the agent does with effects that are news rather than deeds."""
@@ -72,7 +70,8 @@ class Executor:
     def carry_out(self, effects: list[Effect]) -> None:
         """All effects of one step, in their order."""
         mute = False
-        for effect in effects:
+        opened = 0
+        for at, effect in enumerate(effects):
             if isinstance(effect, Send):
                 if not mute:
                     self._send(effect.to, effect.message)
@@ -81,20 +80,28 @@ class Executor:
                     self._vips.refresh(effect)
             elif isinstance(effect, PersistBallots):
                 mute = not self._storage.save_ballots(effect.ballots)
-            elif isinstance(effect, _OF_LEASE):
-                if not mute or isinstance(effect, Release | Lame):
-                    self._do_lease(effect)
+            elif isinstance(effect, Acquire):
+                if at >= opened and not mute:
+                    opened = self._acquire(effects, at)
+            elif isinstance(effect, Release | Lame):
+                self._end_lease(effect)
             elif isinstance(effect, Announce | ProbeArbiter | Flush):
                 self._speak(effect)
             else:
                 self._tell(effect)
 
-    def _do_lease(self, effect: Acquire | Release | Lame) -> None:
+    def _acquire(self, effects: list[Effect], at: int) -> int:
+        """Open together all leases that come before the next end of one; where that is."""
+        later = range(at, len(effects))
+        end = next((i for i in later if isinstance(effects[i], Release | Lame)), len(effects))
+        if self._vips is not None:
+            self._vips.acquire([e for e in effects[at:end] if isinstance(e, Acquire)])
+        return end
+
+    def _end_lease(self, effect: Release | Lame) -> None:
         if self._vips is None:
             return
         match effect:
-            case Acquire():
-                self._vips.acquire(effect)
             case Release():
                 self._vips.release(effect)
             case Lame():
