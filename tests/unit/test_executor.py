@@ -1,0 +1,68 @@
+"""Effects are carried out in their order; leases that open one after the other open together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.executor import Executor
+from protocol.effects import Acquire, Effect, Event, PersistBallots, Release
+from protocol.ids import GroupId
+from protocol.timing import SECOND
+
+WEB, MAIL, RDP = (GroupId(digit * 16) for digit in "123")
+
+
+class Device:
+    """Stands for everything that an executor acts on, and writes down what is asked of it."""
+
+    def __init__(self, *, disk: bool = True) -> None:
+        self.done: list[str] = []
+        self.vips = self
+        self.prober = self.flows = None
+        self._disk = disk
+
+    def acquire(self, effects: list[Acquire]) -> None:
+        self.done.append("open " + " ".join(effect.group[0] for effect in effects))
+
+    def release(self, effect: Release) -> None:
+        self.done.append(f"close {effect.group[0]}")
+
+    def on_event(self, event: Event) -> None:
+        self.done.append(event.text)
+
+    def save_ballots(self, ballots: object) -> bool:
+        return self._disk
+
+
+def carried_out(*effects: Effect, disk: bool = True) -> list[str]:
+    device: Any = Device(disk=disk)
+    executor = Executor(send=lambda *_: None, storage=device, carrier=device, listener=device)
+    executor.carry_out(list(effects))
+    return list(device.done)
+
+
+def opens(group: GroupId) -> Acquire:
+    return Acquire(group, 1, ("10.0.0.1",), SECOND, 2 * SECOND)
+
+
+def closes(group: GroupId) -> Release:
+    return Release(group, ("10.0.0.1",))
+
+
+def says(text: str) -> Event:
+    return Event("primary", None, text)
+
+
+def test_leases_open_together_before_what_is_told_of_them() -> None:
+    done = carried_out(opens(WEB), says("web"), opens(MAIL), says("mail"))
+    assert done == ["open 1 2", "web", "mail"]
+
+
+def test_no_lease_opens_before_one_that_is_to_be_closed_first() -> None:
+    done = carried_out(opens(WEB), closes(MAIL), opens(MAIL), opens(RDP), closes(RDP))
+    assert done == ["open 1", "close 2", "open 2 3", "close 3"]
+
+
+def test_without_a_disk_leases_are_closed_and_none_is_opened() -> None:
+    done = carried_out(PersistBallots({}), closes(WEB), opens(MAIL), disk=False)
+    assert done == ["close 1"]
