@@ -263,8 +263,9 @@ def test_a_kernel_that_cannot_renew_is_found_out(device: Device) -> None:
 def test_a_lease_is_not_opened_late_behind_rules_that_are_being_loaded(
     device: Device, client: Inside
 ) -> None:
+    know_by_heart(device, client)
     with nft._turn, pytest.raises(KernelBusy):
         device.call(device.lease.acquire, VIPS, LONG)
     assert not takes_packets(client, VIP)
     device.call(device.lease.acquire, VIPS, LONG)
-    assert takes_packets(client, VIP)
+    wait_until(lambda: takes_packets(client, VIP), "open")
