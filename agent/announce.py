@@ -105,15 +105,18 @@ class Announcer:
         owners: dict[_Address, bytes] = {}
         with listen(self._interface) as listener:
             questions = asyncio.create_task(self._ask(vips, mac, seconds / PROBES))
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(seconds):
                     while owners.keys() != vips:
                         ip, owner = await _next_claim(listener, version)
                         if ip in vips and owner != mac:
                             owners.setdefault(ip, owner)
-            questions.cancel()
-            with suppress(asyncio.CancelledError):
-                await questions
+            except TimeoutError:
+                pass  # nobody has the others
+            finally:
+                questions.cancel()
+                with suppress(asyncio.CancelledError):
+                    await questions
         return owners
 
     def close(self) -> None:

@@ -274,7 +274,9 @@ class DataPlane:
         return self._read_guarded()
 
     def _read_guarded(self) -> frozenset[str]:
-        found = (self._nft.list_set("netdev", gate.TABLE, name) for name in ("vips", "vips6"))
+        found = (
+            self._nft.list_timed("set", "netdev", gate.TABLE, name) for name in ("vips", "vips6")
+        )
         return frozenset(vip for listing in found for vip in elements(listing))
 
     def _set_rules(self, desired: Desired) -> Done:

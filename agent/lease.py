@@ -170,7 +170,7 @@ class KernelLease:
 
     def _left(self, name: str) -> dict[str, int]:
         """Milliseconds left of each element."""
-        listing = self._nft.list_set("netdev", gate.TABLE, name)
+        listing = self._nft.list_timed("set", "netdev", gate.TABLE, name)
         found = (element.partition(" ") for element in elements(listing))
         return {vip: _milliseconds(times.partition("expires ")[2]) for vip, _, times in found}
 

@@ -119,9 +119,12 @@ class Nft:
         finally:
             self._library.set_stateless_output(False)
 
-    def list_set(self, family: str, table: str, name: str) -> str:
-        """One set as text, with timeouts; raise :class:`KernelRefused` if there is none."""
-        return self._run(f"list set {family} {table} {name}")
+    def list_timed(self, kind: str, family: str, table: str, name: str) -> str:
+        """One set or map (``kind``) as text, with timeouts.
+
+        Raises :class:`KernelRefused` if there is none.
+        """
+        return self._run(f"list {kind} {family} {table} {name}")
 
 
 def _demand(script: str, done: tuple[int, str, str]) -> str:

@@ -54,7 +54,7 @@ class StickyMaps:
     def read(self, name: str) -> dict[str, Client]:
         """Clients in a map; none where there is no such map."""
         try:
-            return parse(self._nft.run(f"list map inet {TABLE} {name}"))
+            return parse(self._nft.list_timed("map", "inet", TABLE, name))
         except KernelRefused:
             return {}
 

@@ -59,26 +59,24 @@ class Vips:
         """
         for lease in sorted({effect.lease for effect in effects}):
             due = [e for e in effects if e.lease == lease and not self._late(e.group, e.deadline)]
-            if due and self._opened(due, lease):
-                for effect in due:
-                    self._has_opened(effect)
+            for effect in self._opened(due, lease) if due else ():
+                self._has_opened(effect)
 
-    def _opened(self, effects: Sequence[Acquire], lease_ns: int) -> bool:
+    def _opened(self, effects: Sequence[Acquire], lease_ns: int) -> Sequence[Acquire]:
+        """Those whose leases the kernel has opened; what became of the others is told."""
         try:
             self._lease.acquire([vip for effect in effects for vip in effect.vips], lease_ns)
         except KernelBusy as error:
             _log.info("%d leases: %s. %s", len(effects), error.message, error.remedy)
             self._deliver(LeaseLapsed(tuple(effect.group for effect in effects)))
+            return ()
         except HalbError as error:
-            if len(effects) == 1:
-                self._refused(effects[0].group, error)
-            # One that the kernel refuses keeps none of the others from being opened.
-            for effect in effects if len(effects) > 1 else ():
-                if self._opened([effect], lease_ns):
-                    self._has_opened(effect)
-        else:
-            return True
-        return False
+            if len(effects) > 1:
+                # One that the kernel refuses keeps none of the others from being opened.
+                return [done for each in effects for done in self._opened([each], lease_ns)]
+            self._refused(effects[0].group, error)
+            return ()
+        return effects
 
     def _has_opened(self, effect: Acquire) -> None:
         if self._late(effect.group, effect.deadline):

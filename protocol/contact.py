@@ -11,7 +11,7 @@ from collections import deque
 
 from protocol.ids import DeviceId
 from protocol.messages import Ack, Beat, Claim, Info
-from protocol.timing import IDLE_BEAT_NS, SUSPECT_NS
+from protocol.timing import IDLE_BEAT_NS, SUSPECT_NS, freshness
 
 ROUND_TRIPS = 128
 """Round trips that are remembered of each peer."""
@@ -78,7 +78,7 @@ class Contact:
         The peer lives, though it or the link stood still: asked at once again, it
         may answer before the lease is over.
         """
-        return self.acked_sent == self.last_sent and now - self.last_sent > self.interval * 2 // 5
+        return self.acked_sent == self.last_sent and now - self.last_sent > freshness(self.interval)
 
     def due(self) -> int:
         """When to beat next: at the next round, or once more for want of an ack."""

@@ -27,6 +27,11 @@ def next_round(now: int, interval: int) -> int:
     return (now // interval + 1) * interval
 
 
+def freshness(interval: int) -> int:
+    """How old what confirms a lease may be when it is used (0.4 T)."""
+    return interval * 2 // 5
+
+
 class Profile(StrEnum):
     """How fast a Virtual Server fails over; the value is its public name."""
 
@@ -90,7 +95,7 @@ class Timing:
             resend=t // 2,
             ask=t * 3 // 2,
             would_vote=t * 5 // 4,
-            fresh=t * 2 // 5,
+            fresh=freshness(t),
             lease=t * 5 // 2,
             step_down=t * 29 // 10,
             promise=t * PROMISE_INTERVALS,

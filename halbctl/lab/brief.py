@@ -105,7 +105,7 @@ def _by_wrk(site: Site, address: str, seconds: float) -> tuple[int, float]:
     """Connections that were answered, and seconds that passed."""
     length = max(1, round(seconds))
     argv = ["wrk", "-t2", f"-c{CLIENTS}", f"-d{length}s", "-H", "Connection: close"]
-    printed = _run(site, [*argv, f"http://{address}:{BRIEF}/"], length)
+    printed = run_load(site, address, [*argv, f"http://{address}:{BRIEF}/"], length)
     done = re.search(r"(\d+) requests in ([\d.]+)s", printed)
     if done is None or int(done[1]) == 0:
         raise Refused(f"wrk measured nothing: {printed[-300:]}")
@@ -113,13 +113,16 @@ def _by_wrk(site: Site, address: str, seconds: float) -> tuple[int, float]:
 
 
 def _by_python(site: Site, address: str, seconds: float) -> tuple[int, float]:
-    count = int(json.loads(_run(site, command("connect", address, str(seconds)), seconds)))
+    count = int(
+        json.loads(run_load(site, address, command("connect", address, str(seconds)), seconds))
+    )
     if count == 0:
         raise Refused(f"nobody answers at {address} port {BRIEF}")
     return count, seconds
 
 
-def _run(site: Site, argv: list[str], seconds: float) -> str:
+def run_load(site: Site, address: str, argv: list[str], seconds: float) -> str:
+    """What a load on ``address`` printed that the client ran for ``seconds``; raises Refused."""
     done = subprocess.run(
         site.network.within("client", argv),
         capture_output=True,
@@ -129,5 +132,5 @@ def _run(site: Site, argv: list[str], seconds: float) -> str:
         check=False,
     )
     if done.returncode:
-        raise Refused(f"the load failed: {done.stderr.strip()[-300:]}")
+        raise Refused(f"the load on {address} failed: {done.stderr.strip()[-300:]}")
     return done.stdout

@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from halbctl.lab.measure import Stage
+from halbctl.lab.namespaces import Network
 from halbctl.lab.site import Site
+from tests.kernel import tracked
 from tests.kernel.farm import Farm, fallow, farmland
 from tests.kernel.namespaces import Device, Inside
 from tests.kernel.sites import stage
+from tests.kernel.tracked import Tracked, paired
 
 
 @pytest.fixture(scope="module")
@@ -31,4 +34,18 @@ def farm(land: tuple[Device, Inside]) -> Iterator[Farm]:
 def on_stage(site: Site) -> Iterator[Stage]:
     """Instruments in the file's own Site."""
     with stage(site) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    """Two devices that may be told of each other's flows, a client and gateways."""
+    with tracked.farm() as built:
+        yield built
+
+
+@pytest.fixture
+def pair(network: Network) -> Iterator[tuple[Tracked, Tracked]]:
+    """Device ``a``, which has the VIPs, and ``b``, which is told of its flows."""
+    with paired(network) as made:
         yield made

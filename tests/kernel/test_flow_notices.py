@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 
 import pytest
 
@@ -19,23 +18,9 @@ from tests.kernel.tracked import (
     Tracked,
     alive,
     connected,
-    farm,
-    paired,
 )
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with farm() as built:
-        yield built
-
-
-@pytest.fixture
-def pair(network: Network) -> Iterator[tuple[Tracked, Tracked]]:
-    with paired(network) as made:
-        yield made
 
 
 def test_a_flow_is_told_once_it_has_lived_for_two_looks_and_when_it_ends(

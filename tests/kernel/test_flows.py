@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -34,9 +33,7 @@ from tests.kernel.tracked import (
     Tracked,
     alive,
     connected,
-    farm,
     gateways,
-    paired,
 )
 
 pytestmark = pytest.mark.kernel
@@ -44,18 +41,6 @@ pytestmark = pytest.mark.kernel
 CONNECTIONS = 200
 OUTAGE_S = 0.3
 SETTLING_S = 2.0
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[Network]:
-    with farm() as built:
-        yield built
-
-
-@pytest.fixture
-def pair(network: Network) -> Iterator[tuple[Tracked, Tracked]]:
-    with paired(network) as made:
-        yield made
 
 
 def tell(sender: Tracked, receiver: Tracked, mine: frozenset[bytes] = frozenset()) -> None:
