@@ -27,6 +27,9 @@ CUT_S = 5.0
 """Seconds that devices are cut from each other."""
 IDLE_S = 60.0
 """Seconds for which connections of kind ``idle`` are silent."""
+AGE_S = 1.0
+"""Seconds that connections live before something happens to them, so that all devices know
+them; but for a planned move, which has to wait for that itself."""
 SETTLE_S = 2.5
 """Seconds that a window stays open after its event: longer than any stall that TCP makes of it."""
 
@@ -105,6 +108,8 @@ class Stage:
         """
         before = self.site.primary()
         self.probes.begin(renew=renew)
+        if not renew:
+            time.sleep(AGE_S)
         lost_anyway = doomed()
         began = time.monotonic()
         act()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -10,10 +10,24 @@ from halbctl.lab.measure import Stage
 from halbctl.lab.namespaces import Network
 from halbctl.lab.site import Site
 from tests.kernel import tracked
+from tests.kernel.evidence import tell
 from tests.kernel.farm import Farm, fallow, farmland
 from tests.kernel.namespaces import Device, Inside
 from tests.kernel.sites import stage
 from tests.kernel.tracked import Tracked, paired
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Function) -> Generator[None]:
+    """Where a test fails that shares a Site with others, the devices tell what they know."""
+    try:
+        yield
+    except BaseException:
+        for shared in item.funcargs.values():
+            if isinstance(shared, Stage | Site):
+                tell(shared.site if isinstance(shared, Stage) else shared)
+                break
+        raise
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from halbctl.lab.plan import Plan
 from halbctl.lab.probes import Probes
 from halbctl.lab.promises import broken
 from halbctl.lab.site import Site, apply, form, wait_serving
+from tests.kernel.evidence import tell
 
 SLACK_MS = 400.0
 """What a takeover may take longer than promised on a machine that runs other tests too."""
@@ -35,7 +36,12 @@ def unformed(devices: int = 3, gateways: int = 2, **options: Any) -> Iterator[Si
     """Agents that run and belong to no Site."""
     plan = Plan(new_name(), devices, gateways, **options)
     try:
-        yield build(plan)
+        site = build(plan)
+        try:
+            yield site
+        except BaseException:
+            tell(site)
+            raise
     finally:
         down(plan.name)
 

@@ -12,7 +12,7 @@ import pytest
 from halbctl.lab.measure import next_device
 from halbctl.lab.plan import VIP, VIRTUAL_SERVER
 from halbctl.lab.servers import BANNER
-from halbctl.lab.site import Site, wait_serving
+from halbctl.lab.site import Site, change, wait_serving
 from tests.kernel.sites import CONNECTIONS, serving, stage
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("balance")]
@@ -54,7 +54,7 @@ def gateway(site: Site, name: str) -> dict[str, Any]:
 
 def test_sticky_clients_keep_their_gateway_when_the_device_is_lost(site: Site) -> None:
     edit = ("vs", "edit", VIRTUAL_SERVER, "--balance", "round-robin", "--sticky", "10m")
-    site.halbctl("a", *edit).check()
+    change(site, "a", *edit)
     primary = site.primary()
     site.wait(
         "the listeners are sticky",
@@ -79,14 +79,9 @@ def test_sticky_clients_keep_their_gateway_when_the_device_is_lost(site: Site) -
 
 
 def test_a_gateway_that_came_back_starts_slowly_and_says_so(site: Site) -> None:
-    # An edit is refused if the coordinator wrote something of its own meanwhile.
-    site.wait(
-        "the edit is taken",
-        lambda: site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "5m").code == 0,
-        10,
-    )
+    change(site, "a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "5m")
     for state in ("draining", "enabled"):
-        site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw2", "--state", state).check()
+        change(site, "a", "gateway", "set", VIRTUAL_SERVER, "gw2", "--state", state)
         site.wait(
             f"gw2 is {state}",
             lambda state=state: (  # type: ignore[misc]
@@ -95,12 +90,12 @@ def test_a_gateway_that_came_back_starts_slowly_and_says_so(site: Site) -> None:
             10,
         )
     assert gateway(site, "gw2")["note"] == "slow start: 5 % of its weight"
-    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "no").check()
+    change(site, "a", "vs", "edit", VIRTUAL_SERVER, "--slow-start", "no")
     site.wait("gw2 has its share", lambda: not gateway(site, "gw2")["note"], 10)
 
 
 def test_a_backup_waits_and_says_so(site: Site) -> None:
-    site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw3", "--backup").check()
+    change(site, "a", "gateway", "set", VIRTUAL_SERVER, "gw3", "--backup")
     site.wait(
         "the status says why gw3 takes nothing",
         lambda: gateway(site, "gw3").get("note", "").startswith("backup: takes"),
@@ -113,12 +108,12 @@ def test_a_backup_waits_and_says_so(site: Site) -> None:
     exported = json.loads(site.halbctl("a", "--output", "json", "export").check())
     (server,) = exported["virtual_servers"]
     assert [g["name"] for g in server["gateways"] if g.get("backup")] == ["gw3"]
-    site.halbctl("a", "gateway", "set", VIRTUAL_SERVER, "gw3", "--no-backup").check()
+    change(site, "a", "gateway", "set", VIRTUAL_SERVER, "gw3", "--no-backup")
 
 
 def test_connections_that_took_turns_survive_a_crash_and_a_planned_move(site: Site) -> None:
     edit = ("vs", "edit", VIRTUAL_SERVER, "--balance", "round-robin", "--sticky", "no")
-    site.halbctl("a", *edit).check()
+    change(site, "a", *edit)
     primary = site.primary()
     site.wait(
         "flows take turns, and nothing is sticky",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from halbctl.lab.plan import CLIENT, VIRTUAL_SERVER
-from halbctl.lab.site import Site, in_order
+from halbctl.lab.site import Site, change, in_order
 from tests.kernel.gateways import INNER, prepare
 from tests.kernel.sites import assert_kept, serving, stage
 
@@ -38,7 +38,7 @@ def test_a_mode_that_is_chosen_serves_and_outlives_its_primary(site: Site, mode:
     for host in site.plan.gateway_hosts:
         prepare(site.network, host.name, mode, client)
     wish = ("vs", "edit", VIRTUAL_SERVER, "--forwarding", mode, *WISHES[mode])
-    site.halbctl(site.plan.device_hosts[0].name, *wish).check()
+    change(site, site.plan.device_hosts[0].name, *wish)
     site.wait(f"{mode} is in force", lambda: in_force(site, mode) and in_order(site), 20.0)
     with stage(site) as instruments:
         instruments.wait_agreed()

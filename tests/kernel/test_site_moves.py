@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from halbctl.lab.plan import VIRTUAL_SERVER
-from halbctl.lab.site import Site, apply, wait_serving
+from halbctl.lab.site import Site, apply, change, wait_serving
 from tests.kernel.sites import CHECK_INTERVAL, serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("moves")]
@@ -23,6 +23,13 @@ def site() -> Iterator[Site]:
         yield made
 
 
+@pytest.fixture
+def fresh() -> Iterator[Site]:
+    """A Site without moves before: too many of them hold back those that devices make alone."""
+    with serving(devices=3, gateways=2) as made:
+        yield made
+
+
 def wait_primary(site: Site, device: str, timeout: float) -> float:
     return site.wait(f"{device} is primary", lambda: site.primary() == device, timeout)
 
@@ -32,9 +39,10 @@ def promote(site: Site, to: str) -> None:
     wait_serving(site)
 
 
-def kinds(site: Site, device: str) -> list[str]:
+def told(site: Site, device: str, why: str) -> bool:
+    """Whether a device's history gives this reason for a move."""
     found = json.loads(site.halbctl(device, "history", VIRTUAL_SERVER, "-o", "json").check())
-    return [entry["kind"] for entry in found["entries"]]
+    return any(e["kind"] == "move" and why in e["text"] for e in found["entries"])
 
 
 def test_a_secondary_that_was_stopped_blames_nobody_when_it_goes_on(site: Site) -> None:
@@ -49,21 +57,21 @@ def test_a_secondary_that_was_stopped_blames_nobody_when_it_goes_on(site: Site) 
     assert {site.virtual_server(device)["term"] for device in "abc"} == {term}
 
 
-def test_preempt_brings_it_back_to_the_best_ranked_device(site: Site) -> None:
-    promote(site, "b")
+def test_preempt_brings_it_back_to_the_best_ranked_device(fresh: Site) -> None:
+    promote(fresh, "b")
     ranked = ("--device", "a", "--device", "b", "--device", "c")
-    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, *ranked, "--preempt", "3s").check()
-    assert wait_primary(site, "a", 40.0) > 1.0
-    site.halbctl("a", "vs", "edit", VIRTUAL_SERVER, "--preempt", "never").check()
+    change(fresh, "a", "vs", "edit", VIRTUAL_SERVER, *ranked, "--preempt", "3s")
+    assert wait_primary(fresh, "a", 40.0) > 1.0
+    assert told(fresh, "a", "ranks first")
 
 
-def test_a_primary_that_sees_fewer_gateways_hands_over(site: Site) -> None:
-    promote(site, "a")
-    site.cut("a", "gw1")
-    assert wait_primary(site, "b", 30.0) > 8.0
-    site.heal("a", "gw1")
-    wait_serving(site)
-    assert "move" in kinds(site, "c")
+def test_a_primary_that_sees_fewer_gateways_hands_over(fresh: Site) -> None:
+    promote(fresh, "a")
+    fresh.cut("a", "gw1")
+    fresh.wait("a hands over", lambda: fresh.primary() != "a", 40.0)
+    assert told(fresh, "a", "sees more healthy gateways")
+    fresh.heal("a", "gw1")
+    wait_serving(fresh)
 
 
 def test_a_planned_move_comes_at_its_time(site: Site) -> None:

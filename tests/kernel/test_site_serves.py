@@ -15,7 +15,7 @@ from halbctl.lab.measure import Stage
 from halbctl.lab.plan import VIP, VIP6, VIRTUAL_SERVER
 from halbctl.lab.probes import Probe
 from halbctl.lab.servers import ECHO
-from halbctl.lab.site import Site
+from halbctl.lab.site import Site, change
 from tests.kernel.namespaces import wait_until
 from tests.kernel.sites import assert_kept, serving, stage
 
@@ -92,12 +92,12 @@ def test_a_drained_gateway_keeps_its_connections_and_gets_no_new_ones(site: Site
     with stage(site) as on_stage:
         kept = on_stage.measure(
             "gateway",
-            lambda: site.halbctl("a", "gateway", "drain", VIRTUAL_SERVER, "gw2").check(),
+            lambda: change(site, "a", "gateway", "drain", VIRTUAL_SERVER, "gw2"),
         )
         assert_kept(kept)
         site.wait("gw2 gets nothing new", lambda: set(served(site, seconds=0.5)) == {"gw1"}, 5)
         assert on_stage.connections_of("gw2") > 5
-        site.halbctl("a", "gateway", "undrain", VIRTUAL_SERVER, "gw2").check()
+        change(site, "a", "gateway", "undrain", VIRTUAL_SERVER, "gw2")
         site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 5)
 
 
@@ -115,7 +115,7 @@ def test_at_the_deadline_of_a_drain_the_gateway_is_disabled_and_its_connections_
         clients.begin()
         site.wait("gw2 has connections", lambda: connections() > 5, 10)
         drain = ("gateway", "drain", VIRTUAL_SERVER, "gw2", "--deadline", "1s", "--wait")
-        site.halbctl("a", *drain).check()
+        change(site, "a", *drain)
         assert connections() == 0
         assert clients.end()["lost"], "its clients are reset, and know it"
         gateways = site.virtual_server("a")["gateways"]
@@ -126,7 +126,7 @@ def test_at_the_deadline_of_a_drain_the_gateway_is_disabled_and_its_connections_
             return any(e["kind"] == "drained" for e in entries["entries"])
 
         site.wait("the history tells of it", told, 20)
-        site.halbctl("a", "gateway", "undrain", VIRTUAL_SERVER, "gw2").check()
+        change(site, "a", "gateway", "undrain", VIRTUAL_SERVER, "gw2")
         site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 10)
 
 
@@ -145,14 +145,14 @@ def test_a_drained_device_hands_over_and_takes_nothing(site: Site) -> None:
         drained = site.primary()
 
         def drain() -> None:
-            site.halbctl("a", "device", "drain", drained).check()
+            change(site, "a", "device", "drain", drained)
             site.wait("somebody else is primary", lambda: site.primary() != drained, 10)
 
         assert_kept(on_stage.measure("promote", drain))
         refused = site.halbctl("a", "promote", VIRTUAL_SERVER, "--to", drained)
         assert refused.code == 1
         assert "drained" in refused.errors
-        site.halbctl("a", "device", "undrain", drained).check()
+        change(site, "a", "device", "undrain", drained)
         on_stage.wait_agreed()
 
 
