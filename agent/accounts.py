@@ -32,6 +32,31 @@ SETS = (
 )  # fmt: skip
 """Sets with counters, in the order of a packet's way."""
 
+_SERVICE = "ct original {ip} daddr . meta l4proto . ct original proto-dst"
+_ACCOUNT = _SERVICE + " . ct reply {ip} saddr"
+_WAY = _ACCOUNT + " . ct direction"
+_BALANCED = "ct status dnat ct original {ip} daddr @vips{suffix}"
+_CONFIRMED = "ct status & (dnat | confirmed) == (dnat | confirmed)"
+
+
+def _each(rule: str) -> tuple[str, ...]:
+    """A rule per IP version and protocol; the port has a type only where that is known."""
+    return tuple(
+        f"meta l4proto {protocol} {rule.format(ip=KEYWORD[version], suffix=SUFFIX[version])}"
+        for version in (4, 6)
+        for protocol in ("tcp", "udp")
+    )
+
+
+_KNOWN = (
+    # Where there is an account, to look it up is to count.
+    *_each(f"{_CONFIRMED} {_WAY} @carried{{suffix}} accept"),
+    *_each(
+        f"ct status confirmed {_BALANCED} update @carried{{suffix}} {{{{ {_WAY} counter }}}} accept"
+    ),
+)
+"""Packets of flows that have passed this host before."""
+
 
 @dataclass(frozen=True)
 class Accounts:
@@ -132,38 +157,27 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
                 for v in (4, 6)
             ),
         ),
-        # Balanced, and not yet past the other firewalls of this host: an entry is
-        # confirmed behind them.
+        # On its way to or from a gateway. Most packets stop at the first rule of their kind.
+        # What is balanced and not confirmed has yet to pass the other firewalls of this host.
         "entered": (
             "filter hook forward priority -400",
             (
+                *_KNOWN,
                 "ct state untracked goto passing",
-                "ct status & (dnat | confirmed) != dnat accept",
-                *_updates("entered", ""),
+                "ct status & dnat == 0 accept",
+                *_each(f"{_BALANCED} update @entered{{suffix}} {{{{ {_SERVICE} counter }}}}"),
             ),
         ),
         "opened": (
             "nat hook postrouting priority srcnat - 11",
-            tuple(_updates("opened", " . ct reply {ip} saddr")),
+            _each(
+                f"{_BALANCED} update @opened{{suffix}} {{{{ {_ACCOUNT} counter }}}}"
+                f" update @carried{{suffix}} {{{{ {_WAY} counter }}}} accept"
+            ),
         ),
-        "carried": (
-            "filter hook postrouting priority 300",
-            tuple(_updates("carried", " . ct reply {ip} saddr . ct direction")),
-        ),
+        # From a process of this device.
+        "carried": ("filter hook output priority 300", _KNOWN),
     }
-
-
-def _updates(name: str, more: str) -> Iterator[str]:
-    """A rule per IP version and protocol; the port has a type only where that is known."""
-    for version in (4, 6):
-        ip, suffix = KEYWORD[version], SUFFIX[version]
-        for protocol in ("tcp", "udp"):
-            key = f"ct original {ip} daddr . meta l4proto . ct original proto-dst"
-            key += more.format(ip=ip)
-            yield (
-                f"meta l4proto {protocol} ct status dnat ct original {ip} daddr @vips{suffix}"
-                f" update @{name}{suffix} {{ {key} counter }} accept"
-            )
 
 
 def change(old: Accounts, new: Accounts) -> str:

@@ -57,7 +57,7 @@ HOOKS = {
     "outbound": "filter hook postrouting priority srcnat + 10",
     "answering": "nat hook postrouting priority srcnat - 10",
 }
-"""Chains that have rules only where a Virtual Server needs them: they meet every packet."""
+"""Chains that are there only where a Virtual Server needs them: they meet every packet."""
 
 
 @dataclass(frozen=True)

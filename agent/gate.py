@@ -83,25 +83,35 @@ def replaced(interface: str, note: str) -> str:
     return f"add table netdev {TABLE}\ndelete table netdev {TABLE}\n" + table(interface, note)
 
 
+# Each packet that a device forwards meets both chains, so IPv4 comes first, and what passes
+# there is through with one lookup.
+
+
 def _ingress() -> Iterable[str]:
+    yield "ip daddr @accepted accept"
+    yield "ip daddr @vips counter drop"
+    yield "meta protocol ip accept"
+    yield "icmpv6 type nd-neighbor-solicit ip6 daddr @vips6 ip6 daddr != @announced6 counter drop"
+    yield "ip6 daddr @accepted6 accept"
+    yield "ip6 daddr @vips6 counter drop"
     yield "arp daddr ip @vips arp daddr ip != @announced counter drop"
-    yield "ip daddr @vips ip daddr != @accepted counter drop"
-    yield ("icmpv6 type nd-neighbor-solicit ip6 daddr @vips6 ip6 daddr != @announced6 counter drop")
-    yield "ip6 daddr @vips6 ip6 daddr != @accepted6 counter drop"
 
 
 def _egress() -> Iterable[str]:
+    yield "ip saddr @accepted accept"
+    yield "ip saddr @vips counter drop"
+    yield "meta protocol ip accept"
     # What `send_redirects` is for IPv4: nobody on the same network is told to skip the device.
     yield "icmpv6 type nd-redirect counter drop"
-    yield "arp saddr ip @vips arp saddr ip != @announced counter drop"
-    yield "ip saddr @vips ip saddr != @accepted counter drop"
     # A solicitation to the VIP's multicast group comes in; the answer's source is the VIP.
     # So is that of a solicitation for a forwarded packet, which moves the VIP in others' caches.
     yield (
         "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } "
         "ip6 saddr @vips6 ip6 saddr != @announced6 counter drop"
     )
-    yield "ip6 saddr @vips6 ip6 saddr != @accepted6 counter drop"
+    yield "ip6 saddr @accepted6 accept"
+    yield "ip6 saddr @vips6 counter drop"
+    yield "arp saddr ip @vips arp saddr ip != @announced counter drop"
 
 
 def _refresh() -> Iterable[str]:

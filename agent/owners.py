@@ -1,10 +1,11 @@
 """Foreign owners of our VIPs: heard on the segment at any time, defended against, never obeyed.
 
-While this device holds VIPs, a tap hears ARP and neighbour advertisements that
-claim one of them for another hardware address. That is answered as RFC 5227,
-2.4 (c) says: with one announcement, and no second one within ten seconds, so
-two that defend themselves make no storm. The VIP stays: the lease says whose
-it is. What is heard is an alarm until it has not been heard for a while.
+While this device holds VIPs, taps hear ARP and neighbour advertisements that
+claim one of them for another hardware address; packets of IPv4 pay nothing for
+it. That is answered as RFC 5227, 2.4 (c) says: with one announcement, and no
+second one within ten seconds, so two that defend themselves make no storm. The
+VIP stays: the lease says whose it is. What is heard is an alarm until it has not
+been heard for a while.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ MAX_PER_SECOND = 512
 """After so many frames in a second nothing is read for the rest of it."""
 MAX_OWNERS = 64
 
+_KIND = {4: neighbour.ETH_ARP, 6: neighbour.ETH_IPV6}
+"""Frames with claims of addresses of an IP version."""
 _BUFFER = 256
 _log = logging.getLogger("halb.owners")
 
@@ -119,7 +122,8 @@ class Owners:
         self._loop = asyncio.get_running_loop()
         self._since: dict[Address, int] = {}
         self._mac = bytes(6)
-        self._socket: socket.socket | None = None
+        self._taps: dict[int, socket.socket] = {}
+        """By kind of frames."""
         self._owners: dict[tuple[str, str], Owner] = {}
         self._defended: dict[str, int] = {}
         self._second = self._frames = 0
@@ -132,10 +136,11 @@ class Owners:
         """Hear for exactly these from now on."""
         now = boottime()
         self._since = {ip: self._since.get(ip, now) for ip in map(ip_address, vips)}
-        if not self._since:
-            self._unlisten()
-            return
-        self._listen()
+        wanted = {_KIND[ip.version] for ip in self._since}
+        for kind in self._taps.keys() - wanted:
+            self._unlisten(kind)
+        if wanted:
+            self._listen(wanted)
 
     def present(self) -> tuple[Owner, ...]:
         """Owners of held VIPs that were heard lately."""
@@ -147,31 +152,30 @@ class Owners:
             if owner.last > oldest and owner.vip in held and owner.said is not None
         )
 
-    def _listen(self) -> None:
-        """Open the tap, or give it a filter for what is held now."""
+    def _listen(self, kinds: set[int]) -> None:
+        """Open taps, or give them a filter for what is held now."""
         try:
             self._mac = link(self._interface).mac
             steps = heard_range(self._mac, frozenset(self._since))
-            if self._socket is not None:
-                choose(self._socket, steps)
-                return
-            self._socket = tap(self._interface, steps)
+            for kind in kinds:
+                if kind in self._taps:
+                    choose(self._taps[kind], steps)
+                else:
+                    self._taps[kind] = tap(self._interface, steps, kind)
+                    self._loop.add_reader(self._taps[kind], self._read, kind)
         except (HalbError, OSError) as error:
             # Without an interface nobody is heard; the next refresh tries again.
             _log.warning("cannot listen on %s: %s", self._interface, error)
-            return
-        self._loop.add_reader(self._socket, self._read)
 
-    def _read(self) -> None:
-        assert self._socket is not None
+    def _read(self, kind: int) -> None:
         for _ in range(MAX_FRAMES):
             try:
-                frame = self._socket.recv(_BUFFER)
+                frame = self._taps[kind].recv(_BUFFER)
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 _log.warning("cannot listen on %s: %s", self._interface, error)
-                self._unlisten()
+                self._unlisten(kind)
                 return
             self._frames += 1
             said = neighbour.heard(frame)
@@ -183,13 +187,15 @@ class Owners:
         """A flood of claims costs no more than a bounded number of them."""
         if now // SECOND != self._second:
             self._second, self._frames = now // SECOND, 0
-        elif self._frames > MAX_PER_SECOND and self._socket is not None:
-            self._loop.remove_reader(self._socket)
+        elif self._frames > MAX_PER_SECOND and self._resume is None:
+            for listener in self._taps.values():
+                self._loop.remove_reader(listener)
             self._resume = self._loop.call_later(1.0, self._again)
 
     def _again(self) -> None:
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._read)
+        self._resume = None
+        for kind, listener in self._taps.items():
+            self._loop.add_reader(listener, self._read, kind)
 
     def hear(self, address: Address, mac: bytes, now: int) -> None:
         """Somebody at ``mac`` says that ``address`` is his."""
@@ -223,14 +229,14 @@ class Owners:
             owner.said = now
             self._on_owner(owner)
 
-    def _unlisten(self) -> None:
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._socket is not None:
-            self._loop.remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+    def _unlisten(self, kind: int) -> None:
+        listener = self._taps.pop(kind)
+        self._loop.remove_reader(listener)
+        listener.close()
 
     def close(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
         self._since = {}
-        self._unlisten()
+        for kind in list(self._taps):
+            self._unlisten(kind)

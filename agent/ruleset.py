@@ -299,8 +299,6 @@ def load(ruleset: Ruleset) -> str:
             f"add set inet {TABLE} {name}{suffix} {{ type {kind}{rest} }}"
             for name, rest in SETS.items()
         )
-    for chain, hook in HOOKS.items():
-        lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
     for chain, (hook, rules) in base_chains().items():
         lines.append(f"add chain inet {TABLE} {chain} {{ type {hook}; policy accept; }}")
         lines += (f"add rule inet {TABLE} {chain} {rule}" for rule in rules)
@@ -313,8 +311,8 @@ def change(old: Ruleset, new: Ruleset) -> str:
     lines = [_declared(text) for name, text in new.sets.items() if name not in old.sets]
     changed = {n: rules for n, rules in new.chains.items() if old.chains.get(n) != rules}
     # Rules lead to other chains, which must be there before and may go only after.
-    made = (name for name in changed if name not in old.chains and name not in HOOKS)
-    lines += (f"add chain {table} {name}" for name in made)
+    made = (name for name in changed if name not in old.chains)
+    lines += (f"add chain {table} {name}{_hook(name)}" for name in made)
     for name, rules in changed.items():
         if name in old.chains:
             lines.append(f"flush chain {table} {name}")
@@ -329,11 +327,16 @@ def change(old: Ruleset, new: Ruleset) -> str:
     lines += _elements("delete", "vips", {v: v for v in sorted(old.vips - new.vips)})
     gone = [name for name in old.chains if name not in new.chains]
     lines += (f"flush chain {table} {name}" for name in gone)
-    lines += (f"delete chain {table} {name}" for name in gone if name not in HOOKS)
+    lines += (f"delete chain {table} {name}" for name in gone)
     for name, text in old.sets.items():
         if name not in new.sets:
             lines.append(f"delete {text.partition(' ')[0]} {table} {name}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _hook(chain: str) -> str:
+    """Where a chain meets packets, if it is not led to by others."""
+    return f" {{ type {HOOKS[chain]}; policy accept; }}" if chain in HOOKS else ""
 
 
 def _contents(ruleset: Ruleset) -> dict[str, dict[str, str]]:

@@ -1,7 +1,8 @@
-"""Sockets that see the frames of an interface before anything drops them, through a filter.
+"""Sockets that see the frames that an interface receives, through a filter.
 
 Filters are classic BPF: (code, jump if true, jump if false, value). The kernel
-runs them, so frames that nobody wants cost no wake-up.
+runs them, so frames that nobody wants cost no wake-up. They do cost the run of the
+filter, each frame of the kind that the socket is for.
 """
 
 from __future__ import annotations
@@ -19,16 +20,24 @@ WHOLE, NOTHING = 0xFFFF, 0
 Step = tuple[int, int, int, int]
 
 _SO_ATTACH_FILTER = 26
-_ETH_ALL = 0x0003
+_SOL_PACKET = 263
+_PACKET_IGNORE_OUTGOING = 23
+EVERY_KIND = 0x0003
+"""Frames of all kinds, before anything drops them."""
 
 
-def tap(interface: str, steps: Sequence[Step]) -> socket.socket:
-    """A non-blocking socket with the frames of ``interface`` that the filter lets through."""
-    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    listener = socket.socket(socket.AF_PACKET, kind, 0)
+def tap(interface: str, steps: Sequence[Step], kind: int = EVERY_KIND) -> socket.socket:
+    """A non-blocking socket with what ``interface`` receives and the filter lets through.
+
+    Of one ``kind``, an EtherType, it hears what the gate and firewalls at ingress let in.
+    """
+    flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    listener = socket.socket(socket.AF_PACKET, flags, 0)
     try:
         choose(listener, steps)
-        listener.bind((interface, _ETH_ALL))
+        # Else each frame that is sent is copied, to be dropped by the filter.
+        listener.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+        listener.bind((interface, kind))
     except OSError:
         listener.close()
         raise

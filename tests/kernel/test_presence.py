@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -192,6 +193,20 @@ def test_a_foreign_owner_is_heard_at_any_time_and_answered_with_limits(
     assert news.events[0].group == UID
     assert "02:48:41:4c:42:0c" in news.events[0].text
     assert any(vip in each and "02:48:41:4c:42:0c" in each for each in warnings)
+
+
+def test_no_socket_sees_all_packets_while_a_vip_is_held(place: tuple[Device, Inside]) -> None:
+    """Each packet that is forwarded would pay for it."""
+    device, _ = place
+    kinds: set[str] = set()
+
+    def seen(_: Presence) -> bool:
+        sockets = Path("/proc/thread-self/net/packet").read_text().splitlines()[1:]
+        kinds.update(line.split()[3] for line in sockets)
+        return {"0806", "86dd"} <= kinds
+
+    watch(device, News(), seen)
+    assert "0003" not in kinds
 
 
 def test_the_router_is_found_by_the_route_through_the_interface(

@@ -8,7 +8,15 @@ from msgspec.structs import replace
 from agent import direct
 from agent.distribution import Moment
 from agent.forwarding import memoryless, serving
-from agent.ruleset import Desired, Ruleset, carried, compile_ruleset, unremembered
+from agent.ruleset import (
+    Desired,
+    Ruleset,
+    carried,
+    change,
+    compile_ruleset,
+    load,
+    unremembered,
+)
 from protocol.errors import Refused
 from protocol.forwarding import refuse_ambiguous
 from protocol.ids import GroupId
@@ -92,9 +100,14 @@ def test_an_answer_that_may_be_from_two_vips_waits_for_the_client() -> None:
     assert compiled(two).chains[f"{CHAIN}_answer"][-1] == "drop"
 
 
-def test_packets_of_others_meet_no_rule_where_nobody_needs_one() -> None:
+def test_packets_of_others_meet_no_chain_where_nobody_needs_one() -> None:
     plain = compiled(replace(ROUTED, forwarding="snat", inner_vips=()))
-    assert not {"inbound", "outbound", "answering"} & plain.chains.keys()
+    routed = compiled(ROUTED)
+    hook = "{ type filter hook prerouting priority raw; policy accept; }"
+    assert "inbound" not in load(plain)
+    assert f"add chain inet halb inbound {hook}" in load(routed).splitlines()
+    assert f"add chain inet halb inbound {hook}" in change(plain, routed).splitlines()
+    assert "delete chain inet halb inbound" in change(routed, plain).splitlines()
 
 
 def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None:
