@@ -82,11 +82,12 @@ class Carrier:
         self._config = Config()
         self._loaded: frozenset[GroupId] = frozenset()
         self._refused: dict[GroupId, str] = {}
+        self._outdated: dict[GroupId, str] = {}
         self._trouble = ""
         self._link: Link | None = None
         self._routers: tuple[str, ...] = ()
         self._networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
-        self._told: tuple[tuple[GroupId, str], ...] | None = None
+        self._told: Fitness | None = None
         self._plane = DataPlane(interface)
         self.kernel = Kernel(self._plane, self._on_pass, self._look_soon)
         self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
@@ -257,7 +258,7 @@ class Carrier:
     ) -> None:
         self._trouble = error
         if done is not None:
-            self._refused = dict(done.unfit)
+            self._refused, self._outdated = dict(done.unfit), dict(done.outdated)
             self._loaded = frozenset(server.uid for server in desired.virtual_servers)
             self._deliver(ConfigApplied(revision))
             if done.lease_lost and self.vips is not None:
@@ -322,9 +323,10 @@ class Carrier:
             trouble=(self._trouble,) if self._trouble else (),
         )
         unfit = fitness.unfit(self._config, self.device, host)
-        if unfit != self._told:
-            self._told = unfit
-            self._deliver(Fitness(unfit))
+        found = Fitness(unfit, tuple(self._outdated.items()))
+        if found != self._told:
+            self._told = found
+            self._deliver(found)
 
     async def withdraw(self) -> None:
         """The device left its Site: carry nothing, and leave nothing in the kernel."""

@@ -50,6 +50,8 @@ class Reconciled:
     """What somebody else had changed, in words; repaired already."""
     unfit: Mapping[GroupId, str] = field(default_factory=dict)
     """Virtual Servers that cannot be carried here now, with the reason."""
+    outdated: Mapping[GroupId, str] = field(default_factory=dict)
+    """Virtual Servers whose newest change the kernel refused; they are as they were before."""
     lease_lost: bool = False
     """The gate had to be made anew: leases that were open are closed."""
 
@@ -185,8 +187,11 @@ class DataPlane:
         if self._books.reconcile(done.desired):
             self._seen = None
         found = (*drift.rules, *drift.gate, *drift.books, *reset, *missing)
-        refused = {**unfit, **homeless, **done.refused}
-        return Reconciled((*changed, *moved), found, refused, drift.anew)
+        outdated = {uid: why for uid, why in done.refused.items() if uid in done.desired.vips}
+        new = {uid: why for uid, why in done.refused.items() if uid not in outdated}
+        return Reconciled(
+            (*changed, *moved), found, {**unfit, **homeless, **new}, outdated, drift.anew
+        )
 
     def undisturbed(self) -> bool:
         """Whether nobody has changed any rules since the newest pass looked."""

@@ -64,6 +64,8 @@ class Fitness(Struct, frozen=True, gc=False):
     """Which Virtual Servers this device cannot carry now, and why (whole set)."""
 
     unfit: tuple[tuple[GroupId, str], ...] = ()
+    outdated: tuple[tuple[GroupId, str], ...] = ()
+    """Those that it carries as they were before the newest change, and why."""
 
 
 class GatewayHealth(Struct, frozen=True, gc=False):

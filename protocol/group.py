@@ -53,6 +53,8 @@ class Group:
         self.role = Role.WAITING if now < voter.abstain_until else Role.SECONDARY
         self.unfit = ""
         """Why this device may not become primary; empty if it may."""
+        self.outdated = ""
+        """Why this device carries the group as it was before the newest change; or empty."""
         self.damping = Damping()
         self.stopping = False
         self.lease = Lease()

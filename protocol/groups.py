@@ -194,13 +194,17 @@ class Groups(Mapping[GroupId, Group]):
         return any(group.role in held for group in self.by_id.values())
 
     def fall_behind(
-        self, reasons: tuple[tuple[GroupId, str], ...]
-    ) -> tuple[tuple[GroupId, str], ...]:
-        """Take in whose flows this device is still being told; ``reasons`` itself."""
-        known = dict(reasons)
+        self, outdated: Mapping[GroupId, str], untold: Mapping[GroupId, str]
+    ) -> list[GroupId]:
+        """Tell each group why others are better than this device; those that it is news to."""
+        changed = []
         for gid, group in self.by_id.items():
-            group.candidacy.behind = known.get(gid, "")
-        return reasons
+            old = outdated.get(gid, "")
+            behind = old or untold.get(gid, "")
+            if (group.outdated, group.candidacy.behind) != (old, behind):
+                group.outdated, group.candidacy.behind = old, behind
+                changed.append(gid)
+        return changed
 
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""

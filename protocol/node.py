@@ -233,11 +233,12 @@ class Node:
                 self.configuration.on_stored(revision, self._site_term(), now, out)
             case PersistFailed() | PersistWorks():
                 self._on_disk(isinstance(item, PersistWorks), out, touched)
-            case Fitness(unfit):
-                self.roster.unfit = unfit
+            case Fitness(unfit, outdated):
+                self.roster.unfit, self.roster.outdated = unfit, outdated
                 self._judge_fitness(touched)
-            case Behind(behind):
-                self.roster.behind = self.groups.fall_behind(behind)
+            case Behind(untold):
+                self.roster.untold = untold
+                self._judge_fitness(touched)
             case Flushed():
                 self.moving.flushes.on_flushed(item, self.groups, now, out)
                 touched.append(item.group)
@@ -341,6 +342,8 @@ class Node:
         if reason := cannot_speak(self.configuration.in_force, self.roster.protocol):
             unfit = dict.fromkeys(self.groups, reason)
         touched.extend(self.groups.judge(unfit, drained, self.stopping))
+        outdated, untold = dict(self.roster.outdated), dict(self.roster.untold)
+        touched.extend(self.groups.fall_behind(outdated, untold))
 
     def _coordinate(self, now: int, out: Outbox) -> None:
         """Carry out what operators asked of this device, as coordinator and as primary."""

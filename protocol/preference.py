@@ -1,8 +1,9 @@
 """Moves that a primary makes on its own, to a device that is better placed.
 
-Two reasons, both gentle: a better-ranked device has been fit for as long as
+Three reasons, all gentle: a better-ranked device has been fit for as long as
 the Virtual Server's ``preempt`` says, or another device has seen more healthy
-gateways for a while. Always a hand-over by the primary, never an election.
+gateways for a while, or has taken a change which the kernel here refuses.
+Always a hand-over by the primary, never an election.
 Held back by damping, and by ``freeze``.
 """
 
@@ -29,7 +30,7 @@ VIEW_NS = 10 * SECOND
 Down = tuple[tuple[GroupId, str], ...]
 """(Virtual Server, gateway name) pairs that a device sees down."""
 _Wish = tuple[GroupId, DeviceId, str]
-"""(group, device, "rank" or "view"): what would be better."""
+"""(group, device, a key of ``_WHY``): what would be better."""
 
 
 class Preference:
@@ -86,7 +87,7 @@ class Preference:
     ) -> Iterator[tuple[DeviceId, str, int]]:
         """(device, reason, how long that must last), the best device first."""
         mine = healthy(server, down)
-        if not server.preempt and mine == len(usable(server)):
+        if not (server.preempt or group.outdated) and mine == len(usable(server)):
             return  # Nobody sees more than all.
         view_ns = max(VIEW_NS, _two_checks(server))
         carriers = group.voter.electorate.carriers
@@ -101,7 +102,9 @@ class Preference:
                 continue
             sees = healthy(server, info.gateways_down)
             ranks_better = ranked.index(device) < ranked.index(self.me)
-            if sees > mine:
+            if group.outdated and sees >= mine:
+                found.append((-sees, device, "rules", view_ns))
+            elif sees > mine:
                 found.append((-sees, device, "view", view_ns))
             elif ranks_better and server.preempt and sees == mine:
                 found.append((-sees, device, "rank", server.preempt * SECOND))
@@ -110,7 +113,11 @@ class Preference:
             yield device, kind, hold
 
 
-_WHY = {"rank": "ranks first", "view": "sees more healthy gateways"}
+_WHY = {
+    "rank": "ranks first",
+    "view": "sees more healthy gateways",
+    "rules": "its kernel took the newest change",
+}
 
 
 def _at_ease(group: Group) -> bool:

@@ -35,7 +35,9 @@ class Roster:
         """What the shell found; the core may know more reasons."""
         self.gateways_down: tuple[tuple[GroupId, str], ...] = ()
         self.late: tuple[tuple[GroupId, str], ...] = ()
-        self.behind: tuple[tuple[GroupId, str], ...] = ()
+        self.outdated: tuple[tuple[GroupId, str], ...] = ()
+        self.untold: tuple[tuple[GroupId, str], ...] = ()
+        """Whose flows this device is still being told."""
         self.unheard: tuple[DeviceId, ...] = ()
         self.lossy: tuple[DeviceId, ...] = ()
         self.applied = NO_REVISION
@@ -44,6 +46,11 @@ class Roster:
         """What the neighbours were told last."""
         self._told_at = 0
         self._next = NEVER
+
+    @property
+    def behind(self) -> tuple[tuple[GroupId, str], ...]:
+        """For which groups others are better, if there are any, and why."""
+        return (*self.outdated, *self.untold)
 
     def info(
         self,

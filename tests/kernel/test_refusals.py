@@ -71,8 +71,9 @@ def test_the_others_change_and_the_refused_one_stays(device: Device) -> None:
     done = device.reconcile(
         wish(server(ONE, WEB, more), server(TWO, more, *OVERLAPPING), server(THREE, more))
     )
-    assert set(done.unfit) == {TWO}
-    assert done.unfit[TWO].startswith("nftables refused: ")
+    assert not done.unfit
+    assert set(done.outdated) == {TWO}
+    assert done.outdated[TWO].startswith("nftables refused: ")
     assert rules(device, TWO) == before
     assert [rules(device, uid).count("dnat") for uid in (ONE, THREE)] == [2, 1]
     for key in (f"{VIPS[ONE][0]} . tcp . 81", f"{VIPS[TWO][0]} . tcp . 80"):
@@ -83,7 +84,7 @@ def test_the_others_change_and_the_refused_one_stays(device: Device) -> None:
 def test_what_stays_follows_the_health_of_its_gateways(device: Device) -> None:
     device.reconcile(ALL)
     bad = wish(server(ONE, WEB, *OVERLAPPING), server(TWO), down=[(ONE, "gw1")])
-    assert set(device.reconcile(bad).unfit) == {ONE}
+    assert set(device.reconcile(bad).outdated) == {ONE}
     assert GATEWAYS[0].address not in rules(device, ONE)
     assert GATEWAYS[1].address in rules(device, ONE)
 
@@ -108,11 +109,11 @@ def test_at_rest_nothing_changes_until_the_cause_is_gone(device: Device) -> None
     bad = wish(server(ONE), server(TWO, *OVERLAPPING), server(THREE))
     device.reconcile(bad)
     again = device.reconcile(bad)
-    assert set(again.unfit) == {TWO}
+    assert set(again.outdated) == {TWO}
     assert not again.changed
     assert not again.drift
     mended = device.reconcile(wish(server(ONE), server(TWO, OVERLAPPING[0]), server(THREE)))
-    assert not mended.unfit
+    assert not mended.outdated
     assert "7000" in device.run("nft", "list", "map", "inet", "halb", "ranges")
 
 
@@ -123,7 +124,7 @@ def test_what_others_alter_is_mended_beside_a_refused_one(device: Device) -> Non
     device.run("nft", "flush", "ruleset")
     done = device.reconcile(bad)
     assert done.drift
-    assert set(done.unfit) == {TWO}
+    assert set(done.outdated) == {TWO}
     assert all(rules(device, uid) for uid in UIDS), "the refused one has its old rules again"
 
 
@@ -135,5 +136,5 @@ def test_a_way_past_the_rules_is_refused_with_them(device: Device) -> None:
     done = device.reconcile(
         wish(replace(server(ONE, WEB, *OVERLAPPING), forwarding="dsr"), server(TWO))
     )
-    assert set(done.unfit) == {ONE}
+    assert set(done.outdated) == {ONE}
     assert device.run("nft", "list", "table", "netdev", "halb_direct") == before

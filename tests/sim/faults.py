@@ -307,8 +307,9 @@ def _disk_well(world: World, target: int) -> None:
 
 
 def _unfit(world: World, fault: Fault, target: int, random: Random) -> None:
-    groups = tuple(group_id(i) for i in range(len(world.setup.profiles)) if random.random() < 0.7)
-    world.set_unfit(target, groups)
+    groups = [group_id(i) for i in range(len(world.setup.profiles))]
+    unfit = tuple(group for group in groups if random.random() < 0.7)
+    world.set_unfit(target, unfit, tuple(group for group in groups if group not in unfit))
     world.push(world.now + fault.duration, _fit, world, target)
 
 

@@ -261,8 +261,12 @@ class World:
     def adopt(self, index: int, config: Config) -> None:
         self.hand_in(index, Adopt(config))
 
-    def set_unfit(self, index: int, groups: tuple[GroupId, ...]) -> None:
-        if self.hand_in(index, Fitness(tuple((g, "interface is down") for g in groups))):
+    def set_unfit(
+        self, index: int, groups: tuple[GroupId, ...], outdated: tuple[GroupId, ...] = ()
+    ) -> None:
+        unfit = tuple((g, "interface is down") for g in groups)
+        refused = tuple((g, "the kernel refused the newest change") for g in outdated)
+        if self.hand_in(index, Fitness(unfit, refused)):
             self.checker.unfit[index] = frozenset(groups)
 
     def set_gateways_down(self, index: int, down: tuple[tuple[GroupId, str], ...]) -> None:
