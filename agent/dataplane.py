@@ -158,7 +158,7 @@ class DataPlane:
             raise
         seen = self._seen
         behind = seen is not None and seen.generation != ruleset_generation()
-        # What only chains changed in is read back at rest: it takes long with many of them.
+        # What only chains and slots changed in is read back at rest: that takes a while.
         if seen is None or (behind if done.changed else seen.unread):
             self._seen = self._look()
         return done
@@ -288,9 +288,8 @@ class DataPlane:
         before = ruleset_generation()
         done = self._rules.want(desired)
         seen, after = self._seen, ruleset_generation()
-        if seen and done.chains is not None and seen.generation == before == after - 1:
-            unread = seen.unread.union(f"chain {name}" for name in done.chains)
-            self._seen = replace(seen, generation=after, unread=unread)
+        if seen and done.parts is not None and seen.generation == before == after - 1:
+            self._seen = replace(seen, generation=after, unread=seen.unread | done.parts)
         return done
 
     def _set_addresses(

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from agent.distribution import (
     AT_REST,
     GatewayKey,
-    Selector,
+    Way,
     candidates,
+    declared,
     selector,
 )
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
@@ -43,16 +44,16 @@ def load(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str
     A listener without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
     """
     chains: list[str] = []
+    sets: dict[str, str] = {}
     ways: dict[str, list[str]] = {}
     for name, vs, listener, version, vips in carried:
         gateways = candidates(vs, version, down)
         if not gateways:
             continue
-        found = selector(vs, listener, version, gateways, AT_REST)
+        way = selector(vs, listener, version, gateways, AT_REST).gateway()
+        sets |= way.sets
         chains.append(f"add chain netdev {TABLE} {name}")
-        chains.append(
-            f"add rule netdev {TABLE} {name} {_rule(listener, version, found, interface)}"
-        )
+        chains.append(f"add rule netdev {TABLE} {name} {_rule(listener, version, way, interface)}")
         first, last = listener.ports
         ports = str(first) if first == last else f"{first}-{last}"
         map_name = _MAPS[bool(listener.last_port)][0] + SUFFIX[version]
@@ -62,7 +63,9 @@ def load(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str
     if not chains:
         return nothing()
     lines = [f"add table netdev {TABLE}", f"delete table netdev {TABLE}"]
-    lines += [f"add table netdev {TABLE}", *_base(interface), *chains]
+    lines += [f"add table netdev {TABLE}", *_base(interface)]
+    lines += (declared("netdev", TABLE, text) for text in sets.values())
+    lines += chains
     lines += (
         f"add element netdev {TABLE} {name} {{ {', '.join(elements)} }}"
         for name, elements in ways.items()
@@ -84,10 +87,6 @@ def _base(interface: str) -> Iterable[str]:
             )
 
 
-def _rule(listener: Listener, version: int, found: Selector, interface: str) -> str:
-    where = found.only
-    if where is None:
-        table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(found.slots))
-        where = f"{found.expression} map {{ {table} }}"
-    head = f"meta l4proto {listener.protocol} fwd {KEYWORD[version]} to"
-    return f'{head} {where} device "{interface}"'
+def _rule(listener: Listener, version: int, way: Way, interface: str) -> str:
+    head = f"{way.ahead}meta l4proto {listener.protocol} fwd {KEYWORD[version]} to"
+    return f'{head} {way.expression} device "{interface}"'

@@ -3,18 +3,27 @@
 Two shapes. Where nothing but the flow decides, one rule translates to the
 gateway of a slot. Where a client's last gateway or a gateway's room decides
 too, the slot leads to a chain of the gateway, see :mod:`agent.gated`.
+
+A slot leads to a seat, and the seat to a gateway. Listeners whose gateways have
+the same seats and weights share the first step, a map of 256 elements: with
+1000 Virtual Servers of ten gateways the kernel keeps 14,000 elements, not
+256,000. ``meta priority`` carries the seat from one map to the other; forwarding
+sets it anew, or takes it for nothing, as its lower half is 0.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 
 from agent.hashing import assign_slots, rotation
 from agent.ipversion import KEYWORD
 from protocol.ids import GroupId
 from protocol.objects import PURE, SLOTS, Gateway, Listener, VirtualServer
+from protocol.seats import seats
 
 OPENS = "tcp flags & (fin|syn|rst|ack) == syn"
 """Matches what opens a connection of TCP, not what goes on with one."""
@@ -63,18 +72,90 @@ def together(moments: Iterable[Moment]) -> Moment:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How a rule comes from a packet to one of several things."""
+
+    ahead: str
+    """Statements that come first in the rule, or nothing."""
+    expression: str
+    """What the things are, to nft: one of them, or a map that is asked."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Declarations of what that takes, by name."""
+
+
+@dataclass(frozen=True)
 class Selector:
     """How a new flow finds its slot, and which gateway has it."""
 
     expression: str
     """What the kernel computes, such as ``jhash ip saddr mod 256 seed 0x7``."""
-    slots: tuple[str, ...]
-    """Address of the gateway of each slot."""
+    seats: tuple[int, ...]
+    """Seat of the gateway of each slot."""
+    addresses: Mapping[int, str]
+    """The gateway of each seat."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Address of the gateway of each slot."""
+        return tuple(map(self.addresses.__getitem__, self.seats))
 
     @property
     def only(self) -> str | None:
         """The gateway that has all slots, if there is one."""
-        return self.slots[0] if len(set(self.slots)) == 1 else None
+        return self.addresses[self.seats[0]] if len(set(self.seats)) == 1 else None
+
+    def gateway(self) -> Way:
+        """The way to the gateway's address."""
+        if self.only is not None:
+            return Way("", self.only)
+        return self._way("map", self.addresses)
+
+    def verdict(self, verdicts: Mapping[str, str]) -> Way:
+        """The way to what is to happen with flows of each gateway, by address."""
+        return self._way("vmap", {seat: verdicts[at] for seat, at in self.addresses.items()})
+
+    def _way(self, kind: str, ends: Mapping[int, str]) -> Way:
+        if len(self.seats) <= _WRITTEN_OUT:
+            table = ", ".join(f"{slot} : {ends[seat]}" for slot, seat in enumerate(self.seats))
+            return Way("", f"{self.expression} {kind} {{ {table} }}")
+        name, declared = _shared(self.seats)
+        ahead = f"meta priority set {self.expression} meta priority set meta priority map @{name} "
+        table = ", ".join(f"{_seat(seat)} : {end}" for seat, end in sorted(ends.items()))
+        return Way(ahead, f"meta priority {kind} {{ {table} }}", {name: declared})
+
+
+_WRITTEN_OUT = 32
+"""Turns of so few gateways are not worth a map of their own."""
+
+
+@lru_cache(maxsize=1024)
+def _shared(seats: tuple[int, ...]) -> tuple[str, str]:
+    """Name and declaration of the map from slots to seats.
+
+    It is named by what is in it, and never changes: the kernel refuses that, while it is in use.
+    """
+    table = ", ".join(f"0:{slot:x} : {_seat(seat)}" for slot, seat in enumerate(seats))
+    name = f"{SLOT_MAP}{hashlib.blake2b(table.encode(), digest_size=8).hexdigest()}"
+    kind = "type classid : classid; flags constant"
+    return name, f"map {name} {{ {kind}; elements = {{ {table} }}; }}"
+
+
+SLOT_MAP = "slots_"
+"""Begins the name of every shared map from slots to seats."""
+
+
+def _seat(number: int) -> str:
+    """A seat as nft writes a priority."""
+    return f"{_SEATS + number:x}:0"
+
+
+_SEATS = 0x7E00
+
+
+def declared(family: str, table: str, text: str) -> str:
+    """The command that adds a set or map of this declaration to a table."""
+    kind, _, rest = text.partition(" ")
+    return f"add {kind} {family} {table} {rest}"
 
 
 def chain_of(vs: VirtualServer, listener: Listener, version: int) -> str:
@@ -104,17 +185,18 @@ def selector(
     moment: Moment,
 ) -> Selector:
     """Slots of a listener, shared among ``gateways``, of which there is at least one."""
+    given = seats(vs.gateways)
     weights = _weights(vs, listener, gateways, moment)
+    by_seat = {given[address]: weight for address, weight in weights.items()}
     match listener.balance:
         case "round-robin" | "random":
-            slots = rotation(weights)
+            turns = rotation(by_seat)
             mode = "inc" if listener.balance == "round-robin" else "random"
-            return Selector(f"numgen {mode} mod {len(slots)}", slots)
+            expression = f"numgen {mode} mod {len(turns)}"
         case _:
-            return Selector(
-                f"jhash {flow_key(listener, version)} mod {SLOTS} seed {vs.seed:#x}",
-                assign_slots(weights, vs.seed),
-            )
+            turns = assign_slots(by_seat, vs.seed)
+            expression = f"jhash {flow_key(listener, version)} mod {SLOTS} seed {vs.seed:#x}"
+    return Selector(expression, turns, {given[a]: str(ip_address(a)) for a in weights})
 
 
 def flow_key(listener: Listener, version: int) -> str:
@@ -134,9 +216,7 @@ def _weights(
     }
     at_rest = all(of == (100, 100) for of in parts.values())
     return {
-        str(ip_address(g.address)): g.weight
-        if at_rest
-        else max(1, g.weight * parts[g.name][0] * parts[g.name][1])
+        g.address: g.weight if at_rest else max(1, g.weight * parts[g.name][0] * parts[g.name][1])
         for g in gateways
     }
 
@@ -164,9 +244,7 @@ def refusal(listener: Listener) -> tuple[str, ...]:
     return ("reject with icmpx type port-unreachable",)
 
 
-def slot_rule(listener: Listener, version: int, found: Selector) -> str:
-    """The one rule of a listener for which nothing but the flow decides."""
-    if found.only is not None:
-        return translation(listener, version, found.only)
-    table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(found.slots))
-    return translation(listener, version, f"{found.expression} map {{ {table} }}", mapped=True)
+def slot_rule(listener: Listener, version: int, found: Selector) -> tuple[str, Mapping[str, str]]:
+    """The one rule of a listener for which nothing but the flow decides, and sets that it needs."""
+    way, mapped = found.gateway(), found.only is None
+    return way.ahead + translation(listener, version, way.expression, mapped=mapped), way.sets

@@ -126,15 +126,15 @@ def passage(
         )
     out, back = f"{name}_out", f"{name}_back"
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
-    ways = _Ways(out, vs, listener, version, down)
+    chains, sets = _Ways(out, vs, listener, version, down).parts()
     return Passage(
-        {**ways.chains(), back: (_back(listener, version, vips[0]),)},
+        {**chains, back: (_back(listener, version, vips[0]),)},
         {
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
             RETURNS + ranged: dict.fromkeys(answers, f"goto {back}"),
         },
-        ways.sets(),
+        sets,
     )
 
 
@@ -185,23 +185,22 @@ class _Ways:
     version: int
     down: frozenset[GatewayKey]
 
-    def chains(self) -> dict[str, tuple[str, ...]]:
-        """Rules by name of the chain."""
-        rules = self._rewrite(self._candidates(draining=False))
+    def parts(self) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+        """Rules by name of the chain, and the sets that they need."""
+        rules, sets = self._rewrite(self._candidates(draining=False))
         if not self._drains:
-            return {self.out: rules}
+            return {self.out: rules}, {**sets}
         key, fresh = f"{KEYWORD[self.version]} saddr . tcp sport", f"@{self.out}_fresh"
         keep = f"update {fresh} {{ {key} timeout {FRESH} }} goto {self.out}_new"
-        old = self._rewrite(self._candidates(draining=True))
-        return {
+        old, needed = self._rewrite(self._candidates(draining=True))
+        chains = {
             self.out: (f"{OPENS} {keep}", f"{key} {fresh} {keep}", *old),
             f"{self.out}_new": rules,
         }
+        return chains, {**sets, **needed, **self._memory()}
 
-    def sets(self) -> dict[str, str]:
+    def _memory(self) -> dict[str, str]:
         """Connections since the drain began."""
-        if not self._drains:
-            return {}
         name, kind = f"{self.out}_fresh", ADDRESS[self.version]
         rest = f"size {MAX_FRESH}; flags dynamic,timeout;"
         return {name: f"set {name} {{ type {kind} . inet_service; {rest} }}"}
@@ -219,19 +218,17 @@ class _Ways:
         )
         return candidates(replace(self.vs, gateways=asked), self.version, self.down)
 
-    def _rewrite(self, gateways: tuple[Gateway, ...]) -> tuple[str, ...]:
+    def _rewrite(self, gateways: tuple[Gateway, ...]) -> tuple[tuple[str, ...], Mapping[str, str]]:
         listener, ip = self.listener, KEYWORD[self.version]
         if not gateways:
-            return ("notrack", *refusal(listener))
-        found = selector(self.vs, listener, self.version, gateways, AT_REST)
-        where = found.only
-        if where is None:
-            table = ", ".join(f"{slot} : {gateway}" for slot, gateway in enumerate(found.slots))
-            where = f"{found.expression} map {{ {table} }}"
+            return ("notrack", *refusal(listener)), {}
+        way = selector(self.vs, listener, self.version, gateways, AT_REST).gateway()
+        after = "meta priority set none " if way.ahead else ""
         port = ""
         if listener.gateway_ports != listener.ports:
             port = f"{listener.protocol} dport set {listener.gateway_port} "
-        return (f"notrack meta l4proto {listener.protocol} {port}{ip} daddr set {where} accept",)
+        head = f"notrack {way.ahead}meta l4proto {listener.protocol} {port}"
+        return (f"{head}{ip} daddr set {way.expression} {after}accept",), way.sets
 
 
 def _back(listener: Listener, version: int, vip: str) -> str:

@@ -79,9 +79,12 @@ def listener_part(
     found = selector(vs, listener, version, gateways, moment)
     limited = any(g.max_connections for g in gateways)
     if not listener.sticky and not limited:
-        return Part({name: (*limits, slot_rule(listener, version, found))}, sets)
+        rule, needed = slot_rule(listener, version, found)
+        return Part({name: (*limits, rule)}, {**sets, **needed})
     lanes = _Lanes(name, vs, listener, version, numbers(vs))
-    chains = {name: (*limits, *lanes.choice(gateways, found, limited=limited))}
+    choice, needed = lanes.choice(gateways, found, limited=limited)
+    chains = {name: (*limits, *choice)}
+    sets.update(needed)
     if limited:
         chains |= SHARED_CHAINS
         sets |= SHARED_SETS
@@ -165,10 +168,14 @@ class _Lanes:
 
     def choice(
         self, gateways: tuple[Gateway, ...], found: Selector, *, limited: bool
-    ) -> tuple[str, ...]:
-        """A sticky client's gateway, then the slot's, then any with room, then nobody."""
+    ) -> tuple[tuple[str, ...], Mapping[str, str]]:
+        """A sticky client's gateway, then the slot's, then any with room, then nobody.
+
+        Rules, and sets that they need.
+        """
         lanes = {str(ip_address(g.address)): self._lane(g) for g in gateways}
-        rules = []
+        rules: list[str] = []
+        sets: Mapping[str, str] = {}
         if self.listener.sticky:
             table = ", ".join(
                 f"{class_id(self.numbers[g.address])} : jump {self._lane(g)}" for g in gateways
@@ -181,14 +188,15 @@ class _Lanes:
             # An update would leave another gateway in the client's element.
             rules.append(f"delete @{sticky_map(self.name)} {{ {source} : {class_id(1)} }}")
         if found.only is None:
-            table = ", ".join(f"{n} : jump {lanes[a]}" for n, a in enumerate(found.slots))
-            rules.append(f"{found.expression} vmap {{ {table} }}")
+            way = found.verdict({address: f"jump {lane}" for address, lane in lanes.items()})
+            rules.append(way.ahead + way.expression)
+            sets = way.sets
         if limited and len(lanes) > 1:
             table = ", ".join(f"{n} : jump {lane}" for n, lane in enumerate(lanes.values()))
             rules.append(f"numgen random mod {len(lanes)} vmap {{ {table} }}")
         if limited or found.only is not None:
             rules += (f"jump {lane}" for lane in lanes.values())
-        return (*rules, *refusal(self.listener))
+        return (*rules, *refusal(self.listener)), sets
 
     def _lane(self, gateway: Gateway) -> str:
         return f"{self.name}_{self.numbers[gateway.address]:08x}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 _BLOCK = re.compile(r"^\t(?=[a-z]+ \S+ \{$)", re.MULTILINE)
 _OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
+_CONSTANT = re.compile(r"^\t\tflags constant$", re.MULTILINE)
 _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 
 
@@ -37,11 +38,15 @@ def _cut(listing: str) -> Iterator[str]:
 
 
 def static_sets(listing: str) -> list[tuple[str, str]]:
-    """(``set`` or ``map``, name) of the named sets that only commands put something into."""
+    """(``set`` or ``map``, name) of the named sets that commands put something into, and no packet.
+
+    Without those that the kernel lets nobody change while rules refer to them.
+    """
     found = []
     for block in _cut(listing):
         kind, name, *_ = block.split(" ", 2)
-        if kind in ("set", "map") and not _OF_PACKETS.search(block):
+        changeable = not _OF_PACKETS.search(block) and not _CONSTANT.search(block)
+        if kind in ("set", "map") and changeable:
             found.append((kind, name))
     return found
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent import direct, ruleset
+from agent.distribution import SLOT_MAP
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
 from agent.sticky import StickyMaps
@@ -27,8 +28,9 @@ class Done:
     """In words."""
     refused: Mapping[GroupId, str] = field(default_factory=dict)
     """Virtual Servers whose change the kernel refused, and its reason."""
-    chains: frozenset[str] | None = frozenset()
-    """Chains of the table that were touched; None where more than chains changed."""
+    parts: frozenset[str] | None = frozenset()
+    """Chains and maps from slots that were touched, as nft lists them (``chain NAME``); None
+    where more than these changed."""
 
 
 def culprits(
@@ -100,19 +102,19 @@ class Rules:
         if self._ruleset is not None and self._ways and desired == self.desired:
             return Done(desired)
         wanted = self._compiler.compile(desired)
-        script, words, chains = self._change(wanted)
+        script, words, parts = self._change(wanted)
         ways = self.ways(desired)
         if ways != self._ways:
             if self._ways or ways != direct.nothing():
-                words, chains = (*words, "ways of `dsr` changed"), None
+                words, parts = (*words, "ways of `dsr` changed"), None
             script += ways
         if script:
             self._nft.run(script)
         self.desired, self._ruleset, self._ways = desired, wanted, ways
-        return Done(desired, words, {}, chains)
+        return Done(desired, words, {}, parts)
 
     def _change(self, wanted: Ruleset) -> tuple[str, tuple[str, ...], frozenset[str] | None]:
-        """A script that leads there, what it does in words, and the chains that it touches."""
+        """A script that leads there, what it does in words, and the parts that it touches."""
         old = self._ruleset
         if old is None:
             script = ruleset.load(wanted) + self._sticky.kept(wanted)
@@ -123,8 +125,12 @@ class Rules:
         touched = {name for name, rules in wanted.chains.items() if old.chains.get(name) != rules}
         gone = old.chains.keys() - wanted.chains.keys()
         words = f"rules changed for {len(touched)} listeners, removed for {len(gone)}"
-        only_chains = replace(old, chains=wanted.chains) == wanted
-        return script, (words,), frozenset(touched | gone) if only_chains else None
+        sets = old.sets.keys() ^ wanted.sets.keys()
+        beside = replace(old, chains=wanted.chains, sets=wanted.sets) != wanted
+        if beside or not all(name.startswith(SLOT_MAP) for name in sets):
+            return script, (words,), None
+        chains = (f"chain {name}" for name in touched | gone)
+        return script, (words,), frozenset((*chains, *(f"map {name}" for name in sets)))
 
     def _admit(self, desired: Desired) -> tuple[Desired, dict[GroupId, str]]:
         """What of ``desired`` the kernel takes, and why it refuses the rest."""

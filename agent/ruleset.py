@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from msgspec.structs import replace
 
-from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, together
+from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, declared, together
 from agent.forwarding import (
     HOOKS,
     MAPS,
@@ -308,7 +308,9 @@ def load(ruleset: Ruleset) -> str:
 def change(old: Ruleset, new: Ruleset) -> str:
     """The smallest script that leads from ``old`` to ``new``; empty if they are equal."""
     table = f"inet {TABLE}"
-    lines = [_declared(text) for name, text in new.sets.items() if name not in old.sets]
+    lines = [
+        declared("inet", TABLE, text) for name, text in new.sets.items() if name not in old.sets
+    ]
     changed = {n: rules for n, rules in new.chains.items() if old.chains.get(n) != rules}
     # Rules lead to other chains, which must be there before and may go only after.
     made = (name for name in changed if name not in old.chains)
@@ -349,12 +351,6 @@ def _contents(ruleset: Ruleset) -> dict[str, dict[str, str]]:
     for name, each in ruleset.maps.items():
         contents[name] = {key: f"{key} : {to}" if to else key for key, to in each.items()}
     return contents
-
-
-def _declared(text: str) -> str:
-    """The command that adds a set or map of this declaration."""
-    kind, _, rest = text.partition(" ")
-    return f"add {kind} inet {TABLE} {rest}"
 
 
 def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str]:

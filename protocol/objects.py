@@ -170,6 +170,9 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     still has are ended."""
     max_connections: int = 0
     """Most connections at a time, over all listeners; what exceeds it goes to others. 0: any."""
+    seat: int | None = None
+    """Its number among the gateways, from 0, kept for as long as it is one; see
+    :mod:`protocol.seats`. None: none was given yet."""
 
 
 class VirtualServer(

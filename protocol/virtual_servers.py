@@ -32,6 +32,7 @@ from protocol.listener_document import listener_of
 from protocol.nearest import nearest
 from protocol.objects import MAX_VIRTUAL_SERVERS, Key, VirtualServer
 from protocol.rendering import document_of
+from protocol.seats import seated
 from protocol.shown import shown
 
 State = Literal["enabled", "draining", "disabled"]
@@ -257,7 +258,9 @@ def _built(
         preempt=preempt_after(document),
         frozen=present is not None and present.frozen,
         slow_start=document.slow_start,
-        gateways=tuple(gateway_of(g) for g in document.gateways),
+        gateways=seated(
+            [gateway_of(g) for g in document.gateways], present.gateways if present else ()
+        ),
         listeners=tuple(listener_of(item) for item in document.listeners),
         seed=seed,
     )

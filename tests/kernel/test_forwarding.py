@@ -15,6 +15,7 @@ from agent.hashing import assign_slots
 from agent.ruleset import Desired
 from halbctl.lab.servers import BANNER, ECHO
 from protocol.objects import SLOTS, Gateway, Listener
+from protocol.seats import seats
 from tests.kernel.namespaces import (
     UID,
     VIP,
@@ -112,9 +113,10 @@ def test_flows_are_spread_by_weight(farm: Farm, vip: str, protocol: str) -> None
     found = Counter(reach(vip) for _ in range(FLOWS))
     pattern = ADDRESSES[6 if vip == VIP6 else 4]
     addresses = {name: pattern.format(n) for n, name in enumerate(NAMES, start=13)}
-    slots = Counter(assign_slots({addresses[n]: WEIGHTS[n] for n in NAMES}, seed=7))
+    seat = {n: seats(gateways())[addresses[n]] for n in NAMES}
+    slots = Counter(assign_slots({seat[n]: WEIGHTS[n] for n in NAMES}, seed=7))
     for name in NAMES:
-        share = slots[addresses[name]] / SLOTS
+        share = slots[seat[name]] / SLOTS
         deviation = sqrt(FLOWS * share * (1 - share))
         assert abs(found[name] - FLOWS * share) < 5 * deviation, (found, slots)
 

@@ -58,7 +58,11 @@ def test_an_inner_vip_is_leased_but_serves_no_client() -> None:
 def test_where_the_flow_decides_nothing_is_remembered() -> None:
     found = compiled(ROUTED)
     (out,) = found.chains[f"{CHAIN}_out"]
-    assert out.startswith("notrack meta l4proto tcp tcp dport set 8080 ip daddr set jhash")
+    assert out.startswith("notrack meta priority set jhash ip saddr . tcp sport mod 256")
+    assert out.endswith(
+        "meta l4proto tcp tcp dport set 8080 ip daddr set meta priority map "
+        "{ 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 } meta priority set none accept"
+    )
     assert found.chains[f"{CHAIN}_back"] == (
         f"meta l4proto tcp ip saddr set {VIP} tcp sport set 80",
     )
@@ -116,7 +120,8 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
     )
     script = direct.load(carried(wanted(dsr)), frozenset(), "eth7")
     assert "meta pkttype host ip daddr" in script
-    assert "fwd ip to jhash ip saddr . tcp sport mod 256" in script
+    assert "meta priority set jhash ip saddr . tcp sport mod 256" in script
+    assert "fwd ip to meta priority map { 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in script
     assert script.rstrip().endswith(f"{{ {VIP} . tcp . 80 : goto {CHAIN} }}")
     assert compiled(dsr).chains[CHAIN][0] == "fib saddr type != local drop"
 

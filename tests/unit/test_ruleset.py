@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.distribution import Moment
+from agent.hashing import VARIANTS
 from agent.ruleset import Compiler, Desired, Ruleset, change, compile_ruleset, load
 from protocol.ids import GroupId
 from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
+from protocol.seats import seated
 
 UID = GroupId("00000000000000aa")
 OTHER = GroupId("00000000000000bb")
@@ -67,12 +69,35 @@ def test_another_port_on_the_gateway(vip: str, gateway: Gateway, rule: str) -> N
 
 
 def test_two_gateways_share_the_slots_of_the_hash() -> None:
-    (rule,) = compiled(server(GW1, GW2)).chains[CHAIN]
-    head, _, slots = rule.partition(" map { ")
-    assert head == ("meta l4proto tcp dnat ip to jhash ip saddr . tcp sport mod 256 seed 0x5eed")
-    pairs = [pair.split(" : ") for pair in slots.removesuffix(" }").split(", ")]
-    assert [int(slot) for slot, _ in pairs] == list(range(SLOTS))
-    assert {gateway for _, gateway in pairs} == {GW1.address, GW2.address}
+    found = compiled(server(GW1, GW2))
+    (rule,) = found.chains[CHAIN]
+    ((name, declared),) = found.sets.items()
+    assert rule == (
+        "meta priority set jhash ip saddr . tcp sport mod 256 seed 0x5eed "
+        f"meta priority set meta priority map @{name} meta l4proto tcp "
+        f"dnat ip to meta priority map {{ 7e00:0 : {GW1.address}, 7e01:0 : {GW2.address} }}"
+    )
+    slots = declared.partition("elements = { ")[2].removesuffix(" }; }")
+    pairs = [pair.split(" : ") for pair in slots.split(", ")]
+    assert [int(slot.removeprefix("0:"), 16) for slot, _ in pairs] == list(range(SLOTS))
+    assert {seat for _, seat in pairs} == {"7e00:0", "7e01:0"}
+
+
+def test_many_virtual_servers_share_their_slots() -> None:
+    """1000 of ten gateways each need no more maps from slots to seats than there are draws."""
+    ten = [Gateway(name=f"gw{n}", address=f"10.0.0.{n}") for n in range(1, 11)]
+    uids = [GroupId(f"{n:016x}") for n in range(1000)]
+    servers = tuple(replace(server(*ten, uid=uid), seed=n) for n, uid in enumerate(uids))
+    found = compile_ruleset(Desired(servers, dict.fromkeys(uids, ("10.0.0.100",))))
+    assert len(found.chains) == 1000
+    assert len(found.sets) == VARIANTS
+
+
+def test_turns_of_few_are_written_out() -> None:
+    found = compiled(server(GW1, GW2, listener=replace(HTTPS, balance="round-robin")))
+    (rule,) = found.chains[CHAIN]
+    assert rule.endswith(f"numgen inc mod 2 map {{ 0 : {GW1.address}, 1 : {GW2.address} }}")
+    assert not found.sets
 
 
 def test_source_hash_leaves_the_port_out() -> None:
@@ -120,7 +145,18 @@ def test_a_virtual_server_without_assigned_addresses_has_no_rules() -> None:
 
 
 def test_the_same_gateways_get_the_same_slots_on_every_device() -> None:
-    assert compiled(server(GW1, GW2)) == compiled(server(GW2, GW1))
+    """Also where they are listed in another order, for each has its seat."""
+    one, two = seated((GW1, GW2))
+    assert compiled(server(one, two)) == compiled(server(two, one))
+
+
+def test_a_gateway_in_place_of_another_gets_just_its_slots() -> None:
+    before = seated((GW1, GW2, Gateway(name="gw3", address="10.0.0.3")))
+    instead = Gateway(name="gw4", address="10.0.0.4")
+    after = seated((before[0], before[2], instead), before)
+    was, now = (compiled(server(*gateways)) for gateways in (before, after))
+    assert was.sets == now.sets
+    assert now.chains[CHAIN][0] == was.chains[CHAIN][0].replace(GW2.address, instead.address)
 
 
 def test_nothing_changed_is_no_script() -> None:
@@ -194,10 +230,11 @@ def test_the_kernel_counts_up_to_a_limit_that_it_can_walk_through() -> None:
 def test_what_a_listener_remembers_outlives_its_gateways() -> None:
     sticky = msgspec.structs.replace(HTTPS, sticky=60, client_connections=5, client_rate=7)
     some, none = (compiled(server(*g, listener=sticky)) for g in ((GW1, GW2), ()))
-    assert some.sets == none.sets
-    assert {name.removeprefix(CHAIN) for name in some.sets} == {"_sticky", "_c5", "_r7"}
+    remembered = {name for name in some.sets if name.startswith(CHAIN)}
+    assert remembered == none.sets.keys()
+    assert {name.removeprefix(CHAIN) for name in remembered} == {"_sticky", "_c5", "_r7"}
     script = change(some, none)
-    assert "delete map" not in script
+    assert f"delete map inet halb {CHAIN}" not in script
     assert "delete set" not in script
 
 
