@@ -20,11 +20,11 @@ from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
-from agent.netlink import NetlinkError, has_table, ruleset_generation
+from agent.netlink import NetlinkError, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
-from agent.ruleset import Ruleset, compile_ruleset
+from agent.ruleset import compile_ruleset
 from agent.sticky import StickyMaps
 from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
@@ -127,8 +127,7 @@ class DataPlane:
         wanted = ruleset.sample()
         sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
         check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
-        if not has_table(ruleset.TABLE):
-            self._nft.run(ruleset.load(Ruleset()))
+        self._rules.begin()
         self._former = self._former_settings()
         for interface, vip in addresses.ours():
             if interface != self.interface:
@@ -288,7 +287,11 @@ class DataPlane:
         before = ruleset_generation()
         done = self._rules.want(desired)
         seen, after = self._seen, ruleset_generation()
-        if seen and done.parts is not None and seen.generation == before == after - 1:
+        if (
+            seen
+            and done.parts is not None
+            and seen.generation == before == after - done.transactions
+        ):
             self._seen = replace(seen, generation=after, unread=seen.unread | done.parts)
         return done
 

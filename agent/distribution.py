@@ -17,7 +17,6 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import ip_address
 
 from agent.hashing import assign_slots, rotation
 from agent.ipversion import KEYWORD
@@ -196,7 +195,7 @@ def selector(
         case _:
             turns = assign_slots(by_seat, vs.seed)
             expression = f"jhash {flow_key(listener, version)} mod {SLOTS} seed {vs.seed:#x}"
-    return Selector(expression, turns, {given[a]: str(ip_address(a)) for a in weights})
+    return Selector(expression, turns, {given[address]: address for address in weights})
 
 
 def flow_key(listener: Listener, version: int) -> str:

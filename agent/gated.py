@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import ip_address
 
 from agent.distribution import (
     OPENS,
@@ -173,7 +172,7 @@ class _Lanes:
 
         Rules, and sets that they need.
         """
-        lanes = {str(ip_address(g.address)): self._lane(g) for g in gateways}
+        lanes = {g.address: self._lane(g) for g in gateways}
         rules: list[str] = []
         sets: Mapping[str, str] = {}
         if self.listener.sticky:
@@ -221,5 +220,5 @@ class _Lanes:
             client = f"@{sticky_map(self.name)} {{ {KEYWORD[self.version]} saddr"
             rules.append(f"update {client} timeout {self.listener.sticky}s : {class_id(number)} }}")
         rules.append("meta priority set none")
-        rules.append(translation(self.listener, self.version, str(ip_address(gateway.address))))
+        rules.append(translation(self.listener, self.version, gateway.address))
         return {**chains, self._lane(gateway): tuple(rules)}

@@ -1,8 +1,9 @@
 """The rules of the Virtual Servers in this kernel: changed as little as can be, all or nothing.
 
-One transaction changes all Virtual Servers. Where the kernel refuses it, those are found
-that it refuses; they keep what they have, the others go on, and nobody waits for an operator
-who mends one of them.
+One transaction changes all Virtual Servers or, where they are many, several that leave none of
+them half changed (:mod:`agent.stages`). Where the kernel refuses one, those are found that it
+refuses; they keep what they have, the others go on, and nobody waits for an operator who mends
+one of them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from agent import direct, ruleset
 from agent.distribution import SLOT_MAP
+from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
+from agent.stages import stages
 from agent.sticky import StickyMaps
 from protocol.ids import GroupId
 
@@ -31,6 +34,8 @@ class Done:
     parts: frozenset[str] | None = frozenset()
     """Chains and maps from slots that were touched, as nft lists them (``chain NAME``); None
     where more than these changed."""
+    transactions: int = 0
+    """How many it took."""
 
 
 def culprits(
@@ -67,12 +72,20 @@ class Rules:
         """What is in force, as far as is known."""
         self._ruleset: Ruleset | None = None
         """None until the first wish, and where others changed it: all of it is loaded then."""
+        self._settled = False
+        """Whether that is what is desired, and no stage on the way there."""
         self._ways = ""
         """The script of the table for `dsr` that is in force; empty where that is not known."""
 
+    def begin(self) -> None:
+        """Make table ``inet halb`` where there is none, without a Virtual Server."""
+        if not has_table(ruleset.TABLE):
+            self._nft.run(ruleset.load(Ruleset()))
+            self._ruleset = Ruleset()
+
     def forget_rules(self) -> None:
         """Somebody changed table ``inet halb``."""
-        self._ruleset = None
+        self._ruleset, self._settled = None, False
 
     def forget_ways(self) -> None:
         """Somebody changed the table for `dsr`, or the interface that it hangs on."""
@@ -99,38 +112,47 @@ class Rules:
         return replace(self._apply(admitted), refused=refused)
 
     def _apply(self, desired: Desired) -> Done:
-        if self._ruleset is not None and self._ways and desired == self.desired:
+        if self._settled and self._ways and desired == self.desired:
             return Done(desired)
         wanted = self._compiler.compile(desired)
-        script, words, parts = self._change(wanted)
+        words, parts = self._difference(wanted)
         ways = self.ways(desired)
-        if ways != self._ways:
-            if self._ways or ways != direct.nothing():
-                words, parts = (*words, "ways of `dsr` changed"), None
-            script += ways
-        if script:
-            self._nft.run(script)
-        self.desired, self._ruleset, self._ways = desired, wanted, ways
-        return Done(desired, words, {}, parts)
+        if ways != self._ways and (self._ways or ways != direct.nothing()):
+            words, parts = (*words, "ways of `dsr` changed"), None
+        transactions, self._settled = 0, False
+        for stage in (wanted,) if self._ruleset is None else stages(self._ruleset, wanted):
+            script = self._script(stage)
+            if stage is wanted and ways != self._ways:
+                script += ways
+            if script:
+                self._nft.run(script)
+                transactions += 1
+            self._ruleset = stage
+        self.desired, self._ways, self._settled = desired, ways, True
+        return Done(desired, words, {}, parts, transactions)
 
-    def _change(self, wanted: Ruleset) -> tuple[str, tuple[str, ...], frozenset[str] | None]:
-        """A script that leads there, what it does in words, and the parts that it touches."""
+    def _script(self, wanted: Ruleset) -> str:
+        """What leads there from what is in force."""
+        if self._ruleset is None:
+            return ruleset.load(wanted) + self._sticky.kept(wanted)
+        return ruleset.change(self._ruleset, wanted)
+
+    def _difference(self, wanted: Ruleset) -> tuple[tuple[str, ...], frozenset[str] | None]:
+        """What has to change in words, and the parts that it touches."""
         old = self._ruleset
         if old is None:
-            script = ruleset.load(wanted) + self._sticky.kept(wanted)
-            return script, (f"rules loaded for {len(wanted.chains)} listeners",), None
-        script = ruleset.change(old, wanted)
-        if not script:
-            return "", (), frozenset()
+            return (f"rules loaded for {len(wanted.chains)} listeners",), None
+        if old == wanted:
+            return (), frozenset()
         touched = {name for name, rules in wanted.chains.items() if old.chains.get(name) != rules}
         gone = old.chains.keys() - wanted.chains.keys()
         words = f"rules changed for {len(touched)} listeners, removed for {len(gone)}"
         sets = old.sets.keys() ^ wanted.sets.keys()
         beside = replace(old, chains=wanted.chains, sets=wanted.sets) != wanted
         if beside or not all(name.startswith(SLOT_MAP) for name in sets):
-            return script, (words,), None
+            return (words,), None
         chains = (f"chain {name}" for name in touched | gone)
-        return script, (words,), frozenset((*chains, *(f"map {name}" for name in sets)))
+        return (words,), frozenset((*chains, *(f"map {name}" for name in sets)))
 
     def _admit(self, desired: Desired) -> tuple[Desired, dict[GroupId, str]]:
         """What of ``desired`` the kernel takes, and why it refuses the rest."""
@@ -162,7 +184,7 @@ class Rules:
             parts = {uid: new[uid] for uid in new if uid in some or uid in others}
             wanted = joined({**old, **parts}[uid] for uid in new if uid in parts or uid in old)
             try:
-                check(self._change(self._compiler.compile(wanted))[0] + self.ways(wanted))
+                check(self._script(self._compiler.compile(wanted)) + self.ways(wanted))
             except KernelRefused as error:
                 return error.message
             return ""

@@ -1,0 +1,72 @@
+"""From one ruleset to another in transactions that do not hold others up for long. Pure.
+
+The kernel does not let go of a processor within a transaction, and takes no other one
+meanwhile, such as that which opens a lease. So a change of many Virtual Servers is made in
+stages, each of them a state to be in: chains that nothing leads to yet; then all that leads to
+them, at once; then chains that change, those of a Virtual Server together; and what nothing
+needs any more goes at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from agent.ruleset import Ruleset
+
+AT_ONCE = 64
+"""Chains of one transaction, unless one Virtual Server alone has more: some 20 ms."""
+
+Chains = Mapping[str, tuple[str, ...]]
+
+
+def stages(old: Ruleset, new: Ruleset) -> Iterator[Ruleset]:
+    """What to be in, one after the other, on the way from ``old`` to ``new``, which is the last."""
+    differ = [name for name, rules in new.chains.items() if old.chains.get(name) != rules]
+    if len(differ) > AT_ONCE:
+        yield from _on_the_way(old, new, differ)
+    yield new
+
+
+def _on_the_way(old: Ruleset, new: Ruleset, differ: list[str]) -> Iterator[Ruleset]:
+    now = replace(old, sets={**old.sets, **new.sets})
+    for some in _portions(name for name in differ if name not in old.chains):
+        now = replace(now, chains={**now.chains, **{name: new.chains[name] for name in some}})
+        yield now
+    now = replace(
+        now,
+        vips=old.vips | new.vips,
+        services={**old.services, **new.services},
+        ranges={**old.ranges, **new.ranges},
+        maps={
+            name: {**old.maps.get(name, {}), **new.maps.get(name, {})}
+            for name in {**old.maps, **new.maps}
+        },
+    )
+    yield now
+    for some in _portions(name for name in differ if name in old.chains):
+        now = replace(now, chains={**now.chains, **{name: new.chains[name] for name in some}})
+        yield now
+
+
+def _portions(names: Iterable[str]) -> Iterator[list[str]]:
+    """Chains of bounded number, all those of a Virtual Server in one portion.
+
+    What belongs to no Virtual Server comes first, for chains of theirs lead there.
+    """
+    groups: dict[str, list[str]] = {"": []}
+    for name in names:
+        kind, _, rest = name.partition("_")
+        groups.setdefault(rest.partition("_")[0] if kind in _OWNED else "", []).append(name)
+    portion: list[str] = []
+    for group in groups.values():
+        if portion and len(portion) + len(group) > AT_ONCE:
+            yield portion
+            portion = []
+        portion = portion + group
+    if portion:
+        yield portion
+
+
+_OWNED = frozenset({"vs", "count"})
+"""How the names of chains begin that belong to one Virtual Server; its uid follows."""

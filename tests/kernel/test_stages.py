@@ -1,0 +1,133 @@
+"""Changes of many Virtual Servers, in several transactions, on a real kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent import stages
+from agent.dataplane import Desired
+from agent.listing import blocks
+from agent.netlink import ruleset_generation
+from agent.nft import KernelRefused, Nft
+from halbctl.lab.namespaces import Network
+from protocol.ids import GroupId
+from protocol.objects import Gateway, Listener, VirtualServer
+from tests.kernel.namespaces import Device, hosts
+
+pytestmark = pytest.mark.kernel
+
+MANY = 12
+UIDS = [GroupId(f"{number:016x}") for number in range(MANY)]
+FARM = tuple(Gateway(name=f"gw{n}", address=f"10.77.0.{30 + n}") for n in range(1, 5))
+WEB = Listener(protocol="tcp", port=80, gateway_port=80)
+OVERLAPPING = tuple(
+    Listener(protocol="tcp", port=first, last_port=first + 10, gateway_port=first)
+    for first in (7000, 7005)
+)
+"""The kernel takes no two intervals that have ports in common."""
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[Network]:
+    with hosts("a") as built:
+        yield built
+
+
+@pytest.fixture
+def device(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    monkeypatch.setattr(stages, "AT_ONCE", 3)
+    made = Device(network, "a")
+    yield made
+    made.call(made.plane.remove)
+    made.close()
+
+
+def wish(count: int = MANY, bad: int = -1, down: str = "") -> Desired:
+    """So many Virtual Servers, of which ``bad`` is refused, with a gateway of all of them down."""
+    servers = tuple(
+        VirtualServer(
+            uid=uid, name=uid, vips=(), gateways=FARM, seed=number,
+            listeners=OVERLAPPING if number == bad else (WEB,),
+        )
+        for number, uid in enumerate(UIDS[:count])
+    )  # fmt: skip
+    vips = {uid: (f"10.77.0.{100 + number}",) for number, uid in enumerate(UIDS)}
+    return Desired(servers, vips, frozenset((uid, down) for uid in UIDS if down))
+
+
+def table(device: Device) -> dict[str, str]:
+    return blocks(device.run("nft", "--stateless", "list", "table", "inet", "halb"))
+
+
+def loaded_at_once(device: Device, desired: Desired) -> dict[str, str]:
+    """The table as one transaction makes it."""
+    device.run("nft", "flush", "table", "inet", "halb")
+    device.reconcile(desired)
+    return table(device)
+
+
+@pytest.mark.parametrize("change", [wish(down="gw2"), wish(2), wish(0), wish(7, down="gw1")])
+def test_many_stages_come_to_the_same_as_one_transaction(device: Device, change: Desired) -> None:
+    before = device.call(ruleset_generation)
+    device.reconcile(wish())
+    assert device.call(ruleset_generation) - before > MANY / 3
+    device.reconcile(change)
+    found = table(device)
+    assert not device.reconcile(change).changed
+    assert found == loaded_at_once(device, change)
+
+
+def test_of_many_only_the_refused_one_stays_away(device: Device) -> None:
+    done = device.reconcile(wish(bad=7))
+    assert set(done.unfit) == {UIDS[7]}
+    carried = {uid for uid in UIDS if any(uid in name for name in table(device))}
+    assert carried == set(UIDS) - {UIDS[7]}
+
+
+def test_of_many_only_the_refused_one_stays_as_it_was(device: Device) -> None:
+    device.reconcile(wish())
+    before = {name: rules for name, rules in table(device).items() if UIDS[7] in name}
+    done = device.reconcile(wish(bad=7, down="gw2"))
+    assert set(done.unfit) == {UIDS[7]}
+    device.reconcile(wish(bad=7))
+    assert {name: rules for name, rules in table(device).items() if UIDS[7] in name} == before
+
+
+@pytest.mark.parametrize("after", range(1, 5))
+def test_what_was_killed_between_two_stages_leaves_nothing_behind(
+    network: Network, device: Device, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    device.reconcile(wish(2))
+    run, left = Nft.run, [after]
+
+    def killed(self: Nft, script: str, *, patience: float = -1) -> str:
+        if "inet halb " in script:
+            left[0] -= 1
+            if left[0] < 0:
+                raise SystemExit
+        return run(self, script, patience=patience)
+
+    monkeypatch.setattr(Nft, "run", killed)
+    with pytest.raises(SystemExit):
+        device.reconcile(wish())
+    monkeypatch.setattr(Nft, "run", run)
+    successor = Device(network, "a")
+    successor.reconcile(wish(3))
+    assert {uid for uid in UIDS if any(uid in name for name in table(successor))} == set(UIDS[:3])
+    assert table(successor) == loaded_at_once(successor, wish(3))
+    successor.close()
+
+
+def test_nobody_alters_slots_that_are_in_use(device: Device) -> None:
+    """So nobody has to look whether somebody did."""
+    device.reconcile(wish(1))
+    (name,) = (each.split()[1] for each in table(device) if each.startswith("map slots_"))
+    for verb, element in (("add", "1:1 : 7e00:0"), ("delete", "0:5")):
+        with pytest.raises(KernelRefused, match="busy"):
+            device.call(alter, f"{verb} element inet halb {name} {{ {element} }}")
+
+
+def alter(command: str) -> None:
+    Nft().run(command)
