@@ -90,7 +90,7 @@ def test_of_many_only_the_refused_one_stays_as_it_was(device: Device) -> None:
     device.reconcile(wish())
     before = {name: rules for name, rules in table(device).items() if UIDS[7] in name}
     done = device.reconcile(wish(bad=7, down="gw2"))
-    assert set(done.unfit) == {UIDS[7]}
+    assert set(done.outdated) == {UIDS[7]}
     device.reconcile(wish(bad=7))
     assert {name: rules for name, rules in table(device).items() if UIDS[7] in name} == before
 
