@@ -38,6 +38,7 @@ from protocol.errors import (
 START_TIMEOUT = 20.0
 """Seconds until an agent must answer, and until a Site must serve."""
 COMMAND_TIMEOUT = 60.0
+_REPEATABLE = frozenset(("apply", "edit", "set", "drain", "undrain"))
 
 
 @dataclass(frozen=True)
@@ -290,13 +291,17 @@ def change(site: Site, device: str, *command: str) -> str:
     """Run a command that changes the Site, again while no coordinator can be reached.
 
     On a machine that is busy with more than the lab the coordinator may move at any time.
+    What is the same done twice is also repeated where it was not confirmed in time.
     Returns what halbctl said; raises what it failed with otherwise.
     """
     outcomes: list[Outcome] = []
+    again = {ExitCode.NO_QUORUM}
+    if not _REPEATABLE.isdisjoint(command):
+        again.add(ExitCode.NOT_COMMITTED)
 
     def taken() -> bool:
         outcomes.append(site.halbctl(device, *command))
-        return outcomes[-1].code != ExitCode.NO_QUORUM
+        return outcomes[-1].code not in again
 
     with suppress(TimedOut):  # the command's own reason says more
         site.wait("a coordinator is there", taken, START_TIMEOUT)
