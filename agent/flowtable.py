@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import re
-import socket
 import struct
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -18,56 +17,25 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from agent import flowfilter, netlink
+from agent import flowentry, flowfilter, netlink
+from agent.flowentry import ADDRESS, ASSURED, FAMILY, MARK, NESTED, OPEN, PROTOINFO, STATUS
 from agent.netlink import attribute as _attribute
-from agent.shortflows import Notice, ShortFlows, Turn
+from agent.shortflows import ShortFlows
 from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_of, vip_of
 
 _NEW, _GET, _DELETE = 1 << 8, (1 << 8) | 1, (1 << 8) | 2
 _UPDATED, _DESTROYED = 2, 3
 """Multicast groups."""
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-_STATUS, _PROTOINFO, _NAT_SOURCE, _TIMEOUT, _MARK, _NAT_DESTINATION = 3, 4, 6, 7, 8, 13
-_STATUS_MASK = 26
-"""Attributes of an entry."""
-_SEEN_REPLY, _ASSURED, _CONFIRMED, _TRANSLATED = 0x2, 0x4, 0x8, 0x20
-_OPEN = _ASSURED | _TRANSLATED
-_NESTED = 0x8000
+_NAT_SOURCE, _TIMEOUT, _NAT_DESTINATION, _STATUS_MASK = 6, 7, 13, 26
+"""Attributes of an entry that are only written."""
+_SEEN_REPLY, _CONFIRMED = 0x2, 0x8
 _ESTABLISHED, _LIBERAL = 3, 0x08
-_OVER = (7, 8)
-"""TCP states in which nothing more comes."""
-_LIVE = (3, 4, 5)
-"""TCP states in which data may still come: established, or one end closed."""
-_CLOSE = 8
-_PICKED_UP = _LIBERAL | 0x02
-"""Flags of a direction that the kernel met in the middle; entries of ours have the first alone."""
-_TCP_STATE_AT, _TCP_FLAGS_AT = 8, 32
-"""Within the nested attributes about TCP."""
 BUFFER = 8 << 20
 """Bytes of notices that may wait: some 8000 of them."""
 _NOTICE = 4096  # bytes: longer than any
 TIMEOUT_S = {TCP: 432_000, UDP: 900}
 """How long an entry lives that no packet ever meets. A flow's own timeout, or the
 primary's word that it has ended, comes before; of UDP flows the primary tells again."""
-
-_ADDRESS = {4: 4, 6: 16}
-_TUPLE = {4: 52, 6: 76}
-"""Size of one tuple, its header included."""
-_FAMILY_AT = _BODY_AT = 16
-_TUPLES_END: Mapping[int, int] = {
-    int(family): _FAMILY_AT + 4 + 2 * _TUPLE[v] for v, family in _FAMILY.items()
-}
-"""Where a notice has its IP version, first of all, and where its two tuples end."""
-_STATE_HEAD = struct.pack("=HHH", _NESTED | 1, 5, 1)
-"""What stands before the TCP state, and nowhere else between the tuples and it."""
-_TUPLES = {
-    version: struct.Struct(
-        "=4x" + f"H2x4x4x{size}s4x{size}s4x4xB3x4x2s2x4x2s2x" * 2,
-    )
-    for version, size in _ADDRESS.items()
-}
-"""Behind the header; the kernel puts the two tuples first, always in one layout. Entries
-with another one belong to a conntrack zone, which ours never do, or are no TCP or UDP."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +91,10 @@ class FlowTable:
             self._short.forget()
             return Changes(missed=True)
         whole, self._listed_once = whole or self._listed_once, False
-        begun, ended = self._short.look(map(_notice, notices), whole=whole)
-        read = (_read(text, vips, _BODY_AT) for text in begun)
-        flows = {key_of(each.flow): each.flow for each in read if each is not None}
+        begun, ended = self._short.look(map(flowentry.notice, notices), whole=whole)
+        flows = {key_of(flow): flow for flow in flowentry.flows(begun, vips)}
         # A flow that ended and one that began since may have the same key.
-        gone = frozenset(_keys(ended, vips)) - flows.keys()
+        gone = frozenset(flowentry.keys(ended, vips)) - flows.keys()
         return Changes(flows, gone)
 
     def _read_notices(self) -> list[bytes] | None:
@@ -151,7 +118,7 @@ class FlowTable:
         self._listed_once = True
         for version in versions:
             for body in self._listed(version):
-                read = _read(body, vips)
+                read = flowentry.read(body, vips)
                 if read is not None and read.open:
                     yield read.flow
 
@@ -159,21 +126,17 @@ class FlowTable:
         """TCP flows to ``vips`` (packed), open or not."""
         for version in (4, 6):
             for body in self._listed(version):
-                read = _read(body, vips)
+                read = flowentry.read(body, vips)
                 if read is None or read.flow[0] != TCP:
                     continue
-                yield Stream(
-                    key_of(read.flow),
-                    read.open,
-                    read.state[_TCP_STATE_AT] == _CLOSE,
-                    read.state[_TCP_FLAGS_AT] & _PICKED_UP == _PICKED_UP,
-                )
+                reset, picked_up = flowentry.course(read.state)
+                yield Stream(key_of(read.flow), read.open, reset, picked_up)
 
     def _listed(self, version: int) -> Iterator[bytes]:
         """Entries of an IP version that are assured and translated; the kernel sorts them out."""
-        body = struct.pack("!BBH", _FAMILY[version], 0, 0)
-        for kind in (_STATUS, _STATUS_MASK):
-            body += _attribute(kind, _OPEN.to_bytes(4, "big"))
+        body = struct.pack("!BBH", FAMILY[version], 0, 0)
+        for kind in (STATUS, _STATUS_MASK):
+            body += _attribute(kind, OPEN.to_bytes(4, "big"))
         return netlink.request(
             netlink.NETFILTER, _GET, body, flags=netlink.DUMP, purpose="list connections"
         )
@@ -211,14 +174,14 @@ class FlowTable:
     def _stays(self, flow: Flow, *, replace: bool) -> bool:
         """Whether what is in the way of a flow has to stay."""
         version = VERSION[len(flow)]
-        body = struct.pack("!BBH", _FAMILY[version], 0, 0) + _tuple(1, version, flow)
+        body = struct.pack("!BBH", FAMILY[version], 0, 0) + _tuple(1, version, flow)
         try:
             (found,) = netlink.request(netlink.NETFILTER, _GET, body, purpose="find a connection")
         except netlink.NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
             return not replace  # it is another flow, whose answers look the same
-        read = _read(found, (vip_of(flow),))
+        read = flowentry.read(found, (vip_of(flow),))
         return read is not None and read.open and (not replace or read.flow == flow)
 
     def prolong(self, flows: Sequence[Flow]) -> None:
@@ -234,77 +197,9 @@ class FlowTable:
         self._requests.close()
 
 
-def _notice(text: bytes) -> Notice:
-    """What a notice is about, by its bytes: one for each flow that comes has no more time.
-
-    Only what :mod:`agent.flowfilter` lets through comes here.
-    """
-    tuples = _TUPLES_END[text[_FAMILY_AT]]
-    entry = text[_FAMILY_AT:tuples]
-    if text[flowfilter.KIND_AT] == flowfilter.DELETE:
-        return Notice(Turn.ENDED, entry, text)
-    state = text.find(_STATE_HEAD, tuples)
-    if state < 0:
-        return Notice(Turn.CHANGED, entry, text)
-    over = text[state + len(_STATE_HEAD)] in _OVER
-    return Notice(Turn.ENDED if over else Turn.BEGUN, entry, text)
-
-
-def _keys(notices: Iterable[bytes], vips: Container[bytes]) -> Iterator[Key]:
-    """Keys of the flows to the VIPs that notices are about; their attributes are not looked at."""
-    for text in notices:
-        found = _tuples(text, vips, _BODY_AT)
-        if found is not None:
-            _, client, vip, protocol, client_port, port, *_ = found
-            yield bytes((protocol,)) + client + vip + client_port + port
-
-
-class _Read(NamedTuple):
-    """An entry of a TCP or UDP flow to one of the VIPs."""
-
-    flow: Flow
-    open: bool
-    """It was answered, and neither end closes it."""
-    state: bytes
-    """What the kernel says about TCP; in a notice, only if the state has just changed."""
-
-
-def _tuples(body: bytes, vips: Container[bytes], at: int) -> tuple[Any, ...] | None:
-    """Both tuples of an entry that stands ``at``; None if it is of a flow to no VIP."""
-    version = 4 if body[at] == socket.AF_INET else 6
-    layout = _TUPLES[version]
-    if len(body) < at + layout.size:
-        return None
-    found = layout.unpack_from(body, at)
-    ours = found[2] in vips and found[3] in (TCP, UDP)
-    return found if ours and found[0] == found[6] == _TUPLE[version] else None
-
-
-def _read(body: bytes, vips: Container[bytes], at: int = 0) -> _Read | None:
-    """An entry that stands ``at``, or a notice of one; None if it is of a flow to no VIP."""
-    tuples = _tuples(body, vips, at)
-    if tuples is None:
-        return None
-    _, client, vip, protocol, client_port, port, _, gateway, peer, _, gateway_port, peer_port = (
-        tuples
-    )
-    version = 4 if len(vip) == 4 else 6
-    found = dict(netlink.attributes(body[at + _TUPLES[version].size :]))
-    mark = int.from_bytes(found.get(_MARK, b""), "big")
-    status = int.from_bytes(found.get(_STATUS, b""), "big")
-    state = found.get(_PROTOINFO, b"")
-    opened = status & _OPEN == _OPEN and (
-        len(state) <= _TCP_STATE_AT or state[_TCP_STATE_AT] in _LIVE
-    )
-    flow = RECORD[version].pack(
-        protocol, client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark
-    )
-    return _Read(flow, opened, state)
-
-
 def _tuple(kind: int, version: int, key: Key) -> bytes:
     """A tuple attribute: source, destination, their ports, as a key has them."""
-    size = _ADDRESS[version]
+    size = ADDRESS[version]
     first = 1 if version == 4 else 3
     ip = _attribute(first, key[1 : 1 + size]) + _attribute(first + 1, key[1 + size : 1 + 2 * size])
     ports = key[1 + 2 * size :]
@@ -318,7 +213,7 @@ def _translation(kind: int, version: int, address: bytes, port: bytes) -> bytes:
     return _nest(kind, _attribute(1 if version == 4 else 4, address) + ports)
 
 
-def entry(flow: Flow, place: int, status: int = _SEEN_REPLY | _ASSURED | _CONFIRMED) -> bytes:
+def entry(flow: Flow, place: int, status: int = _SEEN_REPLY | ASSURED | _CONFIRMED) -> bytes:
     """The request that enters a flow; a refusal names its ``place``.
 
     The kernel wants the reply as it would be without translation, and makes
@@ -339,20 +234,20 @@ def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[A
     Built with a stand-in for each field of a record, and for the place: of the
     field's size, and found nowhere else. Filling gaps costs a tenth of building anew.
     """
-    size = _ADDRESS[version]
+    size = ADDRESS[version]
     sizes = (size, size, 2, 2, size, size, 2, 2, 4, 4)
     stand_ins = [bytes([0xE0 + at]) * size for at, size in enumerate(sizes)]
     client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark, place = stand_ins
     kind = bytes([protocol])
     body = [
-        struct.pack("!BBH", _FAMILY[version], 0, 0),
+        struct.pack("!BBH", FAMILY[version], 0, 0),
         _tuple(1, version, kind + client + vip + client_port + port),
         _tuple(2, version, kind + vip + client + port + client_port),
-        _attribute(_STATUS, status.to_bytes(4, "big")),
+        _attribute(STATUS, status.to_bytes(4, "big")),
         _attribute(_TIMEOUT, TIMEOUT_S[protocol].to_bytes(4, "big")),
         _translation(_NAT_DESTINATION, version, gateway, gateway_port),
         _translation(_NAT_SOURCE, version, peer, peer_port),
-        _attribute(_MARK, mark),
+        _attribute(MARK, mark),
         _STREAM if protocol == TCP else b"",
     ]
     number = int.from_bytes(place, sys.byteorder)
@@ -365,15 +260,15 @@ def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[A
 def renewal(flow: Flow, status: int = 0) -> bytes:
     """The request that gives an entry its whole timeout, and bits of a status if not 0."""
     version = VERSION[len(flow)]
-    head = struct.pack("!BBH", _FAMILY[version], 0, 0)
+    head = struct.pack("!BBH", FAMILY[version], 0, 0)
     timeout = _attribute(_TIMEOUT, TIMEOUT_S[flow[0]].to_bytes(4, "big"))
-    bits = _attribute(_STATUS, status.to_bytes(4, "big")) if status else b""
+    bits = _attribute(STATUS, status.to_bytes(4, "big")) if status else b""
     return netlink.message(_NEW, head + _tuple(1, version, flow) + bits + timeout)
 
 
 def _removal(kind: int, version: int, key: Key, place: int = 0) -> bytes:
     """The request that removes the entry with this tuple: 1 original, 2 reply."""
-    head = struct.pack("!BBH", _FAMILY[version], 0, 0)
+    head = struct.pack("!BBH", FAMILY[version], 0, 0)
     return netlink.message(_DELETE, head + _tuple(kind, version, key), number=place)
 
 
@@ -385,11 +280,11 @@ def _removals(flow: Flow) -> tuple[bytes, bytes]:
 
 
 def _nest(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | _NESTED, value)
+    return _attribute(kind | NESTED, value)
 
 
 _STREAM = _nest(
-    _PROTOINFO,
+    PROTOINFO,
     _nest(
         1,
         _attribute(1, bytes([_ESTABLISHED]))

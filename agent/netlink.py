@@ -64,6 +64,18 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += size + -size % 4
 
 
+def find(data: bytes, at: int, kind: int) -> bytes:
+    """The value of one attribute of those that stand ``at``; empty if there is none."""
+    while at + _ATTRIBUTE.size <= len(data):
+        size, found = _ATTRIBUTE.unpack_from(data, at)
+        if size < _ATTRIBUTE.size:
+            break
+        if found & _TYPE_MASK == kind:
+            return data[at + _ATTRIBUTE.size : at + size]
+        at += size + -size % 4
+    return b""
+
+
 def request(
     protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: str
 ) -> Iterator[bytes]:

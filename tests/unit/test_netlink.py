@@ -25,6 +25,12 @@ def test_garbage_ends_and_yields_only_what_is_there(data: bytes) -> None:
     assert sum(len(body) for _, body in netlink.messages(data)) <= len(data)
 
 
+@given(st.binary(max_size=200), st.integers(1, 9))
+def test_one_attribute_is_found_as_among_all(data: bytes, kind: int) -> None:
+    first = next((value for each, value in netlink.attributes(data) if each == kind), b"")
+    assert netlink.find(data, 0, kind) == first
+
+
 def test_nested_attributes_are_known_without_their_flag() -> None:
     data = struct.pack("=HH", 8, 0x8000 | 3) + b"abcd"
     assert list(netlink.attributes(data)) == [(3, b"abcd")]
