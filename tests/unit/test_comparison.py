@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from halbctl.lab.dataplane import ALONE, BY_HAND, DIRECT, PROXY, TELLING, Comparison
 
 TOOL = "a tool"
@@ -12,7 +14,7 @@ TOOL = "a tool"
 def figures(stream: float, connect: float, ask: float, cost: float = 300) -> dict[str, list[float]]:
     return {
         "stream": [stream] * 3, "ask": [ask] * 3, "connect": [connect] * 3, "cost": [cost] * 3,
-        "agents": [1.0] * 3,
+        "per_processor": [1e6 / cost] * 3, "agents": [1.0] * 3,
     }  # fmt: skip
 
 
@@ -26,7 +28,8 @@ def test_ratios_as_wanted_break_nothing() -> None:
     others = {BY_HAND: figures(10, 4100, 39, 290), PROXY: figures(4, 2000, 80, 500)}
     good = compared(figures(10, 4000, 40), **others)
     assert not good.broken()
-    assert good.ratios()[PROXY] == {"stream": 2.5, "connect": 2.0, "ask": 0.5, "cost": 0.5}
+    proxy = {"stream": 2.5, "connect": 2.0, "ask": 0.5, "cost": 0.5, "per_processor": 500 / 300}
+    assert good.ratios()[PROXY] == pytest.approx(proxy)
     said = "\n".join(good.lines())
     assert "2.50" in said
     assert TOOL in said
@@ -41,10 +44,17 @@ def test_what_a_connection_costs_without_a_data_plane_is_not_counted() -> None:
 
 
 def test_each_ratio_that_is_missed_is_said() -> None:
-    others = {BY_HAND: figures(10, 5000, 40), PROXY: figures(9, 4000, 60)}
+    others = {BY_HAND: figures(10, 5000, 40, 270), PROXY: figures(9, 4000, 60)}
     bad = compared(figures(9, 4000, 60), **others)
     assert len(bad.broken()) == 6
     assert "0.90 of nftables by hand, wanted at least 0.95" in bad.broken()[0]
+
+
+def test_turns_are_compared_with_those_of_the_same_round() -> None:
+    """The machine was twice as slow in the second half."""
+    mine = {**figures(10, 4000, 40), "ask": [40.0, 80.0, 80.0]}
+    by_hand = {BY_HAND: {**figures(10, 4000, 40), "ask": [40.0, 40.0, 80.0]}}
+    assert compared(mine, **by_hand).ratios()[BY_HAND]["ask"] == 1.0
 
 
 def test_one_odd_round_decides_nothing() -> None:
