@@ -204,10 +204,14 @@ def _rounds(
     for number in range(rounds):
         # Another one begins each time, so that none is always the first.
         turn = number % len(hosts)
-        for figure in ("stream", "ask", "connect"):
-            for host in hosts[turn:] + hosts[:turn]:
-                for name, value in _measure(site, figure, host, seconds).items():
-                    runs[host][name].append(value)
+        turns = hosts[turn:] + hosts[:turn]
+        for host, took in zip(turns, _ask(site, turns, seconds), strict=True):
+            runs[host]["ask"].append(took)
+        for host in turns:
+            runs[host]["stream"].append(_load(site, "stream", _address(site, host), seconds))
+        for host in turns:
+            for name, value in _connect(site, host, seconds).items():
+                runs[host][name].append(value)
         tell(f"round {number + 1} of {rounds}: {_newest(runs)}")
     return runs
 
@@ -219,14 +223,15 @@ def _newest(runs: Mapping[str, Mapping[str, list[float]]]) -> str:
     )
 
 
-def _measure(site: Site, figure: str, host: str, seconds: float) -> dict[str, float]:
-    address = ADDRESS.get(host, site.plan.gateway_hosts[0].ipv4)
-    if figure != "connect":
-        return {figure: _load(site, figure, address, seconds)}
+def _address(site: Site, host: str) -> str:
+    return ADDRESS.get(host, site.plan.gateway_hosts[0].ipv4)
+
+
+def _connect(site: Site, host: str, seconds: float) -> dict[str, float]:
     devices = {DIRECT: [], TELLING: [TELLING, *SECONDARIES]}.get(host, [host])
     agents = [pid for name in devices if (pid := site.service(name).pid) is not None]
     gateways = [each.name for each in site.plan.gateway_hosts]
-    turn = brief.measure(site, address, seconds, [*gateways, *devices], agents)
+    turn = brief.measure(site, _address(site, host), seconds, [*gateways, *devices], agents)
     return {
         "connect": turn.per_second,
         "per_processor": 1e6 / turn.cost_us,
@@ -235,10 +240,16 @@ def _measure(site: Site, figure: str, host: str, seconds: float) -> dict[str, fl
     }
 
 
+def _ask(site: Site, hosts: Sequence[str], seconds: float) -> list[float]:
+    addresses = ",".join(_address(site, host) for host in hosts)
+    argv = command("ask", addresses, str(seconds))
+    found = json.loads(brief.run_load(site, addresses, argv, seconds * len(hosts)))
+    return [float(value) for value in found]
+
+
 def _load(site: Site, figure: str, address: str, seconds: float) -> float:
-    return float(
-        json.loads(brief.run_load(site, address, command(figure, address, str(seconds)), seconds))
-    )
+    argv = command(figure, address, str(seconds))
+    return float(json.loads(brief.run_load(site, address, argv, seconds)))
 
 
 def _serve(site: Site, gateway: str) -> Service:
@@ -249,8 +260,8 @@ def _serve(site: Site, gateway: str) -> Service:
 
 def _answers(site: Site, host: str) -> bool:
     with suppress(Refused, subprocess.TimeoutExpired):
-        address = ADDRESS.get(host, site.plan.gateway_hosts[0].ipv4)
-        return _load(site, "ask", address, 0.05) > 0 and _load(site, "connect", address, 0.05) > 0
+        served = _load(site, "connect", _address(site, host), 0.05)
+        return served > 0 and _ask(site, [host], 0.05)[0] > 0
     return False
 
 

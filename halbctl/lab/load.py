@@ -1,8 +1,8 @@
 """Load for ``scripts/bench dataplane``, and what answers it. Standard library only.
 
-Run as ``python -m halbctl.lab.load serve|brief``, or ``stream|connect|ask HOST SECONDS``, which
-print what they measured as JSON. A server ends each brief connection, so that no port of a
-client waits for its time to pass.
+Run as ``python -m halbctl.lab.load serve|brief``, or ``stream|connect HOST SECONDS``, or ``ask
+HOST,... SECONDS``, which print what they measured as JSON. A server ends each brief connection,
+so that no port of a client waits for its time to pass.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from statistics import median
 
 STREAM, BRIEF, ASK = 7011, 7012, 7013
@@ -27,6 +27,8 @@ _REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n!"
 _CHUNK = 1 << 18
 TIMEOUT_S = 5.0
+SLICE_S = 0.02
+"""The turn of one host among several."""
 
 
 def command(*arguments: str) -> list[str]:
@@ -132,22 +134,40 @@ def _connections(host: str, seconds: float) -> int:
     return done
 
 
-def ask(host: str, seconds: float) -> float:
-    """Median time from a small question to its answer on an open connection, microseconds."""
-    took = []
-    with socket.create_connection((host, ASK), TIMEOUT_S) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        ends = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < ends:
-            sock.sendall(b"question")
-            sock.recv(1024)
-            took.append(time.perf_counter() - began)
-    return median(took) * 1e6
+def ask(hosts: Sequence[str], seconds: float) -> list[float]:
+    """Median time from a small question to its answer on an open connection, microseconds.
+
+    Hosts have turns of milliseconds, so that what else the machine does meets all alike.
+    """
+    with ExitStack() as held:
+        socks = [
+            held.enter_context(socket.create_connection((host, ASK), TIMEOUT_S)) for host in hosts
+        ]
+        for sock in socks:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        took: list[list[float]] = [[] for _ in socks]
+        for _ in range(max(1, round(seconds / SLICE_S))):
+            for sock, times in zip(socks, took, strict=True):
+                times.extend(_question(sock, time.perf_counter() + SLICE_S))
+    return [median(times) * 1e6 for times in took]
+
+
+def _question(sock: socket.socket, ends: float) -> Iterator[float]:
+    while (began := time.perf_counter()) < ends:
+        sock.sendall(b"question")
+        sock.recv(1024)
+        yield time.perf_counter() - began
 
 
 if __name__ == "__main__":
-    if sys.argv[1] in ("serve", "brief"):
-        {"serve": serve, "brief": brief}[sys.argv[1]]()
-    else:
-        measure = {"stream": stream, "connect": connect, "ask": ask}[sys.argv[1]]
-        print(json.dumps(measure(sys.argv[2], float(sys.argv[3]))))
+    match sys.argv[1:]:
+        case ["serve"]:
+            serve()
+        case ["brief"]:
+            brief()
+        case ["stream", to, length]:
+            print(json.dumps(stream(to, float(length))))
+        case ["connect", to, length]:
+            print(json.dumps(connect(to, float(length))))
+        case ["ask", to, length]:
+            print(json.dumps(ask(to.split(","), float(length))))
