@@ -10,6 +10,7 @@ import pytest
 
 from agent import nft
 from agent.gate import REFRESH_PORT
+from agent.lease import Held, KernelLease
 from agent.nft import KernelBusy
 from protocol.errors import HalbError
 from protocol.objects import Listener
@@ -257,6 +258,20 @@ def test_a_kernel_that_cannot_renew_is_found_out(device: Device) -> None:
             device.call(device.lease.verify)
     finally:
         device.run("ip", "link", "set", "lo", "up")
+    device.call(device.lease.verify)
+
+
+def test_a_kernel_is_not_blamed_for_a_process_that_reads_late(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reading waits for a processor longer than timeouts are off by."""
+    prompt = KernelLease.held
+
+    def late(lease: KernelLease) -> Held:
+        time.sleep(0.08)
+        return prompt(lease)
+
+    monkeypatch.setattr(KernelLease, "held", late)
     device.call(device.lease.verify)
 
 
