@@ -70,7 +70,7 @@ class Executor:
     def carry_out(self, effects: list[Effect]) -> None:
         """All effects of one step, in their order."""
         mute = False
-        opened = 0
+        opened = closed = 0
         for at, effect in enumerate(effects):
             if isinstance(effect, Send):
                 if not mute:
@@ -84,7 +84,8 @@ class Executor:
                 if at >= opened and not mute:
                     opened = self._acquire(effects, at)
             elif isinstance(effect, Release | Lame):
-                self._end_lease(effect)
+                if at >= closed:
+                    closed = self._end_leases(effects, at)
             elif isinstance(effect, Announce | ProbeArbiter | Flush):
                 self._speak(effect)
             else:
@@ -98,14 +99,20 @@ class Executor:
             self._vips.acquire([e for e in effects[at:end] if isinstance(e, Acquire)])
         return end
 
-    def _end_lease(self, effect: Release | Lame) -> None:
-        if self._vips is None:
-            return
-        match effect:
-            case Release():
-                self._vips.release(effect)
-            case Lame():
-                self._vips.lame(effect)
+    def _end_leases(self, effects: list[Effect], at: int) -> int:
+        """Close together all leases until one begins, goes on or drains; where that is.
+
+        Sooner than their turn is no harm: what is told comes after.
+        """
+        first, end = effects[at], at + 1
+        if isinstance(first, Release):
+            later, others = range(end, len(effects)), Acquire | Refresh | Lame
+            end = next((i for i in later if isinstance(effects[i], others)), len(effects))
+        if self._vips is not None and isinstance(first, Lame):
+            self._vips.lame(first)
+        elif self._vips is not None:
+            self._vips.release([e for e in effects[at:end] if isinstance(e, Release)])
+        return end
 
     def _speak(self, effect: Announce | ProbeArbiter | Flush) -> None:
         match effect:

@@ -14,6 +14,7 @@ from typing import BinaryIO, Protocol
 
 from agent import child
 from agent.capability import CapabilityMissing
+from agent.realtime import ahead
 from protocol.errors import HalbError
 
 TIMEOUT_S = 20.0
@@ -76,7 +77,8 @@ class Nft:
         if not _turn.acquire(timeout=patience):
             raise KernelBusy
         try:
-            return self._run(script)
+            with ahead():
+                return self._run(script)
         finally:
             _turn.release()
 

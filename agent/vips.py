@@ -80,7 +80,7 @@ class Vips:
 
     def _has_opened(self, effect: Acquire) -> None:
         if self._late(effect.group, effect.deadline):
-            self.release(Release(effect.group, effect.vips))
+            self.release([Release(effect.group, effect.vips)])
             return
         if effect.predecessor is not None:
             self._relay(effect.vips, effect.predecessor)
@@ -104,13 +104,21 @@ class Vips:
         except HalbError as error:
             self._refused(effect.group, error)
 
-    def release(self, effect: Release) -> None:
-        self._withdraw(effect.group, effect.vips)
-        self._lease.end_relay(effect.vips)
+    def release(self, effects: Sequence[Release]) -> None:
+        """Close leases, whether they are open or not, by one transaction."""
+        vips = tuple(dict.fromkeys(vip for effect in effects for vip in effect.vips))
+        for effect in effects:
+            self._withdraw(effect.group, effect.vips)
+        self._lease.end_relay(vips)
         try:
-            self._lease.release(effect.vips)
+            self._lease.release(vips)
         except HalbError as error:
-            self._refused(effect.group, error)
+            if len(effects) > 1:
+                # One that the kernel refuses keeps none of the others from being closed.
+                for each in effects:
+                    self.release([each])
+            else:
+                self._refused(effects[0].group, error)
 
     def lame(self, effect: Lame) -> None:
         self._withdraw(effect.group, effect.vips)

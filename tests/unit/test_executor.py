@@ -1,13 +1,13 @@
-"""Effects are carried out in their order; leases that open one after the other open together."""
+"""Effects are carried out in their order; leases side by side open, or close, together."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from agent.executor import Executor
-from protocol.effects import Acquire, Effect, Event, PersistBallots, Release
+from protocol.effects import Acquire, Effect, Event, PersistBallots, Refresh, Release
 from protocol.ids import GroupId
-from protocol.timing import SECOND
+from protocol.timing import SECOND, Profile
 
 WEB, MAIL, RDP = (GroupId(digit * 16) for digit in "123")
 
@@ -24,8 +24,11 @@ class Device:
     def acquire(self, effects: list[Acquire]) -> None:
         self.done.append("open " + " ".join(effect.group[0] for effect in effects))
 
-    def release(self, effect: Release) -> None:
-        self.done.append(f"close {effect.group[0]}")
+    def release(self, effects: list[Release]) -> None:
+        self.done.append("close " + " ".join(effect.group[0] for effect in effects))
+
+    def refresh(self, effect: Refresh) -> None:
+        self.done.append(f"renew {effect.group[0]}")
 
     def on_event(self, event: Event) -> None:
         self.done.append(event.text)
@@ -49,6 +52,10 @@ def closes(group: GroupId) -> Release:
     return Release(group, ("10.0.0.1",))
 
 
+def renews(group: GroupId) -> Refresh:
+    return Refresh(group, ("10.0.0.1",), Profile.NORMAL, SECOND)
+
+
 def says(text: str) -> Event:
     return Event("primary", None, text)
 
@@ -61,6 +68,18 @@ def test_leases_open_together_before_what_is_told_of_them() -> None:
 def test_no_lease_opens_before_one_that_is_to_be_closed_first() -> None:
     done = carried_out(opens(WEB), closes(MAIL), opens(MAIL), opens(RDP), closes(RDP))
     assert done == ["open 1", "close 2", "open 2 3", "close 3"]
+
+
+def test_leases_close_together_before_what_is_told_of_them() -> None:
+    done = carried_out(closes(WEB), says("web"), closes(MAIL), says("mail"))
+    assert done == ["close 1 2", "web", "mail"]
+
+
+def test_no_lease_closes_before_one_that_is_to_be_renewed_or_opened_first() -> None:
+    done = carried_out(
+        closes(WEB), renews(MAIL), closes(MAIL), closes(RDP), opens(RDP), closes(RDP)
+    )
+    assert done == ["close 1", "renew 2", "close 2 3", "open 3", "close 3"]
 
 
 def test_without_a_disk_leases_are_closed_and_none_is_opened() -> None:

@@ -68,6 +68,33 @@ def test_the_transport_is_raised_and_later_threads_are_not() -> None:
     assert out.splitlines() == [f"{os.SCHED_RR} 2", str(os.SCHED_OTHER)]
 
 
+PRIORITIES = (
+    "import os, threading\n"
+    "from agent.realtime import ahead, raise_priority\n"
+    "def now(): return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK, "
+    "os.sched_getparam(0).sched_priority\n"
+    "def worker():\n"
+    "    before = now()\n"
+    "    with ahead(): within = now()\n"
+    "    print(before, within, now())\n"
+    "def run():\n"
+    "    thread = threading.Thread(target=worker); thread.start(); thread.join()\n"
+)
+ORDINARY = (os.SCHED_OTHER, 0)
+
+
+@pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
+def test_who_holds_up_the_heartbeat_is_next_to_it_for_a_moment() -> None:
+    out = run(PRIORITIES + "raise_priority(10); run(); worker()")
+    of_worker, of_heartbeat = out.splitlines()
+    assert of_worker == f"{ORDINARY} {(os.SCHED_RR, 9)} {ORDINARY}"
+    assert of_heartbeat == " ".join([str((os.SCHED_RR, 10))] * 3)
+
+
+def test_where_the_heartbeat_is_ordinary_nobody_comes_first() -> None:
+    assert run(PRIORITIES + "run()") == " ".join([str(ORDINARY)] * 3)
+
+
 @pytest.mark.skipif(not may_lock_everything(), reason="locking memory is not allowed here")
 def test_locked_memory_costs_none_that_is_not_used() -> None:
     out = run(
