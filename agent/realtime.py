@@ -84,7 +84,8 @@ def ahead() -> Iterator[None]:
         yield
     finally:
         if raised:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            # Who may raise itself may not always take back that children are not raised.
+            os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def _raise_to_heartbeat() -> bool:
