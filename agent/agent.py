@@ -12,8 +12,8 @@ from agent.carrier import Carrier
 from agent.chronicle import Chronicle
 from agent.clock import boottime, unix_ms, unix_offset
 from agent.conflicts import keep, local_note
-from agent.control import ControlServer
 from agent.disk import Disk, Loaded
+from agent.doors import Doors
 from agent.errands import Errands
 from agent.estranged import Estranged
 from agent.executor import Executor
@@ -21,7 +21,7 @@ from agent.fitness import Lateness
 from agent.flows import Flows
 from agent.history import MAX_ENTRIES, History, two_owners_lately
 from agent.inquiry import Inquiries
-from agent.joining import JoinServer, ask_to_join
+from agent.joining import ask_to_join
 from agent.kernel import Counts
 from agent.loop import Loop
 from agent.meter import Sample
@@ -102,10 +102,7 @@ class Agent:
         tidings = Tidings(self._transport.send, self._neighbours)
         self._chronicle = Chronicle(self.device, self.history, tidings, self.news.publish)
         self._operations = Operations(self)
-        self._joins = JoinServer(settings.addresses, self.keys, self._operations.admit)
-        self._control = ControlServer(
-            settings.control, self._operations.carry_out, self._operations.watch
-        )
+        self._doors = Doors(settings, self.keys, self._operations)
         self._estranged = Estranged(
             self.keys, lambda: (self.config, self.view()), self.as_device, self._on_removed
         )
@@ -125,7 +122,7 @@ class Agent:
     async def start(self) -> None:
         """Take up work; raises HalbError with the remedy where this host does not allow it."""
         await self._transport.start()
-        await self._joins.start()
+        await self._doors.listen()
         if self._carrier is not None:
             await self._carrier.start(self._transport.send, self.primary_of)
         executor = Executor(
@@ -138,7 +135,7 @@ class Agent:
             self.on_config(self.config)
         self._loop.start(executor.carry_out)
         self._estranged.start()
-        await self._control.start()
+        await self._doors.open()
 
     def _new_node(self) -> Node:
         loaded = self._loaded
@@ -167,11 +164,10 @@ class Agent:
         await self.close(leave_nothing=True)
 
     async def close(self, *, leave_nothing: bool) -> None:
-        await self._control.close()
+        await self._doors.close()
         await self._estranged.close()
         self._peers.close()
         self._loop.close()
-        await self._joins.close()
         await self._transport.close()
         if self._carrier is not None:
             await self._carrier.close(leave_nothing=leave_nothing)
@@ -216,6 +212,7 @@ class Agent:
         """A newer configuration is committed: speak as it says, carry its services."""
         assert config.site is not None
         self._transport.enter_site(config.site.id, config.site.protocol)
+        self._doors.on_config(config)
         if self._carrier is not None:
             self._carrier.on_config(config)
         self.news.publish()
@@ -391,6 +388,7 @@ class Agent:
         self._storage.forget_site()
         self._peers.forget()
         self._transport.enter_site("")
+        self._doors.on_config(Config())
         if self._carrier is not None:
             await self._carrier.withdraw()
         self._loaded = Loaded(

@@ -27,6 +27,7 @@ from protocol.changes import (
     edit_for,
 )
 from protocol.config import Config
+from protocol.contacts import GetContacts, GetOperators, contacts_of, operators_of
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
 from protocol.diagnosis import Diagnosis
@@ -105,6 +106,10 @@ class Operations:
                 return await self._matrix()
             case api.GetGateways(name):
                 return await self._gateways(name)
+            case GetOperators():
+                return operators_of(self.agent.config)
+            case GetContacts():
+                return contacts_of(self.agent.config)
             case api.GetConflicts():
                 return api.Conflicts(shown(self.agent.conflicts, self.agent.config))
             case api.Failover():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -30,11 +31,15 @@ Context: TypeAlias = zmq.Context[Any]
 Frames = Sequence[bytes]
 Options = Mapping[int, Any]
 
-PUB, SUB, ROUTER, DEALER, LINGER = zmq.PUB, zmq.SUB, zmq.ROUTER, zmq.DEALER, zmq.LINGER
+PUB, SUB, ROUTER, DEALER = zmq.PUB, zmq.SUB, zmq.ROUTER, zmq.DEALER
+LINGER, HANDSHAKE_IVL = zmq.LINGER, zmq.HANDSHAKE_IVL
+ROUTING_ID, ROUTER_HANDOVER = zmq.ROUTING_ID, zmq.ROUTER_HANDOVER
 ZAP_DOMAIN = b"halb"
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _POLLIN = int(zmq.POLLIN)
+
+_log = logging.getLogger(__name__)
 
 BOUNDED = {zmq.LINGER: 0, zmq.IPV6: 1, zmq.TCP_MAXRT: 300, zmq.HANDSHAKE_IVL: 500}
 """Options of every socket on the network; times in milliseconds."""
@@ -42,6 +47,8 @@ DIALLING = {zmq.CONNECT_TIMEOUT: 200, zmq.RECONNECT_IVL: 50}
 """Options of a socket that connects, milliseconds."""
 
 
+REBIND_LAST = 1.0
+"""Seconds."""
 DRAIN_AT_ONCE = 16
 MAX_SOCKETS = 4096
 """Three for each peer."""
@@ -82,6 +89,15 @@ def limits(*, send: int = 0, receive: int = 0, size: int) -> dict[int, Any]:
     return {zmq.SNDHWM: send, zmq.RCVHWM: receive, zmq.MAXMSGSIZE: size}
 
 
+class _Signed(zmq.Socket[bytes]):
+    """Puts the public key (Z85) of its sender before each message."""
+
+    def recv_multipart(self, flags: int = 0, copy: bool = True, track: bool = False) -> Any:
+        """Also where nobody asks for it: metadata come with uncopied frames only."""
+        frames = super().recv_multipart(flags, copy=False, track=track)
+        return [str(frames[-1].get("User-Id")).encode(), *(frame.bytes for frame in frames)]
+
+
 class _Handler(aiozmq.ZmqProtocol):  # type: ignore[misc]  # aiozmq has no types
     def __init__(self, receive: Callable[[list[bytes]], None]) -> None:
         self._receive = receive
@@ -115,9 +131,15 @@ class Socket:
         kind: int,
         options: Options,
         receive: Callable[[list[bytes]], None] = lambda frames: None,
+        *,
+        signed: bool = False,
     ) -> Socket:
-        """A socket of ``context``; ``receive`` gets each message as a list of frames."""
-        raw = context.socket(kind)
+        """A socket of ``context``; ``receive`` gets each message as a list of frames.
+
+        With ``signed`` the first of them is the key that the sender owns, which an
+        :class:`AllowList` has let in.
+        """
+        raw = context.socket(kind, _Signed) if signed else context.socket(kind)
         try:
             for option, value in options.items():
                 raw.setsockopt(option, value)
@@ -262,9 +284,10 @@ class AllowList:
             and z85.encode(credentials[0]) in self.keys
         )
         self.refused += not allowed
-        status = (b"200", b"OK") if allowed else (b"400", b"not a device of this Site")
+        status = (b"200", b"OK") if allowed else (b"400", b"not known to this Site")
+        user = z85.encode(credentials[0]) if allowed else b""
         if self._socket is not None:
-            self._socket.send((client, delimiter, version, request, *status, b"", b""))
+            self._socket.send((client, delimiter, version, request, *status, user, b""))
         if allowed:
             self.admitted(z85.encode(credentials[0]))
 
@@ -287,6 +310,28 @@ def bind_all(socket: Socket | Publisher, endpoints: Iterable[tuple[str, int]]) -
             raise _bind_error(address, port, error) from error
 
 
+async def rebind(
+    socket: Socket | Publisher, endpoint: tuple[str, int], wanted: Callable[[], bool]
+) -> None:
+    """End the connections that were accepted at an (address, port), and accept new ones there.
+
+    The old listener lets go of its port in the background, within milliseconds.
+    ``wanted``: whether there still is a socket to bind.
+    """
+    socket.unbind(tcp(*endpoint))
+    delay = 0.002
+    while wanted():
+        try:
+            socket.bind(tcp(*endpoint))
+        except OSError as error:
+            if delay > REBIND_LAST:
+                _log.error("cannot listen on %s port %d again: %s", *endpoint, error.strerror)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 2 * REBIND_LAST)
+        else:
+            return
+
+
 def tcp(address: str, port: int) -> str:
     """The name that ZeroMQ gives to an address and port."""
     return f"tcp://[{address}]:{port}" if ":" in address else f"tcp://{address}:{port}"
@@ -306,7 +351,7 @@ def _bind_error(address: str, port: int, error: OSError) -> HalbError:
             return InvalidInput(
                 f"port {port} on {address} is in use by another program",
                 f"See which with `ss -ltnp sport = :{port}`; stop it, or choose another port "
-                "with --address IP:PORT (the two ports after it are used too).",
+                "with --address IP:PORT (the three ports after it are used too).",
             )
         case errno.EACCES:
             return InvalidInput(

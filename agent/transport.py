@@ -1,10 +1,11 @@
 """Messages between the devices of a Site, over encrypted ZeroMQ connections.
 
 Each device binds, for every ``IP:PORT`` of its own, PUB sockets at PORT (urgent
-messages) and PORT+1 (bulk); :mod:`agent.joining` has PORT+2. Peers subscribe to
-the topic that is their own device id. A frame is a header and a msgpack body,
-see :mod:`protocol.wire`. Who may connect is decided by the peers' public keys;
-who a frame is from, by the key that its connection is pinned to.
+messages) and PORT+1 (bulk); :mod:`agent.joining` has PORT+2, :mod:`agent.remote`
+PORT+3. Peers subscribe to the topic that is their own device id. A frame is a
+header and a msgpack body, see :mod:`protocol.wire`. Who may connect is decided by
+the peers' public keys; who a frame is from, by the key that its connection is
+pinned to.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ URGENT_QUEUE, BULK_QUEUE = 2048, 64
 leave the host; what is stale is bounded by TCP_MAXRT, not by this."""
 FAREWELL_MS = 100
 """How long :meth:`Transport.close` waits for the last frames to leave."""
-REBIND_LAST = 1.0
-"""Seconds."""
 _URGENT = frozenset(URGENT)
 
 _log = logging.getLogger(__name__)
@@ -173,22 +172,7 @@ class Transport:
     async def _end_accepted_connections(self) -> None:
         for urgent, channel in list(self._channels.items()):
             for endpoint in self._endpoints(urgent):
-                channel.unbind(sockets.tcp(*endpoint))
-                await self._bind_again(channel, endpoint)
-
-    async def _bind_again(self, channel: Publisher, endpoint: tuple[str, int]) -> None:
-        """The old listener lets go of its port in the background, within milliseconds."""
-        delay = 0.002
-        while self._channels:
-            try:
-                channel.bind(sockets.tcp(*endpoint))
-            except OSError as error:
-                if delay > REBIND_LAST:
-                    _log.error("cannot listen on %s port %d again: %s", *endpoint, error.strerror)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, 2 * REBIND_LAST)
-            else:
-                return
+                await sockets.rebind(channel, endpoint, lambda: bool(self._channels))
 
     def send(self, to: DeviceId, message: Message) -> None:
         """Hand a message to the network, which may lose it. Never blocks, never raises for that."""

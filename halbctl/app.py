@@ -19,6 +19,7 @@ from halbctl.settings import EPILOG, global_options
 AREAS: dict[str, tuple[str, ...]] = {
     "cluster": ("init", "join", "leave"),
     "token": (),
+    "operator": (),
     "status": ("status",),
     "device": (),
     "vs": (),

@@ -1,4 +1,4 @@
-"""One request to the agent, or one watch, over its control socket.
+"""One request to an agent, or one watch, over its control socket or the network.
 
 Replies are plain data here (:mod:`halbctl.replies` says of which shape): the
 agent is trusted, and msgspec would take longer to import than the rest of
@@ -12,15 +12,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import zmq
 
 from halbctl.errors import from_failure
+from halbctl.where import Where
 from protocol.control import API_VERSION, MAX_FRAME, WATCH_LEASE_S
 from protocol.errors import HalbError, InvalidInput, MalformedMessage, Refused, Unreachable
 
+Context = zmq.Context[Any]
 GRACE_S = 1.0
 """How long an agent that does not listen may take to start."""
 PATIENCE_S = 0.25
@@ -30,8 +32,19 @@ TICK_S = 0.1
 Result = dict[str, Any]
 
 
+class Line(NamedTuple):
+    """A socket that leads to an agent."""
+
+    socket: zmq.Socket[bytes]
+    name: str
+    """Where it leads to."""
+    why_silent: Callable[[float], None]
+    """Raises if there is a reason, for which it may look so many seconds."""
+    who: str = "the agent"
+
+
 def ask(
-    control: str,
+    where: Where,
     op: dict[str, Any],
     timeout: float,
     waiting: Callable[[float], None] | None = None,
@@ -43,18 +56,18 @@ def ask(
     error that it is, and Unreachable if no answer comes.
     """
     deadline = monotonic() + timeout
-    with _Link.to(control, min(GRACE_S, timeout)) as link:
+    with _link(where, timeout) as link:
         link.send(op)
-        return link.receive(deadline, waiting)
+        return link.receive(max(deadline, monotonic() + min(GRACE_S, timeout)), waiting)
 
 
-def watch(control: str, op: dict[str, Any], interval: float, timeout: float) -> Iterator[Result]:
+def watch(where: Where, op: dict[str, Any], interval: float, timeout: float) -> Iterator[Result]:
     """Yield each result that ``op``, a watch, is answered with, for ever.
 
     The agent answers at least each ``interval`` seconds; Unreachable is raised
     when it falls silent for ``timeout`` seconds more.
     """
-    with _Link.to(control, min(GRACE_S, timeout)) as link:
+    with _link(where, timeout) as link:
         link.send(op)
         last_sign = monotonic()
 
@@ -69,34 +82,41 @@ def watch(control: str, op: dict[str, Any], interval: float, timeout: float) -> 
             keep_watching(0)
 
 
+@contextmanager
+def _link(where: Where, timeout: float) -> Iterator[_Link]:
+    context = zmq.Context(io_threads=1)
+    try:
+        if isinstance(where, str):
+            yield _local(context, where, timeout)
+        else:
+            from halbctl.remote import connect
+
+            yield _Link(connect(context, where, timeout))
+    finally:
+        context.destroy(linger=0)
+
+
+def _local(context: Context, control: str, timeout: float) -> _Link:
+    _reach(control, min(GRACE_S, timeout))
+    socket = context.socket(zmq.DEALER)
+    socket.maxmsgsize = MAX_FRAME
+    try:
+        socket.connect(f"ipc://{control}")
+    except zmq.ZMQError as error:
+        raise InvalidInput(
+            f"{control!r} cannot be a control socket: {error}",
+            "Name another with --control PATH.",
+        ) from error
+    return _Link(Line(socket, control, lambda grace: _find_listener(control, grace)))
+
+
 class _Link:
-    """A socket that talks to one agent."""
+    """A line on which one request is under way."""
 
-    def __init__(self, control: str, socket: zmq.Socket[bytes]) -> None:
-        self.control = control
-        self.socket = socket
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.socket = line.socket
         self.id = os.urandom(8).hex()
-
-    @classmethod
-    @contextmanager
-    def to(cls, control: str, grace: float) -> Iterator[_Link]:
-        _reach(control, grace)
-        context = zmq.Context(io_threads=1)
-        socket = context.socket(zmq.DEALER)
-        try:
-            socket.linger = 0
-            socket.maxmsgsize = MAX_FRAME
-            try:
-                socket.connect(f"ipc://{control}")
-            except zmq.ZMQError as error:
-                raise InvalidInput(
-                    f"{control!r} cannot be a control socket: {error}",
-                    "Name another with --control PATH.",
-                ) from error
-            yield cls(control, socket)
-        finally:
-            socket.close()
-            context.term()
 
     def send(self, op: dict[str, Any], *, again: bool = False) -> None:
         """Send ``op``; ``again`` for more about the request that is under way."""
@@ -119,10 +139,10 @@ class _Link:
                 if result is not None:
                     return result
             elif now > patience:
-                _find_listener(self.control, min(GRACE_S, deadline - now))
+                self.line.why_silent(min(GRACE_S, deadline - now))
                 patience = monotonic() + GRACE_S
         raise Unreachable(
-            f"the agent did not answer within {deadline - began:.1f} s",
+            f"{self.line.who} did not answer within {deadline - began:.1f} s",
             "It may be busy or hung: see `systemctl status halb-agent`.",
         )
 
@@ -134,8 +154,8 @@ class _Link:
             failure, result = reply.get("failure"), reply.get("result")
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise MalformedMessage(
-                f"what listens at {self.control} does not speak like halb-agent",
-                "Name the agent's control socket with --control PATH.",
+                f"what listens at {self.line.name} does not speak like halb-agent",
+                "Name the agent's control socket with --control PATH, or its device with --agent.",
             ) from error
         if version != API_VERSION:
             raise Refused(

@@ -11,6 +11,7 @@ import typer
 from halbctl.errors import note
 from halbctl.output import emit
 from halbctl.settings import settings_of
+from halbctl.where import Remote
 from protocol.errors import InvalidInput, Refused
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def ask(
     from halbctl.client import ask as ask_agent
 
     settings = settings_of(ctx)
-    return ask_agent(settings.control, op, settings.timeout_or(timeout), waiting)
+    return ask_agent(settings.where, op, settings.timeout_or(timeout), waiting)
 
 
 def order(
@@ -51,8 +52,20 @@ def order(
     settings = settings_of(ctx)
     if settings.local and not getattr(op, "local", False):
         raise InvalidInput("--local is for changes of gateways and listeners only")
+    where = settings.where
+    if isinstance(where, Remote) and not where.agent and (settings.local or _of_one_device(op)):
+        raise InvalidInput(
+            "this concerns the device that is asked, and none is named",
+            "Name it with --agent NAME.",
+        )
     limit = settings.timeout_or(timeout) + SLACK_S
-    return ask_agent(settings.control, msgspec.to_builtins(op), limit, waiting)
+    return ask_agent(where, msgspec.to_builtins(op), limit, waiting)
+
+
+def _of_one_device(op: Op) -> bool:
+    from protocol.api import Failover, Recover
+
+    return isinstance(op, Failover | Recover)
 
 
 def change(

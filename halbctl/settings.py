@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 import typer
 from typer.core import TyperOption
 
+from halbctl.where import Where, Wish, chosen
 from protocol.control import DEFAULT_CONTROL
 from protocol.errors import InvalidInput
 
 OUTPUTS = ("table", "json", "yaml")
 MAX_TIMEOUT_S = 86_400.0
-EPILOG = "Global options, also here: --control PATH, --output table|json|yaml, --timeout SECONDS."
+EPILOG = (
+    "Global options, also here: --control PATH, --agent HOST, --key FILE,"
+    " --output table|json|yaml, --timeout SECONDS."
+)
 
 
 @dataclass
 class Settings:
     """Filled while the command line is parsed; found by commands as ``ctx.obj``."""
 
-    control: str = DEFAULT_CONTROL
+    line: Wish = field(default_factory=Wish)
+    """Which agent the command line names."""
+    environment: Wish = field(default_factory=Wish)
     output: str = "table"
     local: bool = False
     """Break glass: change the asked device only, without the Site."""
@@ -30,12 +36,15 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        settings = cls()
-        if control := os.environ.get("HALB_CONTROL"):
-            settings.control = control
+        settings = cls(environment=Wish.of_environment())
         if output := os.environ.get("HALB_OUTPUT"):
             settings.output = _output(output, "HALB_OUTPUT")
         return settings
+
+    @property
+    def where(self) -> Where:
+        """The agent to ask; raises InvalidInput for what names none, or two."""
+        return chosen(self.line, self.environment)
 
     def timeout_or(self, default: float) -> float:
         return default if self.timeout is None else self.timeout
@@ -57,7 +66,21 @@ def _set_control(ctx: typer.Context, _param: object, value: str | None) -> None:
     if value is not None:
         if not value:
             raise InvalidInput("--control is empty", "Name the agent's control socket.")
-        settings_of(ctx).control = value
+        settings_of(ctx).line.control = value
+
+
+def _set_agent(ctx: typer.Context, _param: object, value: str | None) -> None:
+    if value is not None:
+        if not value:
+            raise InvalidInput("--agent is empty", "Name a device, its host or its address.")
+        settings_of(ctx).line.agent = value
+
+
+def _set_key(ctx: typer.Context, _param: object, value: str | None) -> None:
+    if value is not None:
+        if not value:
+            raise InvalidInput("--key is empty", "Name your key file.")
+        settings_of(ctx).line.key = value
 
 
 def _set_output(ctx: typer.Context, _param: object, value: str | None) -> None:
@@ -88,6 +111,22 @@ def global_options(*, hidden: bool) -> list[TyperOption]:
             expose_value=False,
             hidden=hidden,
             help=f"Control socket of the agent. [HALB_CONTROL; default: {DEFAULT_CONTROL}]",
+        ),
+        TyperOption(
+            param_decls=["--agent"],
+            metavar="HOST[:PORT]",
+            callback=_set_agent,
+            expose_value=False,
+            hidden=hidden,
+            help="A device on the network, by name or address. [HALB_AGENT; default: any]",
+        ),
+        TyperOption(
+            param_decls=["--key"],
+            metavar="FILE",
+            callback=_set_key,
+            expose_value=False,
+            hidden=hidden,
+            help="Your key file: command the Site over the network. [HALB_KEY]",
         ),
         TyperOption(
             param_decls=["--output", "-o"],

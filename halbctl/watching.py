@@ -48,7 +48,7 @@ def _follow(settings: Settings, interval: float, view: _Screen | _Stream) -> Non
     while True:
         try:
             for status in watch(
-                settings.control,
+                settings.where,
                 {"op": "watch", "interval": interval},
                 interval,
                 settings.timeout_or(ANSWER_S),

@@ -14,8 +14,8 @@ from protocol.shown import shown
 
 Address = IPv4Address | IPv6Address
 
-PORTS_PER_ADDRESS = 3
-"""A device listens on the port of its address and on the two that follow."""
+PORTS_PER_ADDRESS = 4
+"""A device listens on the port of its address and on the three that follow."""
 
 _REMEMBERED = 65536
 _BROADCAST = IPv4Address("255.255.255.255")
@@ -123,7 +123,7 @@ def _endpoint(text: str) -> str:
     if not 1 <= int(port) <= highest:
         raise _Problem(
             ": its port is out of range",
-            f"Use a port from 1 to {highest}; the two ports after it are used too.",
+            f"Use a port from 1 to {highest}; the three ports after it are used too.",
         )
     return join_endpoint(address, int(port))
 

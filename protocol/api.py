@@ -1,8 +1,7 @@
 """The agent's control API: requests and replies between ``halbctl`` and ``halb-agent``.
 
-Carried by msgpack over a ZeroMQ ROUTER socket on ``ipc://``. A request is one
-frame, ``Request``; a reply is one frame, ``Reply``; a watch answers with many.
-Frames over :data:`MAX_FRAME` bytes are refused. Field names are promises.
+Carried by msgpack over ZeroMQ: a request is one frame, ``Request``, a reply one, ``Reply``;
+a watch has many. Frames over :data:`MAX_FRAME` bytes are refused. Field names are promises.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from protocol.conflicts import ConflictInfo as ConflictInfo
 from protocol.conflicts import Conflicts as Conflicts
 from protocol.conflicts import LostObject as LostObject
 from protocol.conflicts import LostRequest as LostRequest
+from protocol.contacts import Contacts, GetContacts, GetOperators, Operators
 from protocol.control import API_VERSION as API_VERSION
 from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
@@ -174,9 +174,10 @@ class GetConflicts(msgspec.Struct, frozen=True, tag_field="op", tag="conflicts")
 
 
 Op = (
-    GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken
-    | ListTokens | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain
-    | GetMatrix | GetGateways | Recover | GetCounters | GetMetrics | Trace | GetDoctor
+    GetVersion | GetStatus | Watch | KeepWatching | Init | Join | Leave | CreateToken | ListTokens
+    | PutChange | Export | PromoteTo | Failover | GetHistory | GetConflicts | Explain | GetMatrix
+    | GetGateways | Recover | GetCounters | GetMetrics | Trace | GetDoctor
+    | GetOperators | GetContacts
 )  # fmt: skip
 
 
@@ -369,8 +370,8 @@ class History(msgspec.Struct, frozen=True, tag_field="re", tag="history"):
 
 
 Result = (
-    Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts
-    | Explanation | Gateways | Matrix | Counters | Metrics | Traced | Diagnosis
+    Done | TokenCreated | Tokens | VersionInfo | Status | Exported | History | Conflicts | Contacts
+    | Explanation | Gateways | Matrix | Counters | Metrics | Traced | Diagnosis | Operators
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from protocol import admission, devices, planning, virtual_servers
+from protocol import admission, devices, operators, planning, virtual_servers
 from protocol.admission import found_site
 from protocol.config import Config, Edit
 from protocol.describe import describe
@@ -31,11 +31,13 @@ __all__ = [
     "DeleteVirtualServer",
     "FreezeVirtualServer",
     "PlanMove",
+    "PutOperator",
     "PutToken",
     "PutVirtualServer",
     "RecoverVoters",
     "RemoveDevice",
     "RemoveGateway",
+    "RemoveOperator",
     "RenameDevice",
     "ReplaceDevice",
     "RevokeToken",
@@ -173,6 +175,19 @@ class RevokeToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-re
     id: str
 
 
+class PutOperator(msgspec.Struct, frozen=True, tag_field="change", tag="operator-put"):
+    """Let the owner of a key command the Site over the network."""
+
+    name: str
+    public_key: str
+
+
+class RemoveOperator(msgspec.Struct, frozen=True, tag_field="change", tag="operator-remove"):
+    """Take that back."""
+
+    name: str
+
+
 class ApplyDocument(msgspec.Struct, frozen=True, tag_field="change", tag="apply"):
     """Make the Virtual Servers exactly as the document says; others are deleted."""
 
@@ -183,7 +198,7 @@ Change = (
     PutVirtualServer | DeleteVirtualServer | FreezeVirtualServer | PlanMove | CancelMove
     | AddGateway | RemoveGateway | SetGateway
     | SetDevice | RemoveDevice | RenameDevice | ReplaceDevice | AdmitDevice | PutToken | RevokeToken
-    | ApplyDocument | RecoverVoters
+    | PutOperator | RemoveOperator | ApplyDocument | RecoverVoters
 )  # fmt: skip
 
 
@@ -201,11 +216,8 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
     match change:
         case AdmitDevice(token_id, secret, device):
             return admission.admit(config, token_id, secret, device, unix_s)
-        case PutToken(id, digest, expires_at, uses):
-            token = Token(id=id, digest=digest, expires_at=expires_at, uses_left=uses)
-            return admission.put_token(config, token, unix_s)
-        case RevokeToken(id):
-            return admission.revoke_token(config, id)
+        case PutToken() | RevokeToken() | PutOperator() | RemoveOperator():
+            return _access_edit(config, change, unix_s)
         case PlanMove(name, to, at, id):
             return planning.plan(config, name, to, at, id, unix_s)
         case CancelMove(name, plan):
@@ -222,6 +234,21 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
             return devices.replace(config, device, by)
         case _:
             return _virtual_server_edit(config, change, new_uid)
+
+
+def _access_edit(
+    config: Config, change: PutToken | RevokeToken | PutOperator | RemoveOperator, unix_s: int
+) -> Edit:
+    match change:
+        case PutToken(id, digest, expires_at, uses):
+            token = Token(id=id, digest=digest, expires_at=expires_at, uses_left=uses)
+            return admission.put_token(config, token, unix_s)
+        case RevokeToken(id):
+            return admission.revoke_token(config, id)
+        case PutOperator(name, public_key):
+            return operators.put(config, name, public_key, unix_s)
+        case RemoveOperator(name):
+            return operators.remove(config, name)
 
 
 def _virtual_server_edit(

@@ -20,6 +20,7 @@ from protocol.objects import (
     Device,
     Handled,
     Key,
+    Operator,
     PlannedMove,
     Record,
     SiteRecord,
@@ -86,6 +87,12 @@ class Config:
     @cached_property
     def tokens(self) -> dict[str, Token]:
         return {v.id: v for v in self._values() if isinstance(v, Token)}
+
+    @cached_property
+    def operators(self) -> dict[str, Operator]:
+        """Operators by name, in its order."""
+        found = [v for v in self._values() if isinstance(v, Operator)]
+        return {v.name: v for v in sorted(found, key=lambda v: v.name)}
 
     def handled(self, request: str) -> Record | None:
         """The record of a request that was carried out, while it is remembered."""

@@ -67,7 +67,7 @@ class LostObject(msgspec.Struct, frozen=True):
     """One object that was to change."""
 
     kind: str
-    """virtual-server | device | token"""
+    """virtual-server | device | token | operator"""
     name: str
     action: str
     """put | deleted"""

@@ -11,5 +11,7 @@ API_VERSION = 1
 MAX_FRAME = 4 * 1024 * 1024
 """Largest request or reply, bytes."""
 DEFAULT_CONTROL = "/run/halb/control.sock"
+OPERATORS = 3
+"""Operators connect to a device's port and so many more: 7483 by default."""
 WATCH_LEASE_S = 15
 """A watch ends when the client did not say for this long that it still watches."""

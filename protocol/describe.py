@@ -21,6 +21,7 @@ from protocol.objects import (
     Handled,
     Key,
     Listener,
+    Operator,
     PlannedMove,
     SiteRecord,
     Token,
@@ -70,6 +71,8 @@ def _title(value: Value) -> str:
             return f"request {value.id}"
         case PlannedMove():
             return f"planned move {value.uid}"
+        case Operator():
+            return f"operator {value.name}"
 
 
 def _changed(old: Value | None, new: Value, names: dict[DeviceId, str]) -> Iterator[str]:
@@ -124,6 +127,8 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
         case PlannedMove():
             to = "the next in rank" if value.to is None else named((value.to,), "")
             return {"to": to, "at": str(value.at)}
+        case Operator():
+            return {"public key": value.public_key}
 
 
 _LEFT = ": connections that it still has go on"

@@ -18,6 +18,8 @@ MAX_VOTERS = 7
 """Voters of one Virtual Server or of the Site's coordinator group."""
 MAX_DEVICES = 1000
 MAX_VIRTUAL_SERVERS = 1000
+MAX_OPERATORS = 100
+"""Operators of one Site."""
 MAX_GATEWAYS = 100
 """Gateways of one Virtual Server."""
 MAX_LISTENERS = 64
@@ -293,7 +295,19 @@ class PlannedMove(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     """None: the best other device."""
 
 
-Value = SiteRecord | Device | Token | VirtualServer | Assignment | Handled | PlannedMove
+class Operator(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="operator"):
+    """A person or program that may command the Site over the network. Its key is its name."""
+
+    name: str
+    public_key: str
+    """CURVE public key, Z85, 40 characters; no device knows the secret half."""
+    created_at: int
+    """Unix time, seconds."""
+
+
+Value = (
+    SiteRecord | Device | Token | VirtualServer | Assignment | Handled | PlannedMove | Operator
+)  # fmt: skip
 
 Key = tuple[str, str]
 """(kind, key), such as ``("device", "0123456789abcdef")``."""
@@ -318,6 +332,8 @@ def key_of(value: Value) -> Key:
             return ("handled", value.id)
         case PlannedMove():
             return ("planned-move", value.uid)
+        case Operator():
+            return ("operator", value.name)
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):

@@ -115,7 +115,7 @@ def check_device(device: Device) -> Device:
             if endpoints_clash(one, other):
                 raise InvalidInput(
                     f"addresses {other} and {one} of device {device.name!r} overlap",
-                    "Leave three ports between two addresses of one IP.",
+                    "Leave four ports between two addresses of one IP.",
                 )
     return Device(
         id=device.id,

@@ -102,6 +102,8 @@ def exec_(
     site = find(name)
     argv = site.network.within(site.plan.host(host).name, words)
     env = {**os.environ, "HALB_CONTROL": str(site.control(host))}
+    for elsewhere in ("HALB_AGENT", "HALB_KEY"):
+        env.pop(elsewhere, None)
     os.execvpe(argv[0], argv, env)  # noqa: S606 - this process becomes the command
 
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 import zmq
 
 from protocol import api
+from protocol.control import OPERATORS
 from protocol.wire import decode_request, encode_reply
 
 Answer = api.Result | api.Failure | Callable[[Any], api.Result | api.Failure] | list[api.Result]
@@ -62,13 +63,16 @@ class Peer:
         context = zmq.Context()
         with context, context.socket(zmq.ROUTER) as router:
             router.linger = 500
-            router.bind(f"ipc://{self.path}")
+            self._bind(router)
             self._ready.set()
             while not self._stop.is_set():
                 if router.poll(10):
                     identity, frame = router.recv_multipart()
                     for reply in self._replies(decode_request(frame)):
                         router.send_multipart([identity, reply])
+
+    def _bind(self, router: zmq.Socket[bytes]) -> None:
+        router.bind(f"ipc://{self.path}")
 
     def _replies(self, request: api.Request) -> list[bytes]:
         self.requests.append(request)
@@ -88,3 +92,23 @@ class Peer:
     ) -> bytes:
         result, failure = (None, answer) if isinstance(answer, api.Failure) else (answer, None)
         return encode_reply(api.Reply(self._version, request.id, result, failure, more))
+
+
+class RemotePeer(Peer):
+    """The same on the network, encrypted, at a port of the kernel's choice; lets anyone in."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        public, self._secret = zmq.curve_keypair()
+        self.public_key = public.decode()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        """As devices know it: operators connect to a later port."""
+        return f"127.0.0.1:{self.port - OPERATORS}"
+
+    def _bind(self, router: zmq.Socket[bytes]) -> None:
+        router.curve_server = True
+        router.curve_secretkey = self._secret
+        self.port = router.bind_to_random_port("tcp://127.0.0.1", min_port=20000, max_port=60000)

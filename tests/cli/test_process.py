@@ -65,6 +65,19 @@ def test_status_imports_nothing_that_it_does_not_need(peer: Peer) -> None:
     assert ran.stdout.startswith("Site paris")
 
 
+def test_nor_does_status_from_afar(peer: Peer, tmp_path: Path) -> None:
+    key = str(tmp_path / "none.key")
+    code = "import sys; from halbctl.__main__ import run; run(['--key', sys.argv[1], 'status']);"
+    ran = subprocess.run(
+        [sys.executable, "-c", code + "print(*sys.modules, sep='\\n', file=sys.stderr)", key],
+        env=environment(peer), capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+    imported = set(ran.stderr.splitlines())
+    assert "halbctl.remote" in imported
+    costly = {"msgspec", "tenacity", "yaml", "rich", "asyncio", "importlib.metadata", "tempfile"}
+    assert imported.isdisjoint(costly)
+
+
 def test_a_reader_that_has_enough_is_no_error(peer: Peer) -> None:
     peer.answers[api.GetStatus] = recorded.BUSY
     reader, writer = os.pipe()

@@ -188,7 +188,7 @@ def test_agents_that_cannot_start_say_why(tmp_path: Path) -> None:
 
 def test_garbage_on_the_peer_ports_and_the_control_socket_is_survived(site: Site) -> None:
     term = site.virtual_server("a")["term"]
-    for port in (7480, 7481, 7482):
+    for port in (7480, 7481, 7482, 7483):
         site.network.run("client", "python3", "-c", GARBAGE, "10.77.0.11", str(port))
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0

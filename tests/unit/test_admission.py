@@ -170,14 +170,14 @@ def test_a_copied_state_directory() -> None:
     refuses(with_token(), admit(twin), Refused, "'a'", "same key", "copied")
 
 
-@pytest.mark.parametrize("port", [7478, 7480, 7482])
+@pytest.mark.parametrize("port", [7477, 7480, 7483])
 def test_an_address_that_is_taken_with_the_ports_that_follow_it(port: int) -> None:
     newcomer = device("d", 5, addresses=(f"10.77.0.11:{port}",))
     refuses(with_token(), admit(newcomer), Refused, f"10.77.0.11:{port}", "'a'", "--address")
 
 
 def test_two_devices_on_one_host_with_ports_apart() -> None:
-    newcomer = device("d", 5, addresses=("10.77.0.11:7483",))
+    newcomer = device("d", 5, addresses=("10.77.0.11:7484",))
     assert D.id in after(with_token(), admit(newcomer)).devices
 
 
@@ -197,8 +197,8 @@ def test_an_address_that_is_a_vip() -> None:
         (device("d", 5, addresses=("host:7480",)), "'host:7480'"),
         (device("d", 5, addresses=("10.0.0.1",)), "IP:PORT"),
         (device("d", 5, addresses=("fd77::1:7480",)), "[fd77::11]:7480"),
-        (device("d", 5, addresses=("10.0.0.1:0",)), "1 to 65533"),
-        (device("d", 5, addresses=("10.0.0.1:65534",)), "1 to 65533"),
+        (device("d", 5, addresses=("10.0.0.1:0",)), "1 to 65532"),
+        (device("d", 5, addresses=("10.0.0.1:65534",)), "1 to 65532"),
         (device("d", 5, addresses=("0.0.0.0:7480",)), "cannot connect"),
         (device("d", 5, addresses=("10.0.0.1:7480", "10.0.0.1:7481")), "overlap"),
     ],

@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from agent import control, sockets
+from agent import requests, sockets
 from agent.control import ControlServer
 from agent.sockets import Socket
 from protocol import api
@@ -180,10 +180,10 @@ def test_a_watch_goes_on_until_its_lease_ends(
 
 def test_requests_at_work_are_bounded(tmp_path: Path) -> None:
     async def scenario(server: ControlServer, client: Client) -> None:
-        for n in range(control.AT_WORK + 1):
+        for n in range(requests.AT_WORK + 1):
             client.send(api.GetHistory(), str(n))
         reply = await client.reply()
-        assert reply.id == str(control.AT_WORK)
+        assert reply.id == str(requests.AT_WORK)
         assert reply.failure
         assert "under way" in reply.failure.message
 

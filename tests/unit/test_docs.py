@@ -20,7 +20,7 @@ from typer import Context
 from agent import sysctl
 from agent.settings import read_settings
 from halbctl.app import command_line
-from protocol import api, diagnosis, insight, messages, traffic
+from protocol import api, contacts, diagnosis, insight, messages, traffic
 from protocol.errors import ExitCode
 from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
 from protocol.view import Role
@@ -151,7 +151,7 @@ def test_every_exit_code_is_documented_and_no_other() -> None:
         insight.Traced, insight.ElectionTold, insight.Matrix, insight.MatrixLink,
         traffic.Counters, traffic.VirtualServerTraffic, traffic.ListenerTraffic,
         traffic.GatewayTraffic, traffic.Traffic, traffic.Metrics,
-        diagnosis.Diagnosis, diagnosis.Finding,
+        diagnosis.Diagnosis, diagnosis.Finding, contacts.OperatorInfo,
     ],
 )  # fmt: skip
 def test_every_json_field_is_documented(struct: type[msgspec.Struct]) -> None:

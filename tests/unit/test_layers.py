@@ -37,7 +37,7 @@ IMPURE = {
 
 ROOMS = {
     "aiozmq": ("agent/sockets.py",),
-    "zmq": ("agent/sockets.py", "halbctl/client.py"),
+    "zmq": ("agent/sockets.py", "halbctl/client.py", "halbctl/remote.py"),
     "nftables": ("agent/nft.py",),
     "subprocess": ("agent/programs.py", "halbctl/editing.py", "halbctl/lab/"),
 }  # fmt: skip
