@@ -42,6 +42,8 @@ class Alone:
         """This device served last, as far as it knows."""
         self.rival = False
         """The other device turned out to serve, too, and has not let go yet."""
+        self._met = False
+        """Somebody else answered for the VIPs once while this device served alone."""
         self.ask_next = 0
         self._arbiter: int | None = None
         self._quiet = 0
@@ -184,7 +186,7 @@ class Alone:
     def end(self) -> None:
         """This device is not primary without the other one (any more)."""
         self.since = None
-        self.rival = self.told = False
+        self.rival = self.told = self._met = False
         self.forget()
 
     def refuses_equal(self, sender: DeviceId) -> Reason:
@@ -253,10 +255,16 @@ class Alone:
         group = self._group
         if self.since is None:
             return
-        if probed.vip_answered:
+        if probed.vip_answered and not self._met:
+            # Where the links are back as well, the claims of both are on their way now, and
+            # decide: by the one and the other rule, both devices could let go.
+            self._met = True
+            self.ask_next = now + group.timing.interval // 4
+        elif probed.vip_answered:
             self._two_owners(True, now, out)
             group.step_down(group.timing.interval, now, out)
         elif probed.arbiter_answered and now - probed.at <= group.timing.fresh:
+            self._met = False
             self._go_on(probed.at, now, out)
             self.ask_next = self._next_beat(now)
 

@@ -40,15 +40,15 @@ from protocol.voter import Electorate, Voter
 class Group:
     """Role and lease of one device in one group. Times are its own clock, nanoseconds."""
 
-    def __init__(
-        self, voter: Voter, *, vips: tuple[str, ...], profile: Profile, random: Random, now: int
-    ) -> None:
+    def __init__(self, voter: Voter, *, random: Random, now: int) -> None:
         self.voter = voter
         self.group = voter.group
         self.me = voter.me
         self.timing = voter.timing
-        self.vips = vips
-        self.profile = profile
+        self.vips: tuple[str, ...] = ()
+        """None in the coordinator's group."""
+        self.profile = Profile.NORMAL
+        """That of the lease of ``vips``."""
         self.random = random
         self.role = Role.WAITING if now < voter.abstain_until else Role.SECONDARY
         self.unfit = ""

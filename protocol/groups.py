@@ -15,7 +15,7 @@ from protocol.messages import Answer, Ask, HandOver, Resign, Vote, Voted
 from protocol.objects import Assignment
 from protocol.outbox import Outbox
 from protocol.timers import Timers
-from protocol.timing import INTERVAL_NS, SECOND, Profile, Timing
+from protocol.timing import SECOND, SITE_INTERVAL_NS, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
 
@@ -95,7 +95,7 @@ class Groups(Mapping[GroupId, Group]):
             return
         group = self.by_id.get(SITE_GROUP)
         if group is None:
-            self._form(SITE_GROUP, electorate, (), (Profile.NORMAL, Profile.NORMAL), now)
+            self._form(SITE_GROUP, electorate, Timing.from_interval(SITE_INTERVAL_NS), now)
         else:
             group.reconfigure(electorate, (), out, now)
         self.outgrow(SITE_GROUP, durable.term, now, out)
@@ -126,8 +126,10 @@ class Groups(Mapping[GroupId, Group]):
     ) -> None:
         group = self.by_id.get(uid)
         if group is None:
-            profiles = (assignment.profile, assignment.slowest)
-            self._form(uid, electorate, assignment.vips, profiles, now)
+            timing = Timing.of(assignment.profile)
+            longest = max(timing.promise, Timing.of(assignment.slowest).promise)
+            group = self._form(uid, electorate, timing, now, longest)
+            group.vips, group.profile = assignment.vips, assignment.profile
             self.outgrow(uid, assignment.term, now, out)
             return
         self.outgrow(uid, assignment.term, now, out)
@@ -137,35 +139,23 @@ class Groups(Mapping[GroupId, Group]):
             group.reconfigure(electorate, assignment.vips, out, now)
 
     def _form(
-        self,
-        gid: GroupId,
-        electorate: Electorate,
-        vips: tuple[str, ...],
-        profiles: tuple[Profile, Profile],
-        now: int,
-    ) -> None:
-        """``profiles``: the present one, and the slower of it and the former one."""
-        profile, slowest = profiles
+        self, gid: GroupId, electorate: Electorate, timing: Timing, now: int, longest: int = 0
+    ) -> Group:
+        """``longest``: of the promises that may have been made before a restart."""
         alone = electorate.voters == (self.me,)
         known = gid in self._ballots or self._restarted
-        longest = Timing.of(max(profile, slowest, key=lambda p: INTERVAL_NS[p])).promise
         voter = Voter(
-            gid, self.me, Timing.of(profile), electorate,
+            gid, self.me, timing, electorate,
             self._ballots.get(gid, Ballot()), now=now,
-            abstain_until=self._started + longest if known else now,
+            abstain_until=self._started + max(timing.promise, longest) if known else now,
             abstain_until_heard=self._ballots_lost and not alone,
         )  # fmt: skip
         voter.disk_works = self.disk_works
-        group = Group(
-            voter,
-            vips=vips,
-            profile=profile,
-            random=self._random,
-            now=now,
-        )
+        group = Group(voter, random=self._random, now=now)
         group.alone.heard = self.heard
         self.by_id[gid] = group
         self.timers.set(gid, now)
+        return group
 
     def dissolve(self, config: Config) -> None:
         """Forget the groups that ``config`` gives this device no vote in; ballots are kept."""

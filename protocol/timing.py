@@ -88,8 +88,7 @@ class Timing:
 
     @classmethod
     def from_interval(cls, t: int) -> Timing:
-        """The durations for T = ``t`` nanoseconds."""
-        """The durations for an interval of ``t`` nanoseconds, at least 20 ms."""
+        """The durations for T = ``t`` nanoseconds, at least 20 ms."""
         timing = cls(
             interval=t,
             resend=t // 2,
@@ -120,6 +119,10 @@ DRAIN_NS = 2 * SECOND
 
 IDLE_BEAT_NS = 500 * MILLISECOND
 """Beat interval towards a peer that this device holds no lease with."""
+
+SITE_INTERVAL_NS = INTERVAL_NS[Profile.CALM]
+"""T of the coordinator's group, whatever the profiles: an operator's change may wait a moment for
+a new coordinator, as no client does for a VIP."""
 
 SUSPECT_NS = 1_500 * MILLISECOND
 """Silence after which a device is asked after. Shown only: it moves no VIP."""

@@ -25,7 +25,7 @@ from tests.sim.world import World
 
 def violations_of_a_beat_from_before_a_restart(seed: int) -> list[str]:
     """It vouches for a list of claims whose number the new run of the agent uses again."""
-    world = World(seed, Setup(profiles=(Profile.CALM,)), make_node)
+    world = World(seed, Setup(profiles=(Profile.WAN,)), make_node)
     world.checker.ignored = ALL_RULES - {"S5"}
     world.start_all()
     epoch = _until_claims_are_known(world)
@@ -37,7 +37,7 @@ def violations_of_a_beat_from_before_a_restart(seed: int) -> list[str]:
     world.start(0)
     while not world.announcers(world.first_vip):
         world.run_for(MILLISECOND)
-        assert world.now < 5 * SECOND
+        assert world.now < 9 * SECOND
     target = world.running(1)
     assert target is not None
     target.hand_in(Received(world.machines[0].id, late))

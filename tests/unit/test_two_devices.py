@@ -157,6 +157,23 @@ def test_cut_on_both_paths_both_serve_and_on_contact_one_stays_within_one_interv
     assert [who for _, who, _ in pair.all_of(Announce, healed)] == stays
 
 
+@pytest.mark.parametrize("ms", range(0, 100, 13))
+def test_one_stays_at_whatever_moment_of_a_beat_both_paths_come_back(ms: int) -> None:
+    pair = Pair()
+    pair.settled()
+    pair.cut_links()
+    pair.segment = False
+    pair.run(2000 + ms)
+    pair.heal_links()
+    pair.segment = True
+    healed = pair.now
+    pair.run_until(lambda: len(pair.primaries()) < 2, 2000)
+    assert pair.now - healed <= T.interval
+    assert pair.primaries() == [pair.second]
+    pair.run(1000)
+    assert pair.primaries() == [pair.second]
+
+
 def test_two_owners_that_meet_on_the_segment_alone_become_one() -> None:
     pair = Pair()
     pair.settled()
