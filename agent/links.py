@@ -9,21 +9,20 @@ peer refused before it knew us: ZeroMQ itself never tries that one again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from agent import sockets
 from agent.arrivals import Arrivals
 from agent.keys import KeyPair
 from agent.quality import Quality
-from agent.sockets import Socket
+from agent.sockets import Subscriber
 from protocol.addresses import split_endpoint
 from protocol.ids import DeviceId
 from protocol.messages import Message
 from protocol.timing import IDLE_BEAT_NS, MILLISECOND, SECOND
-from protocol.wire import HEADER_SIZE, MAX_BULK, MAX_URGENT
+from protocol.wire import HEADER_SIZE, MAX_BULK, MAX_URGENT, Header
 
 MARGIN = 0.05
 """Seconds of delay that are not yet silence."""
@@ -51,38 +50,35 @@ class Peer:
 class Link:
     """One connection on one channel."""
 
-    def __init__(self, endpoint: str, urgent: bool, now: float) -> None:
+    def __init__(self, number: int, endpoint: str, urgent: bool, now: float) -> None:
+        self.number = number
         self.endpoint = endpoint
         self.urgent = urgent
         self.heard = now
         """When the newest frame came, seconds."""
         self._retry = RETRY_FIRST
-        self._dial_after = 0.0
-        self._socket: Socket | None = None
+        self._dialled = self._dial_after = 0.0
+        self._socket: Subscriber | None = None
 
-    async def open(
+    def open(
         self, context: sockets.Context, options: sockets.Options, topic: bytes,
-        receive: Callable[[list[bytes]], None],
+        receive: Callable[[bytes], None],
     ) -> None:  # fmt: skip
-        self._socket = await Socket.open(context, sockets.SUB, options, receive)
-        self._socket.subscribe(topic)
+        self._socket = Subscriber(context, options, topic, receive)
         self._socket.connect(self.endpoint)
-
-    def frame_came(self, now: float) -> None:
-        self.heard = now
-        self._retry = RETRY_FIRST
 
     def redial_if_silent(self, now: float, silence: float) -> bool:
         """Dial anew after ``silence`` seconds without a frame; whether it was done."""
         if self._socket is None or now - self.heard < silence or now < self._dial_after:
             return False
         # If this process was stalled, the silence may be its own.
-        self._socket.drain()
+        self._socket.read()
         if now - self.heard < silence:
             return False
         self._socket.disconnect(self.endpoint)
         self._socket.connect(self.endpoint)
-        self._dial_after = now + self._retry
+        self._retry = RETRY_FIRST if self.heard >= self._dialled else self._retry
+        self._dialled, self._dial_after = now, now + self._retry
         self._retry = min(2 * self._retry, RETRY_LAST)
         return True
 
@@ -93,17 +89,9 @@ class Link:
         self.heard = now - BULK_SILENCE
         self._dial_after = now + PENALTY
 
-    def drain(self) -> None:
+    def close(self) -> None:
         if self._socket is not None:
-            self._socket.drain()
-
-    def nudge(self) -> None:
-        if self._socket is not None:
-            self._socket.nudge()
-
-    async def close(self) -> None:
-        if self._socket is not None:
-            await self._socket.close()
+            self._socket.close()
 
 
 class PeerLinks:
@@ -116,44 +104,28 @@ class PeerLinks:
         self.counters: dict[str, int] = {}
         self.told: tuple[bytes, Message | None] = (b"", None)
         """What the peer told of itself last, which it repeats each second: encoded, decoded."""
+        self.newest: tuple[bytes, Header] = (b"", Header(0, b"", 0, 0))
+        """The urgent frame that was taken last; its copy is known by that."""
         self.their_interval = IDLE_BEAT_NS
         self.our_interval = IDLE_BEAT_NS
         """T of the newest beat from and to the peer, nanoseconds; a beat to it is acked at once."""
         first, second = peer.addresses[0], peer.addresses[min(1, len(peer.addresses) - 1)]
         self.links = (
-            Link(_endpoint(first, 0), True, now),
-            Link(_endpoint(second, 0), True, now),
-            Link(_endpoint(first, 1), False, now),
+            Link(0, _endpoint(first, 0), True, now),
+            Link(1, _endpoint(second, 0), True, now),
+            Link(2, _endpoint(first, 1), False, now),
         )
-        self._opening: asyncio.Task[None] | None = None
 
     def start(
         self, context: sockets.Context, keys: KeyPair, me: DeviceId,
-        receive: Callable[[PeerLinks, Link, list[bytes]], None],
+        receive: Callable[[PeerLinks, Link, bytes], None],
     ) -> None:  # fmt: skip
         """Open the connections; they come about in the background."""
-        self._opening = asyncio.get_running_loop().create_task(
-            self._open(context, sockets.calling(keys, self.peer.public_key), me.encode(), receive)
-        )
-        self._opening.add_done_callback(lambda task: task.result())
-
-    async def _open(
-        self, context: sockets.Context, identity: dict[int, Any], topic: bytes,
-        receive: Callable[[PeerLinks, Link, list[bytes]], None],
-    ) -> None:  # fmt: skip
+        identity = sockets.calling(keys, self.peer.public_key)
         for link in self.links:
             size = (MAX_URGENT if link.urgent else MAX_BULK) + HEADER_SIZE
             options = sockets.BOUNDED | sockets.DIALLING | sockets.limits(size=size) | identity
-
-            def came(frames: list[bytes], link: Link = link) -> None:
-                receive(self, link, frames)
-
-            await link.open(context, options, topic, came)
-
-    def drain_other(self, link: Link) -> None:
-        """Take the copy of what came on ``link`` along: one wake-up instead of two."""
-        first, second, _ = self.links
-        (second if link is first else first).drain()
+            link.open(context, options, me.encode(), partial(receive, self, link))
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
@@ -167,19 +139,13 @@ class PeerLinks:
             if link.redial_if_silent(now, silence):
                 self.count("redials")
 
-    def nudge(self) -> None:
-        for link in self.links:
-            link.nudge()
-
     def hang_up(self, now: float) -> None:
         for link in self.links:
             link.hang_up(now)
 
-    async def close(self) -> None:
-        if self._opening is not None:
-            await self._opening
+    def close(self) -> None:
         for link in self.links:
-            await link.close()
+            link.close()
 
 
 def _endpoint(address: str, port_offset: int) -> str:

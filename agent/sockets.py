@@ -31,7 +31,7 @@ Context: TypeAlias = zmq.Context[Any]
 Frames = Sequence[bytes]
 Options = Mapping[int, Any]
 
-PUB, SUB, ROUTER, DEALER = zmq.PUB, zmq.SUB, zmq.ROUTER, zmq.DEALER
+ROUTER, DEALER = zmq.ROUTER, zmq.DEALER
 LINGER, HANDSHAKE_IVL = zmq.LINGER, zmq.HANDSHAKE_IVL
 ROUTING_ID, ROUTER_HANDOVER = zmq.ROUTING_ID, zmq.ROUTER_HANDOVER
 ZAP_DOMAIN = b"halb"
@@ -46,10 +46,10 @@ BOUNDED = {zmq.LINGER: 0, zmq.IPV6: 1, zmq.TCP_MAXRT: 300, zmq.HANDSHAKE_IVL: 50
 DIALLING = {zmq.CONNECT_TIMEOUT: 200, zmq.RECONNECT_IVL: 50}
 """Options of a socket that connects, milliseconds."""
 
-
 REBIND_LAST = 1.0
 """Seconds."""
-DRAIN_AT_ONCE = 16
+READ_AT_ONCE = 16
+"""Frames of one subscription that are handled before the loop sees to others."""
 MAX_SOCKETS = 4096
 """Three for each peer."""
 
@@ -170,26 +170,6 @@ class Socket:
         self._transport.connect(endpoint).result()
         self.nudge()
 
-    def disconnect(self, endpoint: str) -> None:
-        """End the connection and drop what it brought that was not read yet."""
-        try:
-            self._transport.disconnect(endpoint).result()
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-
-    def subscribe(self, topic: bytes) -> None:
-        self._transport.subscribe(topic)
-
-    def drain(self) -> None:
-        """Handle what has come already, without waiting to be woken for it."""
-        for _ in range(DRAIN_AT_ONCE):
-            # Whoever looks at EVENTS reads until nothing is left, or loses wake-ups.
-            if self._raw.closed or not int(self._raw.getsockopt(zmq.EVENTS)) & _POLLIN:
-                return
-            self._handler.msg_received(self._raw.recv_multipart(_DONTWAIT))
-        self.nudge()
-
     def nudge(self) -> None:
         """Read on, in case that a wake-up was lost."""
         asyncio.get_running_loop().call_soon(self._transport._read_ready)
@@ -222,6 +202,65 @@ class Handshakes:
 
     def close(self) -> None:
         self._raw.disable_monitor()
+
+
+class Subscriber:
+    """A SUB socket. Reading is most of what an agent does at rest: without aiozmq it takes half.
+
+    Its descriptor tells that something changed, once: whoever is woken, and whoever does
+    anything else with the socket, reads until nothing is left, or is not woken again.
+    """
+
+    def __init__(
+        self, context: Context, options: Options, topic: bytes, receive: Callable[[bytes], None]
+    ) -> None:
+        """``receive`` gets each frame; a peer's message of several parts is several frames."""
+        self._raw = context.socket(zmq.SUB)
+        for option, value in options.items():
+            self._raw.setsockopt(option, value)
+        self._raw.setsockopt(zmq.SUBSCRIBE, topic)
+        self._receive = receive
+        self._loop = asyncio.get_running_loop()
+        self._fd = int(self._raw.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self.read)
+
+    def connect(self, endpoint: str) -> None:
+        with _as_os_error():
+            self._raw.connect(endpoint)
+        self._loop.call_soon(self.read)
+
+    def disconnect(self, endpoint: str) -> None:
+        """End the connection and drop what it brought that was not read yet."""
+        try:
+            self._raw.disconnect(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        self._loop.call_soon(self.read)
+
+    def read(self) -> None:
+        """Handle what has come already, without waiting."""
+        if self._raw.closed:
+            return
+        some_left = True
+        try:
+            for _ in range(READ_AT_ONCE):
+                self._receive(self._raw.recv(_DONTWAIT))
+                # Asking is cheaper than being refused.
+                if self._raw.closed or not int(self._raw.getsockopt(zmq.EVENTS)) & _POLLIN:
+                    some_left = False
+                    break
+        except zmq.Again:
+            some_left = False
+        finally:
+            if some_left:
+                self._loop.call_soon(self.read)
+
+    def close(self) -> None:
+        """Drop what is queued and close."""
+        if not self._raw.closed:
+            self._loop.remove_reader(self._fd)
+            self._raw.close(0)
 
 
 class Publisher:

@@ -74,6 +74,7 @@ class Transport:
         self._incarnation = incarnation
         self._listen = tuple(split_endpoint(check_endpoint("address", each)) for each in listen)
         self._deliver = receive
+        self._time = asyncio.get_running_loop().time
         self._site = b""
         self.version = PROTOCOL_MIN
         """The Site's gate: what is sent is encoded for it."""
@@ -81,7 +82,6 @@ class Transport:
         """Newest number sent, per receiver and channel: a gap is a loss."""
         self._encoded: tuple[Message | None, bytes] = (None, b"")
         self._next_tick = 0.0
-        self._draining = False
         self._peers: dict[DeviceId, PeerLinks] = {}
         self._gone: Counter[str] = Counter()
         self._counts = Counter(sent=0, withheld=0, oversized=0, unknown_receiver=0)
@@ -162,7 +162,7 @@ class Transport:
     def _drop(self, device: DeviceId) -> None:
         links = self._peers.pop(device)
         self._gone.update(links.counters)
-        self._in_background(links.close())
+        links.close()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -182,7 +182,7 @@ class Transport:
         links = self._peers.get(to)
         if links is not None and type(message) is Beat:
             links.our_interval = message.interval
-        now = asyncio.get_running_loop().time()
+        now = self._time()
         if now >= self._next_tick:
             self._tick(now)
         if not speakable(str(message.__struct_config__.tag), self.version):
@@ -206,9 +206,8 @@ class Transport:
             self._encoded = message, encode(message)
         return self._encoded[1]
 
-    def _frame_came(self, links: PeerLinks, link: Link, frames: list[bytes]) -> None:
-        now = asyncio.get_running_loop().time()
-        link.frame_came(now)
+    def _frame_came(self, links: PeerLinks, link: Link, frame: bytes) -> None:
+        link.heard = now = self._time()
         if now >= self._next_tick:
             self._tick(now)
         if not links.arrivals.rate.admit(now):
@@ -216,7 +215,7 @@ class Transport:
             links.hang_up(now)
             return
         try:
-            message = self._judge(links, link, frames, now)
+            message = self._judge(links, link, frame, now)
         except UnknownKind:
             links.count("unknown_kind")
             return
@@ -229,27 +228,23 @@ class Transport:
             if type(message) is Beat:
                 links.their_interval = message.interval
             self._deliver(links.peer.id, message)
-            if link.urgent and not self._draining:
-                self._draining = True
-                links.drain_other(link)
-                self._draining = False
 
-    def _judge(
-        self, links: PeerLinks, link: Link, frames: list[bytes], now: float
-    ) -> Message | None:
-        """The message in ``frames``, or None where the header tells to drop it."""
-        if len(frames) != 1:
-            raise MalformedMessage(f"{len(frames)} parts instead of 1")
-        frame, urgent = frames[0][TOPIC_SIZE:], link.urgent
-        header = unpack_header(frame)
-        verdict = links.arrivals.judge(header, self._site, urgent)
-        if urgent and verdict in (Verdict.FRESH, Verdict.DUPLICATE):
-            connection = links.links.index(link)
-            links.quality.note(connection, header.incarnation, header.sequence, now)
+    def _judge(self, links: PeerLinks, link: Link, frame: bytes, now: float) -> Message | None:
+        """The message in ``frame``, or None where the header tells to drop it."""
+        urgent = link.urgent
+        if urgent and frame == links.newest[0]:
+            header, verdict = links.newest[1], Verdict.DUPLICATE
+        else:
+            header = unpack_header(frame, TOPIC_SIZE)
+            verdict = links.arrivals.judge(header, self._site, urgent)
+        if urgent and (verdict is Verdict.FRESH or verdict is Verdict.DUPLICATE):
+            links.quality.note(link.number, header.incarnation, header.sequence, now)
         if verdict is not Verdict.FRESH:
             links.count(verdict.value)
             return None
-        body = frame[HEADER_SIZE:]
+        if urgent:
+            links.newest = frame, header
+        body = frame[TOPIC_SIZE + HEADER_SIZE :]
         if body == links.told[0]:
             message = links.told[1]
         else:
@@ -268,8 +263,6 @@ class Transport:
                 await next_round(IDLE_TICK)
                 self._tick(loop.time())
             self._allowed.nudge()
-            for links in self._peers.values():
-                links.nudge()
 
     def _tick(self, now: float) -> None:
         self._next_tick = now + TICK

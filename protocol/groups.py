@@ -127,7 +127,7 @@ class Groups(Mapping[GroupId, Group]):
         group = self.by_id.get(uid)
         if group is None:
             timing = Timing.of(assignment.profile)
-            longest = max(timing.promise, Timing.of(assignment.slowest).promise)
+            longest = Timing.of(assignment.slowest).promise
             group = self._form(uid, electorate, timing, now, longest)
             group.vips, group.profile = assignment.vips, assignment.profile
             self.outgrow(uid, assignment.term, now, out)

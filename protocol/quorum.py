@@ -25,6 +25,6 @@ def confirmed_by_majority(
     ``acked`` maps a voter to the newest value that it confirmed; a voter that
     is missing confirmed nothing.
     """
-    values = sorted([acked[v] for v in voters if v in acked], reverse=True)
+    values = sorted([acked[v] for v in voters if v in acked])
     needed = majority(voters)
-    return values[needed - 1] if len(values) >= needed else None
+    return values[-needed] if len(values) >= needed else None

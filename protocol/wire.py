@@ -151,14 +151,14 @@ def pack_header(site: bytes, incarnation: int, sequence: int, version: int = PRO
     return _HEADER.pack(MAGIC, version, site, incarnation, sequence)
 
 
-def unpack_header(frame: bytes) -> Header:
+def unpack_header(frame: bytes, at: int = 0) -> Header:
     """The header of ``frame``, of whatever version: the caller judges that."""
-    if len(frame) < HEADER_SIZE:
+    if len(frame) < at + HEADER_SIZE:
         raise MalformedMessage(f"a frame of {len(frame)} bytes has no header")
-    magic, *fields = _HEADER.unpack_from(frame)
+    magic, version, site, incarnation, sequence = _HEADER.unpack_from(frame, at)
     if magic != MAGIC:
         raise MalformedMessage("a frame without HALB's magic number")
-    return Header._make(fields)
+    return Header(version, site, incarnation, sequence)
 
 
 # Configuration, for disk and for joining

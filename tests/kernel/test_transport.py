@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent import sockets
-from agent.sockets import Publisher, Socket
+from agent.sockets import Publisher, Subscriber
 from agent.transport import Transport
 from protocol.errors import InvalidInput
 from protocol.ids import DeviceId
@@ -135,12 +135,11 @@ def test_a_client_without_encryption_is_refused(host: Inside) -> None:
     async def scenario() -> None:
         a, b = Device("a"), Device("b")
         async with started(a, b):
-            context, got = sockets.new_context(), list[list[bytes]]()
-            plain = await Socket.open(context, sockets.SUB, {}, got.append)
-            plain.subscribe(b"")
+            context, got = sockets.new_context(), list[bytes]()
+            plain = Subscriber(context, {}, b"", got.append)
             plain.connect(sockets.tcp(IP, a.port))
             await stays_false(lambda: bool(got), lambda: a.beat(b))
-            await plain.close()
+            plain.close()
             context.destroy()
 
     run(host, scenario)
