@@ -136,7 +136,7 @@ def test_of_many_members_a_token_names_a_few() -> None:
 
 def test_the_longest_token_can_be_read() -> None:
     addresses = tuple(
-        f"[2001:db8:1111:2222:3333:4444:5555:{i:x}]:65533" for i in range(0xFF00, 0xFF02)
+        f"[2001:db8:1111:2222:3333:4444:5555:{i:x}]:65532" for i in range(0xFF00, 0xFF02)
     )
     largest = msgspec.structs.replace(
         TOKEN,
