@@ -70,6 +70,7 @@ class _BallotContent(msgspec.Struct, frozen=True, array_like=True):
     group: GroupId
     term: int
     vote: DeviceId | None
+    lost: bool = False
 
 
 class _BallotsContent(msgspec.Struct, frozen=True, array_like=True):
@@ -164,7 +165,9 @@ class Disk:
         config, committed = stored or (None, NO_REVISION)
         conflicts = self._read(self._conflicts, _parse(_ConflictsContent))
         return Loaded(
-            ballots={b.group: Ballot(b.term, b.vote) for b in ballots.ballots} if ballots else {},
+            ballots={b.group: Ballot(b.term, b.vote, b.lost) for b in ballots.ballots}
+            if ballots
+            else {},
             config=config,
             committed=committed,
             incarnation=self._next_incarnation(),
@@ -183,7 +186,7 @@ class Disk:
 
     def save_ballots(self, ballots: Mapping[GroupId, Ballot]) -> None:
         """Replace all ballots durably. Takes as long as the disk; raises DiskError."""
-        content = tuple(_BallotContent(g, b.term, b.vote) for g, b in ballots.items())
+        content = tuple(_BallotContent(g, b.term, b.vote, b.lost) for g, b in ballots.items())
         self._ballots.write(pack(_BallotsContent(content)))
 
     def save_config(self, config: Config, committed: Revision) -> None:

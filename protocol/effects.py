@@ -28,6 +28,8 @@ class Ballot(Struct, frozen=True, gc=False):
 
     term: int = 0
     vote: DeviceId | None = None
+    lost: bool = False
+    """There was another one before, which is not known any more."""
 
 
 # Inputs

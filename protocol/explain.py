@@ -68,7 +68,7 @@ def _why_unfit(group: Group) -> str:
         return group.unfit
     if not voter.disk_works:
         return "cannot write its votes to disk"
-    if voter.abstain_until_heard:
+    if voter.ballot.lost:
         return "lost its votes and waits to hear a primary"
     return "has just started" if group.role is Role.WAITING else ""
 

@@ -85,7 +85,7 @@ class Group:
     def may_campaign(self) -> bool:
         """Whether this device may stand for primary at all."""
         voter = self.voter
-        able = voter.disk_works and not voter.abstain_until_heard
+        able = voter.disk_works and not voter.ballot.lost
         return self.me in voter.electorate.carriers and able and not (self.unfit or self.stopping)
 
     # Configuration and fitness

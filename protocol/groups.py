@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from random import Random
 
+from msgspec.structs import replace
+
 from protocol.alone import Heard
 from protocol.config import Config
 from protocol.effects import Ballot, Event, Paused
@@ -19,6 +21,9 @@ from protocol.timing import SECOND, SITE_INTERVAL_NS, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
 
+TERMS_PER_SECOND = 1024
+"""More than any group has elections: so terms from the clock are newer than all before."""
+
 
 class Groups(Mapping[GroupId, Group]):
     """Groups by id; :attr:`timers` knows when each is due."""
@@ -32,8 +37,13 @@ class Groups(Mapping[GroupId, Group]):
         now: int,
         restarted: bool,
         ballots_lost: bool,
+        unix: int,
     ) -> None:
-        """``restarted``: promises may have been made before ``now`` and forgotten."""
+        """``restarted``: promises may have been made before ``now`` and forgotten.
+
+        ``unix``: nanoseconds since 1970, by which a device whose ballots were lost finds a
+        term that it cannot have voted in.
+        """
         self.me = me
         self.timers = Timers()
         self.disk_works = True
@@ -44,6 +54,9 @@ class Groups(Mapping[GroupId, Group]):
         self._started = now
         self._restarted = restarted
         self._ballots_lost = ballots_lost
+        self._losers: list[Voter] = []
+        """Whose ballots were lost, which is not on disk yet."""
+        self._fresh_term = unix // SECOND * TERMS_PER_SECOND
 
     def __getitem__(self, gid: GroupId) -> Group:
         return self.by_id[gid]
@@ -95,7 +108,8 @@ class Groups(Mapping[GroupId, Group]):
             return
         group = self.by_id.get(SITE_GROUP)
         if group is None:
-            self._form(SITE_GROUP, electorate, Timing.from_interval(SITE_INTERVAL_NS), now)
+            timing = Timing.from_interval(SITE_INTERVAL_NS)
+            self._form(SITE_GROUP, electorate, timing, now)
         else:
             group.reconfigure(electorate, (), out, now)
         self.outgrow(SITE_GROUP, durable.term, now, out)
@@ -144,18 +158,30 @@ class Groups(Mapping[GroupId, Group]):
         """``longest``: of the promises that may have been made before a restart."""
         alone = electorate.voters == (self.me,)
         known = gid in self._ballots or self._restarted
+        ballot = self._ballots.get(gid, Ballot())
+        if ballot.lost or (self._ballots_lost and alone):
+            # It started once more before it heard a primary, or there is none to be heard.
+            ballot = Ballot(max(ballot.term, self._fresh_term))
+        lost = self._ballots_lost and not alone
         voter = Voter(
             gid, self.me, timing, electorate,
-            self._ballots.get(gid, Ballot()), now=now,
+            replace(ballot, lost=lost), now=now,
             abstain_until=self._started + max(timing.promise, longest) if known else now,
-            abstain_until_heard=self._ballots_lost and not alone,
         )  # fmt: skip
+        if lost:
+            self._losers.append(voter)
         voter.disk_works = self.disk_works
         group = Group(voter, random=self._random, now=now)
         group.alone.heard = self.heard
         self.by_id[gid] = group
         self.timers.set(gid, now)
         return group
+
+    def save_losses(self, out: Outbox) -> None:
+        """Have it written down whose ballots were lost: the next start finds others on disk."""
+        for voter in self._losers:
+            out.persist(voter.group, voter.ballot)
+        self._losers.clear()
 
     def dissolve(self, config: Config) -> None:
         """Forget the groups that ``config`` gives this device no vote in; ballots are kept."""

@@ -117,8 +117,9 @@ class Node:
         )
         restarted = self.configuration.restarted
         self.groups = Groups(
-            device, random, ballots, now=now, restarted=restarted, ballots_lost=ballots_lost
-        )
+            device, random, ballots, now=now,
+            restarted=restarted, ballots_lost=ballots_lost, unix=now + unix_offset,
+        )  # fmt: skip
         self.beats = Beats(self.groups.by_id, contacts, incarnation)
         self.groups.heard = self.beats.heard
         self.roster = Roster(version=version, protocol=protocol)
@@ -170,6 +171,7 @@ class Node:
             self._follow_configuration(now, out, touched)
             self._move(now, out, touched)
             self._settle(now, out, touched)
+        self.groups.save_losses(out)
         due = min(self.beats.on_time(now, out), self._chores_due)
         self._due = max(self.groups.next_due(now, due), now + 1)
         return self.planned.sift(out.take())

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from protocol.arbiter import Pair
 from protocol.effects import Ballot
 from protocol.ids import DeviceId, GroupId, Revision
@@ -52,7 +54,6 @@ class Voter:
         *,
         now: int,
         abstain_until: int,
-        abstain_until_heard: bool,
     ) -> None:
         self.group = group
         self.me = me
@@ -70,8 +71,6 @@ class Voter:
         self.freed_for: DeviceId | None = None
         """Successor that the leader named; the promise does not bind against it."""
         self.abstain_until = abstain_until
-        self.abstain_until_heard = abstain_until_heard
-        """The ballot was lost: no vote before a primary's term is known again."""
         self.disk_works = True
         self.held: dict[DeviceId, Vote] = {}
         """Questions that wait for the promise's end."""
@@ -90,7 +89,10 @@ class Voter:
         assert term > self.ballot.term or (
             term == self.ballot.term and self.ballot.vote in (None, vote)
         )
-        if self.ballot != (ballot := Ballot(term, vote)):
+        self._keep(Ballot(term, vote, self.ballot.lost), out)
+
+    def _keep(self, ballot: Ballot, out: Outbox) -> None:
+        if self.ballot != ballot:
             self.ballot = ballot
             out.persist(self.group, ballot)
 
@@ -127,8 +129,8 @@ class Voter:
         if term > self.term:
             self.cast(term, sender, out)
             self.freed_for = None
-        if self.abstain_until_heard and now >= self.abstain_until:
-            self.abstain_until_heard = False
+        if self.ballot.lost and now >= self.abstain_until:
+            self._keep(structs.replace(self.ballot, lost=False), out)
         self.leader = sender
         self.heard = now
         if self.freed_for is None:
@@ -173,7 +175,7 @@ class Voter:
             return Reason.NOT_VOTER
         if revision < self.electorate.revision:
             return Reason.STALE_CONFIG
-        if now < self.abstain_until or self.abstain_until_heard:
+        if now < self.abstain_until or self.ballot.lost:
             return Reason.STARTING
         return Reason.NONE if self.disk_works else Reason.DISK
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from protocol.config import Config
+from protocol.effects import Ballot
 from protocol.ids import SITE_GROUP, GroupId
 from protocol.quorum import majority
 from protocol.timing import INTERVAL_NS, MILLISECOND, SECOND, Profile
@@ -97,7 +98,7 @@ def servable(world: World, core: list[int], before: Config | None = None) -> lis
             and v not in server.witnesses
             and not config.devices[v].drained
             # One that lost its ballots stands only after it has heard of another's term.
-            and (uid in disks[v].ballots or not disks[v].lost)
+            and not disks[v].ballots.get(uid, Ballot(lost=disks[v].lost)).lost
         ]
         if voting >= majority(assignment.voters) and able:
             found.append(uid)

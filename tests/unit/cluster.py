@@ -76,10 +76,13 @@ class Cluster:
             self._start(each.id, Config(), NO_REVISION)
             self.give(each.id, Adopt(self.config))
 
-    def _start(self, id_: DeviceId, config: Config, committed: Revision) -> None:
+    def _start(
+        self, id_: DeviceId, config: Config, committed: Revision, lost: bool = False
+    ) -> None:
         self.nodes[id_] = Node(
             device=id_, config=config, committed=committed, ballots=self.ballots[id_],
             now=self.now, random=Random(id_), incarnation=self.now + 1, version="1.0.0",
+            ballots_lost=lost,
         )  # fmt: skip
 
     def give(self, id_: DeviceId, item: Input, after: int = 0) -> None:
@@ -88,9 +91,12 @@ class Cluster:
     def kill(self, id_: DeviceId) -> None:
         del self.nodes[id_]
 
-    def restart(self, id_: DeviceId) -> None:
+    def restart(self, id_: DeviceId, *, torn: bool = False) -> None:
+        """Start again; ``torn``: the file with its ballots was damaged."""
         config, committed = self.disks[id_]
-        self._start(id_, config, committed)
+        if torn:
+            self.ballots[id_] = {}
+        self._start(id_, config, committed, lost=torn)
 
     def run(self, ms: float) -> None:
         """Let ``ms`` milliseconds pass."""

@@ -138,6 +138,15 @@ def test_damaged_ballots_are_set_aside_and_reported_lost(folder: Path, damage: b
     assert (folder / "ballots.corrupt-1").read_bytes() == damage
 
 
+def test_that_ballots_were_lost_is_not_forgotten(folder: Path) -> None:
+    ballots = {G1: Ballot(3, None, lost=True)}
+    disk = Disk.open(folder)
+    disk.load()
+    disk.save_ballots(ballots)
+    disk.close()
+    assert once(folder).ballots == ballots
+
+
 def test_missing_ballots_beside_a_configuration_are_lost(folder: Path) -> None:
     fill(folder)
     (folder / "ballots").unlink()
