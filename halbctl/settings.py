@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 import typer
 from typer.core import TyperOption
@@ -103,54 +104,47 @@ def _set_timeout(ctx: typer.Context, _param: object, value: float | None) -> Non
 
 def global_options(*, hidden: bool) -> list[TyperOption]:
     """The options; hidden where the epilog names them, so that help stays short."""
+
+    def option(*names: str, **more: Any) -> TyperOption:
+        return TyperOption(param_decls=list(names), expose_value=False, hidden=hidden, **more)
+
     return [
-        TyperOption(
-            param_decls=["--control"],
+        option(
+            "--control",
             metavar="PATH",
             callback=_set_control,
-            expose_value=False,
-            hidden=hidden,
             help=f"Control socket of the agent. [HALB_CONTROL; default: {DEFAULT_CONTROL}]",
         ),
-        TyperOption(
-            param_decls=["--agent"],
+        option(
+            "--agent",
             metavar="HOST[:PORT]",
             callback=_set_agent,
-            expose_value=False,
-            hidden=hidden,
             help="A device on the network, by name or address. [HALB_AGENT; default: any]",
         ),
-        TyperOption(
-            param_decls=["--key"],
+        option(
+            "--key",
             metavar="FILE",
             callback=_set_key,
-            expose_value=False,
-            hidden=hidden,
             help="Your key file: command the Site over the network. [HALB_KEY]",
         ),
-        TyperOption(
-            param_decls=["--output", "-o"],
+        option(
+            "--output",
+            "-o",
             metavar="table|json|yaml",
             callback=_set_output,
-            expose_value=False,
-            hidden=hidden,
             help="Form of what is printed. [HALB_OUTPUT; default: table]",
         ),
-        TyperOption(
-            param_decls=["--local"],
+        option(
+            "--local",
             is_flag=True,
             callback=_set_local,
-            expose_value=False,
-            hidden=hidden,
             help="Break glass: change this device only, while no coordinator can be reached.",
         ),
-        TyperOption(
-            param_decls=["--timeout"],
+        option(
+            "--timeout",
             metavar="SECONDS",
             type=float,
             callback=_set_timeout,
-            expose_value=False,
-            hidden=hidden,
             help="Longest wait for the outcome. [default: 5, longer where the command says so]",
         ),
     ]
