@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import socket
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,22 +10,25 @@ from ipaddress import ip_address
 from itertools import product
 
 from agent import netlink
+from agent.ctnetlink import (
+    ADDRESS,
+    DELETE,
+    GET,
+    HEADER_SIZE,
+    ORIGINAL,
+    OVER,
+    PROTOINFO,
+    REPLY,
+    TCP_STATE_AT,
+    header,
+    nest,
+)
 from agent.ruleset import Desired, unremembered
 from protocol.ids import GroupId
 from protocol.ports import Ports
 
-_GET, _DELETE = (1 << 8) | 1, (1 << 8) | 2
-_HEADER = struct.Struct("!BBH")
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-_SIZE = {4: 4, 6: 16}
-_PROTOINFO = 4
 _PROTOCOL = {6: "tcp", 17: "udp"}
 _NUMBER = {name: number for number, name in _PROTOCOL.items()}
-_ORIGINAL, _REPLY = 1, 2
-_FINISHED = frozenset({7, 8})
-"""TCP states TIME_WAIT and CLOSE: kept by the kernel, but no longer live."""
-TCP_STATE_AT = 8
-"""Where the state stands in the nested attributes about TCP: after two headers."""
 
 Flow = tuple[str, str, int, str]
 """(VIP, protocol, port, gateway address) of a flow."""
@@ -41,7 +43,7 @@ def count_flows(vips: Iterable[str]) -> Mapping[Flow, int]:
     wanted = {ip_address(vip).packed: vip for vip in vips}
     counts: Counter[Flow] = Counter()
     for version in (4, 6):
-        if any(len(packed) == _SIZE[version] for packed in wanted):
+        if any(len(packed) == ADDRESS[version] for packed in wanted):
             _count(version, wanted, counts)
     return counts
 
@@ -77,16 +79,16 @@ def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
     leaving = {ip_address(gateway).packed for gateway in gateways}
     ended = 0
     for version in (4, 6):
-        if any(len(packed) == _SIZE[version] for packed in leaving):
+        if any(len(packed) == ADDRESS[version] for packed in leaving):
             ended += _end(version, wanted, leaving)
     return ended
 
 
 def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
     layout, tuple_size = layout_of(version)
-    head, ended = _HEADER.pack(_FAMILY[version], 0, 0), 0
+    head, ended = header(version), 0
     dumped = netlink.request(
-        netlink.NETFILTER, _GET, head, flags=netlink.DUMP, purpose="list connections"
+        netlink.NETFILTER, GET, head, flags=netlink.DUMP, purpose="list connections"
     )
     # Listed first: what is taken out of a table while it is listed makes the list incomplete.
     for each in list(dumped):
@@ -95,9 +97,9 @@ def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
         original, vip, _, _, reply, gateway = layout.unpack_from(each)
         if vip not in vips or gateway not in gateways or not original == reply == tuple_size:
             continue
-        entry = each[_HEADER.size : _HEADER.size + tuple_size]
+        entry = each[HEADER_SIZE : HEADER_SIZE + tuple_size]
         try:
-            netlink.execute(netlink.NETFILTER, _DELETE, head + entry, purpose="end a connection")
+            netlink.execute(netlink.NETFILTER, DELETE, head + entry, purpose="end a connection")
         except netlink.NetlinkError as error:
             if error.code != errno.ENOENT:  # it ended meanwhile
                 raise
@@ -112,7 +114,7 @@ def layout_of(version: int) -> tuple[struct.Struct, int]:
     The kernel puts them first, always in one layout; entries with another one belong to a
     conntrack zone, which ours never do.
     """
-    size = _SIZE[version]
+    size = ADDRESS[version]
     fields = f"=4xH2x4x4x{size}x4x{size}s4x4xB3x4x4x4x2s2xH2x4x4x{size}s"
     return struct.Struct(fields), 44 + 2 * size
 
@@ -123,8 +125,8 @@ def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> 
     raw: Counter[tuple[bytes, int, bytes, bytes]] = Counter()
     for each in netlink.request(
         netlink.NETFILTER,
-        _GET,
-        _HEADER.pack(_FAMILY[version], 0, 0),
+        GET,
+        header(version),
         flags=netlink.DUMP,
         purpose="list connections",
     ):
@@ -132,7 +134,7 @@ def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> 
             continue
         original, vip, protocol, port, reply, gateway = layout.unpack_from(each)
         if vip in wanted and original == reply == tuple_size and protocol in _PROTOCOL:
-            rest = each[_HEADER.size + 2 * tuple_size :]
+            rest = each[HEADER_SIZE + 2 * tuple_size :]
             if not _finished(rest):
                 raw[vip, protocol, port, gateway] += 1
     for (vip, protocol, port, gateway), number in raw.items():
@@ -152,25 +154,19 @@ def gateway_of(protocol: str, client: str, port: int, vip: str, vip_port: int) -
         + netlink.attribute(2, port.to_bytes(2, "big"))
         + netlink.attribute(3, vip_port.to_bytes(2, "big"))
     )
-    original = _nested(1, addresses) + _nested(2, ports)
-    body = _HEADER.pack(_FAMILY[source.version], 0, 0) + _nested(_ORIGINAL, original)
+    original = nest(1, addresses) + nest(2, ports)
+    body = header(source.version) + nest(ORIGINAL, original)
     try:
-        (entry,) = netlink.request(netlink.NETFILTER, _GET, body, purpose="look up a connection")
+        (entry,) = netlink.request(netlink.NETFILTER, GET, body, purpose="look up a connection")
     except netlink.NetlinkError as error:
         if error.code == errno.ENOENT:
             return None
         raise
-    reply = dict(netlink.attributes(dict(netlink.attributes(entry[_HEADER.size :]))[_REPLY]))
+    reply = dict(netlink.attributes(dict(netlink.attributes(entry[HEADER_SIZE:]))[REPLY]))
     return str(ip_address(dict(netlink.attributes(reply[1]))[first]))
-
-
-def _nested(kind: int, value: bytes) -> bytes:
-    return netlink.attribute(kind | 0x8000, value)
 
 
 def _finished(attributes: bytes) -> bool:
     """Whether the attributes after the tuples show a TCP connection that both ends closed."""
-    for kind, value in netlink.attributes(attributes):
-        if kind == _PROTOINFO:
-            return len(value) > TCP_STATE_AT and value[TCP_STATE_AT] in _FINISHED
-    return False
+    state = netlink.find(attributes, 0, PROTOINFO)
+    return len(state) > TCP_STATE_AT and state[TCP_STATE_AT] in OVER

@@ -6,32 +6,31 @@ all their attributes: where the tuples stand is known, and the rest is found by 
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Container, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from agent import flowfilter, netlink
+from agent.ctnetlink import (
+    ADDRESS,
+    CLOSE,
+    FAMILY,
+    MARK,
+    NESTED,
+    OPEN,
+    OVER,
+    PROTOINFO,
+    STATUS,
+    TCP_STATE_AT,
+)
 from agent.shortflows import Notice, Turn
 from protocol.flows import RECORD, TCP, UDP, Flow, Key
 
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-ADDRESS = {4: 4, 6: 16}
-"""Size of an address."""
-STATUS, PROTOINFO, MARK = 3, 4, 8
-"""Attributes of an entry."""
-NESTED = 0x8000
-ASSURED, _TRANSLATED = 0x4, 0x20
-OPEN = ASSURED | _TRANSLATED
-"""Status of a flow that lasts, and whose destination is translated."""
-_OVER = (7, 8)
-"""TCP states in which nothing more comes."""
 _LIVE = (3, 4, 5)
 """TCP states in which data may still come: established, or one end closed."""
-_CLOSE = 8
 _PICKED_UP = 0x08 | 0x02
 """Flags of a direction that the kernel met in the middle; entries of ours have the first alone."""
-_TCP_STATE_AT, _TCP_FLAGS_AT = 8, 32
+_TCP_FLAGS_AT = 32
 """Within the nested attributes about TCP."""
 _STATE_HEAD = struct.pack("=HHH", NESTED | 1, 5, 1)
 """What stands before the TCP state, and nowhere else between the tuples and it."""
@@ -73,7 +72,7 @@ def notice(text: bytes) -> Notice:
     state = text.find(_STATE_HEAD, tuples)
     if state < 0:
         return Notice(Turn.CHANGED, entry, text)
-    over = text[state + len(_STATE_HEAD)] in _OVER
+    over = text[state + len(_STATE_HEAD)] in OVER
     return Notice(Turn.ENDED if over else Turn.BEGUN, entry, text)
 
 
@@ -104,15 +103,13 @@ def read(body: bytes, vips: Container[bytes]) -> Read | None:
     rest = dict(netlink.attributes(body[_LAYOUTS[body[0]].size :]))
     status = int.from_bytes(rest.get(STATUS, b""), "big")
     state = rest.get(PROTOINFO, b"")
-    opened = status & OPEN == OPEN and (
-        len(state) <= _TCP_STATE_AT or state[_TCP_STATE_AT] in _LIVE
-    )
+    opened = status & OPEN == OPEN and (len(state) <= TCP_STATE_AT or state[TCP_STATE_AT] in _LIVE)
     return Read(_flow(found, rest.get(MARK, b"")), opened, state)
 
 
 def course(state: bytes) -> tuple[bool, bool]:
     """Of what the kernel says about TCP: whether the flow was reset, and met in the middle."""
-    return state[_TCP_STATE_AT] == _CLOSE, state[_TCP_FLAGS_AT] & _PICKED_UP == _PICKED_UP
+    return state[TCP_STATE_AT] == CLOSE, state[_TCP_FLAGS_AT] & _PICKED_UP == _PICKED_UP
 
 
 def _tuples(body: bytes, vips: Container[bytes], at: int) -> tuple[Any, ...] | None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import sys
 
+from agent.ctnetlink import CLOSE, ESTABLISHED, OPEN, PROTOINFO, STATUS, TCP_STATE_AT, TIME_WAIT
 from agent.netlink import Program
 
 _ATTRIBUTE_AT = 0xFFFFF000 + 12
 """Finds the attribute X behind offset A (linux/filter.h)."""
 _BODY_AT = 20
 """Behind the headers of netlink and of netfilter."""
-_STATUS, _PROTOINFO = 3, 4
-_WANTED = 0x4 | 0x20
-"""Status bits: answered and lasting, and its destination is translated."""
-_STATE_AT = 12
-"""Where the TCP state stands, behind three headers of nested attributes."""
-_ESTABLISHED, _TIME_WAIT, _CLOSE = 3, 7, 8
+_STATE_AT = 4 + TCP_STATE_AT
+"""Where the TCP state stands, behind the header of what is nested as well."""
 DELETE = 2
 """The last byte of the type of a message: this, or 0 for an update."""
 KIND_AT = 4 if sys.byteorder == "little" else 5
@@ -32,24 +29,24 @@ _LD_WORD_AT_X, _LD_BYTE_AT_X, _TAX, _AND, _IF, _RETURN = 0x40, 0x50, 0x07, 0x54,
 NOTHING: Program = ((_RETURN, 0, 0, 0),)
 
 BEGUN_OR_ENDED: Program = (
-    (_LDX, 0, 0, _STATUS),
+    (_LDX, 0, 0, STATUS),
     (_LD, 0, 0, _BODY_AT),
     (_LD_WORD, 0, 0, _ATTRIBUTE_AT),
     (_IF, 18, 0, 0),
     (_TAX, 0, 0, 0),
     (_LD_WORD_AT_X, 0, 0, 4),
-    (_AND, 0, 0, _WANTED),
-    (_IF, 0, 14, _WANTED),
-    (_LDX, 0, 0, _PROTOINFO),
+    (_AND, 0, 0, OPEN),
+    (_IF, 0, 14, OPEN),
+    (_LDX, 0, 0, PROTOINFO),
     (_LD, 0, 0, _BODY_AT),
     (_LD_WORD, 0, 0, _ATTRIBUTE_AT),
     # No state of TCP: UDP, or something else than the state has changed.
     (_IF, 9, 0, 0),
     (_TAX, 0, 0, 0),
     (_LD_BYTE_AT_X, 0, 0, _STATE_AT),
-    (_IF, 6, 0, _ESTABLISHED),
-    (_IF, 3, 0, _TIME_WAIT),
-    (_IF, 2, 0, _CLOSE),
+    (_IF, 6, 0, ESTABLISHED),
+    (_IF, 3, 0, TIME_WAIT),
+    (_IF, 2, 0, CLOSE),
     # In between: only its sudden end matters.
     (_LD_BYTE, 0, 0, KIND_AT),
     (_IF, 2, 3, DELETE),

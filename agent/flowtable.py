@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import re
-import struct
 import sys
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +17,33 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from agent import flowentry, flowfilter, netlink
-from agent.flowentry import ADDRESS, ASSURED, FAMILY, MARK, NESTED, OPEN, PROTOINFO, STATUS
+from agent.ctnetlink import (
+    ADDRESS,
+    ASSURED,
+    CONFIRMED,
+    DELETE,
+    ESTABLISHED,
+    GET,
+    MARK,
+    NEW,
+    OPEN,
+    PROTOINFO,
+    SEEN_REPLY,
+    STATUS,
+    STATUS_MASK,
+    header,
+    nest,
+)
 from agent.netlink import attribute as _attribute
 from agent.shortflows import ShortFlows
 from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_of, vip_of
 
-_NEW, _GET, _DELETE = 1 << 8, (1 << 8) | 1, (1 << 8) | 2
 _UPDATED, _DESTROYED = 2, 3
 """Multicast groups."""
-_NAT_SOURCE, _TIMEOUT, _NAT_DESTINATION, _STATUS_MASK = 6, 7, 13, 26
+_NAT_SOURCE, _TIMEOUT, _NAT_DESTINATION = 6, 7, 13
 """Attributes of an entry that are only written."""
-_SEEN_REPLY, _CONFIRMED = 0x2, 0x8
-_ESTABLISHED, _LIBERAL = 3, 0x08
+_LIBERAL = 0x08
+"""Flag of a direction of TCP: its numbers are not checked."""
 BUFFER = 8 << 20
 """Bytes of notices that may wait: some 8000 of them."""
 _NOTICE = 4096  # bytes: longer than any
@@ -134,11 +148,11 @@ class FlowTable:
 
     def _listed(self, version: int) -> Iterator[bytes]:
         """Entries of an IP version that are assured and translated; the kernel sorts them out."""
-        body = struct.pack("!BBH", FAMILY[version], 0, 0)
-        for kind in (STATUS, _STATUS_MASK):
+        body = header(version)
+        for kind in (STATUS, STATUS_MASK):
             body += _attribute(kind, OPEN.to_bytes(4, "big"))
         return netlink.request(
-            netlink.NETFILTER, _GET, body, flags=netlink.DUMP, purpose="list connections"
+            netlink.NETFILTER, GET, body, flags=netlink.DUMP, purpose="list connections"
         )
 
     def share(self, shared: bool) -> None:
@@ -174,9 +188,9 @@ class FlowTable:
     def _stays(self, flow: Flow, *, replace: bool) -> bool:
         """Whether what is in the way of a flow has to stay."""
         version = VERSION[len(flow)]
-        body = struct.pack("!BBH", FAMILY[version], 0, 0) + _tuple(1, version, flow)
+        body = header(version) + _tuple(1, version, flow)
         try:
-            (found,) = netlink.request(netlink.NETFILTER, _GET, body, purpose="find a connection")
+            (found,) = netlink.request(netlink.NETFILTER, GET, body, purpose="find a connection")
         except netlink.NetlinkError as error:
             if error.code != errno.ENOENT:
                 raise
@@ -204,16 +218,16 @@ def _tuple(kind: int, version: int, key: Key) -> bytes:
     ip = _attribute(first, key[1 : 1 + size]) + _attribute(first + 1, key[1 + size : 1 + 2 * size])
     ports = key[1 + 2 * size :]
     protocol = _attribute(1, key[:1]) + _attribute(2, ports[:2]) + _attribute(3, ports[2:4])
-    return _nest(kind, _nest(1, ip) + _nest(2, protocol))
+    return nest(kind, nest(1, ip) + nest(2, protocol))
 
 
 def _translation(kind: int, version: int, address: bytes, port: bytes) -> bytes:
     """One direction of address translation, with exactly this address and port."""
-    ports = _nest(3, _attribute(1, port) + _attribute(2, port))
-    return _nest(kind, _attribute(1 if version == 4 else 4, address) + ports)
+    ports = nest(3, _attribute(1, port) + _attribute(2, port))
+    return nest(kind, _attribute(1 if version == 4 else 4, address) + ports)
 
 
-def entry(flow: Flow, place: int, status: int = _SEEN_REPLY | ASSURED | _CONFIRMED) -> bytes:
+def entry(flow: Flow, place: int, status: int = SEEN_REPLY | ASSURED | CONFIRMED) -> bytes:
     """The request that enters a flow; a refusal names its ``place``.
 
     The kernel wants the reply as it would be without translation, and makes
@@ -240,7 +254,7 @@ def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[A
     client, vip, client_port, port, gateway, peer, gateway_port, peer_port, mark, place = stand_ins
     kind = bytes([protocol])
     body = [
-        struct.pack("!BBH", FAMILY[version], 0, 0),
+        header(version),
         _tuple(1, version, kind + client + vip + client_port + port),
         _tuple(2, version, kind + vip + client + port + client_port),
         _attribute(STATUS, status.to_bytes(4, "big")),
@@ -251,7 +265,7 @@ def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[A
         _STREAM if protocol == TCP else b"",
     ]
     number = int.from_bytes(place, sys.byteorder)
-    request = netlink.message(_NEW, b"".join(body), flags=netlink.CREATE_EXCLUSIVE, number=number)
+    request = netlink.message(NEW, b"".join(body), flags=netlink.CREATE_EXCLUSIVE, number=number)
     pieces = re.split(b"(" + b"|".join(stand_ins) + b")", request)
     order = itemgetter(*(stand_ins.index(each) for each in pieces[1::2]))
     return b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[::2]), order
@@ -260,16 +274,16 @@ def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[A
 def renewal(flow: Flow, status: int = 0) -> bytes:
     """The request that gives an entry its whole timeout, and bits of a status if not 0."""
     version = VERSION[len(flow)]
-    head = struct.pack("!BBH", FAMILY[version], 0, 0)
+    head = header(version)
     timeout = _attribute(_TIMEOUT, TIMEOUT_S[flow[0]].to_bytes(4, "big"))
     bits = _attribute(STATUS, status.to_bytes(4, "big")) if status else b""
-    return netlink.message(_NEW, head + _tuple(1, version, flow) + bits + timeout)
+    return netlink.message(NEW, head + _tuple(1, version, flow) + bits + timeout)
 
 
 def _removal(kind: int, version: int, key: Key, place: int = 0) -> bytes:
     """The request that removes the entry with this tuple: 1 original, 2 reply."""
-    head = struct.pack("!BBH", FAMILY[version], 0, 0)
-    return netlink.message(_DELETE, head + _tuple(kind, version, key), number=place)
+    head = header(version)
+    return netlink.message(DELETE, head + _tuple(kind, version, key), number=place)
 
 
 def _removals(flow: Flow) -> tuple[bytes, bytes]:
@@ -279,15 +293,11 @@ def _removals(flow: Flow) -> tuple[bytes, bytes]:
     return _removal(1, version, key_of(flow)), _removal(2, version, answer)
 
 
-def _nest(kind: int, value: bytes) -> bytes:
-    return _attribute(kind | NESTED, value)
-
-
-_STREAM = _nest(
+_STREAM = nest(
     PROTOINFO,
-    _nest(
+    nest(
         1,
-        _attribute(1, bytes([_ESTABLISHED]))
+        _attribute(1, bytes([ESTABLISHED]))
         + _attribute(4, bytes([_LIBERAL, _LIBERAL]))
         + _attribute(5, bytes([_LIBERAL, _LIBERAL])),
     ),

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from agent import netlink
+from agent import ctnetlink, netlink
 from agent.checks import GatewayKey
 from agent.clock import next_round
-from agent.conntrack import TCP_STATE_AT, layout_of
+from agent.conntrack import layout_of
+from agent.ctnetlink import ADDRESS, PROTOINFO, SEEN_REPLY, STATUS, STATUS_MASK, TCP_STATE_AT
 from protocol.errors import HalbError
+from protocol.flows import TCP
 from protocol.objects import VirtualServer
 
 LOOK_S = 1.0
@@ -29,11 +30,6 @@ LOOK_S = 1.0
 MAX_FLOWS = 10_000
 """Half-open flows that are read in one look."""
 
-_GET = (1 << 8) | 1
-_STATUS, _PROTOINFO, _STATUS_MASK = 3, 4, 26
-_SEEN_REPLY = 0x2
-_SYN_SENT = 1
-_TCP = 6
 
 _log = logging.getLogger("halb.passive")
 
@@ -56,31 +52,35 @@ def half_open(vips: Iterable[str]) -> tuple[HalfOpen, ...]:
     """
     wanted = {ip_address(vip).packed: vip for vip in vips}
     found: list[HalfOpen] = []
-    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
-        if any(len(packed) == (4 if version == 4 else 16) for packed in wanted):
-            _read(version, family, wanted, found)
+    for version, size in ADDRESS.items():
+        if any(len(packed) == size for packed in wanted):
+            _read(version, wanted, found)
     return tuple(found)
 
 
-def _read(version: int, family: int, wanted: Mapping[bytes, str], found: list[HalfOpen]) -> None:
+def _read(version: int, wanted: Mapping[bytes, str], found: list[HalfOpen]) -> None:
     layout, tuple_size = layout_of(version)
-    body = bytes([family, 0, 0, 0])
-    body += netlink.attribute(_STATUS, bytes(4))
-    body += netlink.attribute(_STATUS_MASK, _SEEN_REPLY.to_bytes(4, "big"))
+    body = ctnetlink.header(version)
+    body += netlink.attribute(STATUS, bytes(4))
+    body += netlink.attribute(STATUS_MASK, SEEN_REPLY.to_bytes(4, "big"))
     for each in netlink.request(
-        netlink.NETFILTER, _GET, body, flags=netlink.DUMP, purpose="list half-open connections"
+        netlink.NETFILTER,
+        ctnetlink.GET,
+        body,
+        flags=netlink.DUMP,
+        purpose="list half-open connections",
     ):
         if len(found) >= MAX_FLOWS:
             return
         if len(each) < layout.size:
             continue
         original, vip, protocol, port, reply, gateway = layout.unpack_from(each)
-        if vip not in wanted or protocol != _TCP or not original == reply == tuple_size:
+        if vip not in wanted or protocol != TCP or not original == reply == tuple_size:
             continue
         rest = dict(netlink.attributes(each[4 + 2 * tuple_size :]))
-        state = rest.get(_PROTOINFO, b"")
-        answered = int.from_bytes(rest.get(_STATUS, b""), "big") & _SEEN_REPLY
-        if not answered and len(state) > TCP_STATE_AT and state[TCP_STATE_AT] == _SYN_SENT:
+        state = rest.get(PROTOINFO, b"")
+        answered = int.from_bytes(rest.get(STATUS, b""), "big") & SEEN_REPLY
+        if not answered and len(state) > TCP_STATE_AT and state[TCP_STATE_AT] == ctnetlink.SYN_SENT:
             entry = each[4 : 4 + tuple_size]
             address = str(ip_address(gateway))
             found.append(HalfOpen(entry, wanted[vip], int.from_bytes(port, "big"), address))
