@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.sim.shell import Process
 
 OUTCOME_NS = 6_000_000_000
-"""An operator's command ends within this, done or refused (L7)."""
+"""An operator's command ends within this on its device's clock, done or refused (L7)."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Request:
     process: Process
     item: Propose | Promote | Force | Recover
     at: int
-    """Real time."""
+    """On its device's clock, which stands still while the whole device does."""
     outcome: Outcome | None = None
     ended: int = 0
     token: str | None = field(default=None)
@@ -167,7 +167,7 @@ class ConfigCheck:
         token = None
         if isinstance(item, Propose) and isinstance(item.change, PutToken):
             token = item.change.id
-        now = self._checker.world.now
+        now = process.machine.clock.local(self._checker.world.now)
         self.requests[item.request] = Request(process, item, now, token=token)
 
     def ended(self, process: Process, outcome: Outcome) -> None:
@@ -213,7 +213,9 @@ class ConfigCheck:
         for name, request in self.requests.items():
             outcome = request.outcome
             if outcome is None:
-                if request.process.alive and world.now - request.at > OUTCOME_NS:
+                process = request.process
+                age = process.machine.clock.local(world.now) - request.at
+                if process.alive and age > OUTCOME_NS:
                     self._checker.fail("L7", f"{name} has not ended: {request.item}")
                 continue
             if request.token is None:

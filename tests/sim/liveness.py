@@ -77,8 +77,9 @@ def slowest(world: World) -> int:
 def servable(world: World, core: list[int], before: Config | None = None) -> list[GroupId]:
     """Virtual Servers that the core must serve: a majority votes, and somebody can carry.
 
-    With ``before`` only those whose assignment is still as it was then: one that
-    changes now may have to wait for leases of its VIPs to end.
+    With ``before`` only those whose assignment is still as it was then, and is of devices
+    that the Virtual Server has: one that changes now may have to wait for leases of its
+    VIPs to end, and one whose voters were all replaced, for a coordinator.
     """
     config = world.checker.configs.newest
     disks = {world.machines[i].id: world.machines[i].disk for i in core}
@@ -96,6 +97,7 @@ def servable(world: World, core: list[int], before: Config | None = None) -> lis
             if v in disks
             and v in config.devices
             and v not in server.witnesses
+            and (before is None or v in server.devices)
             and not config.devices[v].drained
             # One that lost its ballots stands only after it has heard of another's term.
             and not disks[v].ballots.get(uid, Ballot(lost=disks[v].lost)).lost
