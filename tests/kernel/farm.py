@@ -104,7 +104,7 @@ def connect_from(
 
 
 def greeted_at(source: tuple[str, int], vip: str, port: int) -> str:
-    with connect_from(source, vip, port) as sock:
+    with connect_from(source, vip, port, 3) as sock:
         return sock.recv(100).decode().strip()
 
 

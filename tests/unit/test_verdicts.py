@@ -1,0 +1,102 @@
+"""No test of the kernel is judged by a machine that stood still."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import verdicts
+
+pytest_plugins = ["pytester"]
+
+PREAMBLE = """
+import os, signal, time
+import pytest
+from tests.verdicts import watch
+
+def stand_still():
+    '''As if the machine did: the clocks run again only after 0.2 s.'''
+    began = time.monotonic()
+    while not watch().still(began):
+        os.kill(watch().process.pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(watch().process.pid, signal.SIGCONT)
+        time.sleep(0.05)
+
+judged = []
+"""
+DISTURBED_ONCE = """
+@pytest.mark.kernel
+def test_disturbed_once():
+    judged.append(1)
+    if len(judged) == 1:
+        stand_still()
+        assert False, "too late"
+"""
+FAULT = """
+@pytest.mark.kernel
+def test_fault():
+    stand_still()
+    assert False, "a fault"
+"""
+ELSEWHERE = """
+def test_elsewhere():
+    judged.append(1)
+    stand_still()
+    assert len(judged) > 1
+"""
+FIXTURE = """
+made = []
+
+@pytest.fixture(scope="module")
+def site():
+    made.append(1)
+    yield len(made)
+
+@pytest.mark.kernel
+def test_before(site):
+    assert site == 1
+
+@pytest.mark.kernel
+def test_disturbed_once(site):
+    if site == 1:
+        stand_still()
+        assert False, "the Site is not as it was"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdicts, "PATIENCE_S", 0.0)
+
+
+def run(pytester: pytest.Pytester, test: str) -> pytest.RunResult:
+    """Run a file of tests with the plugin, which pytest may not rewrite: it is imported here."""
+    pytester.makeini("[pytest]\nmarkers = kernel")
+    pytester.makepyfile(PREAMBLE + test)
+    plugins = ("-p", "tests.verdicts", "-p", "no:cacheprovider", "-p", "no:warnings")
+    return pytester.runpytest_inprocess(*plugins, "--timeout", "10")
+
+
+def test_a_failure_while_the_machine_stood_still_is_judged_again(
+    pytester: pytest.Pytester,
+) -> None:
+    result = run(pytester, DISTURBED_ONCE)
+    assert result.parseoutcomes() == {"passed": 1, "judged": 1}
+    result.stdout.fnmatch_lines(["*test_disturbed_once: judged again: *stood still for * ms*"])
+    assert result.ret == 0
+
+
+def test_what_the_failed_test_left_does_not_decide_the_next_verdict(
+    pytester: pytest.Pytester,
+) -> None:
+    assert run(pytester, FIXTURE).parseoutcomes() == {"passed": 2, "judged": 1}
+
+
+def test_a_fault_stays_a_failure(pytester: pytest.Pytester) -> None:
+    result = run(pytester, FAULT)
+    assert result.parseoutcomes() == {"failed": 1, "judged": 4}
+    assert result.ret == 1
+
+
+def test_tests_that_need_no_real_time_are_judged_once(pytester: pytest.Pytester) -> None:
+    assert run(pytester, ELSEWHERE).parseoutcomes() == {"failed": 1}
