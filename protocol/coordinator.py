@@ -21,7 +21,7 @@ from protocol.effects import Outcome
 from protocol.errors import HalbError, NotCommitted, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import Append, ProposeChange, Stored
-from protocol.objects import MAX_DETAIL, Handled
+from protocol.objects import MAX_DETAIL, Assignment, Handled
 from protocol.outbox import Outbox
 from protocol.quorum import confirmed_by_majority, has_majority
 from protocol.replica import Replica
@@ -60,6 +60,23 @@ class _Pending:
     """Refused; told only when what the refusal rests on is committed."""
 
 
+class _Since:
+    """When assignments were first seen in a state that every look since has found again."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[GroupId, int], int] = {}
+        self._seen: dict[tuple[GroupId, int], int] = {}
+
+    def look(self) -> None:
+        """A new look begins: what it does not see is forgotten with the next one."""
+        self._before, self._seen = self._seen, {}
+
+    def see(self, assignment: Assignment, now: int) -> int:
+        """Since when, own clock, nanoseconds; a change of the assignment begins anew."""
+        key = assignment.uid, assignment.number
+        return self._seen.setdefault(key, self._before.get(key, now))
+
+
 class Coordinator:
     """The writing side of the configuration, for as long as this device is coordinator."""
 
@@ -88,9 +105,9 @@ class Coordinator:
         self.followers: dict[DeviceId, _Follower] = {}
         self._pending: list[_Pending] = []
         self._remembered: OrderedDict[str, Outcome] = OrderedDict()
-        self._settling: dict[tuple[GroupId, int], int] = {}
+        self._settling = _Since()
         """When majorities were first seen to have an assignment's change in force."""
-        self._leaving: dict[tuple[GroupId, int], int] = {}
+        self._leaving = _Since()
         """Since when an assignment waits for its primary to hand over."""
         self._idle_until = 0
         """No assignment can be due before this, unless something comes in."""
@@ -264,6 +281,8 @@ class Coordinator:
         if self._idle_until <= now and self.quiet:
             self.awaited = {}
             self._waits = False
+            self._settling.look()
+            self._leaving.look()
             edit = next_edit(
                 replica.committed,
                 lambda uid: self._settled(uid, now),
@@ -332,8 +351,9 @@ class Coordinator:
         if device not in config.devices or self._primary(uid) != device:
             return False
         self._waits = True
-        since = self._leaving.setdefault((uid, config.assignments[uid].number), now)
-        return config.virtual_servers[uid].frozen or now < since + HAND_OVER_NS
+        if config.virtual_servers[uid].frozen:
+            return True
+        return now < self._leaving.see(config.assignments[uid], now) + HAND_OVER_NS
 
     def _settled(self, uid: GroupId, now: int) -> bool:
         config = self.replica.committed
@@ -350,5 +370,5 @@ class Coordinator:
         if not (has_majority(former, have) and has_majority(assignment.voters, have)):
             return False
         # A lease from before the change may live for one promise of its profile.
-        seen = self._settling.setdefault((uid, assignment.number), now)
+        seen = self._settling.see(assignment, now)
         return now >= seen + Timing.of(assignment.slowest).promise

@@ -54,6 +54,9 @@ class Forcing:
         if group.role is Role.PRIMARY:
             out.do(Outcome(item.request, detail="is primary already"))
             return []
+        former = self._forced.get(group.group)
+        if former is not None and former.request != item.request:
+            out.do(Outcome(former.request, error=_asked_again()))
         group.alone.forced = True
         patience = max(MIN_PATIENCE_NS, 2 * group.timing.promise)
         self._forced[group.group] = _Forced(item.request, now + patience)
@@ -104,6 +107,13 @@ def _refuse_if_vain(group: Group, now: int) -> None:
             "the other device is heard: there is nothing to force",
             "Move it with `halbctl promote`.",
         )
+
+
+def _asked_again() -> HalbError:
+    return Refused(
+        "another request for the same takeover has come",
+        "It goes on; `halbctl status` shows what becomes of it.",
+    )
 
 
 def _not_taken(group: Group | None, now: int) -> HalbError:

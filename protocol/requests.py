@@ -35,6 +35,8 @@ DEADLINE_NS = 6 * SECOND
 class _Waiting:
     message: ProposeChange | RequestMove
     deadline: int
+    addressee: DeviceId | None = None
+    """Who held the office at the last look."""
     sent_to: DeviceId | None = None
     repeat_at: int = NEVER
 
@@ -79,6 +81,7 @@ class Requests:
             message = waiting.message
             group = message.group if isinstance(message, RequestMove) else SITE_GROUP
             addressee, term = office(group)
+            new, waiting.addressee = addressee != waiting.addressee, addressee
             if isinstance(message, RequestMove) and addressee is not None and not message.term:
                 message = waiting.message = msgspec.structs.replace(message, term=term)
             if now >= waiting.deadline:
@@ -92,7 +95,7 @@ class Requests:
             elif addressee is None:
                 # Whoever takes the office is heard of in a step of its own.
                 waiting.repeat_at = NEVER
-            elif addressee != waiting.sent_to or now >= waiting.repeat_at:
+            elif new or now >= waiting.repeat_at:
                 waiting.sent_to, waiting.repeat_at = addressee, now + REPEAT_NS
                 out.send(addressee, message)
         return mine

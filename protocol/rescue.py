@@ -129,7 +129,9 @@ class Rescue:
 
     def begin(self, asked: Recover, now: int, out: Outbox) -> None:
         """Carry out the operator's word, once those who are to vote on it are reached."""
-        self._reaching = None
+        if self._reaching is not None:
+            self._give_way(self._reaching.asked.request, asked.request, out)
+            self._reaching = None
         self._attempt(asked, now + REACH_NS, now, out)
 
     def _attempt(self, asked: Recover, deadline: int, now: int, out: Outbox) -> None:
@@ -156,11 +158,19 @@ class Rescue:
         if missing:
             out.do(Outcome(asked.request, error=_unreached(config, missing)))
             return
+        if self._now is not None:
+            self._give_way(self._now.request, asked.request, out)
         term = max(config.revision.term, *terms.values(), 0) + TERM_LEAP
         forced = config.edited(edit, term)
         self._configuration.force(forced, out)
         out.do(Event("recover", SITE_GROUP, "forced new voters", term, self.me))
         self._now = _UnderWay(asked.request, forced, survivors, now + PATIENCE_NS)
+
+    def _give_way(self, former: str, to: str, out: Outbox) -> None:
+        """End a request that a later one takes the place of; one that is repeated goes on."""
+        if former != to:
+            error = Refused("another recovery has begun here", "Look at `halbctl status`.")
+            out.do(Outcome(former, error=error))
 
     def on_time(self, now: int, out: Outbox) -> None:
         """Send the forced configuration again, or end; end local changes that are over."""

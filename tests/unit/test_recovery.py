@@ -92,6 +92,20 @@ def test_a_majority_that_was_not_lost_gives_way_as_soon_as_it_hears_of_it() -> N
     assert in_force(cluster, first).virtual_server_named("lost") is None
 
 
+def test_a_recovery_that_another_takes_the_place_of_has_its_outcome_too() -> None:
+    cluster = Cluster(5).settled()
+    first, second, third, fourth, fifth = (d.id for d in cluster.devices)
+    without(cluster, first, second, third)
+    cluster.kill(fifth)
+    cluster.give(fourth, Recover("with the other", ("d4", "d5")))
+    cluster.run(100)
+    assert not cluster.all_of(Outcome)
+    cluster.run(6000)
+    assert recover(cluster, fourth).error is None
+    outcomes = {e.request: e.error for _, _, e in cluster.all_of(Outcome)}
+    assert isinstance(outcomes["with the other"], Refused)
+
+
 def test_nothing_is_forced_where_a_majority_lives() -> None:
     cluster = Cluster().settled()
     without(cluster, cluster.devices[2].id)

@@ -283,6 +283,20 @@ def test_force_is_refused_while_somebody_answers_for_the_vip() -> None:
     assert pair.primaries() == [pair.first]
 
 
+def test_each_of_two_forces_has_its_outcome() -> None:
+    hold = Pair(arbiter=None, on_peer_loss="hold")
+    hold.settled()
+    hold.crash(hold.first)
+    hold.run(2000)
+    hold.give(hold.second, Force("one", "rdp"))
+    hold.give(hold.second, Force("two", "rdp"))
+    hold.run(4000)
+    assert hold.primaries() == [hold.second]
+    outcomes = {e.request: e.error for _, _, e in hold.all_of(Outcome)}
+    assert isinstance(outcomes["one"], Refused)
+    assert outcomes["two"] is None
+
+
 def test_force_ends_the_wait_of_a_device_that_started() -> None:
     pair = Pair()
     pair.settled()
