@@ -88,6 +88,8 @@ class Announcer:
         For those that are missing nobody did within ``timeout`` seconds. An answer of
         this device's own kernel does not count. All are asked over one socket of each IP
         version: while one is opened or closed the kernel may hold the process up.
+
+        Raises as :meth:`announce` does.
         """
         asked = {ip_address(vip): vip for vip in vips}
         rounds = [
@@ -113,6 +115,8 @@ class Announcer:
                             owners.setdefault(ip, owner)
             except TimeoutError:
                 pass  # nobody has the others
+            except OSError as error:
+                raise self._trouble("listen", error) from error
             finally:
                 questions.cancel()
                 with suppress(asyncio.CancelledError):
@@ -139,10 +143,13 @@ class Announcer:
                 return
             if error.errno == errno.ENODEV:
                 raise InterfaceMissing(self._interface) from error
-            raise HalbError(
-                f"cannot send on {self._interface}: {error.strerror}",
-                f"Bring it up: ip link set {self._interface} up",
-            ) from error
+            raise self._trouble("send", error) from error
+
+    def _trouble(self, verb: str, error: OSError) -> HalbError:
+        return HalbError(
+            f"cannot {verb} on {self._interface}: {error.strerror}",
+            f"Bring it up: ip link set {self._interface} up",
+        )
 
 
 def _question(ip: IPv4Address | IPv6Address, mac: bytes) -> bytes:

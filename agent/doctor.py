@@ -152,7 +152,10 @@ async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Fi
     carried = [s for s in config.virtual_servers.values() if device in carriers_of(config, s)]
     pairs = [(s, g) for s in carried for g in s.gateways if g.state != "disabled"]
     try:
-        link, announcer = addresses.link(interface), Announcer(interface)
+        link = addresses.link(interface)
+        if not (link.up and link.carrier):
+            return ()  # as the look at the host says
+        announcer = Announcer(interface)
         segment = _Segment(
             interface, link.mac, addresses.mtu(interface), announcer, asyncio.Semaphore(AT_ONCE)
         )
@@ -164,6 +167,8 @@ async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Fi
         direct = [(s, g) for s, g in pairs[:MOST_GATEWAYS] if s.forwarding == "dsr"]
         returns = await _each(segment, direct, _direct_return)
         silent = [f for s in carried if s.forwarding == "dsr" for f in await _silence(segment, s)]
+    except HalbError as error:
+        return (Finding("interface", "problem", error.message, error.remedy),)
     finally:
         announcer.close()
     found = tuple(_or_well(large, "mtu", f"frames of {segment.mtu} bytes come through"))

@@ -130,8 +130,16 @@ def service_interface(interface: str) -> Iterator[Finding]:
 def clock(_: str) -> Iterator[Finding]:
     """Wall-clock time: leases do without it, join tokens and the history do not."""
     timex = ctypes.create_string_buffer(_TIMEX_SIZE)
-    state = ctypes.CDLL(None).adjtimex(timex)
-    if state == _TIME_ERROR:
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(timex)
+    if state < 0:
+        yield Finding(
+            "time",
+            "warning",
+            "this process may not ask whether the clock is synchronised: "
+            + os.strerror(ctypes.get_errno()),
+            "Allow it the system calls adjtimex and clock_adjtime, as halb-agent.service does.",
+        )
+    elif state == _TIME_ERROR:
         yield Finding(
             "time",
             "warning",

@@ -121,6 +121,17 @@ def test_a_table_that_drops_what_is_forwarded_is_named(patient: Patient) -> None
     assert "table inet fw, chain f, policy drop" in wrong
 
 
+def test_an_interface_that_is_down_is_named_and_hides_nothing_else() -> None:
+    with hosts("a") as network:
+        device = Device(network, "a")
+        device.run("ip", "link", "set", "eth0", "down")
+        found = Patient(network, device).findings()
+        device.close()
+    wrong = [f"{f.text}: {f.remedy}" for f in found if f.check == "interface"]
+    assert wrong == ["interface eth0 is down: ip link set eth0 up"]
+    assert {f.check for f in found} >= {"kernel", "settings", "peers", "gateways"}
+
+
 def test_the_mtu_is_that_of_the_interface(patient: Patient) -> None:
     assert patient.device.call(addresses.mtu, "eth0") == 1500
     assert SERVER.uid == UID
