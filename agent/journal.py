@@ -17,6 +17,7 @@ import re
 import select
 import sys
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,7 +72,9 @@ class Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = message_of(record)
         if record.exc_info:
-            text = f"{text}: {self.formatException(record.exc_info)}"
+            # What is too long loses its end, and the exception itself stands there.
+            said = "".join(traceback.format_exception_only(record.exc_info[1])).strip()
+            text = f"{text}: {said}: {self.formatException(record.exc_info)}"
         text = clean(text)
         if self.systemd:
             return f"<{PRIORITY.get(record.levelno, 6)}>{record.name}: {text}"

@@ -67,6 +67,17 @@ class TestLine:
         assert "KeyError: 'no such group'" in line
         assert "\n" not in line
 
+    def test_names_the_exception_however_long_the_traceback_is(self) -> None:
+        made = record("step failed")
+        try:
+            try:
+                raise ValueError("x" * MAX_LINE)
+            except ValueError as error:
+                raise KeyError("no such group") from error
+        except KeyError as error:
+            made.exc_info = (KeyError, error, error.__traceback__)
+        assert "KeyError: 'no such group'" in Line(systemd=True).format(made)
+
     def test_with_arguments_that_do_not_fit_is_written_all_the_same(self) -> None:
         line = Line(systemd=True).format(record("%d devices", "many"))
         assert line == "<4>halb.vips: %d devices ('many',)"
