@@ -53,8 +53,15 @@ def start_of(talk: Talk) -> Start:
         task = loop.create_task(_answer_of(talk, Conversation(address, port, check)))
 
         def ended(task: asyncio.Task[Answer]) -> None:
-            if not task.cancelled():
+            if task.cancelled():
+                return
+            error = task.exception()
+            if error is None:
                 done(task.result())
+                return
+            # Without an answer the gateway would never be checked again.
+            done(Answer(Verdict.UNCLEAR, f"check failed: {type(error).__name__}: {error}"))
+            raise error
 
         task.add_done_callback(ended)
 

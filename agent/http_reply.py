@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 MAX_HEAD = 16 * 1024
-"""Bytes of status line and header fields."""
+"""Bytes of status line and header fields, of all 1xx that come before the answer as well."""
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]*)?\r\n")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
@@ -49,14 +49,16 @@ def read(data: bytes, *, ended: bool) -> Reply | None:
 
     ``ended`` says that no more will come. Raises :class:`NotHttp`.
     """
+    heads = 0
     while True:
         head, end, rest = data.partition(b"\r\n\r\n")
         if not end:
             _refuse_early(data, ended=ended)
             return None
+        heads += len(head)
         first, *fields = head.split(b"\r\n")
         found = _STATUS.fullmatch(first)
-        if found is None or len(head) > MAX_HEAD:
+        if found is None or heads > MAX_HEAD:
             raise NotHttp("the answer is not HTTP" if found is None else "the header is too long")
         status = int(found[1])
         if status >= 200:

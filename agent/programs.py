@@ -165,6 +165,14 @@ def _environment(address: str, port: int, check: Check) -> dict[str, str]:
     }
 
 
+def _name_of(number: int) -> str:
+    """What a signal is called; most of the real-time ones have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class _Run:
     """One program under way: its process, its output, its time."""
 
@@ -229,7 +237,7 @@ class _Run:
     def _reason(self, code: int) -> str:
         line = self._output.decode("utf-8", "replace").strip().partition("\n")[0]
         said = "".join(c if c.isprintable() else "?" for c in line)[:MAX_REASON]
-        how = f"exit code {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
+        how = f"exit code {code}" if code > 0 else f"ended by {_name_of(-code)}"
         return f"{how}: {said}" if said else how
 
     def _finish(self, answer: Answer) -> None:

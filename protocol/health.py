@@ -29,7 +29,9 @@ OF_TYPE: dict[str, tuple[str, ...]] = {
 """Fields that mean something to each type of check, beside port and pace."""
 
 _ASCII = re.compile(r"[\x21-\x7e]+")
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_HOST = re.compile(
+    r"(?=[A-Za-z0-9])(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*(?<=[A-Za-z0-9])"
+)
 _STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?(,[1-5][0-9]{2}(-[1-5][0-9]{2})?){0,15}")
 _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 
@@ -59,7 +61,7 @@ def _check_words(path: str, check: Check) -> None:
     if check.name and not _HOST.fullmatch(check.name):
         raise InvalidInput(
             f"`{path}.name` is {shown(check.name)}, which is no host name",
-            "Use letters, digits, dots and dashes; the port is `port`.",
+            "Use letters, digits and dashes, at most 63 between two dots; the port is `port`.",
         )
     if not check.path.startswith("/") or not _ASCII.fullmatch(check.path):
         raise InvalidInput(

@@ -24,6 +24,8 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "field of another type": ({"type": "tcp", "path": "/x"}, ("path", "type tcp", "http, https")),
     "expiry without TLS": ({"type": "http", "expires_within": 9}, ("expires_within", "tls, https")),
     "name with a port": ({"type": "http", "name": "a:80"}, ("name", "'a:80'", "`port`")),
+    "name with two dots": ({"type": "https", "name": "a..b"}, ("no host name",)),
+    "name with a long part": ({"type": "tls", "name": "a." + "b" * 64}, ("no host name",)),
     "name with a line break": ({"type": "http", "name": "a\r\nX: y"}, ("no host name",)),
     "path with a space": ({"type": "http", "path": "/a b"}, ("path", "%XX")),
     "path with a line break": ({"type": "http", "path": "/a\r\nX: y"}, ("path", "%XX")),

@@ -84,6 +84,8 @@ def test_the_exit_code_decides_and_the_first_line_is_the_reason(folder: Path) ->
     assert answer_of(folder, "check") == bad("exit code 3: queue is full")
     program(folder, "kill -11 $$")
     assert answer_of(folder, "check") == bad("ended by SIGSEGV")
+    program(folder, "kill -40 $$")
+    assert answer_of(folder, "check") == bad("ended by signal 40")
 
 
 def test_arguments_are_words_that_no_shell_reads(folder: Path) -> None:

@@ -163,6 +163,15 @@ class TestHttp:
         answer = answer_of(is_endless, check)
         assert answer == bad("status 200, but the body lacks 'needle' in its first 64 KiB")
 
+    def test_answers_that_only_announce_another_one_have_an_end(self) -> None:
+        # The server waits for more to say until the check gives up on it.
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 1000)
+            await reader.read()
+
+        answer = answer_of(serve, Check(type="http", timeout=5))
+        assert answer == bad("the header is too long")
+
     def test_a_server_that_drips_has_no_more_time_than_others(self) -> None:
         began = time.monotonic()
         answer = answer_of(drips, Check(type="http", timeout=0.7))
@@ -357,3 +366,10 @@ class TestUdp:
             assert answer == bad("connection refused")
 
         run(test())
+
+
+def test_a_check_that_fails_itself_says_nothing_of_the_gateway_and_goes_on() -> None:
+    """Such as a name that a release before this one took, and that no TLS library takes."""
+    answer = answer_of(is_silent, Check(type="https", name="a..b", timeout=5))
+    assert answer.verdict is Verdict.UNCLEAR
+    assert answer.reason.startswith("check failed: UnicodeError: ")
