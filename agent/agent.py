@@ -386,13 +386,14 @@ class Agent:
         """Begin anew, outside any Site."""
         self.removed_from = ""
         self._storage.forget_site()
+        self._loaded = Loaded(
+            ballots={}, config=None, committed=NO_REVISION, incarnation=self._incarnation, notes=()
+        )
+        # At once: whatever the old one wanted then would be done to what is forgotten.
+        self._loop.node = self._new_node()
         self._peers.forget()
         self._transport.enter_site("")
         self._doors.on_config(Config())
         if self._carrier is not None:
             await self._carrier.withdraw()
-        self._loaded = Loaded(
-            ballots={}, config=None, committed=NO_REVISION, incarnation=self._incarnation, notes=()
-        )
-        self._loop.node = self._new_node()
         self.news.publish()

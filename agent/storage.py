@@ -39,6 +39,8 @@ class Storage:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-disk")
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
+        self._left = 0
+        """Sites that this device has left."""
 
     def save_ballots(self, changed: Mapping[GroupId, Ballot]) -> bool:
         """Make ballots durable; False if the disk refused, and nothing may be told of them."""
@@ -53,7 +55,8 @@ class Storage:
     def save_config(self, config: Config, committed: Revision) -> None:
         """Write a configuration in the worker; the core learns when it is durable."""
         future = self._loop.run_in_executor(self._worker, self.disk.save_config, config, committed)
-        future.add_done_callback(lambda done: self._saved(done, config.revision))
+        left = self._left
+        future.add_done_callback(lambda done: self._saved(done, config.revision, left))
 
     def save_local(self, local: Local | None) -> None:
         """Write the local edits in the worker."""
@@ -65,8 +68,8 @@ class Storage:
         future = self._loop.run_in_executor(self._worker, self.disk.save_conflicts, conflicts)
         future.add_done_callback(_report)
 
-    def _saved(self, done: asyncio.Future[None], revision: Revision) -> None:
-        if done.cancelled():
+    def _saved(self, done: asyncio.Future[None], revision: Revision, left: int) -> None:
+        if done.cancelled() or left != self._left:
             return
         error = done.exception()
         if error is None:
@@ -92,9 +95,14 @@ class Storage:
             self._deliver(PersistWorks())
 
     def forget_site(self) -> None:
-        """Leave the Site: nothing of it stays on disk."""
+        """Leave the Site: nothing of it stays on disk, nor is news any more.
+
+        Waits for what the worker has to write, which would be there again: a device that
+        leaves has nothing to be in time for.
+        """
+        self._worker.submit(self.disk.forget_site).result()
         self._ballots = {}
-        self.disk.forget_site()
+        self._left += 1
 
     def close(self) -> None:
         """Finish the write under way."""
