@@ -45,6 +45,7 @@ from protocol.changes import Change
 from protocol.clients import ClientsKept
 from protocol.config import Config
 from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input, Propose
+from protocol.errors import HalbError
 from protocol.flows import FlowsPart, FlowsWanted
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import GatewaySeen, Message
@@ -269,8 +270,12 @@ class Carrier:
         assert self.vips is not None
         while True:
             await next_round(LOOK_S)
-            self._look()
-            self.vips.check()
+            try:
+                self._look()
+                self.vips.check()
+            except HalbError as error:
+                # Such as a gate that somebody has just removed, and that is about to be mended.
+                _log.warning("cannot look at the leases: %s", error.message)
 
     async def _follow_forever(self) -> None:
         while True:

@@ -7,6 +7,7 @@ other people's rules.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ KEEP_S = 60.0
 """What was seen is told for so long."""
 
 OnEvent = Callable[[Event], None]
+_log = logging.getLogger("halb.host")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class HostWatch:
 
     async def _forever(self) -> None:
         while True:
-            news = self._alarm.note(conntrack_limit.room())
+            try:
+                news = self._alarm.note(conntrack_limit.room())
+            except OSError as error:
+                _log.warning("cannot look at the connection table: %s", error)
+                news = ""
             if news:
                 self.on_event(Event("conntrack", None, news))
             await next_round(LOOK_S)

@@ -65,6 +65,7 @@ class Kernel:
         self._watch: KernelWatch | None = None
         self._counts: Counts | None = None
         self._counted_at = 0.0
+        self._counting: asyncio.Future[Counts] | None = None
         self.counting_s = 0.0
         """How long the newest count took, seconds."""
         self.drift: list[str] = []
@@ -109,10 +110,13 @@ class Kernel:
     async def _passes(self) -> None:
         while True:
             async with self._passing:
-                if self._desired is None:
-                    await self._withdraw()
-                else:
-                    await self._pass(self._desired, self._revision)
+                try:
+                    if self._desired is None:
+                        await self._withdraw()
+                    else:
+                        await self._pass(self._desired, self._revision)
+                except (HalbError, OSError) as error:
+                    _told(error)
             # Not wait_for: in Python 3.11 a wish that comes with a cancellation swallows it.
             with suppress(TimeoutError):
                 async with asyncio.timeout(until_round(PASS_S)):
@@ -128,9 +132,8 @@ class Kernel:
                 done = await self._loop.run_in_executor(
                     self._worker, self._plane.reconcile, desired
                 )
-        except HalbError as error:
-            _log.error("%s %s", error.message, error.remedy)
-            self._on_pass(desired, revision, None, error.message)
+        except (HalbError, OSError) as error:
+            self._on_pass(desired, revision, None, _told(error))
             return
         for text in done.changed:
             _log.info("kernel: %s", text)
@@ -149,17 +152,21 @@ class Kernel:
     def known_connections(self) -> Counts | None:
         """As :meth:`connections`, but at once: older counts do, and newer ones are fetched."""
         if self._loop.time() - self._counted_at > COUNT_AGE_S and self._task is not None:
-            counting = self._loop.run_in_executor(self._worker, self._count)
-            counting.add_done_callback(self._counted)
+            self._count_anew()
         return self._counts
 
     async def connections(self) -> Counts | None:
         """Live flows per gateway, at most a second old; None where they are not known yet."""
         if self._loop.time() - self._counted_at > COUNT_AGE_S:
-            counting = self._loop.run_in_executor(self._worker, self._count)
-            counting.add_done_callback(self._counted)
-            await asyncio.wait([counting], timeout=COUNT_WAIT_S)
+            await asyncio.wait([self._count_anew()], timeout=COUNT_WAIT_S)
         return self._counts
+
+    def _count_anew(self) -> asyncio.Future[Counts]:
+        """The count that is under way, or a new one: the worker has other things to do."""
+        if self._counting is None:
+            self._counting = self._loop.run_in_executor(self._worker, self._count)
+            self._counting.add_done_callback(self._counted)
+        return self._counting
 
     def _count(self) -> Counts:
         began = time.monotonic()
@@ -168,6 +175,7 @@ class Kernel:
         return counts
 
     def _counted(self, done: asyncio.Future[Counts]) -> None:
+        self._counting = None
         if done.cancelled():
             return
         error = done.exception()
@@ -193,3 +201,13 @@ class Kernel:
         if self._watch is not None:
             self._watch.close()
         await asyncio.to_thread(self._worker.shutdown)
+
+
+def _told(error: HalbError | OSError) -> str:
+    """Log why a pass failed, and say it for status; the next one tries again."""
+    if isinstance(error, HalbError):
+        message, remedy = error.message, error.remedy
+    else:
+        message, remedy = f"the kernel cannot be set up: {error}", "It is tried again."
+    _log.error("%s %s", message, remedy)
+    return message

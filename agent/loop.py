@@ -74,8 +74,12 @@ class Loop:
             _log.warning("this machine was paused for %.1f s", lost / 1e9)
             # Before what waited meanwhile: it answers questions from before the pause.
             inputs.insert(0, Paused(lost))
-        self._carry_out(self.node.step(now, inputs))
-        self._plan()
+        effects = self.node.step(now, inputs)
+        try:
+            self._carry_out(effects)
+        finally:
+            # Whatever could not be done: the core is due again.
+            self._plan()
 
     def _plan(self) -> None:
         """Wake up when the core is due next; a timer that is early enough stays."""

@@ -86,8 +86,17 @@ def request(
     :class:`NetlinkError`, or :class:`CapabilityMissing` for EPERM.
     """
     flags |= REQUEST if flags & DUMP == DUMP else REQUEST | ACK
+    whole = _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
+    try:
+        yield from _answers(protocol, whole, purpose)
+    except OSError as error:
+        # No descriptor or no memory is left: of this process, or of the kernel.
+        raise NetlinkError(purpose, error.errno or errno.EIO) from error
+
+
+def _answers(protocol: int, whole: bytes, purpose: str) -> Iterator[bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
-        sock.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body)
+        sock.send(whole)
         while True:
             for answer, payload in messages(sock.recv(_BUFFER)):
                 if answer == _DONE:

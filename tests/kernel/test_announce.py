@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -63,6 +65,9 @@ def test_an_interface_that_is_missing_or_down_is_named(pair: tuple[Device, Insid
     announcer = client.call(Announcer, "eth0")
     with pytest.raises(HalbError, match="ip link set eth0 up"):
         client.call(announcer.announce, VIPS)
+    for vip in VIPS:
+        with pytest.raises(HalbError, match="ip link set eth0 up"):
+            client.owner_of(vip)
     announcer.close()
     client.run("ip", "link", "set", "eth0", "up")
     announcer = client.call(Announcer, "eth9")
@@ -130,6 +135,40 @@ def test_the_watch_hears_nothing_while_it_is_deaf(pair: tuple[Device, Inside]) -
         return found
 
     assert device.call(asyncio.run, told()) == [False, True]
+
+
+def test_upkeep_goes_on_after_a_pass_that_failed(
+    pair: tuple[Device, Inside], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, _ = pair
+    monkeypatch.setattr("agent.kernel.PASS_S", 0.05)
+    errors: list[str] = []
+
+    class Exhausted(DataPlane):
+        """For a moment no file can be opened."""
+
+        def reconcile(self, desired: Desired) -> Reconciled:
+            if not errors:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return super().reconcile(desired)
+
+    async def run() -> None:
+        done = asyncio.Event()
+
+        def on_pass(_: Desired, __: Revision, found: Reconciled | None, error: str) -> None:
+            errors.append(error)
+            if found is not None:
+                done.set()
+
+        kernel = Kernel(Exhausted("eth0"), on_pass, lambda: None)
+        await kernel.start()
+        kernel.want(WANTED, Revision())
+        await asyncio.wait_for(done.wait(), 30.0)
+        await kernel.close()
+
+    device.call(asyncio.run, run())
+    assert "Too many open files" in errors[0]
+    assert not errors[1]
 
 
 def test_what_others_do_while_the_watch_is_deaf_is_mended_at_once(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import struct
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,3 +36,13 @@ def test_one_attribute_is_found_as_among_all(data: bytes, kind: int) -> None:
 def test_nested_attributes_are_known_without_their_flag() -> None:
     data = struct.pack("=HH", 8, 0x8000 | 3) + b"abcd"
     assert list(netlink.attributes(data)) == [(3, b"abcd")]
+
+
+def test_a_process_without_descriptors_left_is_refused_as_by_the_kernel() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limit[1]))
+    try:
+        with pytest.raises(netlink.NetlinkError, match="list addresses: Too many open files"):
+            list(netlink.request(netlink.ROUTE, 22, bytes(8), purpose="list addresses"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
