@@ -95,6 +95,7 @@ class Transport:
         self._channels: dict[bool, Publisher] = {}
         self._ticks: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = asyncio.Lock()
 
     async def start(self) -> None:
         """Bind. Raises InvalidInput for an address not of this host or a port in use."""
@@ -170,9 +171,10 @@ class Transport:
         task.add_done_callback(self._tasks.discard)
 
     async def _end_accepted_connections(self) -> None:
-        for urgent, channel in list(self._channels.items()):
-            for endpoint in self._endpoints(urgent):
-                await sockets.rebind(channel, endpoint, lambda: bool(self._channels))
+        async with self._ending:
+            for urgent, channel in list(self._channels.items()):
+                for endpoint in self._endpoints(urgent) if self._channels else ():
+                    await sockets.rebind(channel, endpoint, lambda: bool(self._channels))
 
     def send(self, to: DeviceId, message: Message) -> None:
         """Hand a message to the network, which may lose it. Never blocks, never raises for that."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -174,6 +176,24 @@ def test_a_removed_device_is_cut_off_at_once_and_others_go_on(host: Inside) -> N
                 lambda: b.count("malformed") > before,
                 lambda: a.transport._channels[True].send(topic),
             )
+
+    run(host, scenario)
+
+
+def test_devices_that_are_removed_one_after_the_other_are_cut_off_in_peace(host: Inside) -> None:
+    async def scenario() -> None:
+        faults: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        a, b, c = Device("a"), Device("b"), Device("c")
+        async with started(a, b, c):
+            a.transport.set_peers([b.as_peer()])
+            await asyncio.sleep(0)
+            a.transport.set_peers([])
+            await asyncio.sleep(0)
+            a.transport.set_peers([b.as_peer()])
+            await heard(a, b)
+        gc.collect()
+        assert not faults
 
     run(host, scenario)
 
