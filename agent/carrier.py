@@ -33,6 +33,7 @@ from agent.lease import KernelLease
 from agent.meter import Meter
 from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
+from agent.redispatch import Redispatch
 from agent.repertoire import repertoire
 from agent.settings import Settings
 from agent.tracing import Answer, Question, question_of, trace
@@ -98,6 +99,7 @@ class Carrier:
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._desired = Desired()
         self.draining = Draining(news.on_event)
+        self._redispatch = Redispatch()
         self._gateway_news = GatewayNews(news.on_event)
         self.passive = Passive(self._led, self.checks.suspect)
         self.vips: Vips | None = None
@@ -261,6 +263,7 @@ class Carrier:
         if done is not None:
             self._refused, self._outdated = dict(done.unfit), dict(done.outdated)
             self._loaded = frozenset(server.uid for server in desired.virtual_servers)
+            self._redispatch.on_pass(done.in_force)
             self._deliver(ConfigApplied(revision))
             if done.lease_lost and self.vips is not None:
                 self.vips.check()
@@ -355,6 +358,7 @@ class Carrier:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
         self.draining.close()
+        await self._redispatch.close()
         await self.passive.close()
         await self.flows.close()
         await self.clients.close()

@@ -42,3 +42,9 @@ def header(version: int) -> bytes:
 def nest(kind: int, value: bytes) -> bytes:
     """An attribute that consists of others."""
     return netlink.attribute(kind | NESTED, value)
+
+
+def only_unanswered() -> bytes:
+    """Of a request to list: entries that no answer has come to. Since Linux 5.16."""
+    unseen = netlink.attribute(STATUS, bytes(4))
+    return unseen + netlink.attribute(STATUS_MASK, SEEN_REPLY.to_bytes(4, "big"))

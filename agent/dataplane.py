@@ -54,6 +54,8 @@ class Reconciled:
     """Virtual Servers whose newest change the kernel refused; they are as they were before."""
     lease_lost: bool = False
     """The gate had to be made anew: leases that were open are closed."""
+    in_force: Desired = field(default_factory=Desired)
+    """What the rules are of now: what was desired, but for what the kernel refused."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,9 @@ class DataPlane:
         found = (*drift.rules, *drift.gate, *drift.books, *reset, *missing)
         outdated = {uid: why for uid, why in done.refused.items() if uid in done.desired.vips}
         new = {uid: why for uid, why in done.refused.items() if uid not in outdated}
-        return Reconciled(
-            (*changed, *moved), found, {**unfit, **homeless, **new}, outdated, drift.anew
-        )
+        unfit = {**unfit, **homeless, **new}
+        words = (*changed, *moved)
+        return Reconciled(words, found, unfit, outdated, drift.anew, done.desired)
 
     def undisturbed(self) -> bool:
         """Whether nobody has changed any rules since the newest pass looked."""

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 
-from agent import ctnetlink, netlink
 from agent.checks import GatewayKey
 from agent.clock import next_round
-from agent.conntrack import layout_of
-from agent.ctnetlink import ADDRESS, PROTOINFO, SEEN_REPLY, STATUS, STATUS_MASK, TCP_STATE_AT
+from agent.conntrack import unanswered
+from agent.ctnetlink import ADDRESS
 from protocol.errors import HalbError
 from protocol.flows import TCP
 from protocol.objects import VirtualServer
@@ -46,62 +46,33 @@ class HalfOpen:
 
 
 def half_open(vips: Iterable[str]) -> tuple[HalfOpen, ...]:
-    """Flows of TCP to ``vips`` that no answer has come to, at most :data:`MAX_FLOWS`.
-
-    The kernel passes over all others itself, from Linux 5.16 on.
-    """
+    """Flows of TCP to ``vips`` that no answer has come to, at most :data:`MAX_FLOWS`."""
     wanted = {ip_address(vip).packed: vip for vip in vips}
-    found: list[HalfOpen] = []
-    for version, size in ADDRESS.items():
-        if any(len(packed) == size for packed in wanted):
-            _read(version, wanted, found)
-    return tuple(found)
-
-
-def _read(version: int, wanted: Mapping[bytes, str], found: list[HalfOpen]) -> None:
-    layout, tuple_size = layout_of(version)
-    body = ctnetlink.header(version)
-    body += netlink.attribute(STATUS, bytes(4))
-    body += netlink.attribute(STATUS_MASK, SEEN_REPLY.to_bytes(4, "big"))
-    for each in netlink.request(
-        netlink.NETFILTER,
-        ctnetlink.GET,
-        body,
-        flags=netlink.DUMP,
-        purpose="list half-open connections",
-    ):
-        if len(found) >= MAX_FLOWS:
-            return
-        if len(each) < layout.size:
-            continue
-        original, vip, protocol, port, reply, gateway = layout.unpack_from(each)
-        if vip not in wanted or protocol != TCP or not original == reply == tuple_size:
-            continue
-        rest = dict(netlink.attributes(each[4 + 2 * tuple_size :]))
-        state = rest.get(PROTOINFO, b"")
-        answered = int.from_bytes(rest.get(STATUS, b""), "big") & SEEN_REPLY
-        if not answered and len(state) > TCP_STATE_AT and state[TCP_STATE_AT] == ctnetlink.SYN_SENT:
-            entry = each[4 : 4 + tuple_size]
-            address = str(ip_address(gateway))
-            found.append(HalfOpen(entry, wanted[vip], int.from_bytes(port, "big"), address))
+    found = (
+        HalfOpen(client, wanted[vip], int.from_bytes(port, "big"), str(ip_address(gateway)))
+        for version, size in ADDRESS.items()
+        if any(len(packed) == size for packed in wanted)
+        for vip, protocol, port, gateway, client in unanswered(version, wanted)
+        if protocol == TCP
+    )
+    return tuple(islice(found, MAX_FLOWS))
 
 
 class Evidence:
     """What of the half-open flows is news. Pure."""
 
     def __init__(self) -> None:
-        self._before: frozenset[bytes] = frozenset()
-        self._counted: frozenset[bytes] = frozenset()
+        self._before: frozenset[HalfOpen] = frozenset()
+        self._counted: frozenset[HalfOpen] = frozenset()
 
     def of(
         self, servers: Iterable[VirtualServer], flows: Iterable[HalfOpen]
     ) -> Mapping[tuple[GatewayKey, str], int]:
         """Flows that were half-open in the look before as well, by gateway and listener.
 
-        Each flow counts once; only listeners that are ``passive`` count.
+        Each flow counts once for a gateway; only listeners that are ``passive`` count.
         """
-        flows = tuple(flows)
-        now = frozenset(flow.entry for flow in flows)
+        now = frozenset(flows)
         fresh = (now & self._before) - self._counted
         self._counted = (self._counted & now) | fresh
         self._before = now
@@ -112,9 +83,9 @@ class Evidence:
             for gateway in server.gateways
         }
         found: Counter[tuple[GatewayKey, str]] = Counter()
-        for flow in flows:
+        for flow in fresh:
             place = where.get((flow.vip, flow.gateway))
-            if flow.entry not in fresh or place is None:
+            if place is None:
                 continue
             server, name = place
             for listener in server.listeners:

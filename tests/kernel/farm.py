@@ -66,13 +66,14 @@ class Farm:
         listeners: Sequence[Listener] = LISTENERS,
         down: Sequence[str] = (),
         moment: Moment = REST,
-    ) -> None:
+    ) -> Desired:
         """Make the device carry this, and nothing that it remembers from before."""
         vs = virtual_server(gateways, listeners)
         gone = frozenset((UID, name) for name in down)
         done = self.device.reconcile(Desired((vs,), {UID: VIPS}, gone, moment))
         assert not done.drift
         self.device.take()
+        return done.in_force
 
     def greeted(self, vip: str, client: int = 0, port: int = 0, listener: Listener = GREET) -> str:
         """Name of the gateway that answers a new TCP connection of a client."""

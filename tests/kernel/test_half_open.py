@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
-from agent.conntrack import count_flows, end_flows
+from agent.conntrack import count_flows, end_flows, end_unanswered
 from agent.passive import half_open
 from halbctl.lab.servers import ECHO
 from protocol.objects import Gateway, Listener
@@ -24,6 +23,7 @@ from tests.kernel.namespaces import (
     virtual_server,
     wait_until,
 )
+from tests.kernel.swallowing import knock
 
 pytestmark = pytest.mark.kernel
 
@@ -55,14 +55,7 @@ def test_a_connection_that_is_not_answered_is_half_open_and_one_that_is_is_not(
     with closing(client.call(connect, vip, ECHO, 5.0)):
         assert device.call(half_open, VIPS) == ()
     device.reconcile(desired(virtual_server(gateways(IS_GONE), LISTENERS)))
-
-    def knock() -> socket.socket:
-        family = socket.AF_INET6 if version == 6 else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        sock.connect_ex((vip, ECHO))
-        return sock
-
-    with closing(client.call(knock)):
+    with closing(client.call(knock, vip, ECHO)):
         wait_until(lambda: bool(device.call(half_open, VIPS)), "the flow is listed")
         (found,) = device.call(half_open, VIPS)
         assert (found.vip, found.port, found.gateway) == (vip, ECHO, IS_GONE[version])
@@ -89,3 +82,22 @@ def test_flows_to_a_gateway_are_ended_and_no_others(
         assert device.call(end_flows, [IS_GONE[version]], [SERVES[version]]) == 0
         assert device.call(end_flows, VIPS, [SERVES[version]]) >= before
         assert flow not in device.call(count_flows, VIPS)
+
+
+@pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
+def test_flows_that_a_gateway_has_not_answered_are_taken_out_and_no_others(
+    place: tuple[Device, Inside], version: int, vip: str
+) -> None:
+    device, client = place
+    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
+    device.take()
+    with ExitStack() as stack:
+        stack.enter_context(closing(client.call(connect, vip, ECHO, 5.0)))
+        device.reconcile(desired(virtual_server(gateways(IS_GONE), LISTENERS)))
+        for _ in range(5):
+            stack.enter_context(closing(client.call(knock, vip, ECHO)))
+        wait_until(lambda: len(device.call(half_open, VIPS)) == 5, "they are listed")
+        others = [(IS_GONE[version], IS_GONE[version]), (vip, SERVES[version])]
+        assert device.call(end_unanswered, others) == 0
+        assert device.call(end_unanswered, [*others, (vip, IS_GONE[version])]) == 5
+        assert device.call(count_flows, VIPS).get((vip, "tcp", ECHO, SERVES[version]))

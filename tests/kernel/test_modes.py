@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from msgspec.structs import replace as replaced
 
+from agent.conntrack import end_unanswered
 from agent.ruleset import Desired
 from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
@@ -27,7 +29,9 @@ from tests.kernel.namespaces import (
     connect,
     hosts,
     virtual_server,
+    wait_until,
 )
+from tests.kernel.swallowing import PATIENCE_S, knock, swallowed, swallowing, wait_open
 
 pytestmark = pytest.mark.kernel
 
@@ -160,6 +164,28 @@ def test_without_a_gateway_new_flows_are_refused_at_once(built: Farm, mode: str,
     with pytest.raises(ConnectionRefusedError):
         built.client.call(asked, vip, ECHO, 1.0)
     assert time.monotonic() - began < 0.9
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_connection_that_a_gateway_swallowed_is_opened_at_another(
+    built: Farm, mode: str, vip: str
+) -> None:
+    built.use(mode)
+
+    def without(name: str) -> None:
+        down = frozenset((UID, g.name) for g in GATEWAYS if g.name.startswith(name))
+        built.a.reconcile(Desired((serves(mode),), {UID: built.leased}, down))
+
+    without("gw2")
+    of_gw1 = next(g.address for g in GATEWAYS if (":" in g.address) is (":" in vip))
+    with swallowing(built.network, "gw1"), closing(built.client.call(knock, vip, ECHO)) as sock:
+        wait_until(lambda: swallowed(built.network, "gw1") > 0, "the SYN is lost", PATIENCE_S)
+        without("gw1")
+        assert built.a.call(end_unanswered, [(vip, of_gw1)]) == int(mode == "known")
+        wait_open(sock)
+        sock.sendall(b"?")
+        assert sock.recv(1) == b"?"
 
 
 @pytest.mark.parametrize("vip", VIPS)

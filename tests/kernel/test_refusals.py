@@ -74,6 +74,7 @@ def test_the_others_change_and_the_refused_one_stays(device: Device) -> None:
     assert not done.unfit
     assert set(done.outdated) == {TWO}
     assert done.outdated[TWO].startswith("nftables refused: ")
+    assert done.in_force == wish(server(ONE, WEB, more), server(TWO), server(THREE, more))
     assert rules(device, TWO) == before
     assert [rules(device, uid).count("dnat") for uid in (ONE, THREE)] == [2, 1]
     for key in (f"{VIPS[ONE][0]} . tcp . 81", f"{VIPS[TWO][0]} . tcp . 80"):

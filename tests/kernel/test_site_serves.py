@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -14,10 +15,11 @@ import pytest
 from halbctl.lab.measure import Stage
 from halbctl.lab.plan import VIP, VIP6, VIRTUAL_SERVER
 from halbctl.lab.probes import Probe
-from halbctl.lab.servers import ECHO
+from halbctl.lab.servers import BANNER, ECHO
 from halbctl.lab.site import Site, change
 from tests.kernel.namespaces import wait_until
 from tests.kernel.sites import assert_kept, serving, stage
+from tests.kernel.swallowing import swallowing
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("serves")]
 
@@ -34,6 +36,15 @@ for number in range(60):
     for _ in range(2):
         s.send(b"hello")
         print(s.recv(100).decode())
+"""
+CLIENTS = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+*vips, port = sys.argv[1:]
+def greeted(vip):
+    with socket.create_connection((vip, int(port)), 60) as sock:
+        return sock.recv(100).decode().strip()
+print(*ThreadPoolExecutor(40).map(greeted, vips * 20))
 """
 
 
@@ -142,6 +153,15 @@ def test_a_gateway_dies_and_returns(site: Site) -> None:
         assert set(served(site)) == {"gw1"}
         on_stage.recover_gateway("gw2")
         site.wait("gw2 serves", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 5)
+
+
+def test_connections_that_a_gateway_swallows_are_answered_by_another(site: Site) -> None:
+    with swallowing(site.network, "gw2"):
+        argv = [sys.executable, "-c", CLIENTS, VIP, VIP6, str(BANNER)]
+        clients = site.network.within("client", argv)
+        done = subprocess.run(clients, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["gw1"] * 40, done.stderr
+    site.wait("gw2 serves", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 30)
 
 
 def test_a_drained_device_hands_over_and_takes_nothing(site: Site) -> None:

@@ -1,0 +1,77 @@
+"""What a gateway swallowed goes elsewhere once it is down, and what it answered stays."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+from msgspec.structs import replace
+
+from agent.redispatch import Redispatch
+from agent.ruleset import Desired
+from tests.kernel.farm import ADDRESSES, GREET, HOLD, NAMES, UDP, Farm, farm_gateways, version
+from tests.kernel.namespaces import VIPS, wait_until
+from tests.kernel.swallowing import (
+    ANSWERED,
+    LOST,
+    PATIENCE_S,
+    answer,
+    datagrams,
+    knock,
+    swallowing,
+    wait_open,
+    waiting,
+)
+
+pytestmark = pytest.mark.kernel
+
+GONE, OTHERS = NAMES[0], NAMES[1:]
+STICKY = replace(GREET, port=81, balance="round-robin", sticky=300)
+LISTENERS = (GREET, STICKY, HOLD, UDP)
+
+
+def both(*names: str) -> list[str]:
+    """The gateways by both of their addresses."""
+    return [f"{name}-{version}" for name in names for version in ADDRESSES]
+
+
+async def redispatched(before: Desired, now: Desired, vip: str, gateway: str) -> None:
+    """What an agent does once its rules have changed, until nothing waits for the gateway."""
+    redispatch = Redispatch()
+    redispatch.on_pass(before)
+    redispatch.on_pass(now)
+    gone = partial(wait_until, lambda: not waiting(vip, gateway), "none waits", PATIENCE_S)
+    await asyncio.to_thread(gone)
+    await redispatch.close()
+
+
+@pytest.mark.parametrize("most", [0, 50])
+@pytest.mark.parametrize("vip", VIPS)
+def test_what_waits_for_a_gateway_that_goes_down_is_answered_by_another(
+    farm: Farm, vip: str, most: int
+) -> None:
+    gateways, device = farm_gateways(most=most), farm.device
+    before = farm.serve(gateways, LISTENERS, down=both(*OTHERS))
+    held = farm.hold(vip, timeout=PATIENCE_S)
+    talking, silent = (farm.client.call(datagrams, vip) for _ in range(2))
+    with swallowing(device.network, GONE), ExitStack() as stack:
+        for sock in (talking, silent):
+            stack.callback(sock.close)
+        opening = [farm.client.call(knock, vip, each.port) for each in (GREET, STICKY)]
+        for sock in opening:
+            stack.callback(sock.close)
+        silent.send(LOST)
+        address = next(g.address for g in gateways if g.name == f"{GONE}-{version(vip)}")
+        wait_until(lambda: device.call(waiting, vip, address) == 3, "they wait", PATIENCE_S)
+        assert answer(talking, ANSWERED) == GONE
+        now = farm.serve(gateways, LISTENERS, down=both(GONE))
+        device.call(asyncio.run, redispatched(before, now, vip, address))
+        assert answer(talking, ANSWERED) == GONE
+        held.sendall(b"?")
+        assert held.recv(1) == b"?"
+        assert answer(silent, LOST) in OTHERS
+        for sock in opening:
+            wait_open(sock)
+            assert sock.recv(100).decode().strip() in OTHERS
