@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from agent import journal, realtime
 from agent.agent import Agent
+from agent.capability import allow_descriptors
 from agent.disk import Disk
 from agent.patience import PatientLoop
 from agent.settings import Settings, read_settings
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.argv[1:] if arguments is None else arguments, version=release()
         )
         journal.set_up(settings.log_level)
+        allow_descriptors()
         disk = Disk.open(settings.state_dir)
         try:
             with asyncio.Runner(loop_factory=PatientLoop) as runner:

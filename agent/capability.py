@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import resource
 from collections.abc import Iterable
 from pathlib import Path
 from platform import release
 
 from protocol.errors import HalbError
 
+DESCRIPTORS = 65_536
+"""Files that the agent may want to have open: nine for each peer, one or two for each check."""
 NUMBER = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
 """Bit numbers, from ``capability.h`` of Linux."""
 
@@ -45,6 +48,17 @@ def require(names: Iterable[str], purpose: str) -> None:
     missing = [name for name in names if not held >> NUMBER[name] & 1]
     if missing:
         raise CapabilityMissing(missing, purpose)
+
+
+def allow_descriptors() -> None:
+    """Let this process open as many files as the host allows, and no more than it may want.
+
+    The usual limit of 1024 is one of `select`, which nothing here uses.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def require_kernel(found: str | None = None) -> None:

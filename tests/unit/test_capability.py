@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from agent.capability import CapabilityMissing, KernelTooOld, require, require_kernel
@@ -22,3 +25,14 @@ def test_all_missing_capabilities_are_named_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("agent.capability._effective", lambda: 0)
     with pytest.raises(CapabilityMissing, match="CAP_NET_ADMIN and CAP_NET_RAW missing"):
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device")
+
+
+@pytest.mark.parametrize(("soft", "hard", "now"), [(64, 512, 512), (64, 64, 64)])
+def test_as_many_files_may_be_open_as_the_host_allows(soft: int, hard: int, now: int) -> None:
+    code = (
+        "import resource; from agent.capability import allow_descriptors; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); allow_descriptors(); "
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{now} {hard}\n"
