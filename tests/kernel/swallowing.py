@@ -15,7 +15,7 @@ from halbctl.lab.servers import ECHO
 from tests.kernel.farm import version
 
 PATIENCE_S = 60.0
-"""A client sends a lost SYN again after 1, 3, 7, 15 and 31 s."""
+"""A client sends a lost SYN again after 1 and 3 s, and again before 7, 15 and 31 s are over."""
 LOST, ANSWERED = b"??", b"?"
 """Datagrams that such a gateway swallows, and that it answers."""
 _TABLE = """table inet swallow {
