@@ -156,10 +156,7 @@ def _address(interface: str, vip: str) -> bytes:
 def _dump() -> Iterator[tuple[int, Address]]:
     """(interface index, address) of every address of the host."""
     body = _ADDRESS_HEADER.pack(0, 0, 0, 0, 0)
-    found = netlink.request(
-        netlink.ROUTE, _GET_ADDRESS, body, flags=netlink.DUMP, purpose="list addresses"
-    )
-    for each in found:
+    for each in netlink.listed(netlink.ROUTE, _GET_ADDRESS, body, purpose="list addresses"):
         family, prefix, _, _, index = _ADDRESS_HEADER.unpack_from(each)
         values = dict(netlink.attributes(each[_ADDRESS_HEADER.size :]))
         packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS))

@@ -21,6 +21,10 @@ ROUTE = 0
 NETFILTER = 12
 
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
+_TORN = 0x10
+"""Flag of an answer: what is listed has changed since the list began."""
+_LISTINGS = 10
+"""So often a torn list is made again."""
 CREATE_EXCLUSIVE = 0x400 | 0x200
 
 _GET_GENERATION, _GENERATION_ID = (10 << 8) | 16, 1
@@ -77,28 +81,34 @@ def find(data: bytes, at: int, kind: int) -> bytes:
 
 
 def request(
-    protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: str
+    protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: str, whole: bool = False
 ) -> Iterator[bytes]:
     """Send one request and yield the bodies of its answers.
 
     A dump yields many, any other request what the kernel has to say before its
     acknowledgement. ``purpose`` completes "refused to ..." in errors: raises
-    :class:`NetlinkError`, or :class:`CapabilityMissing` for EPERM.
+    :class:`NetlinkError`, or :class:`CapabilityMissing` for EPERM. With ``whole`` a dump
+    that is torn ends with EINTR.
     """
     flags |= REQUEST if flags & DUMP == DUMP else REQUEST | ACK
-    whole = _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
+    question = _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
     try:
-        yield from _answers(protocol, whole, purpose)
+        yield from _answers(protocol, question, purpose, whole)
     except OSError as error:
         # No descriptor or no memory is left: of this process, or of the kernel.
         raise NetlinkError(purpose, error.errno or errno.EIO) from error
 
 
-def _answers(protocol: int, whole: bytes, purpose: str) -> Iterator[bytes]:
+def _answers(protocol: int, question: bytes, purpose: str, whole: bool) -> Iterator[bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as sock:
-        sock.send(whole)
+        sock.send(question)
+        torn = False
         while True:
-            for answer, payload in messages(sock.recv(_BUFFER)):
+            data = sock.recv(_BUFFER)
+            torn = torn or (whole and _is_torn(data))
+            for answer, payload in messages(data):
+                if answer == _DONE and torn:
+                    raise NetlinkError(purpose, errno.EINTR)
                 if answer == _DONE:
                     return
                 if answer != _ERROR:
@@ -112,10 +122,35 @@ def _answers(protocol: int, whole: bytes, purpose: str) -> Iterator[bytes]:
                 raise NetlinkError(purpose, code)
 
 
+def listed(protocol: int, kind: int, body: bytes, *, purpose: str) -> list[bytes]:
+    """All answers to a dump, which is made again where something changed meanwhile.
+
+    The kernel goes on by number: what is removed in between hides others, which stay. Where
+    changes have no end, the last list has to do.
+    """
+    for _ in range(_LISTINGS):
+        try:
+            return list(request(protocol, kind, body, flags=DUMP, purpose=purpose, whole=True))
+        except NetlinkError as error:
+            if error.code != errno.EINTR:
+                raise
+    return list(request(protocol, kind, body, flags=DUMP, purpose=purpose))
+
+
 def execute(protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: str) -> None:
     """Send a request whose only answer is an acknowledgement; errors as :func:`request`."""
     for _ in request(protocol, kind, body, flags=flags, purpose=purpose):
         pass
+
+
+def _is_torn(data: bytes) -> bool:
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, _, flags, *_ = _HEADER.unpack_from(data, at)
+        if flags & _TORN:
+            return True
+        at += max(size + -size % 4, _HEADER.size)
+    return False
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
