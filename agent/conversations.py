@@ -122,12 +122,17 @@ async def streams(
         if context is not None:
             about.lacks = "accepts connections, but no TLS handshake"
         # The loop closes what it was given; a copy leaves ours to us.
-        reader, writer = await asyncio.open_connection(
-            sock=sock.dup(),
-            limit=MAX_READ,
-            ssl=context,
-            server_hostname=_server_name(about, context),
-        )
+        copy = sock.dup()
+        try:
+            reader, writer = await asyncio.open_connection(
+                sock=copy,
+                limit=MAX_READ,
+                ssl=context,
+                server_hostname=_server_name(about, context),
+            )
+        except BaseException:
+            copy.close()
+            raise
         try:
             yield reader, writer
         finally:
