@@ -19,7 +19,6 @@ AGE_S = 0.5
 """A sample that is not older answers a question again."""
 RATE_S = 1.0
 """A rate is over at least so many seconds."""
-MAX_SAMPLES = 32
 
 _log = logging.getLogger("halb.meter")
 
@@ -45,7 +44,8 @@ class Meter:
     ) -> None:
         self._read = read
         self._on_sample = on_sample
-        self._samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
+        self._samples: deque[Sample] = deque()
+        """The newest, and back to the first that a rate can be taken from: each may be large."""
         self._reading = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
@@ -60,18 +60,16 @@ class Meter:
             fresh = newest is not None and self._loop.time() - newest.at < AGE_S
             if newest is None or not fresh or newest.active is None:
                 newest = await self._take(active=True)
-            return newest, self._base(newest)
+            return newest, self._samples[0]
 
     async def _take(self, *, active: bool) -> Sample:
         at = self._loop.time()
         taken = Sample(at, *await self._read(active))
         self._samples.append(taken)
+        while len(self._samples) > 1 and at - self._samples[1].at >= RATE_S:
+            self._samples.popleft()
         self._on_sample(taken)
         return taken
-
-    def _base(self, newest: Sample) -> Sample:
-        old = [s for s in self._samples if newest.at - s.at >= RATE_S]
-        return old[-1] if old else self._samples[0]
 
     async def _forever(self) -> None:
         while True:
