@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from agent.clock import next_round
+from agent.clock import next_round, rest
 from agent.dataplane import DataPlane
 from agent.distribution import chain_of
 from agent.gated import numbers, sticky_map
@@ -114,8 +114,7 @@ class StickyClients:
                 await self._tell()
             except HalbError as error:
                 _log.warning("cannot read the sticky clients: %s", error.message)
-            took = self._loop.time() - began
-            await asyncio.sleep(max(0.0, took / READ_SHARE - TELL_S))
+            await rest(self._loop.time() - began, READ_SHARE, TELL_S)
 
     async def _tell(self) -> None:
         room = MAX_PARTS

@@ -35,3 +35,9 @@ def until_round(seconds: float) -> float:
 async def next_round(seconds: float) -> None:
     """Sleep until then."""
     await asyncio.sleep(until_round(seconds))
+
+
+async def rest(took: float, share: float, period: float) -> None:
+    """Sleep beyond ``period`` if what is done once in it, and took so many seconds just now,
+    would take more than a ``share`` of the time."""
+    await asyncio.sleep(max(0.0, took / share - period))

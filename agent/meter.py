@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from agent.clock import next_round
+from agent.clock import next_round, rest
 from agent.conntrack import Flow
 from agent.counters import Reading
 from protocol.errors import HalbError
@@ -17,6 +17,9 @@ SAMPLE_S = 10.0
 """Seconds between two samples where nobody asks: no total loses more when others flush."""
 AGE_S = 0.5
 """A sample that is not older answers a question again."""
+READ_SHARE = 0.05
+"""Reading takes at most this share of the time where nobody asks: a listener on a range of ports
+has an account for each port that is used, 65,535 of them after a scan."""
 RATE_S = 1.0
 """A rate is over at least so many seconds."""
 
@@ -74,12 +77,14 @@ class Meter:
     async def _forever(self) -> None:
         while True:
             await next_round(SAMPLE_S)
+            began = self._loop.time()
             try:
                 async with self._reading:
                     await self._take(active=False)
             except HalbError as error:
                 # Flushed by somebody, and about to be mended; status tells.
                 _log.info("no sample of the counters: %s", error.message)
+            await rest(self._loop.time() - began, READ_SHARE, SAMPLE_S)
 
     async def close(self) -> None:
         if self._task is not None:
