@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from agent import conntrack_limit
 from agent.clock import next_round
@@ -23,6 +24,8 @@ LOOK_S = 2.0
 """Seconds between two looks at the connection table."""
 KEEP_S = 60.0
 """What was seen is told for so long."""
+MAX_OBSTACLES = 16
+"""Of a kind, told at a time: those that take most. A range of ports may lose flows on each."""
 
 OnEvent = Callable[[Event], None]
 _log = logging.getLogger("halb.host")
@@ -94,19 +97,28 @@ class HostWatch:
             return
         chains = tuple(self.look())
         raw = [c for c in chains if c.priority < RAW]
+        self._forget(now.at)
         for kind, found, where in (
             ("dropped", dropped, suspects(chains, "forward")),
             ("untracked", untracked, suspects(raw, "prerouting")),
         ):
-            for service, number in found.items():
-                seen = Obstacle(service, number, kind, where, now.at + KEEP_S)
-                if (service, kind) not in self._obstacles:
-                    self.on_event(Event("obstacle", None, str(seen)))
-                self._obstacles[service, kind] = seen
+            for service in nlargest(MAX_OBSTACLES, found, key=found.__getitem__):
+                self._meet(Obstacle(service, found[service], kind, where, now.at + KEEP_S))
+
+    def _meet(self, seen: Obstacle) -> None:
+        key = (seen.service, seen.kind)
+        if key not in self._obstacles:
+            if sum(kind == seen.kind for _, kind in self._obstacles) >= MAX_OBSTACLES:
+                return
+            self.on_event(Event("obstacle", None, str(seen)))
+        self._obstacles[key] = seen
+
+    def _forget(self, now: float) -> None:
+        self._obstacles = {k: each for k, each in self._obstacles.items() if each.until > now}
 
     def warnings(self, now: float) -> Iterator[str]:
         """What status says; ``now`` is the loop's clock, seconds."""
-        self._obstacles = {k: each for k, each in self._obstacles.items() if each.until > now}
+        self._forget(now)
         yield from self._alarm.warnings()
         yield from map(str, self._obstacles.values())
 

@@ -7,7 +7,9 @@ import errno
 import pytest
 
 from agent.conntrack_limit import Room
-from agent.host import HostWatch
+from agent.counters import Reading
+from agent.host import KEEP_S, MAX_OBSTACLES, HostWatch
+from agent.meter import Sample
 from protocol.effects import Event
 from tests.unit.listening import run, until
 
@@ -35,3 +37,19 @@ def test_a_table_that_could_not_be_read_once_is_looked_at_again(
 
     run(test())
     assert told[0].text == "the connection table is 99% full: 99 of 100"
+
+
+def test_of_a_range_of_ports_the_worst_are_told_and_no_others() -> None:
+    told: list[Event] = []
+    watch = HostWatch(told.append, lambda: ())
+
+    def dropped(number: int) -> Reading:
+        services = {("10.0.0.1", "tcp", port): number * port for port in range(1, 1001)}
+        return Reading({}, services, {}, {}, {}, {})
+
+    for at in range(3):
+        watch.on_sample(Sample(10.0 * at, dropped(at)))
+    assert len(told) == MAX_OBSTACLES
+    assert "tcp/1000 of 10.0.0.1: 1000 new flows" in told[0].text
+    assert len([*watch.warnings(20.0)]) == MAX_OBSTACLES
+    assert [*watch.warnings(20.0 + KEEP_S)] == []
