@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.capability import CapabilityMissing
 from agent.neighbour import ETH_IPV6, ICMPV6, checksum, ethernet
+from agent.tap import IF_EQUAL, LOAD_BYTE, NOTHING, RETURN, WHOLE, tap
 
 SMALL = 84
 """Bytes of an IP packet that comes through everywhere."""
@@ -76,8 +77,7 @@ async def answers(interface: str, mac: bytes, to: bytes, echo: Echo) -> bool:
 
     Raises :class:`CapabilityMissing` without CAP_NET_RAW.
     """
-    kind = _KIND[echo.target.version]
-    with _listener(interface, kind) as listener:
+    with _listener(interface, echo.target.version) as listener:
         for _ in range(_ASKS):
             listener.sendto(echo.request(mac, to), (interface, 0))
             try:
@@ -95,14 +95,19 @@ async def _wait(listener: socket.socket, echo: Echo, by: bytes) -> None:
         pass
 
 
-def _listener(interface: str, kind: int) -> socket.socket:
+def _listener(interface: str, version: int) -> socket.socket:
+    """Hears answers and nothing of the traffic, which may be more than anybody can look at."""
+    protocol = (LOAD_BYTE, 0, 0, 23 if version == 4 else 20)
+    first_byte = (LOAD_BYTE, 0, 0, 14 + _HEADER[version])
+    steps = (
+        protocol,
+        (IF_EQUAL, 0, 3, _ICMP if version == 4 else ICMPV6),
+        first_byte,
+        (IF_EQUAL, 0, 1, _ANSWER[version]),
+        (RETURN, 0, 0, WHOLE),
+        (RETURN, 0, 0, NOTHING),
+    )
     try:
-        listener = socket.socket(
-            socket.AF_PACKET,
-            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-            socket.htons(kind),
-        )
+        return tap(interface, steps, _KIND[version])
     except PermissionError as error:
         raise CapabilityMissing(["CAP_NET_RAW"], "ask gateways by ICMP") from error
-    listener.bind((interface, kind))
-    return listener

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import pytest
 from msgspec.structs import replace
 
-from agent import addresses
+from agent import addresses, echo
 from agent.doctor import different_mtus, examine
 from halbctl.lab.namespaces import Network
 from halbctl.lab.servers import ECHO
@@ -19,7 +22,16 @@ from protocol.diagnosis import Finding
 from protocol.ids import DeviceId
 from protocol.objects import Device as StoredDevice
 from protocol.objects import Gateway, Listener
-from tests.kernel.namespaces import UID, VIP, VIP6, Device, desired, hosts, virtual_server
+from tests.kernel.namespaces import (
+    UID,
+    VIP,
+    VIP6,
+    Device,
+    Inside,
+    desired,
+    hosts,
+    virtual_server,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -142,3 +154,29 @@ def test_devices_with_different_mtus_are_warned_of() -> None:
     (warning,) = different_mtus({"b": 9000, "a": 1500, "c": 1500})
     assert (warning.check, warning.state) == ("mtu", "warning")
     assert "a 1500, b 9000, c 1500" in warning.text
+
+
+async def first_frame(listener: socket.socket, question: bytes) -> bytes:
+    """What is heard first after a question, which is asked until anything is."""
+    while True:
+        listener.sendto(question, ("eth0", 0))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                return await asyncio.get_running_loop().sock_recv(listener, 2048)
+
+
+@pytest.mark.parametrize(("own", "other"), [("10.77.0.11", "10.77.0.12"), ("fd77::11", "fd77::12")])
+def test_who_asks_a_gateway_hears_its_answer_and_none_of_the_traffic(own: str, other: str) -> None:
+    with hosts("a", "gw") as network:
+        device, gateway = Inside(network, "a"), Inside(network, "gw")
+        kind = socket.AF_INET6 if ":" in own else socket.AF_INET
+        question = echo.Echo(ip_address(own), ip_address(other))
+        macs = [host.call(addresses.link, "eth0").mac for host in (device, gateway)]
+        listener = device.call(echo._listener, "eth0", question.target.version)
+        with gateway.call(socket.socket, kind, socket.SOCK_DGRAM) as noise, listener:
+            for _ in range(8):
+                noise.sendto(b"traffic", (own, 9))
+            heard = asyncio.run(first_frame(listener, question.request(*macs)))
+            assert question.is_answer(heard, macs[1])
+        device.close()
+        gateway.close()
