@@ -67,8 +67,9 @@ class CatchUp:
             return
         if copy.base is not None and copy.base != have.revision:
             return
-        base = Config() if copy.base is None else have
-        replica.take_committed(built(base, copy), out)
+        config = built(Config() if copy.base is None else have, copy)
+        if config is not None:
+            replica.take_committed(config, out)
 
     def wake_at(self, now: int) -> int:
         """When to look again whether to fetch."""

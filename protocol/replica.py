@@ -92,9 +92,10 @@ class Replica:
         """
         if message.to > self.stored.revision:
             base = self._at(message.base)
-            if base is None:
+            config = None if base is None else built(base, message)
+            if config is None:
                 return
-            self.append(built(base, message), out)
+            self.append(config, out)
         if self.stored.descends_from(message.committed):
             self.commit(message.committed, out)
 
@@ -126,10 +127,11 @@ class Replica:
         return Stored(term, self.durable, self.committed.revision)
 
 
-def built(base: Config, message: Append | Copy) -> Config:
-    """``base`` with the records of ``message``."""
+def built(base: Config, message: Append | Copy) -> Config | None:
+    """``base`` with the records of ``message``; None if that is no Site's configuration."""
     records: dict[tuple[str, str], Record] = dict(base.records)
     for record in message.records:
         records[record.kind, record.key] = record
     epochs = tuple(Epoch(term, last) for term, last in message.epochs)
-    return Config(message.to, remembered(records, message.floor), epochs, message.floor)
+    config = Config(message.to, remembered(records, message.floor), epochs, message.floor)
+    return None if config.site is None else config

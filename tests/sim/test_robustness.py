@@ -192,6 +192,11 @@ def test_no_step_raises_whatever_messages_arrive(seed: int) -> None:
         stored += [e.config.revision for e in effects if isinstance(e, PersistConfig)]
         assert node.wake_at() > now
         node.view()
+    began = now
+    for _ in range(100):
+        now = node.wake_at()
+        node.step(now, ())
+    assert now - began > 100 * MILLISECOND
 
 
 def test_a_lease_that_a_full_disk_kept_shut_is_opened_later() -> None:
