@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,10 +14,25 @@ def main() -> None:
     # A command allocates little and ends soon: the collector would only look
     # again and again at what the imports made. `status --watch` turns it on.
     gc.disable()
-    code = run(sys.argv[1:])
-    sys.stderr.flush()
+    _open_streams()
+    try:
+        code = run(sys.argv[1:])
+        sys.stderr.flush()
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
     # All is written and closed: not to take the interpreter apart saves 15 ms.
     os._exit(code)
+
+
+def _open_streams() -> None:
+    """Open those of the three standard streams that this process was started without.
+
+    Each takes the number that is free, so that no socket does, and nothing that is for
+    people is printed in place of data.
+    """
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def run(argv: Sequence[str]) -> int:
@@ -40,14 +56,25 @@ def run(argv: Sequence[str]) -> int:
         return usage(error)
     except Abort:
         return 130
+    except SystemExit as ended:
+        # Typer ends so where the reader goes away while a command still prints.
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        return _without_reader()
     except BrokenPipeError:
-        # The reader (`| head`) has what it wanted. Point stdout elsewhere, or
-        # Python complains about the same pipe once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _without_reader()
     except OSError as error:
         return report(HalbError(f"{error.filename or 'stdout'}: {error.strerror}"))
     return code or 0
+
+
+def _without_reader() -> int:
+    """The reader (`| head`) has what it wanted; the exit code of others that a pipe ends.
+
+    Points stdout elsewhere, or Python complains about the same pipe once more when it ends.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

@@ -122,7 +122,13 @@ class _Link:
         """Send ``op``; ``again`` for more about the request that is under way."""
         if not again:
             self.id = os.urandom(8).hex()
-        frame = msgpack.packb({"v": API_VERSION, "id": self.id, "op": op})
+        try:
+            frame = msgpack.packb({"v": API_VERSION, "id": self.id, "op": op})
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise InvalidInput(
+                f"the request cannot be sent: {error}",
+                "Correct the number that is too large, or the text that is not UTF-8.",
+            ) from None
         if len(frame) > MAX_FRAME:
             raise InvalidInput(f"the request has {len(frame)} bytes; at most {MAX_FRAME} may be")
         self.socket.send(frame)

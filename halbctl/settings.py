@@ -57,6 +57,13 @@ def settings_of(ctx: typer.Context) -> Settings:
     return ctx.obj
 
 
+def a_number(value: float) -> float:
+    """For options that are a range: NaN is within every one."""
+    if not isfinite(value):
+        raise InvalidInput(f"{value} is no number of seconds", "Write it as 2 or 0.5.")
+    return value
+
+
 def _output(value: str, source: str) -> str:
     if value not in OUTPUTS:
         raise InvalidInput(f"{source} {value!r} is not known", "Use table, json or yaml.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from halbctl.app import area
+from halbctl.errors import note
 from halbctl.output import Paint, clean, emit
 from halbctl.session import ask, change, confirm, finish
 from halbctl.settings import settings_of
@@ -75,5 +76,10 @@ def _apply(ctx: typer.Context, found: list[Conflict], id_: str, *, yes: bool) ->
         )
     names = ", ".join(str(document["name"]) for document in documents)
     confirm(f"Replace {names} as a whole by what conflict {id_} holds?", yes=yes)
+    done: dict[str, Any] = {}
     for document in documents:
-        finish(ctx, change(ctx, PutVirtualServer(parse_virtual_server(document))))
+        if done:
+            note(done["detail"])
+        last = change(ctx, PutVirtualServer(parse_virtual_server(document)))
+        done = {**last, "changed": last["changed"] or done.get("changed", False)}
+    finish(ctx, done)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halbctl.app import area
+from halbctl.errors import warn
 from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
 from halbctl.screens import utc
 from halbctl.session import ask
 from halbctl.settings import settings_of
+from protocol.errors import Unreachable
 
 if TYPE_CHECKING:
     from halbctl.replies import Entry
@@ -50,7 +52,14 @@ def events(
     known: set[tuple[object, ...]] | None = None
     count = max(limit, FOLLOWED)
     while True:
-        entries = ask(ctx, {"op": "history", "virtual_server": vs, "limit": count})["entries"]
+        try:
+            entries = ask(ctx, {"op": "history", "virtual_server": vs, "limit": count})["entries"]
+        except Unreachable as error:
+            if known is None:
+                raise
+            warn(f"{error.message}; waiting for it")
+            time.sleep(POLL_S)
+            continue
         news = entries[-limit:] if known is None else [e for e in entries if _key(e) not in known]
         for entry in news:
             print(_line(entry, settings_of(ctx).output), flush=True)

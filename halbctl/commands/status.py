@@ -11,7 +11,7 @@ from halbctl.app import area
 from halbctl.output import Paint, emit
 from halbctl.screens import status_screen
 from halbctl.session import get_status
-from halbctl.settings import settings_of
+from halbctl.settings import a_number, settings_of
 
 app = area()
 
@@ -22,7 +22,13 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow, until Ctrl-C.")] = False,
     interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=0.1, max=3600, help="Longest pause with --watch."),
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            max=3600,
+            callback=a_number,
+            help="Longest pause with --watch.",
+        ),
     ] = 1.0,
 ) -> None:
     """Show the Site: Virtual Servers, gateways, devices, warnings."""

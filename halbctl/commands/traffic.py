@@ -13,7 +13,7 @@ import typer
 from halbctl.app import area
 from halbctl.output import Paint, as_data, as_json, emit
 from halbctl.session import ask
-from halbctl.settings import settings_of
+from halbctl.settings import a_number, settings_of
 from halbctl.traffic import get_counters, of_server, traffic_lines
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ app = area()
 def top(
     ctx: typer.Context,
     vs: Annotated[str | None, typer.Argument(metavar="[VS]")] = None,
-    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks.")] = 2.0,
+    interval: Annotated[
+        float,
+        typer.Option(min=0.5, max=3600, callback=a_number, help="Seconds between two looks."),
+    ] = 2.0,
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="Looks; 0: no end.")] = 0,
     total: Annotated[bool, typer.Option("--total", help="Totals in place of rates.")] = False,
 ) -> None:

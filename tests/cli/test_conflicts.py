@@ -56,6 +56,21 @@ def test_a_virtual_server_can_be_put_again(peer: Peer, halbctl: Halbctl) -> None
     assert peer.only(api.PutChange).change == changes.PutVirtualServer(document)
 
 
+def test_several_put_again_are_one_answer(peer: Peer, halbctl: Halbctl) -> None:
+    second = api.LostObject(
+        "virtual-server", "mail", "put", {"name": "mail", "vips": ["10.0.0.3/24"]}
+    )
+    both = msgspec.structs.replace(LOST, objects=(*LOST.objects, second))
+    peer.answers[api.GetConflicts] = api.Conflicts((both,))
+    answers = iter([recorded.DONE, api.Done("nothing to change", "3.18", changed=False)])
+    peer.answers[api.PutChange] = lambda _: next(answers)
+    ran = halbctl("conflicts", "--apply", LOST.id, "--yes", "-o", "json")
+    assert json.loads(ran.out) == {
+        "detail": "nothing to change", "revision": "3.18", "changed": True,
+    }  # fmt: skip
+    assert ran.err == f"{recorded.DONE.detail}\n"
+
+
 def test_an_unknown_conflict_names_the_nearest(halbctl: Halbctl) -> None:
     ran = halbctl("conflicts", "--apply", "3.8-1700000000")
     assert ran.code == 2

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
 from protocol import api, insight
+from protocol.errors import ExitCode
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -101,6 +103,31 @@ def test_events_are_lines_and_followed_events_come_once(
 
     monkeypatch.setattr("halbctl.commands.history.time.sleep", rest)
     assert len(halbctl("events", "-f").out.splitlines()) == 2
+
+
+def test_followed_events_wait_for_an_agent_that_goes_away(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = api.Failure(ExitCode.UNREACHABLE, "the agent is away", "")
+    first, second = recorded.HISTORY.entries
+    answers: Iterator[api.History | api.Failure]
+    answers = iter([api.History((first,)), away, api.History((first, second))])
+    peer.answers[api.GetHistory] = lambda _: next(answers)
+
+    def rest(_: float) -> None:
+        if len(peer.wait_for(api.GetHistory)) >= 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("halbctl.commands.history.time.sleep", rest)
+    ran = halbctl("events", "-f", "-o", "json")
+    assert [json.loads(line)["kind"] for line in ran.out.splitlines()] == [first.kind, second.kind]
+    assert ran.err == "halb: warning: the agent is away; waiting for it\n"
+    assert ran.code == 130
+
+
+def test_events_of_an_agent_that_is_not_there_are_an_error(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetHistory] = api.Failure(ExitCode.UNREACHABLE, "the agent is away", "")
+    assert halbctl("events", "-f").code == ExitCode.UNREACHABLE
 
 
 def test_both_are_data_too(peer: Peer, halbctl: Halbctl) -> None:

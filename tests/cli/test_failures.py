@@ -141,6 +141,9 @@ def test_version_needs_no_agent(halbctl: Halbctl) -> None:
         (("status", "-o", "xml"), "--output 'xml' is not known"),
         (("status", "--timeout", "0"), "--timeout 0 is out of range"),
         (("status", "--timeout", "nan"), "--timeout nan is out of range"),
+        (("status", "--watch", "--interval", "nan"), "nan is no number of seconds"),
+        (("top", "--interval", "nan"), "nan is no number of seconds"),
+        (("top", "--interval", "inf"), "is not in the range"),
         (("--timeout", "soon", "status"), "'soon' is not a valid float"),
         (("join",), "a token is needed, once"),
         (("join", "x", "--token-file", "y"), "a token is needed, once"),
@@ -162,6 +165,26 @@ def test_a_wrong_command_line(halbctl: Halbctl, argv: tuple[str, ...], says: str
     assert ran.out == ""
     assert ran.err.startswith("halb: error: ")
     assert says in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("token", "create", "--uses", "1" * 30), "out of range"),
+        (("gateway", "set", "rdp", "gw1", "--weight", "1" * 30), "out of range"),
+        (("explain", "\udcff"), "can't encode"),
+        (("vs", "freeze", "\udcff"), "can't encode"),
+    ],
+)
+def test_what_no_request_can_say(
+    peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], says: str
+) -> None:
+    ran = halbctl(*argv)
+    assert ran.code == ExitCode.USAGE
+    assert ran.err.startswith("halb: error: the request cannot be sent: ")
+    assert says in ran.err
+    assert "\nhint: " in ran.err
+    assert peer.requests == []
 
 
 def test_a_wrong_environment(halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,16 +78,53 @@ def test_nor_does_status_from_afar(peer: Peer, tmp_path: Path) -> None:
     assert imported.isdisjoint(costly)
 
 
-def test_a_reader_that_has_enough_is_no_error(peer: Peer) -> None:
+@pytest.mark.parametrize("argv", [("status",), ("status", "--watch")])
+def test_a_reader_that_has_enough_is_no_error(peer: Peer, argv: tuple[str, ...]) -> None:
     peer.answers[api.GetStatus] = recorded.BUSY
+    peer.answers[api.Watch] = [recorded.BUSY]
     reader, writer = os.pipe()
     os.close(reader)
     ran = subprocess.run(
-        command("status"), env=environment(peer), stdout=writer, stderr=subprocess.PIPE,
+        command(*argv), env=environment(peer), stdout=writer, stderr=subprocess.PIPE,
         text=True, check=False, timeout=30,
     )  # fmt: skip
     os.close(writer)
-    assert (ran.returncode, ran.stderr) == (1, "")
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_what_is_done_is_said_so_without_all_standard_streams(peer: Peer, closed: str) -> None:
+    peer.answers[api.PutChange] = recorded.DONE
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command("vs", "delete", "web", "-o", "json")],
+        env=environment(peer), capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout)["detail"] == recorded.DONE.detail
+
+
+def test_without_standard_error_a_note_is_not_taken_for_data(peer: Peer) -> None:
+    peer.answers[api.PutChange] = recorded.DONE
+    ran = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command("vs", "delete", "web")],
+        env=environment(peer), capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (0, "")
+
+
+def test_an_interrupt_before_the_command_runs_is_no_traceback(peer: Peer) -> None:
+    started = """
+from halbctl import __main__
+def interrupted(_):
+    raise KeyboardInterrupt
+__main__.run = interrupted
+__main__.main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", started],
+        env=environment(peer), capture_output=True, text=True, check=False, timeout=30,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 
 
 def test_a_full_disk_is_an_error(peer: Peer) -> None:
