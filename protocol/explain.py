@@ -258,6 +258,9 @@ def _moves(case: _Case) -> Iterator[str]:
 
 def _preferences(case: _Case, primary: DeviceId, others: list[DeviceId]) -> Iterator[str]:
     server, ranked, report = case.server, case.ranked(), case.reports[primary]
+    if primary not in ranked:
+        yield f"{case.name(primary)} may carry it no more: {case.name(others[0])} is to take it"
+        return
     better = [d for d in others if ranked.index(d) < ranked.index(primary)]
     if better and server.preempt:
         after = say(server.preempt)

@@ -8,13 +8,15 @@ import pytest
 
 from agent.inquiry import Inquiries
 from agent.quality import Quality
-from protocol.changes import FreezeVirtualServer
+from protocol.changes import FreezeVirtualServer, PutVirtualServer
+from protocol.document import VirtualServerDocument
 from protocol.effects import Fitness, GatewayHealth, Promote, Propose
 from protocol.explain import explain
 from protocol.hearing import link_reports, matrix
 from protocol.ids import DeviceId, GroupId
 from protocol.insight import Explanation
 from protocol.messages import Inquire, LinkReport, Message, Reason, Report
+from protocol.timing import MILLISECOND
 from protocol.wire import MAX_BULK, decode, encode
 from tests.unit.cluster import RDP, Cluster, server
 from tests.unit.test_moves import GATEWAYS
@@ -98,6 +100,18 @@ def test_what_would_move_it_follows_the_rules_of_moves() -> None:
     cluster.give(cluster.devices[1].id, GatewayHealth(((RDP, "gw1"),)))
     cluster.run(500)
     assert "d1 sees 2 of 2 gateways, d2 1" in explained(cluster).moves
+
+
+def test_a_primary_that_is_to_serve_no_more_is_said_so() -> None:
+    cluster = Cluster(4).settled()
+    cluster.flush_ns = 400 * MILLISECOND
+    wish = VirtualServerDocument(name="rdp", vips=("10.0.0.1/24",), devices=("d2", "d3", "d4"))
+    cluster.give(cluster.devices[3].id, Propose("c", PutVirtualServer(wish), None, 0))
+    cluster.run(200)
+    found = explained(cluster)
+    assert found.primary == "d1"
+    assert "d1 may carry it no more: d2 is to take it" in found.moves
+    assert {device.name: device.lacks for device in found.devices}["d1"] == "only votes"
 
 
 def test_a_frozen_service_without_its_primary_says_so() -> None:
