@@ -73,9 +73,15 @@ def watch(where: Where, op: dict[str, Any], interval: float, timeout: float) -> 
 
         def keep_watching(_: float) -> None:
             nonlocal last_sign
-            if monotonic() - last_sign > WATCH_LEASE_S / 3:
+            silent = monotonic() - last_sign
+            if silent > WATCH_LEASE_S:
+                # Whoever reads what is yielded stood still: the agent has forgotten this watch.
+                link.send(op)
+            elif silent > WATCH_LEASE_S / 3:
                 link.send({"op": "keep-watching"}, again=True)
-                last_sign = monotonic()
+            else:
+                return
+            last_sign = monotonic()
 
         while True:
             yield link.receive(monotonic() + interval + timeout, keep_watching)

@@ -15,6 +15,7 @@ from time import monotonic
 import pytest
 
 from protocol import api
+from protocol.control import WATCH_LEASE_S
 from protocol.errors import Unreachable
 from tests.cli import recorded
 from tests.cli.peer import Peer
@@ -213,6 +214,21 @@ def test_a_long_watch_is_kept_alive(peer: Peer, monkeypatch: pytest.MonkeyPatch)
             pass
     assert peer.wait_for(api.KeepWatching)
     assert len({request.id for request in peer.requests}) == 1
+
+
+def test_a_watch_whose_reader_stood_still_begins_anew(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from halbctl import client
+
+    stood = [0.0]
+    monkeypatch.setattr(client, "monotonic", lambda: monotonic() + stood[0])
+    peer.answers[api.Watch] = [recorded.EMPTY]
+    stream = client.watch(str(peer.path), {"op": "watch", "interval": 0.5}, 0.5, 5.0)
+    first = next(stream)
+    stood[0] += WATCH_LEASE_S + 1
+    assert next(stream) == first
+    assert len(peer.wait_for(api.Watch, 2)) == 2
 
 
 def test_colour_is_for_terminals_and_those_who_want_it(peer: Peer) -> None:
