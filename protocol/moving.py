@@ -144,6 +144,7 @@ class Moving:
     ) -> list[GroupId]:
         """Hand over what this device should not hold; keep what nobody else can take."""
         changed: list[GroupId] = []
+        self._not_before = {g: at for g, at in self._not_before.items() if g in groups}
         for gid, group in groups.items():
             if group.role is not Role.PRIMARY or group.may_campaign() or gid in self.flushes:
                 continue

@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Callable
 
 from protocol.ids import GroupId
+from protocol.timing import NEVER
 
 
 class Timers:
@@ -22,7 +23,7 @@ class Timers:
 
     def set(self, group: GroupId, due: int) -> None:
         """The group is due at ``due``, or earlier if it was so already."""
-        if due < self._due.get(group, 1 << 63):
+        if due < self._due.get(group, NEVER):
             self._due[group] = due
             heapq.heappush(self._heap, (due, group))
 
@@ -53,6 +54,11 @@ class Timers:
             due = due_of(group) if when > now else when
             if due <= when:
                 return when
-            self._due[group] = due
-            heapq.heapreplace(self._heap, (due, group))
+            if due < NEVER:
+                self._due[group] = due
+                heapq.heapreplace(self._heap, (due, group))
+            else:
+                # It would stay for ever, once more each time.
+                del self._due[group]
+                heapq.heappop(self._heap)
         return before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.changes import FreezeVirtualServer, SetDevice
+from protocol.changes import DeleteVirtualServer, FreezeVirtualServer, SetDevice
 from protocol.damping import Damping
 from protocol.effects import (
     Event,
@@ -329,3 +329,14 @@ def test_a_lost_hand_over_message_is_a_move_that_some_voters_did_not_count() -> 
     assert cluster.view(first).damped > 0
     assert cluster.view(second).damped > 0
     assert cluster.view(third).damped == 0
+
+
+def test_nothing_is_remembered_of_the_moves_of_what_is_gone() -> None:
+    cluster = Cluster().settled()
+    first, second, _ = (d.id for d in cluster.devices)
+    cluster.give(second, Propose("d", SetDevice("d1", drained=True), None, 0))
+    cluster.run(500)
+    assert cluster.primary() == second
+    cluster.give(second, Propose("x", DeleteVirtualServer("rdp"), None, 0))
+    cluster.run(3_000)
+    assert not cluster.nodes[first].moving._not_before

@@ -50,3 +50,14 @@ def test_what_was_dropped_is_never_due() -> None:
     timers.set(A, 100)
     timers.drop(A)
     assert timers.next(0, NEVER, lambda _: 0) == NEVER
+
+
+def test_nothing_is_kept_of_what_is_never_due() -> None:
+    timers = Timers()
+    for now in range(100):
+        timers.set(A, now)
+        assert timers.take_due(now) == [A]
+        timers.set(A, NEVER)
+        timers.set(B, now + 1)
+        assert timers.next(now, NEVER, lambda _: NEVER) == NEVER
+    assert not timers._heap
