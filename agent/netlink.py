@@ -107,14 +107,13 @@ def _answers(protocol: int, question: bytes, purpose: str, whole: bool) -> Itera
             data = sock.recv(_BUFFER)
             torn = torn or (whole and _is_torn(data))
             for answer, payload in messages(data):
-                if answer == _DONE and torn:
-                    raise NetlinkError(purpose, errno.EINTR)
-                if answer == _DONE:
-                    return
-                if answer != _ERROR:
+                if answer not in (_ERROR, _DONE):
                     yield payload
                     continue
+                # The end of a dump, too, may say that there was no more to be had.
                 code = -struct.unpack_from("=i", payload)[0]
+                if not code and torn:
+                    code = errno.EINTR
                 if not code:
                     return
                 if code == errno.EPERM:

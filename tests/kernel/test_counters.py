@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.counters import Reading
+from agent import netlink
+from agent.counters import Reading, dump_counters
+from agent.netlink import NetlinkError
+from agent.nft import Nft
 from halbctl.lab.servers import ECHO
 from protocol.objects import Gateway, Listener
 from tests.kernel.namespaces import (
@@ -172,3 +175,28 @@ def test_a_port_scan_of_a_vip_fills_nothing(farm: Farm) -> None:
         with pytest.raises(TimeoutError):
             farm.client.call(connect, VIP, port, 0.01)
     assert set(farm.read().offered) == {(vip, p, ECHO) for vip in VIPS for p in ("tcp", "udp")}
+
+
+def test_counters_that_go_while_they_are_read_are_no_whole_reading(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = ", ".join(f"10.1.{n // 250}.{1 + n % 250}" for n in range(10_000))
+    messages = netlink.messages
+
+    def meanwhile(data: bytes) -> Iterator[tuple[int, bytes]]:
+        monkeypatch.setattr(netlink, "messages", messages)
+        nft.run("delete table inet other")
+        return messages(data)
+
+    def read() -> None:
+        nft.run(
+            "add table inet other\n"
+            "add set inet other counted { type ipv4_addr; counter; }\n"
+            f"add element inet other counted {{ {some} }}"
+        )
+        monkeypatch.setattr(netlink, "messages", meanwhile)
+        list(dump_counters("other", "counted"))
+
+    nft = farm.device.call(Nft)
+    with pytest.raises(NetlinkError, match="No such file or directory"):
+        farm.device.call(read)
