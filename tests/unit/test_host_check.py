@@ -40,6 +40,13 @@ def test_a_sandbox_that_refuses_the_question_is_no_synchronised_clock() -> None:
     assert done.stdout == f"warning {text}\n"
 
 
+def test_the_unit_tries_again_however_often_the_agent_failed() -> None:
+    """By default systemd gives up after five starts within ten seconds."""
+    unit, service = UNIT.read_text().split("[Service]")
+    assert "StartLimitIntervalSec=0" in unit.splitlines()
+    assert "Restart=always" in service.splitlines()
+
+
 def test_the_unit_lets_the_doctor_ask_for_the_clock() -> None:
     """`@system-service` ends a process that calls what it does not name."""
     lines = UNIT.read_text().splitlines()
