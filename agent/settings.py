@@ -155,7 +155,7 @@ def _parser(version: str) -> argparse.ArgumentParser:
     )
     add("--witness", action="store_true", help="vote, but never carry a VIP")
     add("--no-kernel-lease", dest="no-kernel-lease", action="store_true",
-        help="for kernels without the hooks: a hung agent keeps its VIPs")  # fmt: skip
+        help="refused in this release: a hung agent would keep its VIPs")  # fmt: skip
     add("--log-level", dest="log-level", choices=LEVELS, help="default info")
     add("--version", action="version", version=f"halb-agent {version}")
     return parser

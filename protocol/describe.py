@@ -12,7 +12,7 @@ from typing import TypeVar
 from protocol.config import Config, Edit
 from protocol.durations import say
 from protocol.health import OF_TYPE
-from protocol.ids import DeviceId
+from protocol.ids import DeviceId, GroupId
 from protocol.objects import (
     Assignment,
     Check,
@@ -41,12 +41,14 @@ def describe(config: Config, edit: Edit) -> tuple[str, ...]:
     lines: list[str] = []
     names = {d.id: d.name for d in config.devices.values()}
     names |= {v.id: v.name for v in edit.put if isinstance(v, Device)}
+    servers = {v.uid: v.name for v in config.virtual_servers.values()}
     for value in edit.put:
-        lines += _changed(_present(config, key_of(value)), value, names)
+        title = _title(value, servers)
+        lines += _changed(title, _present(config, key_of(value)), value, names)
     for key in edit.delete:
         present = _present(config, key)
         if present is not None:
-            lines.append(f"- {_title(present)}")
+            lines.append(f"- {_title(present, servers)}")
     return tuple(lines)
 
 
@@ -55,7 +57,7 @@ def _present(config: Config, key: Key) -> Value | None:
     return record.value if record else None
 
 
-def _title(value: Value) -> str:
+def _title(value: Value, servers: dict[GroupId, str]) -> str:
     match value:
         case SiteRecord():
             return f"site {value.name}"
@@ -70,13 +72,14 @@ def _title(value: Value) -> str:
         case Handled():
             return f"request {value.id}"
         case PlannedMove():
-            return f"planned move {value.uid}"
+            return f"planned move of {servers.get(value.uid, value.uid)}"
         case Operator():
             return f"operator {value.name}"
 
 
-def _changed(old: Value | None, new: Value, names: dict[DeviceId, str]) -> Iterator[str]:
-    title = _title(new)
+def _changed(
+    title: str, old: Value | None, new: Value, names: dict[DeviceId, str]
+) -> Iterator[str]:
     if old is None:
         yield f"+ {title}"
     else:

@@ -118,12 +118,17 @@ def timeline(timed: dict[str, float]) -> str:
 
 def total(timed: dict[str, float]) -> str:
     """``312 ms``; empty where it was not timed."""
-    return f"{timed['total']:.4g} ms" if "total" in timed else ""
+    return f"{_ms(timed['total'])} ms" if "total" in timed else ""
 
 
 def phases(timed: dict[str, float]) -> str:
     """``detection 251 + election 32``; a phase too short to matter still shows."""
     apart = ("total", "verification")
-    parts = " + ".join(f"{name} {ms:.4g}" for name, ms in timed.items() if name not in apart)
-    seen = f"verified {timed['verification']:.4g} ms later" if "verification" in timed else ""
+    parts = " + ".join(f"{name} {_ms(ms)}" for name, ms in timed.items() if name not in apart)
+    seen = f"verified {_ms(timed['verification'])} ms later" if "verification" in timed else ""
     return ", ".join(part for part in (parts, seen) if part)
+
+
+def _ms(value: float) -> str:
+    """Four digits, and never a power of ten: an outage may last for hours."""
+    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"

@@ -20,6 +20,12 @@ Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Which lab.")]
 Device = Annotated[str, typer.Argument(metavar="DEVICE")]
 Other = Annotated[str | None, typer.Argument(metavar="[OTHER]")]
 
+
+def _option(name: str) -> str:
+    """What a command that is suggested needs, to mean this lab."""
+    return "" if name == "lab" else f" --name {name}"
+
+
 _STYLES = {"runs": "green", "stopped": "yellow", "ended": "red", "out": "red"}
 
 
@@ -38,7 +44,7 @@ def up(
     with ending_signals_raise():
         site = up(Plan(name, devices, gateways, witness, ipv6), note)
     note(f"lab {name!r} serves; its first VIP is {site.plan.vips[0]}. Try:")
-    option = "" if name == "lab" else f" --name {name}"
+    option = _option(name)
     for hint in (
         f"halbctl --control {site.control('a')} status",
         f"halbctl lab exec{option} client -- ping -c 3 {site.plan.gateway_hosts[0].ipv4}",
@@ -113,7 +119,7 @@ def crash(device: Device, name: Name = "lab") -> None:
     from halbctl.lab.lifecycle import find
 
     find(name).crash(device)
-    note(f"{device} crashed; `halbctl lab start {device}` brings it back")
+    note(f"{device} crashed; `halbctl lab start{_option(name)} {device}` brings it back")
 
 
 @app.command()
@@ -131,7 +137,7 @@ def stop(device: Device, name: Name = "lab") -> None:
     from halbctl.lab.lifecycle import find
 
     find(name).freeze(device)
-    note(f"the agent of {device} hangs; `halbctl lab cont {device}` lets it go on")
+    note(f"the agent of {device} hangs; `halbctl lab cont{_option(name)} {device}` lets it go on")
 
 
 @app.command()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = area()
 
 MOVE_S = 10.0
+_NEXT = "the next device in rank"
 
 
 @app.command()
@@ -42,10 +43,15 @@ def promote(
     cancel: Annotated[bool, typer.Option("--cancel", help="Take a planned move back.")] = False,
 ) -> None:
     """Move a Virtual Server to another device, gracefully. [timeout: 10]"""
+    from halbctl.screens import utc
     from protocol.api import PromoteTo
+    from protocol.changes import PlanMove
 
     if at is not None or cancel:
-        finish(ctx, change(ctx, _plan(vs, to, at, wait=wait, cancel=cancel)))
+        plan = _plan(vs, to, at, wait=wait, cancel=cancel)
+        finish(ctx, change(ctx, plan))
+        if isinstance(plan, PlanMove):
+            note(f"{vs} moves to {to or _NEXT} at {utc(plan.at)}")
         return
     limit = settings_of(ctx).timeout_or(MOVE_S)
     progress = _progress(vs, to) if wait else None
@@ -89,7 +95,7 @@ def moment(text: str, now: float) -> int:
 
 def _progress(vs: str, to: str | None) -> Callable[[float], None]:
     """On a terminal one line that counts; elsewhere one line."""
-    what = f"moving {vs} to {to or 'the next device in rank'} ..."
+    what = f"moving {vs} to {to or _NEXT} ..."
     if not sys.stderr.isatty():
         note(what)
         return lambda _: None

@@ -64,7 +64,9 @@ def test_times_of_planned_moves(text: str, unix_s: int) -> None:
 
 
 def test_a_planned_move_is_a_change(peer: Peer, halbctl: Halbctl) -> None:
-    assert halbctl("promote", "rdp", "--to", "b", "--at", "2040-01-01T00:00Z").code == 0
+    ran = halbctl("promote", "rdp", "--to", "b", "--at", "2040-01-01T01:00+01:00")
+    assert ran.code == 0
+    assert ran.err.splitlines()[-1] == "rdp moves to b at 2040-01-01 00:00:00Z"
     assert halbctl("promote", "rdp", "--cancel").code == 0
     plan, cancelled = peer.wait_for(api.PutChange, 2)
     expected = changes.PlanMove("rdp", "b", 2_208_988_800, plan.change.id)

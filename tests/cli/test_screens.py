@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from halbctl.commands.history import timeline
 from halbctl.output import Paint, clean, table
 from halbctl.screens import (
     age,
@@ -130,6 +131,12 @@ def test_ages_have_two_units(seconds: float, text: str) -> None:
 
 def test_a_table_without_rows_is_its_titles() -> None:
     assert table(("A", "B"), [], PLAIN) == ["A"]
+
+
+def test_milliseconds_are_digits_however_long_it_took() -> None:
+    timed = {"detection": 14_491.2, "election": 1_000.4, "lease": 0.4149, "total": 15_492.0}
+    shown = "15492 ms = detection 14491 + election 1000 + lease 0.4149"
+    assert timeline({**timed, "verification": 999.96}) == f"{shown}, verified 1000 ms later"
 
 
 def test_history_shows_the_milliseconds_of_each_phase(peer: Peer, halbctl: Halbctl) -> None:

@@ -68,7 +68,7 @@ def test_a_lab_is_made_broken_healed_and_removed() -> None:
         status = json.loads(lab("status", "--output", "json", *named).stdout)
         assert all(host["plugged"] and not host["cut_from"] for host in status["hosts"])
 
-        lab("crash", *named, "a")
+        assert f"lab start --name {name} a`" in lab("crash", *named, "a").stderr
         assert site.service("a").state == "ended"
         lab("start", *named, "a")
         assert site.service("a").state == "runs"

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from protocol.changes import (
     AddGateway,
     ApplyDocument,
+    CancelMove,
     Change,
     DeleteVirtualServer,
+    PlanMove,
     PutVirtualServer,
     RemoveDevice,
     RemoveGateway,
@@ -29,7 +31,7 @@ from protocol.ids import SITE_GROUP
 from protocol.objects import key_of
 from protocol.rendering import document_of, render_site
 from protocol.timing import Profile
-from tests.unit.paris import RDP, WEB, after, device, edit, gateways, server, site
+from tests.unit.paris import NOW, RDP, WEB, after, device, edit, gateways, server, site
 
 
 def document(data: dict[str, object], **changes: object) -> VirtualServerDocument:
@@ -280,6 +282,13 @@ def test_a_document_is_applied_whole_or_not_at_all() -> None:
 
 def lines(config: Config, change: Change) -> tuple[str, ...]:
     return describe(config, edit(config, change))
+
+
+def test_a_planned_move_is_shown_by_the_name_of_what_moves() -> None:
+    config = site(RDP)
+    plan = PlanMove("rdp", "b", NOW + 60, "0123456789abcdef")
+    assert lines(config, plan) == ("+ planned move of rdp",)
+    assert lines(after(config, plan), CancelMove("rdp")) == ("- planned move of rdp",)
 
 
 def test_a_dry_run_shows_each_thing_that_changes() -> None:

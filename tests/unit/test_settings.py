@@ -143,6 +143,9 @@ def test_a_witness_may_listen_where_no_interface_is_known() -> None:
     assert found.interface == ""
 
 
-def test_a_device_without_the_kernel_lease_is_refused() -> None:
+def test_a_device_without_the_kernel_lease_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--help")
+    assert "refused in this release" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InvalidInput, match="not supported in this release"):
         read_settings(["--no-kernel-lease"], hostname="a", host=HOST)
