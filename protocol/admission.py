@@ -24,6 +24,7 @@ from protocol.objects import (
     Value,
     VirtualServer,
 )
+from protocol.quorum import majority
 from protocol.shown import shown
 from protocol.token import shows_secret
 from protocol.validate import (
@@ -125,6 +126,15 @@ def remove_device(config: Config, name: str) -> Edit:
         raise Refused(
             f"device {name!r} is the last of the Site",
             "`halbctl leave` on it dissolves the Site.",
+        )
+    voters = config.site.voters if config.site else ()
+    left = [v for v in voters if v in config.devices and v != device.id]
+    if device.id in voters and len(voters) > 1 and len(left) < majority(voters):
+        # The removal itself needs their word, and who has gone gives none.
+        raise Refused(
+            f"device {name!r} cannot go: too few would be left of those that vote on changes",
+            "Let another device join first, if only as a witness. Or else: `halbctl leave --force` "
+            "on it, `halbctl recover` on one that stays, and remove it there.",
         )
     stays = [d for d in config.devices.values() if d.id != device.id]
     put: list[Value] = []

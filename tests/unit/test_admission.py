@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from protocol.changes import (
@@ -278,6 +279,15 @@ def test_the_last_device_that_can_carry_anything_stays() -> None:
 def test_the_last_device_of_the_site_stays() -> None:
     config = found_site("paris", "5" * 16, device("a", 1))
     refuses(config, RemoveDevice("a"), Refused, "last of the Site", "halbctl leave")
+
+
+def test_the_voters_of_the_site_stay_a_majority_while_their_list_lags_behind() -> None:
+    config = site()
+    assert config.site is not None
+    voters = tuple(device(name, n).id for n, name in enumerate("abc", 1))
+    listed = config.edited(Edit(put=(msgspec.structs.replace(config.site, voters=voters),)), 1)
+    once = after(listed, RemoveDevice("c"))
+    refuses(once, RemoveDevice("b"), Refused, "'b'", "too few", "leave --force")
 
 
 def test_the_voters_of_the_site_are_left_to_the_coordinator() -> None:

@@ -29,7 +29,7 @@ from protocol.effects import (
     Release,
     Send,
 )
-from protocol.errors import InvalidInput, NoQuorum, NotCommitted, RevisionConflict
+from protocol.errors import InvalidInput, NoQuorum, NotCommitted, Refused, RevisionConflict
 from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Append
 from protocol.quorum import majority
@@ -277,6 +277,16 @@ def test_a_removed_device_votes_on_nothing_any_more() -> None:
     config = in_force(cluster, first)
     assert config.site is not None
     assert set(config.site.voters) == set(config.assignments[RDP].voters) == {first, second}
+
+
+def test_none_of_two_voting_devices_is_removed_as_nothing_could_be_changed_then() -> None:
+    cluster = Cluster(2).settled()
+    first, second = (d.id for d in cluster.devices)
+    refused = propose(cluster, second, RemoveDevice("d2"), "leave").error
+    assert isinstance(refused, Refused)
+    assert "too few would be left" in refused.message
+    assert "leave --force" in refused.remedy
+    assert propose(cluster, first, SetDevice("d1", drained=True), "later").error is None
 
 
 def test_a_repeated_request_is_answered_but_not_carried_out_twice() -> None:
