@@ -1,6 +1,8 @@
 """Two devices and an arbiter under faults, of which one path between them always survives.
 
-``python -m tests.sim.pairs --takeovers 1000`` prints the figures of docs/protocol.md.
+``python -m tests.sim.pairs --takeovers 1000`` prints the figures of docs/protocol.md. While
+one path is cut the other one loses nothing; with ``--worn`` it loses what all links do,
+and a lost beat is a moment in which both paths are dead.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from tests.sim.world import CoreFactory, World
 QUORUM_ONLY = frozenset({"S2", "S4", "S5", "S6"})
 """Rules of majorities: here one device may act on evidence in place of the other's vote."""
 WARM_UP_NS = 3 * SECOND
+SEGMENT_LOSS = 0.02
 SETUP = Setup(devices=2, profiles=(Profile.NORMAL,), arbiter=True)
 
 
@@ -130,19 +133,24 @@ FAULTS = (
 
 
 def run_story(
-    seed: int, faults: int = 25, make_core: CoreFactory = make_node, loss: float = 0.02
+    seed: int, faults: int = 25, make_core: CoreFactory = make_node, *, worn: bool = False
 ) -> Story:
     """One seed: faults one after the other, then everything heals.
 
     Links and segment are never cut at the same time, except for a device that was
-    cut from the segment and whose links fail: such a device reaches nobody.
+    cut from the segment and whose links fail: such a device reaches nobody. Where one
+    of them is cut, the other one loses frames only if the paths are ``worn``.
     """
     random = Random(seed * 7 + 105)
     world = pair_world(seed, make_core)
-    world.segment.loss = random.choice((0.0, loss))
-    world.network.quality = random.choice((network.LAN, network.LOSSY))
+    segment = world.segment
+    loss = random.choice((0.0, SEGMENT_LOSS))
+    quality = random.choice((network.LAN, network.LOSSY))
     for _ in range(faults):
         random.choice(FAULTS)(world, random)
+        segment_lives = segment.whole and all(segment.reached)
+        segment.loss = loss if worn or world.network.whole(0, 1) else 0.0
+        world.network.quality = quality if worn or segment_lives else network.LAN
         world.run_for(random.randrange(50, 2500) * MILLISECOND)
     heal(world)
     for index in range(2):
@@ -197,6 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--takeovers", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--worn", action="store_true", help="the last path loses frames, too")
     options = parser.parse_args()
     for name, links, power in (
         ("power cut", True, True), ("kill -9", True, False), ("power cut, links cut", False, True),
@@ -214,7 +223,7 @@ def main() -> None:
     total = overlap = seed = 0
     failed: list[str] = []
     while total < options.takeovers:
-        story = run_story(seed)
+        story = run_story(seed, worn=options.worn)
         total += len(story.takeovers)
         overlap += story.overlap
         failed += [f"seed {seed}: {text}" for text in story.violations]
