@@ -78,13 +78,15 @@ def next_edit(
     settled: Callable[[GroupId], bool],
     ready: Callable[[DeviceId], bool],
     stays: Callable[[GroupId, DeviceId], bool],
+    term: Callable[[GroupId], int],
 ) -> Edit:
     """What the coordinator writes next so that assignments follow the wish.
 
     ``settled(uid)`` tells whether the last change of that assignment can no
     longer meet a lease from before it, ``ready(device)`` whether a device has
     the present configuration, ``stays(uid, device)`` whether a voter that is to
-    go has to hand over first. Empty where nothing is to be done.
+    go has to hand over first, ``term(uid)`` the newest term that is known of it.
+    Empty where nothing is to be done.
     """
     held = _held_vips(config)
     put: list[Value] = []
@@ -95,6 +97,9 @@ def next_edit(
         step = _step(config, assignment, server, settled(uid), ready, leaving, held)
         if step is None:
             continue
+        if step.voters != assignment.voters:
+            # New voters may not have heard of it, and would count up to it again.
+            step = msgspec.structs.replace(step, term=max(step.term, term(uid)))
         if server is None and step.settled and not step.vips:
             delete.append(("assignment", uid))
         else:

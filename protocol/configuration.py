@@ -62,8 +62,8 @@ class Configuration:
         self.tombstones = Tombstones(retention)
         self.others: Others | None = None
         """Whom the coordinator asks about devices that it is not connected to."""
-        self.primary: Callable[[GroupId], DeviceId | None] = lambda _: None
-        """Whom the coordinator takes for the primary of a Virtual Server."""
+        self.office: Callable[[GroupId], tuple[DeviceId | None, int]] = lambda _: (None, 0)
+        """Whom the coordinator takes for the primary of a Virtual Server, and the term."""
         self.local = local
         """Break-glass edits of this device."""
         self._next = NEVER
@@ -178,7 +178,7 @@ class Configuration:
         if self.coordinator is None and term is not None:
             self._leader = None
             self.coordinator = Coordinator(
-                self.replica, self.me, term, self.random, self.audience, self.primary, now, out
+                self.replica, self.me, term, self.random, self.audience, self.office, now, out
             )
 
     def on_report(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:

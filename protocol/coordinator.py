@@ -87,19 +87,20 @@ class Coordinator:
         term: int,
         random: Random,
         audience: Container[DeviceId],
-        primary: Callable[[GroupId], DeviceId | None],
+        office: Callable[[GroupId], tuple[DeviceId | None, int]],
         now: int,
         out: Outbox,
     ) -> None:
         """``audience``: the devices that this one is connected to.
-        ``primary``: who is that of a Virtual Server, as far as this device knows.
+        ``office``: who is primary of a Virtual Server, and in which term, as far as this
+        device knows.
         """
         self.replica = replica
         self.me = me
         self.term = term
         self.random = random
         self.audience = audience
-        self._primary = primary
+        self._office = office
         self.awaited: dict[DeviceId, None] = {}
         """Devices whose word is needed for the next change of an assignment."""
         self.followers: dict[DeviceId, _Follower] = {}
@@ -288,6 +289,7 @@ class Coordinator:
                 lambda uid: self._settled(uid, now),
                 self._ready,
                 lambda uid, device: self._stays(uid, device, now),
+                lambda uid: self._office(uid)[1],
             )
             if edit.put or edit.delete:
                 self._write(edit, out)
@@ -348,7 +350,7 @@ class Coordinator:
         What is frozen it keeps for as long: once it had resigned, nobody would take it.
         """
         config = self.replica.committed
-        if device not in config.devices or self._primary(uid) != device:
+        if device not in config.devices or self._office(uid)[0] != device:
             return False
         self._waits = True
         if config.virtual_servers[uid].frozen:

@@ -12,7 +12,7 @@ from protocol.config import Config
 from protocol.effects import Ballot, Event, Paused
 from protocol.electorates import electorate_of, site_electorate
 from protocol.group import Group
-from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.ids import OTHER_GROUPS, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Answer, Ask, HandOver, Resign, Vote, Voted
 from protocol.objects import Assignment
 from protocol.outbox import Outbox
@@ -54,6 +54,7 @@ class Groups(Mapping[GroupId, Group]):
         self._started = now
         self._restarted = restarted
         self._ballots_lost = ballots_lost
+        self._loss_told = not ballots_lost
         self._losers: list[Voter] = []
         """Whose ballots were lost, which is not on disk yet."""
         self._fresh_term = unix // SECOND * TERMS_PER_SECOND
@@ -158,7 +159,7 @@ class Groups(Mapping[GroupId, Group]):
         """``longest``: of the promises that may have been made before a restart."""
         alone = electorate.voters == (self.me,)
         known = gid in self._ballots or self._restarted
-        ballot = self._ballots.get(gid, Ballot())
+        ballot = self._ballots.get(gid) or self._ballots.get(OTHER_GROUPS, Ballot())
         if ballot.lost or (self._ballots_lost and alone):
             # It started once more before it heard a primary, or there is none to be heard.
             ballot = Ballot(max(ballot.term, self._fresh_term))
@@ -179,6 +180,10 @@ class Groups(Mapping[GroupId, Group]):
 
     def save_losses(self, out: Outbox) -> None:
         """Have it written down whose ballots were lost: the next start finds others on disk."""
+        if not self._loss_told:
+            # Also of groups that this device has not heard of yet, or not again.
+            out.persist(OTHER_GROUPS, Ballot(lost=True))
+            self._loss_told = True
         for voter in self._losers:
             out.persist(voter.group, voter.ballot)
         self._losers.clear()

@@ -23,6 +23,9 @@ GroupId = NewType("GroupId", str)
 SITE_GROUP = GroupId("_site")
 """The group that elects the coordinator, which orders all configuration writes."""
 
+OTHER_GROUPS = GroupId("_others")
+"""Stands among ballots for all groups of which none is known there."""
+
 ID_PATTERN = r"^[0-9a-f]{16}$"
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 _NAME = re.compile(NAME_PATTERN)

@@ -126,7 +126,7 @@ class Node:
         self.neighbourhood = Neighbourhood(device, incarnation, contacts, self.roster, random)
         self.configuration.others = self.neighbourhood
         self.offices = Offices(device, self.groups, contacts, self.neighbourhood, unix_offset)
-        self.configuration.primary = self.offices.primary
+        self.configuration.office = self.offices.holder
         self.requests = Requests()
         self.moving = Moving(device)
         self.preference = Preference(device, self.moving.flushes)

@@ -256,7 +256,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", ta
     formerly_lone: bool = False
     """``lone`` before this number, until settled."""
     term: int = 0
-    """No office of this term or an older one counts: voters were given up by force."""
+    """No election of this term or an older one counts: with other voters it may have been held
+    already, or voters were given up by force."""
 
     @property
     def settled(self) -> bool:

@@ -6,17 +6,22 @@ S14 then nothing moves any more, S16 the kernel is as the role says.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
+from typing import cast
 
-from protocol.config import Config
 from protocol.effects import Ballot
-from protocol.ids import SITE_GROUP, GroupId
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.node import Node
+from protocol.objects import Assignment
 from protocol.quorum import majority
 from protocol.timing import INTERVAL_NS, MILLISECOND, SECOND, Profile
 from protocol.versions import OURS, SETTLED_NS
 from protocol.view import Role
 from tests.sim import executor, network
 from tests.sim.world import World
+
+Assignments = Mapping[GroupId, Assignment]
 
 CONFIG_NS = 5 * SECOND
 """The core has a coordinator, and one committed configuration, within this (L2, L3)."""
@@ -74,12 +79,13 @@ def slowest(world: World) -> int:
     return max(INTERVAL_NS[p] for p in profiles)
 
 
-def servable(world: World, core: list[int], before: Config | None = None) -> list[GroupId]:
+def servable(world: World, core: list[int], before: Assignments | None = None) -> list[GroupId]:
     """Virtual Servers that the core must serve: a majority votes, and somebody can carry.
 
     With ``before`` only those whose assignment is still as it was then, and is of devices
     that the Virtual Server has: one that changes now may have to wait for leases of its
-    VIPs to end, and one whose voters were all replaced, for a coordinator.
+    VIPs to end, and one whose voters were all replaced, or do not know whether it was
+    committed, for a coordinator.
     """
     config = world.checker.configs.newest
     disks = {world.machines[i].id: world.machines[i].disk for i in core}
@@ -88,7 +94,7 @@ def servable(world: World, core: list[int], before: Config | None = None) -> lis
         server = config.virtual_servers.get(uid)
         if server is None or not assignment.vips or server.frozen:
             continue
-        if before is not None and before.assignments.get(uid) != assignment:
+        if before is not None and before.get(uid) != assignment:
             continue
         voting = sum(1 for v in assignment.voters if v in disks)
         able = [
@@ -107,11 +113,28 @@ def servable(world: World, core: list[int], before: Config | None = None) -> lis
     return sorted(found)
 
 
+def _in_force(world: World, core: list[int]) -> Assignments:
+    """Assignments that most of their voters know to be in force."""
+    known: dict[DeviceId, Assignments] = {}
+    for index in core:
+        process = world.running(index)
+        if process is not None:
+            in_force = cast(Node, process.core).configuration.in_force
+            known[process.machine.id] = in_force.assignments
+    newest = world.checker.configs.newest.assignments
+    return {
+        uid: assignment
+        for uid, assignment in newest.items()
+        if sum(known.get(voter, {}).get(uid) == assignment for voter in assignment.voters)
+        >= majority(assignment.voters)
+    }
+
+
 def check(world: World, core: list[int]) -> None:
     """Demand L1, L2, L3, S16 and S14 of the healed core."""
     unit = slowest(world)
     healed = world.now
-    before = world.checker.configs.newest
+    before = _in_force(world, core)
     world.run_until(healed + 10 * unit)
     _finish_move(world, unit)
     _one_primary(world, core, before)
@@ -143,7 +166,7 @@ def _finish_move(world: World, unit: int) -> None:
         world.run_until(end)
 
 
-def _one_primary(world: World, core: list[int], before: Config | None = None) -> None:
+def _one_primary(world: World, core: list[int], before: Assignments | None = None) -> None:
     checker = world.checker
     if checker.failed:
         return
@@ -167,7 +190,7 @@ def _leaders(world: World, core: list[int]) -> dict[GroupId, set[tuple[str | Non
     return leaders
 
 
-def _agree(world: World, core: list[int], before: Config | None = None) -> None:
+def _agree(world: World, core: list[int], before: Assignments | None = None) -> None:
     checker = world.checker
     if checker.failed:
         return
