@@ -152,6 +152,7 @@ def test_voters_change_one_at_a_time_with_overlapping_majorities() -> None:
         )
     )
     assert propose(cluster, first, fewer).error is None
+    term = cluster.view(first).term
     cluster.run(5000)
     histories = [e.config for _, _, e in cluster.all_of(Apply)]
     seen = {c.assignments[RDP].number: c.assignments[RDP] for c in histories if c.assignments}
@@ -160,6 +161,9 @@ def test_voters_change_one_at_a_time_with_overlapping_majorities() -> None:
     for old, new in pairwise(numbered):
         assert majority(old) + majority(new) > len(set(old) | set(new))
     assert cluster.primary() in numbered[-1]
+    # Who never voted before does not count terms from the beginning.
+    assert term > 0
+    assert all(seen[n].term >= term for n in seen if seen[n].voters != numbered[0])
 
 
 def dropped(cluster: Cluster, *others: str) -> None:

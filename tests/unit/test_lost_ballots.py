@@ -54,3 +54,16 @@ def test_once_it_has_heard_a_primary_it_votes_again_and_after_a_restart_too() ->
     cluster.kill(first)
     cluster.run(5_000)
     assert cluster.primary() == second
+
+
+def test_of_a_group_that_it_did_not_know_then_it_remembers_the_loss_too() -> None:
+    cluster, _, third = only_two_left()
+    cluster.restart(third, torn=True)
+    cluster.run(2_000)
+    cluster.kill(third)
+    # As if its configuration had not named the Virtual Server (any more) when it started.
+    del cluster.ballots[third][RDP]
+    cluster.restart(third)
+    fresh = cluster.now // SECOND * TERMS_PER_SECOND
+    cluster.run(10)
+    assert cluster.view(third).term >= fresh
