@@ -22,7 +22,7 @@ from protocol.effects import Connect, Event
 from protocol.gossip import Gossip
 from protocol.hearing import unheard
 from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
-from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.membership import Membership, statement
 from protocol.messages import Info, Lead, News, ProbeAck, Rumour
 from protocol.outbox import Outbox
@@ -74,6 +74,7 @@ class Neighbourhood:
         Voters that only an uncommitted tail names must hear each other: their
         votes are what commits it.
         """
+        self.claimants.keep({SITE_GROUP, *in_force.assignments, *newest.assignments})
         known = {**in_force.devices, **newest.devices}
         known.pop(self.me, None)
         self._site = Connect(tuple(known.values()), ())

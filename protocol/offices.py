@@ -43,7 +43,7 @@ class Offices:
             self.leads[gid] = Lead(gid, group.voter.term, since)
 
     def holder(self, gid: GroupId) -> tuple[DeviceId | None, int]:
-        """(primary, term) of a group; (None, term) while none is known."""
+        """(primary, term) of a group; (None, newest known term) while none is known."""
         group = self._groups.get(gid)
         if group is not None:
             own = group.voter.leader
@@ -51,8 +51,9 @@ class Offices:
                 own = None
             if own is not None or group.voter.votes:
                 return own, group.voter.term
-        told = self._neighbourhood.claimants.newest(gid)
-        return (None, 0) if told is None else (told[0], told[1].term)
+        claimants = self._neighbourhood.claimants
+        told = claimants.newest(gid)
+        return (None, claimants.term(gid)) if told is None else (told[0], told[1].term)
 
     def primary(self, gid: GroupId) -> DeviceId | None:
         """The primary of a group, if one is known."""

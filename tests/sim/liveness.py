@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from random import Random
 from typing import cast
 
+from protocol.assignment import carriers_of
 from protocol.effects import Ballot
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.node import Node
@@ -80,7 +81,7 @@ def slowest(world: World) -> int:
 
 
 def servable(world: World, core: list[int], before: Assignments | None = None) -> list[GroupId]:
-    """Virtual Servers that the core must serve: a majority votes, and somebody can carry.
+    """Virtual Servers that the core must serve: a majority votes, and somebody may carry.
 
     With ``before`` only those whose assignment is still as it was then, and is of devices
     that the Virtual Server has: one that changes now may have to wait for leases of its
@@ -97,13 +98,13 @@ def servable(world: World, core: list[int], before: Assignments | None = None) -
         if before is not None and before.get(uid) != assignment:
             continue
         voting = sum(1 for v in assignment.voters if v in disks)
+        # Another device becomes a voter first, on the word of those that were.
+        word = before is None and disks.keys() >= {*assignment.voters, *assignment.former}
         able = [
             v
-            for v in assignment.voters
+            for v in carriers_of(config, server)
             if v in disks
-            and v in config.devices
-            and v not in server.witnesses
-            and (before is None or v in server.devices)
+            and (v in assignment.voters or word)
             and not config.devices[v].drained
             # One that lost its ballots stands only after it has heard of another's term.
             and not disks[v].ballots.get(uid, Ballot(lost=disks[v].lost)).lost
