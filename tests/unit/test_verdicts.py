@@ -44,6 +44,17 @@ def test_elsewhere():
     stand_still()
     assert len(judged) > 1
 """
+RARE_FAULT = """
+@pytest.mark.kernel
+def test_rare_fault():
+    judged.append(1)
+    assert len(judged) > 1
+"""
+PLAIN_FAULT = """
+@pytest.mark.kernel
+def test_plain_fault():
+    assert False
+"""
 FIXTURE = """
 made = []
 
@@ -100,3 +111,13 @@ def test_a_fault_stays_a_failure(pytester: pytest.Pytester) -> None:
 
 def test_tests_that_need_no_real_time_are_judged_once(pytester: pytest.Pytester) -> None:
     assert run(pytester, ELSEWHERE).parseoutcomes() == {"failed": 1}
+
+
+def test_a_failure_that_does_not_come_again_is_told(pytester: pytest.Pytester) -> None:
+    result = run(pytester, RARE_FAULT)
+    assert result.parseoutcomes() == {"passed": 1, "judged": 1}
+    result.stdout.fnmatch_lines(["*test_rare_fault: judged again: *"])
+
+
+def test_one_that_comes_again_is_a_failure(pytester: pytest.Pytester) -> None:
+    assert run(pytester, PLAIN_FAULT).parseoutcomes()["failed"] == 1
