@@ -7,12 +7,13 @@ S14 then nothing moves any more, S16 the kernel is as the role says.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
 from typing import cast
 
 from protocol.assignment import carriers_of
 from protocol.effects import Ballot
-from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.ids import SITE_GROUP, GroupId
 from protocol.node import Node
 from protocol.objects import Assignment
 from protocol.quorum import majority
@@ -80,7 +81,7 @@ def slowest(world: World) -> int:
     return max(INTERVAL_NS[p] for p in profiles)
 
 
-def servable(world: World, core: list[int], before: Assignments | None = None) -> list[GroupId]:
+def servable(world: World, core: list[int], before: InForce | None = None) -> list[GroupId]:
     """Virtual Servers that the core must serve: a majority votes, and somebody may carry.
 
     With ``before`` only those whose assignment is still as it was then, and is of devices
@@ -95,7 +96,7 @@ def servable(world: World, core: list[int], before: Assignments | None = None) -
         server = config.virtual_servers.get(uid)
         if server is None or not assignment.vips or server.frozen:
             continue
-        if before is not None and before.get(uid) != assignment:
+        if before is not None and before.assignments.get(uid) != assignment:
             continue
         voting = sum(1 for v in assignment.voters if v in disks)
         # Another device becomes a voter first, on the word of those that were.
@@ -114,21 +115,32 @@ def servable(world: World, core: list[int], before: Assignments | None = None) -
     return sorted(found)
 
 
-def _in_force(world: World, core: list[int]) -> Assignments:
-    """Assignments that most of their voters know to be in force."""
-    known: dict[DeviceId, Assignments] = {}
+@dataclass(frozen=True)
+class InForce:
+    """What was in force as the core was healed."""
+
+    assignments: Assignments
+    """Those that most of their voters knew to be."""
+    known: Mapping[int, Assignments]
+    """Those that each device knew to be."""
+
+
+def _in_force(world: World, core: list[int]) -> InForce:
+    known: dict[int, Assignments] = {index: {} for index in core}
     for index in core:
         process = world.running(index)
         if process is not None:
             in_force = cast(Node, process.core).configuration.in_force
-            known[process.machine.id] = in_force.assignments
+            known[index] = in_force.assignments
+    of = {world.machines[index].id: found for index, found in known.items()}
     newest = world.checker.configs.newest.assignments
-    return {
+    most = {
         uid: assignment
         for uid, assignment in newest.items()
-        if sum(known.get(voter, {}).get(uid) == assignment for voter in assignment.voters)
+        if sum(of.get(voter, {}).get(uid) == assignment for voter in assignment.voters)
         >= majority(assignment.voters)
     }
+    return InForce(most, known)
 
 
 def check(world: World, core: list[int]) -> None:
@@ -167,7 +179,7 @@ def _finish_move(world: World, unit: int) -> None:
         world.run_until(end)
 
 
-def _one_primary(world: World, core: list[int], before: Assignments | None = None) -> None:
+def _one_primary(world: World, core: list[int], before: InForce | None = None) -> None:
     checker = world.checker
     if checker.failed:
         return
@@ -179,23 +191,27 @@ def _one_primary(world: World, core: list[int], before: Assignments | None = Non
                 checker.fail("L1", f"{vip} of {uid} is announced by {found}, core is {core}")
 
 
-def _leaders(world: World, core: list[int]) -> dict[GroupId, set[tuple[str | None, int]]]:
+def _leaders(
+    world: World, core: list[int], before: InForce | None = None
+) -> dict[GroupId, set[tuple[str | None, int]]]:
+    """(primary, term) of each group as its voters see it, or those who knew it ``before``."""
     leaders: dict[GroupId, set[tuple[str | None, int]]] = {}
     for index in core:
         process = world.running(index)
         if process is None:
             continue
         for view in process.core.view().groups:
-            if process.machine.id in view.voters:
+            known = before is None or view.group in before.known[index]
+            if process.machine.id in view.voters and known:
                 leaders.setdefault(view.group, set()).add((view.leader, view.term))
     return leaders
 
 
-def _agree(world: World, core: list[int], before: Assignments | None = None) -> None:
+def _agree(world: World, core: list[int], before: InForce | None = None) -> None:
     checker = world.checker
     if checker.failed:
         return
-    leaders = _leaders(world, core)
+    leaders = _leaders(world, core, before)
     # The coordinator's group has more time: it has an own T.
     site = () if before is not None else (SITE_GROUP,)
     for uid in (*servable(world, core, before), *site):
