@@ -26,7 +26,8 @@ from agent.ctnetlink import (
     TCP_STATE_AT,
     header,
     nest,
-    only_unanswered,
+    only,
+    versions_of,
 )
 from agent.ruleset import Desired, unremembered
 from protocol.flows import TCP, UDP
@@ -59,9 +60,8 @@ def count_flows(vips: Iterable[str]) -> Mapping[Flow, int]:
     """
     wanted = {ip_address(vip).packed: vip for vip in vips}
     counts: Counter[Flow] = Counter()
-    for version in (4, 6):
-        if any(len(packed) == ADDRESS[version] for packed in wanted):
-            _count(version, wanted, counts)
+    for version in versions_of(wanted):
+        _count(version, wanted, counts)
     return counts
 
 
@@ -94,11 +94,7 @@ def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
     """
     wanted = {ip_address(vip).packed for vip in vips}
     leaving = {ip_address(gateway).packed for gateway in gateways}
-    ended = 0
-    for version in (4, 6):
-        if any(len(packed) == ADDRESS[version] for packed in leaving):
-            ended += _end(version, wanted, leaving)
-    return ended
+    return sum(_end(version, wanted, leaving) for version in versions_of(leaving))
 
 
 def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
@@ -128,7 +124,7 @@ def _take_out(version: int, entries: Sequence[bytes]) -> int:
 
 def unanswered(version: int, vips: Container[bytes]) -> Iterator[Unanswered]:
     """Flows to ``vips`` (packed) that no answer has come to; the kernel passes over all others."""
-    return _unanswered(version, _flows(version, vips, only_unanswered()))
+    return _unanswered(version, _flows(version, vips, only(0, of=SEEN_REPLY)))
 
 
 def end_unanswered(places: Iterable[tuple[str, str]]) -> int:
@@ -138,15 +134,14 @@ def end_unanswered(places: Iterable[tuple[str, str]]) -> int:
     :func:`count_flows`.
     """
     wanted = {(ip_address(vip).packed, ip_address(gateway).packed) for vip, gateway in places}
+    vips = {vip for vip, _ in wanted}
     ended = 0
-    for version, size in ADDRESS.items():
-        vips = {vip for vip, _ in wanted if len(vip) == size}
-        if vips:
-            # All are listed: sorting them out, the kernel would hold a processor for the whole
-            # table, 60 to 90 ms for 260,000 flows, and the loop with it.
-            listed = _flows(version, vips)
-            there = ((at, body) for at, body in listed if (at[0], at[3]) in wanted)
-            ended += _take_out(version, [flow.client for flow in _unanswered(version, there)])
+    for version in versions_of(vips):
+        # All are listed: sorting them out, the kernel would hold a processor for the whole
+        # table, 60 to 90 ms for 260,000 flows, and the loop with it.
+        listed = _flows(version, vips)
+        there = ((at, body) for at, body in listed if (at[0], at[3]) in wanted)
+        ended += _take_out(version, [flow.client for flow in _unanswered(version, there)])
     return ended
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterable
 
 from agent import netlink
 
@@ -44,7 +45,13 @@ def nest(kind: int, value: bytes) -> bytes:
     return netlink.attribute(kind | NESTED, value)
 
 
-def only_unanswered() -> bytes:
-    """Of a request to list: entries that no answer has come to. Since Linux 5.16."""
-    unseen = netlink.attribute(STATUS, bytes(4))
-    return unseen + netlink.attribute(STATUS_MASK, SEEN_REPLY.to_bytes(4, "big"))
+def only(status: int, of: int) -> bytes:
+    """Of a request to list: entries that have ``status`` of these bits. Since Linux 5.16."""
+    asked = netlink.attribute(STATUS, status.to_bytes(4, "big"))
+    return asked + netlink.attribute(STATUS_MASK, of.to_bytes(4, "big"))
+
+
+def versions_of(addresses: Iterable[bytes]) -> tuple[int, ...]:
+    """The IP versions of packed ``addresses``."""
+    sizes = {len(address) for address in addresses}
+    return tuple(version for version, size in ADDRESS.items() if size in sizes)

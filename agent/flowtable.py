@@ -30,9 +30,9 @@ from agent.ctnetlink import (
     PROTOINFO,
     SEEN_REPLY,
     STATUS,
-    STATUS_MASK,
     header,
     nest,
+    only,
 )
 from agent.netlink import attribute as _attribute
 from agent.shortflows import ShortFlows
@@ -148,9 +148,7 @@ class FlowTable:
 
     def _listed(self, version: int) -> Iterator[bytes]:
         """Entries of an IP version that are assured and translated; the kernel sorts them out."""
-        body = header(version)
-        for kind in (STATUS, STATUS_MASK):
-            body += _attribute(kind, OPEN.to_bytes(4, "big"))
+        body = header(version) + only(OPEN, of=OPEN)
         return netlink.request(
             netlink.NETFILTER, GET, body, flags=netlink.DUMP, purpose="list connections"
         )

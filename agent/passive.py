@@ -20,7 +20,7 @@ from itertools import islice
 from agent.checks import GatewayKey
 from agent.clock import next_round
 from agent.conntrack import unanswered
-from agent.ctnetlink import ADDRESS
+from agent.ctnetlink import versions_of
 from protocol.errors import HalbError
 from protocol.flows import TCP
 from protocol.objects import VirtualServer
@@ -50,8 +50,7 @@ def half_open(vips: Iterable[str]) -> tuple[HalfOpen, ...]:
     wanted = {ip_address(vip).packed: vip for vip in vips}
     found = (
         HalfOpen(client, wanted[vip], int.from_bytes(port, "big"), str(ip_address(gateway)))
-        for version, size in ADDRESS.items()
-        if any(len(packed) == size for packed in wanted)
+        for version in versions_of(wanted)
         for vip, protocol, port, gateway, client in unanswered(version, wanted)
         if protocol == TCP
     )

@@ -55,10 +55,6 @@ class Offices:
         told = claimants.newest(gid)
         return (None, claimants.term(gid)) if told is None else (told[0], told[1].term)
 
-    def primary(self, gid: GroupId) -> DeviceId | None:
-        """The primary of a group, if one is known."""
-        return self.holder(gid)[0]
-
     def hears_coordinator(self, now: int) -> DeviceId | None:
         """The coordinator, if it was heard of so lately that it still holds office."""
         holder, _ = self.holder(SITE_GROUP)
