@@ -137,6 +137,21 @@ def test_the_watch_hears_nothing_while_it_is_deaf(pair: tuple[Device, Inside]) -
     assert device.call(asyncio.run, told()) == [False, True]
 
 
+async def keep_up(plane: DataPlane, is_over: Callable[[Reconciled | None, str], bool]) -> None:
+    """Keep the kernel as wanted, until what became of a pass says that it is over."""
+    over = asyncio.Event()
+
+    def on_pass(_: Desired, __: Revision, done: Reconciled | None, error: str) -> None:
+        if is_over(done, error):
+            over.set()
+
+    kernel = Kernel(plane, on_pass, lambda: None)
+    await kernel.start()
+    kernel.want(WANTED, Revision())
+    await asyncio.wait_for(over.wait(), 30.0)
+    await kernel.close()
+
+
 def test_upkeep_goes_on_after_a_pass_that_failed(
     pair: tuple[Device, Inside], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,21 +167,11 @@ def test_upkeep_goes_on_after_a_pass_that_failed(
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             return super().reconcile(desired)
 
-    async def run() -> None:
-        done = asyncio.Event()
+    def is_over(done: Reconciled | None, error: str) -> bool:
+        errors.append(error)
+        return done is not None
 
-        def on_pass(_: Desired, __: Revision, found: Reconciled | None, error: str) -> None:
-            errors.append(error)
-            if found is not None:
-                done.set()
-
-        kernel = Kernel(Exhausted("eth0"), on_pass, lambda: None)
-        await kernel.start()
-        kernel.want(WANTED, Revision())
-        await asyncio.wait_for(done.wait(), 30.0)
-        await kernel.close()
-
-    device.call(asyncio.run, run())
+    device.call(lambda: asyncio.run(keep_up(Exhausted("eth0"), is_over)))
     assert "Too many open files" in errors[0]
     assert not errors[1]
 
@@ -187,22 +192,12 @@ def test_what_others_do_while_the_watch_is_deaf_is_mended_at_once(
                 device.network.run("a", "nft", "flush", "ruleset")
             return done
 
-    async def run() -> None:
-        mended = asyncio.Event()
+    def is_mended(done: Reconciled | None, error: str) -> bool:
+        assert not error
+        passes.append(done)
+        return done is not None and bool(done.drift)
 
-        def on_pass(_: Desired, __: Revision, done: Reconciled | None, error: str) -> None:
-            assert not error
-            passes.append(done)
-            if done is not None and done.drift:
-                mended.set()
-
-        kernel = Kernel(Disturbed("eth0"), on_pass, lambda: None)
-        await kernel.start()
-        kernel.want(WANTED, Revision())
-        await asyncio.wait_for(mended.wait(), 30.0)
-        await kernel.close()
-
-    device.call(asyncio.run, run())
+    device.call(lambda: asyncio.run(keep_up(Disturbed("eth0"), is_mended)))
     assert "table inet halb\n" in device.run("nft", "list", "tables")
 
 

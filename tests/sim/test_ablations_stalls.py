@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import cast
 
@@ -19,6 +20,15 @@ from tests.sim.site import Setup
 from tests.sim.world import World
 
 SEEDS = range(6)
+
+
+def assert_forgiving_matters(
+    monkeypatch: pytest.MonkeyPatch, kind: type, harm: Callable[[int], int]
+) -> None:
+    """What a seed does harm to is whole, and is not where ``kind`` forgives no stall."""
+    assert not any(harm(seed) for seed in SEEDS)
+    monkeypatch.setattr(kind, "forgive", lambda *_: None)
+    assert any(harm(seed) for seed in SEEDS)
 
 
 def moves_while_the_third_device_stands_still(seed: int) -> int:
@@ -47,9 +57,7 @@ def moves_while_the_third_device_stands_still(seed: int) -> int:
 def test_a_device_that_stood_still_is_no_witness_against_the_primary(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not any(moves_while_the_third_device_stands_still(seed) for seed in SEEDS)
-    monkeypatch.setattr(Groups, "forgive", lambda *_: None)
-    assert any(moves_while_the_third_device_stands_still(seed) for seed in SEEDS)
+    assert_forgiving_matters(monkeypatch, Groups, moves_while_the_third_device_stands_still)
 
 
 def test_a_voter_that_answers_late_is_asked_again_at_once(
@@ -83,9 +91,7 @@ def misses_after_standing_still(seed: int) -> int:
 
 
 def test_a_device_that_stood_still_misses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any(misses_after_standing_still(seed) for seed in SEEDS)
-    monkeypatch.setattr(Beats, "forgive", lambda *_: None)
-    assert any(misses_after_standing_still(seed) for seed in SEEDS)
+    assert_forgiving_matters(monkeypatch, Beats, misses_after_standing_still)
 
 
 def suspects_given_up_after_standing_still(seed: int) -> int:
@@ -117,6 +123,4 @@ def _state_of_the_first(world: World) -> PeerState:
 def test_a_suspect_keeps_its_time_to_come_back_where_its_judge_stood_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not any(suspects_given_up_after_standing_still(seed) for seed in SEEDS)
-    monkeypatch.setattr(Neighbourhood, "forgive", lambda *_: None)
-    assert any(suspects_given_up_after_standing_still(seed) for seed in SEEDS)
+    assert_forgiving_matters(monkeypatch, Neighbourhood, suspects_given_up_after_standing_still)

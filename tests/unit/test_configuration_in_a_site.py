@@ -201,13 +201,19 @@ def handed_over(cluster: Cluster, primary: DeviceId, began: int) -> bool:
     return 0 <= acquired - lame < 5 * MILLISECOND
 
 
-def test_a_primary_that_nobody_can_follow_is_removed_after_a_while() -> None:
+def dropped_with_nobody_to_follow() -> Cluster:
+    """The primary of four is to go, and no other device can take over."""
     cluster = Cluster(4).settled()
-    first, *others = (d.id for d in cluster.devices)
-    for other in others:
-        cluster.give(other, Fitness(((RDP, "interface is down"),)))
+    for other in cluster.devices[1:]:
+        cluster.give(other.id, Fitness(((RDP, "interface is down"),)))
     cluster.run(100)
     dropped(cluster, "d2", "d3", "d4")
+    return cluster
+
+
+def test_a_primary_that_nobody_can_follow_is_removed_after_a_while() -> None:
+    cluster = dropped_with_nobody_to_follow()
+    first, *others = (d.id for d in cluster.devices)
     cluster.run(HAND_OVER_NS / MILLISECOND - 1000)
     assert cluster.primary() == first
     assert first in voters(cluster)
@@ -217,12 +223,8 @@ def test_a_primary_that_nobody_can_follow_is_removed_after_a_while() -> None:
 
 
 def test_a_primary_that_was_to_go_before_has_all_the_time_again() -> None:
-    cluster = Cluster(4).settled()
+    cluster = dropped_with_nobody_to_follow()
     first, *others = (d.id for d in cluster.devices)
-    for other in others:
-        cluster.give(other, Fitness(((RDP, "interface is down"),)))
-    cluster.run(100)
-    dropped(cluster, "d2", "d3", "d4")
     cluster.run(1000)
     dropped(cluster, "d1", "d2", "d3", "d4")
     for other in others:
