@@ -65,8 +65,6 @@ from protocol.view import NodeView
 
 STOP_S = 3.0
 """Seconds that a clean stop waits for its successors."""
-FORWARD_S = 0.3
-"""After handing over, packets still come here until the network has learnt."""
 
 _log = logging.getLogger("halb")
 
@@ -160,7 +158,6 @@ class Agent:
                 await self.step_aside()
             except TimedOut:
                 _log.warning("stopped without a successor for some Virtual Servers")
-            await asyncio.sleep(FORWARD_S)
         await self.close(leave_nothing=True)
 
     async def close(self, *, leave_nothing: bool) -> None:
@@ -368,7 +365,8 @@ class Agent:
         return await ask_to_join(token, request, self.keys, seconds)
 
     async def step_aside(self) -> None:
-        """Hand everything over; raises TimedOut if that takes too long."""
+        """Hand everything over, and forward what still comes here; raises TimedOut if handing
+        over takes too long."""
         self._stopped.clear()
         self.deliver(Stop())
         try:
@@ -377,6 +375,9 @@ class Agent:
             raise TimedOut(
                 f"not everything was handed over within {STOP_S:g} s", "Look at `halbctl status`."
             ) from error
+        finally:
+            if self._carrier is not None and self._carrier.vips is not None:
+                await self._carrier.vips.forwarded()
 
     def come_back(self) -> None:
         """Undo :meth:`step_aside`."""

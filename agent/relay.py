@@ -1,14 +1,18 @@
 """Sending on what a new primary cannot translate yet: tables ``ip`` and ``ip6 halb_relay``.
 
-Pure. An announcement moves the gateways to the successor at once, in the middle
-of flows whose connection entries only the predecessor has. For as long as that
-one still forwards, the successor sends it a copy of each packet that belongs to
-no flow it knows; the original goes on to the guard, which drops it. Without this
-a planned move costs some flows a lost packet, a stall of about 100 ms.
+Pure. An announcement moves clients and gateways to the successor at once, in the
+middle of flows whose connection entries only the predecessor has: those that are
+being opened, which nobody can be told of yet. For as long as that one still
+forwards, the successor sends it a copy of each packet that goes on with a flow
+which it does not know, and drops the original. Without this a planned move would
+cost flows a packet, a stall of about 100 ms; and where no slot tells of their
+gateways, a client's first packet after its handshake would go to another one,
+which resets the flow.
 
-The tables are made with their first use: they stand apart from the lease, so
-that trouble with them can never keep a lease from opening. ``dup to`` does not
-exist in the family ``inet``.
+What opens a connection of TCP is never sent on, nor a client's datagram: these
+begin here. The tables are made with their first use: they stand apart from the
+lease, so that trouble with them can never keep a lease from opening. ``dup to``
+does not exist in the family ``inet``.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from protocol.timing import MILLISECOND
 
 TABLE = "halb_relay"
 TABLES = (("ip", TABLE), ("ip6", TABLE))
-_HOOK = "type filter hook input priority filter - 1"
+_GOING_ON = "going_on", "type nat hook prerouting priority dstnat - 11"
+"""Right before a gateway is chosen; a chain of this kind costs packets of known flows nothing."""
+_UNKNOWN = "unknown", "type filter hook input priority filter - 1"
 """Right before the guard, which drops what is sent on."""
 _FAMILY = {4: "ip", 6: "ip6"}
 
@@ -65,14 +71,22 @@ def sample() -> str:
 
 def _table(family: str, kind: str) -> list[str]:
     """The table, in a form that may be loaded again at any time."""
-    rule = (
-        "ct direction original ct status & dnat == 0 meta l4proto { tcp, udp } "
-        f"dup to {family} daddr map @former"
-    )
-    return [
+    send_on = f"dup to {family} daddr map @former"
+    chains = {
+        # The kernel would make an entry of it, and with that a flow to any gateway.
+        _GOING_ON: (f"tcp flags & syn == 0 {send_on} drop",),
+        # Of that it makes none: a gateway that agrees to a connection, either end that closes it.
+        _UNKNOWN: (
+            f"ct state invalid meta l4proto tcp {send_on}",
+            f"ct direction original ct status & dnat == 0 meta l4proto udp {send_on}",
+        ),
+    }
+    lines = [
         f"add table {family} {TABLE}",
         f"add map {family} {TABLE} former {{ type {kind} : {kind}; flags timeout; }}",
-        f"add chain {family} {TABLE} unknown {{ {_HOOK}; policy accept; }}",
-        f"flush chain {family} {TABLE} unknown",
-        f"add rule {family} {TABLE} unknown {rule}",
     ]
+    for (name, hook), rules in chains.items():
+        lines.append(f"add chain {family} {TABLE} {name} {{ {hook}; policy accept; }}")
+        lines.append(f"flush chain {family} {TABLE} {name}")
+        lines += (f"add rule {family} {TABLE} {name} {rule}" for rule in rules)
+    return lines

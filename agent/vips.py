@@ -18,7 +18,7 @@ from agent.presence import Presence
 from protocol.effects import Acquire, Announce, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
 from protocol.ids import DeviceId, GroupId
-from protocol.timing import DRAIN_NS
+from protocol.timing import DRAIN_NS, SECOND
 
 _log = logging.getLogger("halb.vips")
 
@@ -43,6 +43,7 @@ class Vips:
         self._loop = asyncio.get_running_loop()
         self._open: dict[GroupId, tuple[str, ...]] = {}
         self._announcements: dict[GroupId, list[asyncio.TimerHandle]] = {}
+        self._forwards_until = 0
         self.announced: dict[GroupId, int] = {}
         """When (own clock, ns) each group's newest announcement began."""
 
@@ -121,12 +122,17 @@ class Vips:
                 self._refused(effects[0].group, error)
 
     def lame(self, effect: Lame) -> None:
+        self._forwards_until = boottime() + effect.drain
         self._withdraw(effect.group, effect.vips)
         self._lease.end_relay(effect.vips)
         try:
             self._lease.lame(effect.vips, effect.drain)
         except HalbError as error:
             self._refused(effect.group, error)
+
+    async def forwarded(self) -> None:
+        """Wait while packets still come here, from successors too, of what was handed over."""
+        await asyncio.sleep(max(0, self._forwards_until - boottime()) / SECOND)
 
     def announce(self, effect: Announce) -> None:
         """Announce once more what is open already."""

@@ -21,10 +21,12 @@ def test_a_family_without_an_address_is_left_alone() -> None:
     assert relay.begin(VIPS, (), DRAIN_NS) == ""
 
 
-def test_only_packets_of_flows_that_are_not_known_here_are_sent_on() -> None:
-    (rule,) = [line for line in relay.begin(VIPS[:1], VIPS, 1).splitlines() if " rule " in line]
-    assert "ct direction original ct status & dnat == 0" in rule
-    assert rule.endswith("dup to ip daddr map @former")
+def test_nothing_that_opens_a_connection_is_sent_on() -> None:
+    lines = relay.begin(VIPS[:1], VIPS, 1).splitlines()
+    going_on, invalid, datagram = (line for line in lines if " rule " in line)
+    assert going_on.endswith("tcp flags & syn == 0 dup to ip daddr map @former drop")
+    assert "ct state invalid meta l4proto tcp" in invalid
+    assert "ct direction original ct status & dnat == 0 meta l4proto udp" in datagram
 
 
 def test_ending_is_a_script_per_vip_as_one_that_is_absent_refuses_all() -> None:
