@@ -119,7 +119,7 @@ def _key(value: object) -> str:
 
 
 def create(path: str, key: KeyFile) -> None:
-    """Write a new file; one that is there is never overwritten."""
+    """Write a new file, whole or not at all; one that is there is never overwritten."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
     except FileExistsError:
@@ -127,7 +127,10 @@ def create(path: str, key: KeyFile) -> None:
             f"{path} exists; a key file is never overwritten", "Choose another with --file FILE."
         ) from None
     try:
-        _write(handle, key)
+        _write(handle, key, path)
+    except BaseException:
+        os.unlink(path)
+        raise
     finally:
         os.close(handle)
 
@@ -139,7 +142,7 @@ def rewrite(path: str, key: KeyFile) -> None:
     path = os.path.realpath(path)
     handle, beside = tempfile.mkstemp(prefix=".halb-key-", dir=os.path.dirname(path))
     try:
-        _write(handle, key)
+        _write(handle, key, path)
         os.replace(beside, path)
     except BaseException:
         os.unlink(beside)
@@ -148,8 +151,11 @@ def rewrite(path: str, key: KeyFile) -> None:
         os.close(handle)
 
 
-def _write(handle: int, key: KeyFile) -> None:
+def _write(handle: int, key: KeyFile, path: str) -> None:
     data = key.text().encode("ascii")
-    while data:
-        data = data[os.write(handle, data) :]
-    os.fsync(handle)
+    try:
+        while data:
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error

@@ -6,7 +6,6 @@ import errno
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -241,22 +240,6 @@ def test_ballots_and_configuration_are_saved_side_by_side(folder: Path) -> None:
     loaded = once(folder)
     assert loaded.ballots == {G1: Ballot(29, A)}
     assert loaded.config == OLD
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 pages."""
-    mount = tmp_path / "small"
-    mount.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mount)],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("may not mount a file system")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_a_full_disk_is_named_and_the_old_state_stays(small_disk: Path) -> None:

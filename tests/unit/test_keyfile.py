@@ -56,6 +56,16 @@ def test_it_is_its_owners_alone_and_reads_back(tmp_path: Path) -> None:
     assert SECRET not in repr(KEY)
 
 
+def test_one_that_does_not_fit_on_the_disk_is_named_and_leaves_nothing(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "filler").write_bytes(bytes(1 << 20))
+    path = small_disk / "alice.key"
+    with pytest.raises(OSError, match="No space") as caught:
+        keyfile.create(str(path), KEY)
+    assert caught.value.filename == str(path)
+    assert not path.exists()
+
+
 def test_a_file_that_exists_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "alice.key"
     path.write_text("precious")
