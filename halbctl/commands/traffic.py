@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from itertools import count as counting
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from halbctl.app import area
+from halbctl.errors import warn
 from halbctl.output import Paint, as_data, as_json, emit
 from halbctl.session import ask
 from halbctl.settings import a_number, settings_of
 from halbctl.traffic import get_counters, of_server, traffic_lines
+from protocol.errors import Unreachable
 
 if TYPE_CHECKING:
     from halbctl.replies import Counters
@@ -33,18 +36,26 @@ def top(
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="Looks; 0: no end.")] = 0,
     total: Annotated[bool, typer.Option("--total", help="Totals in place of rates.")] = False,
 ) -> None:
-    """Follow the traffic of the asked device, by listener and gateway, until Ctrl-C."""
+    """Follow the traffic of the asked device, by listener and gateway, until Ctrl-C.
+
+    An agent that goes away is said so, and waited for.
+    """
     from halbctl.watching import draw, drawing
 
     output = settings_of(ctx).output
     screen = output == "table" and sys.stdout.isatty() and count != 1
     paint = Paint.for_stream(sys.stdout)
-    before = None if total else _get(ctx, vs)
+    lines: list[str] = []
+
+    def lost(why: str) -> None:
+        if screen:
+            draw([paint(f"OUT OF DATE: {why}", "red", "bold"), *lines])
+        else:
+            warn(f"{why}; waiting for it")
+
     with drawing() if screen else nullcontext():
-        for number in counting(1):
-            if before is not None:
-                time.sleep(interval)
-            now = _get(ctx, vs)
+        looks = _looks(partial(_get, ctx, vs), interval, lost, total=total)
+        for number, (now, before) in enumerate(looks, 1):
             lines = traffic_lines(now, before, paint)
             if screen:
                 draw(lines)
@@ -55,10 +66,34 @@ def top(
             sys.stdout.flush()
             if number == count:
                 return
-            if total:
-                time.sleep(interval)
-            else:
-                before = now
+
+
+def _looks(
+    get: Callable[[], Counters], interval: float, lost: Callable[[str], None], *, total: bool
+) -> Iterator[tuple[Counters, Counters | None]]:
+    """Each look at the counters, and with it the one before, or None if totals are wanted.
+
+    An agent that goes away is waited for, and counts anew when it is back; one that was never
+    there is an error.
+    """
+    from halbctl.watching import RETRY_S
+
+    first = get()
+    if total:
+        yield first, None
+    before: Counters | None = first
+    pause = interval
+    while True:
+        time.sleep(pause)
+        try:
+            now = get()
+        except Unreachable as error:
+            lost(error.message)
+            before, pause = None, min(interval, RETRY_S)
+            continue
+        if total or before is not None:
+            yield now, None if total else before
+        before, pause = now, interval
 
 
 @app.command()

@@ -10,6 +10,7 @@ import pytest
 from halbctl.output import Paint
 from halbctl.traffic import short, traffic_lines
 from protocol import api
+from protocol.errors import ExitCode
 from protocol.traffic import (
     Counters,
     GatewayTraffic,
@@ -84,6 +85,27 @@ def test_top_as_json_is_one_line_per_look(peer: Peer, halbctl: Halbctl) -> None:
     ran = halbctl("top", "web", "--total", "-n", "1", "--output", "json")
     [line] = ran.out.splitlines()
     assert json.loads(line)["virtual_servers"][0]["traffic"]["connections"] == 40
+
+
+def test_top_waits_for_an_agent_that_goes_away_and_takes_its_rates_anew(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = api.Failure(ExitCode.UNREACHABLE, "the agent is away", "")
+    looks: list[Counters | api.Failure]
+    looks = [counters(0, 70), counters(1000, 80), away, counters(4000, 20), counters(5000, 25)]
+    answers = iter(looks)
+    peer.answers[api.GetCounters] = lambda _: next(answers)
+    monkeypatch.setattr("halbctl.commands.traffic.time.sleep", lambda _: None)
+    ran = halbctl("top", "-n", "2")
+    rows = [line.split() for line in ran.out.splitlines() if line.startswith("web")]
+    assert [row[4] for row in rows] == ["10", "5"]
+    assert ran.err == "halb: warning: the agent is away; waiting for it\n"
+    assert ran.code == 0
+
+
+def test_top_of_an_agent_that_is_not_there_is_an_error(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetCounters] = api.Failure(ExitCode.UNREACHABLE, "the agent is away", "")
+    assert halbctl("top").code == ExitCode.UNREACHABLE
 
 
 def test_an_unknown_virtual_server_is_named_with_those_that_are(
