@@ -42,6 +42,7 @@ def describe(config: Config, edit: Edit) -> tuple[str, ...]:
     names = {d.id: d.name for d in config.devices.values()}
     names |= {v.id: v.name for v in edit.put if isinstance(v, Device)}
     servers = {v.uid: v.name for v in config.virtual_servers.values()}
+    servers |= {v.uid: v.name for v in edit.put if isinstance(v, VirtualServer)}
     for value in edit.put:
         title = _title(value, servers)
         lines += _changed(title, _present(config, key_of(value)), value, names)
@@ -68,7 +69,7 @@ def _title(value: Value, servers: dict[GroupId, str]) -> str:
         case VirtualServer():
             return f"virtual server {value.name}"
         case Assignment():
-            return f"assignment {value.uid}"
+            return f"assignment of {servers.get(value.uid, value.uid)}"
         case Handled():
             return f"request {value.id}"
         case PlannedMove():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from protocol.changes import SetDevice
+from protocol.describe import describe
 from protocol.effects import Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
-from protocol.recovery import TERM_LEAP
+from protocol.recovery import TERM_LEAP, recovery_edit
 from protocol.view import Role
 from tests.unit.cluster import RDP, Cluster
 from tests.unit.test_configuration_in_a_site import in_force, propose, web
@@ -155,3 +156,11 @@ def test_a_refusal_names_all_who_are_missing() -> None:
     assert error is not None
     assert "d1 and d2 cannot be heard" in str(error)
     assert "both must agree" not in str(error)
+
+
+def test_new_voters_are_shown_with_the_name_of_what_they_vote_on() -> None:
+    cluster = Cluster().settled()
+    config = in_force(cluster, cluster.devices[0].id)
+    made = recovery_edit(config, (cluster.devices[0].id,), {})
+    name = config.virtual_servers[RDP].name
+    assert f"~ assignment of {name} voters d1, d2, d3 -> d1" in describe(config, made)
