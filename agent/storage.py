@@ -1,8 +1,9 @@
 """Durable state while the agent runs: ballots at once, configuration beside the loop.
 
 A ballot must be on disk before anyone hears of it, and is tiny: it is written
-in the loop. A configuration is acknowledged later, so a worker writes it. A
-disk that refuses is tried again each second.
+in the loop. A configuration is acknowledged later, so a worker writes it, and with
+it what no vote rests on: local edits, conflicts. A disk that refuses is tried
+again each second.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from agent.conflicts import Kept
 from agent.disk import Disk, DiskError
@@ -21,6 +23,7 @@ from protocol.local import Local
 
 RETRY_S = 1.0
 """Seconds until a disk that refused is tried again."""
+_LOCAL = "local changes"
 
 _log = logging.getLogger("halb.storage")
 
@@ -32,8 +35,12 @@ class Storage:
         self, disk: Disk, ballots: Mapping[GroupId, Ballot], deliver: Callable[[Input], None]
     ) -> None:
         self.disk = disk
-        self.problem = ""
-        """What the disk last refused with; empty while it works."""
+        self._refused = ""
+        """What the disk last refused with, of what votes rest on; empty while it works."""
+        self._beside: dict[str, Callable[[], None]] = {}
+        """The newest writes of what no vote rests on, until they are durable."""
+        self._lacking: dict[str, str] = {}
+        """What the disk last refused those of them with that it did refuse."""
         self._ballots = dict(ballots)
         self._deliver = deliver
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-disk")
@@ -41,6 +48,11 @@ class Storage:
         self._retry: asyncio.TimerHandle | None = None
         self._left = 0
         """Sites that this device has left."""
+
+    @property
+    def problem(self) -> str:
+        """What the disk last refused with; empty while it works."""
+        return self._refused or next(iter(self._lacking.values()), "")
 
     def save_ballots(self, changed: Mapping[GroupId, Ballot]) -> bool:
         """Make ballots durable; False if the disk refused, and nothing may be told of them."""
@@ -60,13 +72,39 @@ class Storage:
 
     def save_local(self, local: Local | None) -> None:
         """Write the local edits in the worker."""
-        future = self._loop.run_in_executor(self._worker, self.disk.save_local, local)
-        future.add_done_callback(_report)
+        self._save_beside(_LOCAL, partial(self.disk.save_local, local))
 
     def save_conflicts(self, conflicts: tuple[Kept, ...]) -> None:
         """Write them in the worker, before any configuration that is given to it later."""
-        future = self._loop.run_in_executor(self._worker, self.disk.save_conflicts, conflicts)
-        future.add_done_callback(_report)
+        self._save_beside("conflicts", partial(self.disk.save_conflicts, conflicts))
+
+    def _save_beside(self, what: str, write: Callable[[], None]) -> None:
+        """Of no weight for the votes: a disk that refuses it must not stop them."""
+        self._beside[what] = write
+        future = self._loop.run_in_executor(self._worker, write)
+        future.add_done_callback(lambda done: self._saved_beside(done, what, write))
+
+    def _saved_beside(
+        self, done: asyncio.Future[None], what: str, write: Callable[[], None]
+    ) -> None:
+        if done.cancelled() or self._beside.get(what) is not write:
+            return
+        error = done.exception()
+        if error is None:
+            del self._beside[what]
+            if self._lacking.pop(what, ""):
+                _log.warning("the disk takes the %s again", what)
+        elif isinstance(error, DiskError):
+            if what not in self._lacking:
+                _log.error("%s %s", error.message, error.remedy)
+            self._lacking[what] = error.message
+            self._loop.call_later(RETRY_S, self._save_again, what, write)
+        else:
+            raise error
+
+    def _save_again(self, what: str, write: Callable[[], None]) -> None:
+        if self._beside.get(what) is write:
+            self._save_beside(what, write)
 
     def _saved(self, done: asyncio.Future[None], revision: Revision, left: int) -> None:
         if done.cancelled() or left != self._left:
@@ -80,9 +118,9 @@ class Storage:
             raise error
 
     def _failed(self, error: DiskError) -> None:
-        if not self.problem:
+        if not self._refused:
             _log.error("%s %s", error.message, error.remedy)
-        self.problem = error.message
+        self._refused = error.message
         self._deliver(PersistFailed())
         if self._retry is None:
             self._retry = self._loop.call_later(RETRY_S, self._try_again)
@@ -91,7 +129,7 @@ class Storage:
         self._retry = None
         if self.save_ballots({}):
             _log.warning("the disk takes writes again")
-            self.problem = ""
+            self._refused = ""
             self._deliver(PersistWorks())
 
     def forget_site(self) -> None:
@@ -102,19 +140,13 @@ class Storage:
         """
         self._worker.submit(self.disk.forget_site).result()
         self._ballots = {}
+        self._beside.pop(_LOCAL, None)
+        self._lacking.pop(_LOCAL, None)
         self._left += 1
 
     def close(self) -> None:
         """Finish the write under way."""
         if self._retry is not None:
             self._retry.cancel()
+        self._beside.clear()
         self._worker.shutdown(wait=True)
-
-
-def _report(done: asyncio.Future[None]) -> None:
-    """Of no weight for the votes: a disk that refuses it must not stop them."""
-    error = None if done.cancelled() else done.exception()
-    if isinstance(error, DiskError):
-        _log.error("%s %s", error.message, error.remedy)
-    elif error is not None:
-        raise error

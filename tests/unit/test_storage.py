@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from agent.storage import Storage
 from protocol.config import Config
 from protocol.effects import ConfigStored, Input
 from protocol.ids import NO_REVISION, Revision
+from protocol.local import Local
 from tests.unit.listening import run, until
 from tests.unit.test_disk import NEW, OLD
 
@@ -46,4 +48,33 @@ def test_what_is_written_while_a_device_leaves_is_not_there_afterwards(
     run(test())
     assert told == [ConfigStored(OLD.revision)]
     assert not {"config", "config.previous", "ballots"} & {p.name for p in disk.folder.iterdir()}
+    disk.close()
+
+
+@pytest.mark.parametrize("what", ["local", "conflicts"])
+def test_what_no_vote_rests_on_is_a_problem_until_the_disk_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("agent.storage.RETRY_S", 0.01)
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    in_the_way = disk.folder / what
+    (in_the_way / "anything").mkdir(parents=True)
+    told: list[Input] = []
+
+    async def test() -> None:
+        storage = Storage(disk, {}, told.append)
+        if what == "local":
+            storage.save_local(Local(NO_REVISION, (), ()))
+        else:
+            storage.save_conflicts(())
+        await until(lambda: storage.problem)
+        assert str(in_the_way) in storage.problem
+        shutil.rmtree(in_the_way)
+        await until(lambda: not storage.problem)
+        storage.close()
+
+    run(test())
+    assert in_the_way.is_file()
+    assert not told, "votes go on"
     disk.close()
