@@ -33,10 +33,11 @@ SETS = (
 """Sets with counters, in the order of a packet's way."""
 
 _SERVICE = "ct original {ip} daddr . meta l4proto . ct original proto-dst"
-_ACCOUNT = _SERVICE + " . ct reply {ip} saddr"
-_WAY = _ACCOUNT + " . ct direction"
-_BALANCED = "ct status dnat ct original {ip} daddr @vips{suffix}"
-_CONFIRMED = "ct status & (dnat | confirmed) == (dnat | confirmed)"
+_WAY = _SERVICE + " . ct reply {ip} saddr . ct direction"
+_FIRST = _SERVICE + " . {ip} daddr"
+"""The account of a flow's first packet: what a packet says is read quicker than its flow."""
+_STATUS = "ct status & (dnat | confirmed) == "
+_GO_ON = f"{_STATUS}(dnat | confirmed) goto known"
 
 
 def _each(rule: str) -> tuple[str, ...]:
@@ -48,14 +49,15 @@ def _each(rule: str) -> tuple[str, ...]:
     )
 
 
-_KNOWN = (
-    # Where there is an account, to look it up is to count.
-    *_each(f"{_CONFIRMED} {_WAY} @carried{{suffix}} accept"),
-    *_each(
-        f"ct status confirmed {_BALANCED} update @carried{{suffix}} {{{{ {_WAY} counter }}}} accept"
-    ),
-)
-"""Packets of flows that have passed this host before."""
+def _counted(name: str, key: str, then: str = "accept") -> tuple[str, ...]:
+    """Rules that count for an account: where there is one, to look it up is to count."""
+    return (
+        *_each(f"{key} @{name}{{suffix}} {then}"),
+        *_each(
+            f"ct original {{ip}} daddr @vips{{suffix}}"
+            f" update @{name}{{suffix}} {{{{ {key} counter }}}} {then}"
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -157,26 +159,26 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
                 for v in (4, 6)
             ),
         ),
-        # On its way to or from a gateway. Most packets stop at the first rule of their kind.
-        # What is balanced and not confirmed has yet to pass the other firewalls of this host.
+        # Of a flow that has passed this host before.
+        "known": ("", _counted("carried", _WAY)),
+        # Balanced, and not confirmed: it has yet to pass the other firewalls of this host.
+        "fresh": ("", _counted("entered", _SERVICE)),
+        # On its way to or from a gateway. Most packets meet but the first rule.
         "entered": (
             "filter hook forward priority -400",
             (
-                *_KNOWN,
+                _GO_ON,
+                f"{_STATUS}dnat goto fresh",
                 "ct state untracked goto passing",
-                "ct status & dnat == 0 accept",
-                *_each(f"{_BALANCED} update @entered{{suffix}} {{{{ {_SERVICE} counter }}}}"),
             ),
         ),
+        "first": ("", _counted("carried", f"{_FIRST} . ct direction")),
         "opened": (
             "nat hook postrouting priority srcnat - 11",
-            _each(
-                f"{_BALANCED} update @opened{{suffix}} {{{{ {_ACCOUNT} counter }}}}"
-                f" update @carried{{suffix}} {{{{ {_WAY} counter }}}} accept"
-            ),
+            ("ct status & dnat == 0 accept", *_counted("opened", _FIRST, "goto first")),
         ),
         # From a process of this device.
-        "carried": ("filter hook output priority 300", _KNOWN),
+        "carried": ("filter hook output priority 300", (_GO_ON,)),
     }
 
 

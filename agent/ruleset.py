@@ -208,14 +208,15 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
         "source": (
             "nat hook postrouting priority srcnat - 10",
             tuple(
-                f"ct status dnat ct original {KEYWORD[v]} daddr @{name}{SUFFIX[v]} {how}"
+                f"{whose}ct status dnat ct original {KEYWORD[v]} daddr @{name}{SUFFIX[v]} {how}"
                 for v in (4, 6)
                 # A process of this device talks from the VIP, which may be another device's.
-                for name, how in (
-                    ("vips", "fib saddr type local masquerade"),
-                    (TRANSLATED, f"snat {KEYWORD[v]} to ct original {KEYWORD[v]} daddr"),
+                # Its packets came in nowhere, which is quicker to ask than the table of routes.
+                for whose, name, how in (
+                    ("meta iif 0 ", "vips", "fib saddr type local masquerade"),
+                    ("", TRANSLATED, f"snat {KEYWORD[v]} to ct original {KEYWORD[v]} daddr"),
                     # As it is, before somebody else's masquerade gets hold of it.
-                    ("vips", f"snat {KEYWORD[v]} to {KEYWORD[v]} saddr"),
+                    ("", "vips", f"snat {KEYWORD[v]} to {KEYWORD[v]} saddr"),
                 )
             ),
         ),
