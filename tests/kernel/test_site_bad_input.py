@@ -41,8 +41,8 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def stranger() -> Iterator[Site]:
-    """Agents without a Site: a and b."""
-    with unformed(devices=2, gateways=1) as made:
+    """Agents without a Site: a, b and a witness, so that each address of the other Site answers."""
+    with unformed(devices=2, gateways=1, witness=True) as made:
         yield made
 
 
