@@ -11,12 +11,19 @@ import ctypes
 import os
 import select
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 _ROOM = 512
-"""Bytes for a ``posix_spawn_file_actions_t``: several times what C libraries need."""
+"""Bytes for a ``posix_spawn_file_actions_t``, or the attributes, or a ``sigset_t``: several times
+what C libraries need."""
+_DEFAULT_SIGNALS, _OWN_SESSION = 0x04, 0x80
+"""Flags of the attributes (spawn.h)."""
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _libc = ctypes.CDLL(None)
+_CLOSE_FROM = getattr(_libc, "posix_spawn_file_actions_addclosefrom_np", None)
+"""Closes what libraries left open for children; glibc has it since 2.34."""
 
 
 class TooSlow(Exception):
@@ -31,7 +38,10 @@ def run(
     A signal that ended it counts below zero. Raises OSError where it cannot be started,
     :class:`TooSlow` after ``timeout`` seconds.
     """
-    pid = _spawn(argv, (given.fileno(), printed.fileno(), said.fileno()))
+    files = (given.fileno(), printed.fileno(), said.fileno())
+    with _made("_file_actions") as actions:
+        _demand_files(files, actions)
+        pid = _spawn(argv, os.environb, actions, None)
     in_time = False
     try:
         in_time = _ends_within(pid, timeout)
@@ -54,24 +64,54 @@ def _ends_within(pid: int, timeout: float) -> bool:
         os.close(ended)
 
 
-def _spawn(argv: Sequence[str], files: Sequence[int]) -> int:
-    """Process id of the program, with ``files`` as its first descriptors."""
-    actions = ctypes.create_string_buffer(_ROOM)
+def start(argv: Sequence[str], files: Sequence[int], environment: Mapping[str, str]) -> int:
+    """Start a program that is given nothing of this process but ``files``; its process id.
+
+    These are its first descriptors. It has a session of its own, the root as its directory,
+    and ignores no signal. To be called in a worker, which waits until the program runs.
+    Raises OSError where it cannot be started.
+    """
+    told = {os.fsencode(name): os.fsencode(value) for name, value in environment.items()}
+    signals = ctypes.create_string_buffer(_ROOM)
+    _libc.sigemptyset(signals)
+    for number in _IGNORED_BY_PYTHON:
+        _libc.sigaddset(signals, int(number))
+    flags = ctypes.c_short(_DEFAULT_SIGNALS | _OWN_SESSION)
+    with _made("_file_actions") as actions, _made("attr") as attributes:
+        _demand_files(files, actions)
+        if _CLOSE_FROM is not None:
+            _demand(_CLOSE_FROM(actions, len(files)))
+        _demand(_libc.posix_spawn_file_actions_addchdir_np(actions, b"/"))
+        _demand(_libc.posix_spawnattr_setsigdefault(attributes, signals))
+        _demand(_libc.posix_spawnattr_setflags(attributes, flags))
+        return _spawn(argv, told, actions, attributes)
+
+
+@contextmanager
+def _made(kind: str) -> Iterator[Any]:
+    """What ``posix_spawn`` is to do first, or with which attributes; empty."""
+    made = ctypes.create_string_buffer(_ROOM)
+    _demand(getattr(_libc, f"posix_spawn{kind}_init")(made))
+    try:
+        yield made
+    finally:
+        getattr(_libc, f"posix_spawn{kind}_destroy")(made)
+
+
+def _demand_files(files: Sequence[int], actions: Any) -> None:
+    for number, file in enumerate(files):
+        _demand(_libc.posix_spawn_file_actions_adddup2(actions, file, number))
+
+
+def _spawn(
+    argv: Sequence[str], environment: Mapping[bytes, bytes], actions: Any, attributes: Any
+) -> int:
+    """Process id of the program."""
     pid = ctypes.c_int()
     arguments = _strings(os.fsencode(each) for each in argv)
-    environment = _strings(b"%b=%b" % pair for pair in os.environb.items())
-    _demand(_libc.posix_spawn_file_actions_init(actions), argv[0])
-    try:
-        for number, file in enumerate(files):
-            _demand(_libc.posix_spawn_file_actions_adddup2(actions, file, number), argv[0])
-        _demand(
-            _libc.posix_spawnp(
-                ctypes.byref(pid), arguments[0], actions, None, arguments, environment
-            ),
-            argv[0],
-        )
-    finally:
-        _libc.posix_spawn_file_actions_destroy(actions)
+    told = _strings(b"%b=%b" % pair for pair in environment.items())
+    code = _libc.posix_spawnp(ctypes.byref(pid), arguments[0], actions, attributes, arguments, told)
+    _demand(code, argv[0])
     return pid.value
 
 
@@ -81,6 +121,6 @@ def _strings(some: Iterable[bytes]) -> Any:
     return (ctypes.c_char_p * len(texts))(*texts)
 
 
-def _demand(code: int, program: str) -> None:
+def _demand(code: int, program: str | None = None) -> None:
     if code:
         raise OSError(code, os.strerror(code), program)

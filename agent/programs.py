@@ -5,7 +5,8 @@ administrator put into the checks directory is run: who may change the
 configuration may not thereby run anything on every device. No shell reads the
 command. A program gets no capability, limits on what it may take, and a
 session of its own; when it ends or its time is up, everything that it started
-is killed, also what left the session.
+is killed, also what left the session. A worker starts programs and looks for
+what they left, so the loop waits for neither, and neither sees the other half done.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import resource
 import shutil
 import signal
 import stat
-import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from agent import child
 from agent.probes import GOOD, Answer, Cancel, Done, Verdict
 from protocol.objects import Check
 
@@ -56,33 +59,40 @@ class Programs:
     def __init__(self, directory: Path, processes: int = PROCESSES) -> None:
         self._directory = directory
         self._limits = {"nproc": processes, **LIMITS}
-        self._running: set[int] = set()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-programs")
+        self._processes: set[int] = set()
+        """Programs that the worker has started, until they are collected."""
         self._prepared = False
         self._sweeping = False
-
-    @property
-    def running(self) -> int:
-        """Programs that were started and are not gone yet."""
-        return len(self._running)
+        self.running = 0
+        """Programs that are to be started, or were and are not gone yet with what they left."""
 
     def start(
         self, loop: asyncio.AbstractEventLoop, address: str, port: int, check: Check, done: Done
     ) -> Cancel:
         """In the form of :data:`agent.probes.Start`."""
         try:
-            if len(self._running) >= MAX_RUNNING:
+            if self.running >= MAX_RUNNING:
                 raise Unusable(f"{MAX_RUNNING} check programs run on this device already")
             argv = self._command(check.command)
-            self._adopt_orphans()
-            run = _Run(loop, argv, _environment(address, port, check), check.timeout, done, self)
+            run = _Run(loop, check, done, self)
         except Unusable as error:
             answer = Answer(Verdict.UNCLEAR, str(error))
             return loop.call_soon(done, answer).cancel
         except OSError as error:
-            reason = f"check program {check.command[0]}: {(error.strerror or 'failed').lower()}"
-            return loop.call_soon(done, Answer(Verdict.UNCLEAR, reason)).cancel
-        self._running.add(run.pid)
+            return loop.call_soon(done, _unclear(check, error)).cancel
+        self._adopt_orphans()
+        self.running += 1
+        job = partial(self._begin, run, argv, _environment(address, port, check))
+        loop.run_in_executor(self._worker, job).add_done_callback(run.begun)
         return run.cancel
+
+    def _begin(self, run: _Run, argv: list[str], environment: Mapping[str, str]) -> int | None:
+        """In the worker: no look at what programs left comes in between."""
+        pid = run.begin(argv, environment)
+        if pid is not None:
+            self._processes.add(pid)
+        return pid
 
     def _command(self, command: tuple[str, ...]) -> list[str]:
         program = self._directory / command[0]
@@ -103,31 +113,42 @@ class Programs:
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             self._prepared = True
 
-    def ended(self, loop: asyncio.AbstractEventLoop, pid: int) -> None:
-        """The process ``pid`` was collected; look for what it left."""
-        self._running.discard(pid)
-        self._sweep(loop)
+    def ended(self, loop: asyncio.AbstractEventLoop, pid: int | None) -> None:
+        """The process ``pid`` was collected, if one was started; look for what it left."""
+        if pid is None:
+            self.running -= 1
+            return
+        self._processes.discard(pid)
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Kill orphans: children of ours that are in a session which is not ours.
+        def swept(left: asyncio.Future[bool]) -> None:
+            self.running -= 1
+            self._swept(loop, left)
 
-        Done again until there is none: the end of one makes orphans of its children.
-        """
+        loop.run_in_executor(self._worker, self._kill_orphans).add_done_callback(swept)
+
+    def _swept(self, loop: asyncio.AbstractEventLoop, left: asyncio.Future[bool]) -> None:
+        """Done again until nothing is left: the end of one makes orphans of its children."""
+        if not left.cancelled() and left.result() and not self._sweeping:
+            self._sweeping = True
+            loop.call_later(SWEEP_S, self._sweep_again, loop)
+
+    def _sweep_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._sweeping = False
+        swept = loop.run_in_executor(self._worker, self._kill_orphans)
+        swept.add_done_callback(partial(self._swept, loop))
+
+    def _kill_orphans(self) -> bool:
+        """In the worker: kill children of ours that are in a session which is not ours; whether
+        there were any."""
         own, left = os.getsid(0), False
-        for pid in _children() - self._running:
+        for pid in _children() - self._processes:
             with suppress(ProcessLookupError, ChildProcessError):
                 if os.getsid(pid) == own:
                     continue  # started by another part of the agent
                 left = True
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, os.WNOHANG)
-        if left and not self._sweeping:
-            self._sweeping = True
-            loop.call_later(SWEEP_S, self._sweep_again, loop)
-
-    def _sweep_again(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._sweeping = False
-        self._sweep(loop)
+        return left
 
 
 def _children() -> set[int]:
@@ -173,41 +194,64 @@ def _name_of(number: int) -> str:
         return f"signal {number}"
 
 
+def _unclear(check: Check, error: OSError) -> Answer:
+    reason = f"check program {check.command[0]}: {(error.strerror or 'failed').lower()}"
+    return Answer(Verdict.UNCLEAR, reason)
+
+
 class _Run:
     """One program under way: its process, its output, its time."""
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        argv: list[str],
-        environment: dict[str, str],
-        timeout: float,
-        done: Done,
-        programs: Programs,
+        self, loop: asyncio.AbstractEventLoop, check: Check, done: Done, programs: Programs
     ) -> None:
-        self._loop, self._timeout, self._programs = loop, timeout, programs
+        """Raises OSError where no descriptor is left."""
+        self._loop, self._check, self._programs = loop, check, programs
         self._done: Done | None = done
         self._output = b""
-        self._process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self._pipe = self._process.stdout
-        os.set_blocking(self._pipe.fileno(), False)
-        self._handle = os.pidfd_open(self.pid)
-        loop.add_reader(self._handle, self._ended)
+        self._pid: int | None = None
+        """Of the process, from its start until it is collected."""
+        self._handle = -1
+        reader, self._writer = os.pipe()
+        self._pipe = os.fdopen(reader, "rb", 0)
+        os.set_blocking(reader, False)
         loop.add_reader(self._pipe, self._read)
-        self._timer = loop.call_later(timeout, self._late)
+        self._timer = loop.call_later(check.timeout, self._late)
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def begin(self, argv: list[str], environment: Mapping[str, str]) -> int | None:
+        """In the worker: its process, or None if that is not wanted any more."""
+        try:
+            if self._done is None:
+                return None
+            with open(os.devnull, "rb") as nothing:
+                files = (nothing.fileno(), self._writer, self._writer)
+                pid = child.start(argv, files, environment)
+        finally:
+            os.close(self._writer)
+        try:
+            self._handle = os.pidfd_open(pid)
+        except OSError:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        return pid
+
+    def begun(self, started: asyncio.Future[int | None]) -> None:
+        """It runs, or does not."""
+        if started.cancelled():
+            return
+        error = started.exception()
+        if isinstance(error, OSError):
+            self._finish(_unclear(self._check, error))
+        elif error is not None:
+            raise error
+        elif (pid := started.result()) is not None:
+            self._pid = pid
+            self._loop.add_reader(self._handle, self._ended)
+            if self._done is None:
+                self._kill()
+            return
+        self._programs.ended(self._loop, None)
 
     def _read(self) -> None:
         try:
@@ -221,18 +265,20 @@ class _Run:
             self._finish(Answer(Verdict.BAD, f"wrote more than {MAX_OUTPUT // 1024} KiB"))
 
     def _late(self) -> None:
-        self._finish(Answer(Verdict.BAD, f"no answer in {self._timeout:g} s: killed"))
+        self._finish(Answer(Verdict.BAD, f"no answer in {self._check.timeout:g} s: killed"))
 
     def _ended(self) -> None:
         """The program itself is gone: collect it, end the rest of its session."""
         if self._done is not None:
             self._read()
         self._kill()
-        code = self._process.wait()
+        pid, self._pid = self._pid, None
+        assert pid is not None
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self._loop.remove_reader(self._handle)
         os.close(self._handle)
         self._finish(GOOD if code == 0 else Answer(Verdict.BAD, self._reason(code)))
-        self._programs.ended(self._loop, self.pid)
+        self._programs.ended(self._loop, pid)
 
     def _reason(self, code: int) -> str:
         line = self._output.decode("utf-8", "replace").strip().partition("\n")[0]
@@ -260,6 +306,6 @@ class _Run:
 
     def _kill(self) -> None:
         """End the whole session; its number is ours until the program is collected."""
-        if self._process.returncode is None:
+        if self._pid is not None:
             with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+                os.killpg(self._pid, signal.SIGKILL)

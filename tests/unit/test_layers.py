@@ -39,7 +39,7 @@ ROOMS = {
     "aiozmq": ("agent/sockets.py",),
     "zmq": ("agent/sockets.py", "halbctl/client.py", "halbctl/remote.py"),
     "nftables": ("agent/nft.py",),
-    "subprocess": ("agent/programs.py", "halbctl/editing.py", "halbctl/lab/"),
+    "subprocess": ("halbctl/editing.py", "halbctl/lab/"),
 }  # fmt: skip
 """Modules that only these files, or files in these folders, import."""
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent import child
 from agent.probes import GOOD, Answer, Verdict
 from agent.programs import MAX_RUNNING, Programs
 from protocol.objects import Check
@@ -118,6 +122,48 @@ def test_a_program_that_this_host_does_not_have_says_nothing_of_the_gateway(fold
     answer = answer_of(folder, "missing")
     assert answer.verdict is Verdict.UNCLEAR
     assert f"{folder}/missing: no such file" in answer.reason
+
+
+def test_a_program_has_no_descriptor_of_the_agent_and_is_ended_by_a_pipe(folder: Path) -> None:
+    program(folder, "echo $(ls /proc/self/fd) $(grep SigIgn /proc/self/status); exit 1")
+    inherited = os.dup(2)
+    os.set_inheritable(inherited, True)
+    try:
+        *words, ignored = answer_of(folder, "check").reason.partition(": ")[2].split()
+    finally:
+        os.close(inherited)
+    # The last one is what `ls` reads with.
+    assert words == ["0", "1", "2", "3", "SigIgn:"]
+    assert not int(ignored, 16) & 1 << signal.SIGPIPE - 1
+
+
+def test_the_loop_goes_on_while_a_program_is_started_and_one_that_is_cancelled_is_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(folder, "exit 0")
+    starting, go_on, start = threading.Semaphore(0), threading.Event(), child.start
+
+    def start_slowly(*args: Any) -> int:
+        starting.release()
+        assert go_on.wait(60.0)
+        return start(*args)
+
+    monkeypatch.setattr(child, "start", start_slowly)
+
+    async def test() -> None:
+        programs = Programs(folder, MANY)
+        check = Check(type="exec", command=("check",), timeout=60.0)
+        answer = asyncio.ensure_future(ask(programs, "check", seconds=60.0))
+        await until(lambda: starting.acquire(blocking=False))
+        cancel = programs.start(asyncio.get_running_loop(), "10.0.0.7", 1, check, never)
+        cancel()
+        assert programs.running == 2
+        go_on.set()
+        assert await answer == GOOD
+        await all_gone(programs)
+        assert not starting.acquire(blocking=False)
+
+    run(test())
 
 
 def test_one_that_hangs_is_killed_in_time(folder: Path, tmp_path: Path) -> None:
