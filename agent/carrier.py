@@ -57,6 +57,8 @@ LOOK_S = 4.0
 """Seconds between two looks at the interface and the leases where the kernel tells nothing."""
 FOLLOW_S, IDLE_S = 0.5, 2.0
 """Seconds between two looks at shares and drains, where some change with time and where none."""
+SLOTS_MOVE_S = 0.2
+"""Seconds after a wish in which the rules that it changes come into force, here and elsewhere."""
 SOON_S = 0.01
 """Seconds from the kernel's word to a look: notices come in crowds."""
 
@@ -200,6 +202,11 @@ class Carrier:
             if self.device in carriers_of(self._config, server)
         )
 
+    def on_stored(self, config: Config) -> None:
+        """A newer configuration may be in force on any device as soon as it is committed."""
+        if config.virtual_servers != self._config.virtual_servers:
+            self.flows.hasten(SLOTS_MOVE_S)
+
     def _wish(self) -> None:
         if self._config.site is None:
             self.kernel.want(None, self._config.revision)
@@ -211,7 +218,10 @@ class Carrier:
             for server in carried
             if server.uid in assignments
         }
-        self._desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
+        desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
+        if desired != self._desired:
+            self.flows.hasten(SLOTS_MOVE_S)
+        self._desired = desired
         self.kernel.want(self._desired, self._config.revision)
 
     def _on_health(self, down: Down) -> None:

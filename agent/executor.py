@@ -62,6 +62,7 @@ class Executor:
         """``carrier``, once started; None on a witness, which has no part in the kernel."""
         self._send = send
         self._storage = storage
+        self._carrier = carrier
         self._vips = carrier.vips if carrier else None
         self._prober = carrier.prober if carrier else None
         self._flows = carrier.flows if carrier else None
@@ -137,6 +138,8 @@ class Executor:
         match effect:
             case PersistConfig(config, committed):
                 self._storage.save_config(config, committed)
+                if self._carrier is not None:
+                    self._carrier.on_stored(config)
             case PersistLocal(local):
                 self._storage.save_local(local)
             case KeepConflict(conflict):

@@ -35,8 +35,8 @@ from protocol.messages import Message
 BATCH_S = 0.1
 """Between two looks. A flow is told of with the second one after it was established."""
 HASTE_S = 0.005
-"""The same while this device hands over: its successor may meet a flow at any moment, and is
-told of it with the first look."""
+"""The same while this device hands over, or slots move: another device may meet a flow at any
+moment that no slot tells of, and is told of it with the first look."""
 SHARE = 0.1
 """Of a processor, for what the kernel tells of flows; as much for reading all of them anew.
 Where flows come faster, they are told later, and in the end not at all: traffic goes first."""
@@ -123,8 +123,7 @@ class Flows:
             return
         self._barrier.drop(group)
         if event.kind == "lame":
-            self._hasty_until = now + DRAIN_S
-            self._look()
+            self.hasten(DRAIN_S)
             return
         if self._tellers.on_event(event, now):
             self._survey.moved_here(group, event.term, self._tellers.vips_of((group,)))
@@ -191,6 +190,11 @@ class Flows:
             now = self._loop.time()
             at = now + HASTE_S if self._hasty else max(now + BATCH_S, self._looks.free_at)
             self._soon = self._loop.call_at(at, self._look)
+
+    def hasten(self, seconds: float) -> None:
+        """For so long other devices may need any flow at any moment: tell them at once."""
+        self._hasty_until = max(self._hasty_until, self._loop.time() + seconds)
+        self._look()
 
     def flush(self, effect: Flush) -> None:
         """Say when the device that is to be primary next has every flow of the group."""

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from agent.executor import Executor
-from protocol.effects import Acquire, Effect, Event, PersistBallots, Refresh, Release
-from protocol.ids import GroupId
+from protocol.config import Config
+from protocol.effects import (
+    Acquire,
+    Effect,
+    Event,
+    PersistBallots,
+    PersistConfig,
+    Refresh,
+    Release,
+)
+from protocol.ids import NO_REVISION, GroupId, Revision
 from protocol.timing import SECOND, Profile
 
 WEB, MAIL, RDP = (GroupId(digit * 16) for digit in "123")
@@ -32,6 +41,12 @@ class Device:
 
     def on_event(self, event: Event) -> None:
         self.done.append(event.text)
+
+    def save_config(self, config: Config, committed: Revision) -> None:
+        self.done.append("write")
+
+    def on_stored(self, config: Config) -> None:
+        self.done.append("make haste")
 
     def save_ballots(self, ballots: object) -> bool:
         return self._disk
@@ -85,3 +100,8 @@ def test_no_lease_closes_before_one_that_is_to_be_renewed_or_opened_first() -> N
 def test_without_a_disk_leases_are_closed_and_none_is_opened() -> None:
     done = carried_out(PersistBallots({}), closes(WEB), opens(MAIL), disk=False)
     assert done == ["close 1"]
+
+
+def test_a_configuration_that_comes_is_told_to_those_who_carry_it() -> None:
+    coming = PersistConfig(Config(), NO_REVISION)
+    assert carried_out(coming, says("stored")) == ["write", "make haste", "stored"]
