@@ -4,11 +4,13 @@ Each connection is a socket of its own, pinned to the peer's key, so that what
 arrives on it is from that peer. A TCP connection that lost its path wakes up
 only seconds after the path is back; so a connection that stays silent for
 longer than two beats is dialled anew. That also cures a connection that the
-peer refused before it knew us: ZeroMQ itself never tries that one again.
+peer refused before it knew us: ZeroMQ itself never tries that one again; and one for
+which there was no socket left.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +37,8 @@ RETRY_FIRST, RETRY_LAST = 0.25, 1.0
 PENALTY = 1.0
 """Seconds without connections for a peer that sends too many frames."""
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -58,25 +62,37 @@ class Link:
         """When the newest frame came, seconds."""
         self._retry = RETRY_FIRST
         self._dialled = self._dial_after = 0.0
+        self._make: Callable[[], Subscriber] | None = None
+        """While the link is open."""
         self._socket: Subscriber | None = None
+        """Unless none could be made."""
 
-    def open(
-        self, context: sockets.Context, options: sockets.Options, topic: bytes,
-        receive: Callable[[bytes], None],
-    ) -> None:  # fmt: skip
-        self._socket = Subscriber(context, options, topic, receive)
-        self._socket.connect(self.endpoint)
+    def open(self, make: Callable[[], Subscriber]) -> None:
+        """Connect with the socket that ``make`` makes; dialled anew later where it cannot."""
+        self._make = make
+        self._connect()
+
+    def _connect(self) -> None:
+        if self._socket is None and self._make is not None:
+            try:
+                self._socket = self._make()
+            except OSError as error:
+                _log.warning("cannot connect to %s: %s", self.endpoint, error.strerror)
+                return
+        if self._socket is not None:
+            self._socket.connect(self.endpoint)
 
     def redial_if_silent(self, now: float, silence: float) -> bool:
         """Dial anew after ``silence`` seconds without a frame; whether it was done."""
-        if self._socket is None or now - self.heard < silence or now < self._dial_after:
+        if self._make is None or now - self.heard < silence or now < self._dial_after:
             return False
-        # If this process was stalled, the silence may be its own.
-        self._socket.read()
-        if now - self.heard < silence:
-            return False
-        self._socket.disconnect(self.endpoint)
-        self._socket.connect(self.endpoint)
+        if self._socket is not None:
+            # If this process was stalled, the silence may be its own.
+            self._socket.read()
+            if now - self.heard < silence:
+                return False
+            self._socket.disconnect(self.endpoint)
+        self._connect()
         self._retry = RETRY_FIRST if self.heard >= self._dialled else self._retry
         self._dialled, self._dial_after = now, now + self._retry
         self._retry = min(2 * self._retry, RETRY_LAST)
@@ -90,6 +106,7 @@ class Link:
         self._dial_after = now + PENALTY
 
     def close(self) -> None:
+        self._make = None
         if self._socket is not None:
             self._socket.close()
 
@@ -125,7 +142,8 @@ class PeerLinks:
         for link in self.links:
             size = (MAX_URGENT if link.urgent else MAX_BULK) + HEADER_SIZE
             options = sockets.BOUNDED | sockets.DIALLING | sockets.limits(size=size) | identity
-            link.open(context, options, me.encode(), partial(receive, self, link))
+            frame_came = partial(receive, self, link)
+            link.open(partial(Subscriber, context, options, me.encode(), frame_came))
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

@@ -46,8 +46,7 @@ BOUNDED = {zmq.LINGER: 0, zmq.IPV6: 1, zmq.TCP_MAXRT: 300, zmq.HANDSHAKE_IVL: 50
 DIALLING = {zmq.CONNECT_TIMEOUT: 200, zmq.RECONNECT_IVL: 50}
 """Options of a socket that connects, milliseconds."""
 
-REBIND_LAST = 1.0
-"""Seconds."""
+REBIND_LAST = 1.0  # seconds
 READ_AT_ONCE = 16
 """Frames of one subscription that are handled before the loop sees to others."""
 MAX_SOCKETS = 4096
@@ -214,8 +213,9 @@ class Subscriber:
     def __init__(
         self, context: Context, options: Options, topic: bytes, receive: Callable[[bytes], None]
     ) -> None:
-        """``receive`` gets each frame; a peer's message of several parts is several frames."""
-        self._raw = context.socket(zmq.SUB)
+        """``receive`` gets each frame, also of several in one; OSError if no socket is left."""
+        with _as_os_error():
+            self._raw = context.socket(zmq.SUB)
         for option, value in options.items():
             self._raw.setsockopt(option, value)
         self._raw.setsockopt(zmq.SUBSCRIBE, topic)

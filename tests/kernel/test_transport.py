@@ -79,6 +79,26 @@ def test_a_device_that_is_no_peer_is_refused_until_it_is_one(host: Inside) -> No
     run(host, scenario)
 
 
+def test_a_peer_for_which_no_socket_was_left_is_heard_once_there_is_one(
+    host: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        a, b, c = Device("a"), Device("b"), Device("c")
+        monkeypatch.setattr(sockets, "MAX_SOCKETS", 6)  # its own three, and a peer's
+        await a.start()
+        monkeypatch.undo()
+        await b.start(a)
+        await c.start(a)
+        a.transport.set_peers([b.as_peer(), c.as_peer()])
+        await heard(b, a, 20.0)
+        await stays_false(lambda: any(by == c.id for by, _ in a.got), lambda: c.beat(a))
+        a.transport.set_peers([c.as_peer()])
+        await heard(c, a, 20.0)
+        await asyncio.gather(*(each.transport.close() for each in (a, b, c)))
+
+    run(host, scenario)
+
+
 def test_who_is_dialled_learns_by_whom_and_hears_them_once_it_dials_back(host: Inside) -> None:
     async def scenario() -> None:
         a, b, stranger = Device("a"), Device("b"), Device("c")
