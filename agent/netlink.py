@@ -32,7 +32,8 @@ _GET_TABLE, _TABLE_NAME = (10 << 8) | 1, 1
 _INET = struct.pack("!BBH", 1, 0, 0)
 """Header of a request about nftables of family inet."""
 _ERROR, _DONE = 2, 3
-_HEADER = struct.Struct("=IHHII")
+_HEADER, _HEAD = struct.Struct("=IHHII"), struct.Struct("=IHH")
+"""Of a message; and what is read of it."""
 _ATTRIBUTE = struct.Struct("=HH")
 _TYPE_MASK = 0x3FFF
 _BUFFER = 1 << 20
@@ -104,9 +105,8 @@ def _answers(protocol: int, question: bytes, purpose: str, whole: bool) -> Itera
         sock.send(question)
         torn = False
         while True:
-            data = sock.recv(_BUFFER)
-            torn = torn or (whole and _is_torn(data))
-            for answer, payload in messages(data):
+            for answer, flags, payload in messages(sock.recv(_BUFFER)):
+                torn = torn or (whole and flags & _TORN != 0)
                 if answer not in (_ERROR, _DONE):
                     yield payload
                     continue
@@ -142,24 +142,14 @@ def execute(protocol: int, kind: int, body: bytes, *, flags: int = 0, purpose: s
         pass
 
 
-def _is_torn(data: bytes) -> bool:
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The (type, flags, body) of each message in one datagram from the kernel."""
     at = 0
     while at + _HEADER.size <= len(data):
-        size, _, flags, *_ = _HEADER.unpack_from(data, at)
-        if flags & _TORN:
-            return True
-        at += max(size + -size % 4, _HEADER.size)
-    return False
-
-
-def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The (type, body) of each message in one datagram from the kernel."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        size, kind, *_ = _HEADER.unpack_from(data, at)
+        size, kind, flags = _HEAD.unpack_from(data, at)
         if size < _HEADER.size:
             return
-        yield kind, data[at + _HEADER.size : at + size]
+        yield kind, flags, data[at + _HEADER.size : at + size]
         at += size + -size % 4
 
 
@@ -200,7 +190,7 @@ class Pipeline:
         for start in range(0, len(requests), _AT_ONCE):
             self._sock.send(b"".join(requests[start : start + _AT_ONCE]))
             while answer := self._answer():
-                for kind, payload in messages(answer):
+                for kind, _, payload in messages(answer):
                     code, place = struct.unpack_from("=i8xI", payload)
                     if kind == _ERROR and code == -errno.EPERM:
                         raise CapabilityMissing(["CAP_NET_ADMIN"], "change connection entries")

@@ -76,7 +76,7 @@ class KernelWatch:
                 raise
             self._on_change()
             return
-        if any(concerns(kind, body) for kind, body in netlink.messages(data)):
+        if any(concerns(kind, body) for kind, _, body in netlink.messages(data)):
             self._on_change()
 
     def _concerns_interface(self, kind: int, body: bytes) -> bool:

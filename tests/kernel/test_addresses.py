@@ -21,7 +21,7 @@ def test_addresses_that_stay_are_listed_while_others_are_removed(
     messages = netlink.messages
     left = list(FIRST)
 
-    def meanwhile(data: bytes) -> Iterator[tuple[int, bytes]]:
+    def meanwhile(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         """Between the first part of the list and the others."""
         now, left[:] = left[:], []
         for vip in now:

@@ -183,7 +183,7 @@ def test_counters_that_go_while_they_are_read_are_no_whole_reading(
     some = ", ".join(f"10.1.{n // 250}.{1 + n % 250}" for n in range(10_000))
     messages = netlink.messages
 
-    def meanwhile(data: bytes) -> Iterator[tuple[int, bytes]]:
+    def meanwhile(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         monkeypatch.setattr(netlink, "messages", messages)
         nft.run("delete table inet other")
         return messages(data)
