@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
@@ -45,14 +46,22 @@ def place() -> Iterator[tuple[Device, Inside]]:
         client.close()
 
 
+@contextmanager
+def answered(place: tuple[Device, Inside], vip: str) -> Iterator[socket.socket]:
+    """A connection through a gateway that serves."""
+    device, client = place
+    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
+    device.take()
+    with closing(client.call(connect, vip, ECHO, 5.0)) as sock:
+        yield sock
+
+
 @pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
 def test_a_connection_that_is_not_answered_is_half_open_and_one_that_is_is_not(
     place: tuple[Device, Inside], version: int, vip: str
 ) -> None:
     device, client = place
-    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
-    device.take()
-    with closing(client.call(connect, vip, ECHO, 5.0)):
+    with answered(place, vip):
         assert device.call(half_open, VIPS) == ()
     device.reconcile(desired(virtual_server(gateways(IS_GONE), LISTENERS)))
     with closing(client.call(knock, vip, ECHO)):
@@ -69,11 +78,9 @@ def test_a_connection_that_is_not_answered_is_half_open_and_one_that_is_is_not(
 def test_flows_to_a_gateway_are_ended_and_no_others(
     place: tuple[Device, Inside], version: int, vip: str
 ) -> None:
-    device, client = place
-    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
-    device.take()
+    device, _ = place
     flow = (vip, "tcp", ECHO, SERVES[version])
-    with closing(client.call(connect, vip, ECHO, 5.0)) as sock:
+    with answered(place, vip) as sock:
         sock.sendall(b"?")
         assert sock.recv(1) == b"?"
         before = device.call(count_flows, VIPS).get(flow, 0)
@@ -89,10 +96,8 @@ def test_flows_that_a_gateway_has_not_answered_are_taken_out_and_no_others(
     place: tuple[Device, Inside], version: int, vip: str
 ) -> None:
     device, client = place
-    device.reconcile(desired(virtual_server(gateways(SERVES), LISTENERS)))
-    device.take()
     with ExitStack() as stack:
-        stack.enter_context(closing(client.call(connect, vip, ECHO, 5.0)))
+        stack.enter_context(answered(place, vip))
         device.reconcile(desired(virtual_server(gateways(IS_GONE), LISTENERS)))
         for _ in range(5):
             stack.enter_context(closing(client.call(knock, vip, ECHO)))
