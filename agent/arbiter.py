@@ -4,7 +4,9 @@ ARP and neighbour discovery, sent and heard on the service interface. A round is
 a few questions, spread over its time; nothing here waits for anything.
 
 Of two devices that look for a VIP at the same time the one with the lower
-hardware address goes first, as each sees the other's questions.
+hardware address goes first, as each sees the other's questions. These carry its
+own address, also where answers for the VIP carry a virtual MAC, which does not
+tell who sent them.
 """
 
 from __future__ import annotations
@@ -59,12 +61,18 @@ class _Round:
     mac: bytes
     arbiter: Address | None
     vips: frozenset[Address]
+    virtual: frozenset[bytes] = frozenset()
+    """Virtual MACs of the VIPs."""
     last: int = 0
     """When the newest question was sent."""
     failed: bool = False
     """A question could not be sent."""
     arbiter_answered: bool = False
     vip_answered: bool = False
+    shared: bool = False
+    """Somebody answered for a VIP with its virtual MAC."""
+    outranked: bool = False
+    """Somebody who goes first asked for a VIP."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     def hear(self, heard: neighbour.Heard) -> bool:
@@ -75,10 +83,20 @@ class _Round:
         before = (self.arbiter_answered, self.vip_answered)
         if heard.has:
             self.arbiter_answered |= heard.address == self.arbiter
-            self.vip_answered |= heard.address in self.vips and (first or not self.effect.holding)
-        elif not self.effect.holding:
-            self.vip_answered |= heard.address in self.vips and first
+        if heard.address in self.vips:
+            self._hear_of_vip(heard, first)
         return before != (self.arbiter_answered, self.vip_answered)
+
+    def _hear_of_vip(self, heard: neighbour.Heard, first: bool) -> None:
+        if not self.effect.holding:
+            self.vip_answered |= heard.has or first
+        elif heard.has and heard.mac not in self.virtual:
+            self.vip_answered |= first
+        else:
+            # Another holder asks as this one does, in the course of the same round.
+            self.shared |= heard.has
+            self.outranked |= first and not heard.has
+            self.vip_answered |= self.shared and self.outranked
 
     @property
     def answered(self) -> bool:
@@ -92,12 +110,17 @@ class Prober:
     """Carries out :class:`ProbeArbiter`, and hands in :class:`Probed`."""
 
     def __init__(
-        self, interface: str, announcer: Announcer, deliver: Callable[[Input], None]
+        self,
+        interface: str,
+        announcer: Announcer,
+        deliver: Callable[[Input], None],
+        virtual: Callable[[str], bytes | None],
     ) -> None:
-        """Used by the loop's thread only."""
+        """Used by the loop's thread only. ``virtual(vip)`` is the virtual MAC of one with it."""
         self._interface = interface
         self._announcer = announcer
         self._deliver = deliver
+        self._virtual = virtual
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._rounds: dict[GroupId, _Round] = {}
@@ -115,7 +138,9 @@ class Prober:
             return
         arbiter = None if effect.arbiter is None else ip_address(effect.arbiter)
         vips = frozenset(map(ip_address, effect.vips))
-        asked = self._rounds[effect.group] = _Round(effect, boottime(), mac, arbiter, vips)
+        virtual = frozenset(filter(None, map(self._virtual, map(str, vips))))
+        asked = _Round(effect, boottime(), mac, arbiter, vips, virtual)
+        self._rounds[effect.group] = asked
         self._send(asked)
         seconds = effect.patience / 1e9
         asked.timers = [

@@ -122,10 +122,10 @@ class Carrier:
         self.meter.start()
         lease, announcer = KernelLease(self.interface), Announcer(self.interface)
         self.presence = Presence(
-            self.interface, announcer, self._random, self._neighbours_of, self._news
+            self.interface, announcer, self._random, self._neighbours_of, self._news, self._mac_of
         )
         self.vips = Vips(lease, announcer, self._deliver, self._addresses_of, self.presence)
-        self.prober = Prober(self.interface, announcer, self._deliver)
+        self.prober = Prober(self.interface, announcer, self._deliver, self._mac_of)
         self._look_at_interface()
         self.passive.start()
         create = asyncio.get_running_loop().create_task
@@ -179,6 +179,11 @@ class Carrier:
                 others += (g.address for g in server.gateways if g.state != "disabled")
             found += (each for each in others if self._is_near(each))
         return list(dict.fromkeys(found))
+
+    def _mac_of(self, vip: str) -> bytes | None:
+        """Hardware address that a VIP has on every device, if it has one of its own."""
+        mac = self._desired.macs.get(vip)
+        return None if mac is None else bytes.fromhex(mac.replace(":", ""))
 
     def _is_near(self, address: str) -> bool:
         ip = ip_address(address)
@@ -275,8 +280,11 @@ class Carrier:
             self._loaded = frozenset(server.uid for server in desired.virtual_servers)
             self._redispatch.on_pass(done.in_force)
             self._deliver(ConfigApplied(revision))
-            if done.lease_lost and self.vips is not None:
-                self.vips.check()
+            if self.vips is not None:
+                if done.lease_lost:
+                    self.vips.check()
+                for group in done.moved:
+                    self.vips.announce(group)
         self._judge()
 
     async def _look_forever(self) -> None:
@@ -361,6 +369,7 @@ class Carrier:
             networks=self._networks,
             addresses=addresses.local_addresses(),
             vips=frozenset(address.ip for address in found if address.ours),
+            mac=addresses.link(self.interface).mac.hex(":"),
         )
         await prechecks.check_change(change, self._config, host, self.vips.probe)
 

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from agent import accounts, addresses, direct, gate, relay, ruleset, sysctl
+from agent import accounts, addresses, direct, gate, relay, ruleset, sysctl, virtual_mac
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, elements, static_sets
+from agent.macs import Macs
 from agent.netlink import NetlinkError, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Rules
@@ -54,6 +55,8 @@ class Reconciled:
     """Virtual Servers whose newest change the kernel refused; they are as they were before."""
     lease_lost: bool = False
     """The gate had to be made anew: leases that were open are closed."""
+    moved: frozenset[GroupId] = frozenset()
+    """Virtual Servers whose VIPs have another hardware address now: to be announced."""
     in_force: Desired = field(default_factory=Desired)
     """What the rules are of now: what was desired, but for what the kernel refused."""
 
@@ -112,6 +115,7 @@ class DataPlane:
         self._nft = Nft()
         self._sticky = StickyMaps(self._nft)
         self._books = Books(self._nft)
+        self._macs = Macs(self._nft, self.interface)
         self._rules = Rules(self._nft, self._sticky, self.interface)
         self._placed: frozenset[str] = frozenset()
         self._seen: _Seen | None = None
@@ -129,6 +133,7 @@ class DataPlane:
         wanted = ruleset.sample()
         sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
         check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
+        self._macs.prepare()
         self._rules.begin()
         self._former = self._former_settings()
         for interface, vip in addresses.ours():
@@ -171,6 +176,7 @@ class DataPlane:
         if drift.gate:
             self._load_gate(anew=drift.anew)
             self._rules.forget_ways()
+            self._macs.forget()
             changed.append("gate made anew" if drift.anew else "gate mended")
         reset = tuple(f"{name} was changed" for name in sysctl.enforce(self.interface))
         guarded = self._guarded()
@@ -180,7 +186,8 @@ class DataPlane:
             changed.append(f"gate closed for {', '.join(unguarded)}")
         done = self._set_rules(desired)
         changed += done.changed
-        moved, missing, homeless = self._set_addresses(done.desired)
+        changed += self._macs.reconcile(done.desired)
+        placed, missing, homeless = self._set_addresses(done.desired)
         kept = desired.addresses | done.desired.addresses
         if stale := sorted((guarded | set(unguarded)) - kept):
             self._nft.run(gate.unguard(stale))
@@ -188,11 +195,12 @@ class DataPlane:
         if self._books.reconcile(done.desired):
             self._seen = None
         found = (*drift.rules, *drift.gate, *drift.books, *reset, *missing)
-        outdated = {uid: why for uid, why in done.refused.items() if uid in done.desired.vips}
-        new = {uid: why for uid, why in done.refused.items() if uid not in outdated}
+        older = {uid: why for uid, why in done.refused.items() if uid in done.desired.vips}
+        outdated = {**self._macs.refused, **older}
+        new = {uid: why for uid, why in done.refused.items() if uid not in older}
         unfit = {**unfit, **homeless, **new}
-        words = (*changed, *moved)
-        return Reconciled(words, found, unfit, outdated, drift.anew, done.desired)
+        moved, words = self._macs.moved, (*changed, *placed)
+        return Reconciled(words, found, unfit, outdated, drift.anew, moved, done.desired)
 
     def undisturbed(self) -> bool:
         """Whether nobody has changed any rules since the newest pass looked."""
@@ -235,9 +243,14 @@ class DataPlane:
         for family, name in _TABLES:
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
         self._books.remove()
+        self.close()
         sysctl.restore(self.interface, former)
         self._forget()
         self._placed, self._former = frozenset(), {}
+
+    def close(self) -> None:
+        """The kernel stays as it is, but frames to virtual MACs come no more."""
+        self._macs.close()
 
     def _former_settings(self) -> Mapping[str, int]:
         """The settings before our first change: noted in the kernel, or as they are now."""
@@ -271,6 +284,7 @@ class DataPlane:
         """Nothing is known of the kernel: the next pass makes all of it anew."""
         self._rules.forget_rules()
         self._rules.forget_ways()
+        self._macs.forget()
         self._seen = None
 
     def _guarded(self) -> frozenset[str]:
@@ -353,7 +367,8 @@ class DataPlane:
         if ways:
             self._rules.forget_ways()
         self._seen = now
-        anew = bool(gated) and now.gate.keys() != before.gate.keys()
+        ours = before.gate.keys() - virtual_mac.PARTS
+        anew = bool(gated) and now.gate.keys() - virtual_mac.PARTS != ours
         return _Drift((*rules, *ways), gated, self._books.inspect(), anew)
 
     def _shape(self) -> Mapping[str, str]:
@@ -368,10 +383,14 @@ class DataPlane:
         """Read the kernel's state of our tables."""
         generation = ruleset_generation()
         listed = self._nft.list_table("netdev", gate.TABLE, elements=False)
+        gated = blocks(listed or "")
+        for kind, name in virtual_mac.SETS:
+            if f"{kind} {name}" in gated:
+                gated |= blocks(self._nft.list_elements(kind, "netdev", gate.TABLE, name))
         return _Seen(
             generation,
             self._shape(),
-            blocks(listed or ""),
+            gated,
             blocks(self._nft.list_table("netdev", direct.TABLE) or ""),
             frozenset() if listed is None else self._read_guarded(),
             addresses.link(self.interface).index,

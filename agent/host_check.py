@@ -11,7 +11,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from platform import release
 
-from agent import accounts, addresses, conntrack_limit, direct, gate, relay, ruleset, sysctl
+from agent import (
+    accounts,
+    addresses,
+    conntrack_limit,
+    direct,
+    gate,
+    relay,
+    ruleset,
+    sysctl,
+    virtual_mac,
+)
 from agent.capability import KERNEL, require, require_kernel
 from agent.firewall import RAW, foreign_chains
 from agent.nft import check
@@ -67,6 +77,7 @@ def kernel(interface: str) -> Iterator[Finding]:
     ways = direct.load(ruleset.carried(of("dsr")), frozenset(), interface)
     features = {
         "the lease": gate.replaced(interface, ""),
+        "virtual MACs": gate.replaced(interface, "") + virtual_mac.sample(interface),
         "forwarding `snat` and the policies": ruleset.load(compile_ruleset(of("snat"))),
         "forwarding `routed`": ruleset.load(compile_ruleset(of("routed"))),
         "forwarding `dsr`": ruleset.load(compile_ruleset(of("dsr"))) + ways,

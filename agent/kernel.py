@@ -201,6 +201,7 @@ class Kernel:
         if self._watch is not None:
             self._watch.close()
         await asyncio.to_thread(self._worker.shutdown)
+        self._plane.close()
 
 
 def _told(error: HalbError | OSError) -> str:

@@ -5,7 +5,7 @@ claim one of them for another hardware address; packets of IPv4 pay nothing for
 it. That is answered as RFC 5227, 2.4 (c) says: with one announcement, and no
 second one within ten seconds, so two that defend themselves make no storm. The
 VIP stays: the lease says whose it is. What is heard is an alarm until it has not
-been heard for a while.
+been heard for a while. A VIP's virtual MAC is that of no stranger: every device has it.
 """
 
 from __future__ import annotations
@@ -114,11 +114,16 @@ class Owners:
         interface: str,
         defend: Callable[[str], None],
         on_owner: Callable[[Owner], None],
+        virtual: Callable[[str], bytes | None],
     ) -> None:
-        """``defend(vip)`` announces it; ``on_owner`` gets each owner that is news."""
+        """``defend(vip)`` announces it; ``on_owner`` gets each owner that is news.
+
+        ``virtual(vip)`` is the virtual MAC of one that has it.
+        """
         self._interface = interface
         self._defend = defend
         self._on_owner = on_owner
+        self._virtual = virtual
         self._loop = asyncio.get_running_loop()
         self._since: dict[Address, int] = {}
         self._mac = bytes(6)
@@ -200,7 +205,7 @@ class Owners:
     def hear(self, address: Address, mac: bytes, now: int) -> None:
         """Somebody at ``mac`` says that ``address`` is his."""
         since = self._since.get(address)
-        if since is None or now - since < GRACE_NS:
+        if since is None or now - since < GRACE_NS or mac == self._virtual(str(address)):
             return
         vip, key = str(address), (str(address), mac.hex(":"))
         owner = self._owners.get(key)

@@ -19,6 +19,7 @@ from protocol.config import Config
 from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput, Refused
 from protocol.ids import DeviceId
+from protocol.virtual_mac import AUTO, check_mac
 
 PROBE_S = 0.45
 """Seconds that somebody else has to answer for a new VIP."""
@@ -39,6 +40,8 @@ class Host:
     """All addresses of the host, VIPs of ours included."""
     vips: frozenset[str]
     """Those of them that are VIPs of ours."""
+    mac: str
+    """Hardware address of the interface."""
 
 
 async def check_change(change: Change, config: Config, host: Host, probe: Probe) -> None:
@@ -87,6 +90,7 @@ def _check_document(document: VirtualServerDocument, config: Config, host: Host)
         if document.forwarding == "dsr":
             _check_direct(gateway.name, address, host)
     _check_arbiter(document.arbiter, where, host)
+    _check_virtual_mac(document.virtual_mac, where, host)
     held = _held(config)
     new = [vip for vip in vips if _bare(vip) not in held]
     for vip in new:
@@ -109,6 +113,15 @@ def _check_arbiter(arbiter: str | None, where: str, host: Host) -> None:
         raise InvalidInput(
             f"arbiter {address} lies outside the networks of {host.interface} on this device",
             "Name a host that answers ARP or neighbour discovery there, such as the router.",
+        )
+
+
+def _check_virtual_mac(written: str | None, where: str, host: Host) -> None:
+    """A switch would not know which of two hosts it leads to."""
+    if written and check_mac(f"{where}: virtual_mac", written) == host.mac:
+        raise InvalidInput(
+            f"{where}: virtual_mac {host.mac} is the address of {host.interface} on this device",
+            f"Choose one that no host has, or `{AUTO}`.",
         )
 
 

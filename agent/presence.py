@@ -60,8 +60,12 @@ class Presence:
         random: Random,
         neighbours: Callable[[GroupId], Sequence[str]],
         news: PresenceNews,
+        virtual: Callable[[str], bytes | None],
     ) -> None:
-        """``neighbours`` of a group, the most important first, by address."""
+        """``neighbours`` of a group, the most important first, by address.
+
+        ``virtual(vip)`` is the virtual MAC of one that has it.
+        """
         self._announcer = announcer
         self._random = random
         self._neighbours = neighbours
@@ -75,7 +79,7 @@ class Presence:
         """Groups whose takeover was not verified yet."""
         self._pinger = Pinger(interface, self._on_reply)
         self._takeovers = Takeovers(self._pinger.ask, self._insist, self._on_verdict)
-        self._owners = Owners(interface, self._defend, self._on_owner)
+        self._owners = Owners(interface, self._defend, self._on_owner, virtual)
 
     def held(self, group: GroupId, vips: Sequence[str]) -> None:
         """``vips`` of a group were opened, and are being announced."""

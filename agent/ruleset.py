@@ -59,6 +59,16 @@ class Desired:
         carried = (self.vips.get(vs.uid, ()) for vs in self.virtual_servers)
         return frozenset(str(ip_address(vip)) for vips in carried for vip in vips)
 
+    @cached_property
+    def macs(self) -> Mapping[str, str]:
+        """Virtual MAC of each VIP that has one; gateways' way back has none."""
+        return {
+            str(ip_address(vip)): vs.virtual_mac
+            for vs in self.virtual_servers
+            if vs.virtual_mac
+            for vip in serving(vs, tuple(self.vips.get(vs.uid, ())))
+        }
+
     def alone(self) -> dict[GroupId, Desired]:
         """What concerns each Virtual Server, apart from the others; :func:`joined` undoes it."""
         down: dict[GroupId, set[GatewayKey]] = {}

@@ -61,6 +61,7 @@ def virtual_server_status(picture: Picture, server: VirtualServer) -> VirtualSer
         peer_loss=_peer_loss(picture, server),
         forwarding=server.forwarding,
         inner_vips=server.inner_vips,
+        virtual_mac=server.virtual_mac,
     )
 
 

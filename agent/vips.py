@@ -15,7 +15,7 @@ from agent.clock import boottime
 from agent.lease import KernelLease
 from agent.nft import KernelBusy
 from agent.presence import Presence
-from protocol.effects import Acquire, Announce, Input, Lame, LeaseLapsed, Refresh, Release
+from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
 from protocol.ids import DeviceId, GroupId
 from protocol.timing import DRAIN_NS, SECOND
@@ -134,10 +134,10 @@ class Vips:
         """Wait while packets still come here, from successors too, of what was handed over."""
         await asyncio.sleep(max(0, self._forwards_until - boottime()) / SECOND)
 
-    def announce(self, effect: Announce) -> None:
+    def announce(self, group: GroupId) -> None:
         """Announce once more what is open already."""
-        if effect.group in self._open:
-            self._announce(effect.group)
+        if group in self._open:
+            self._announce(group)
 
     async def probe(self, vips: Sequence[str], seconds: float) -> dict[str, str]:
         """MAC of whoever else answers for one of ``vips``, by VIP."""

@@ -58,6 +58,7 @@ class VirtualServer(TypedDict):
     peer_loss: str
     forwarding: str
     inner_vips: list[str]
+    virtual_mac: str
 
 
 class Device(TypedDict):

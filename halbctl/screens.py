@@ -81,7 +81,7 @@ def virtual_server_block(
                 *([f"without peer: {clean(vs['peer_loss'])}"] if vs["peer_loss"] else []),
             ]
         ),
-        f"  {'  '.join(map(clean, vs['vips']))}   {listeners(vs['listeners'])}",
+        f"  {'  '.join(map(clean, vs['vips']))}{_mac(vs)}   {listeners(vs['listeners'])}",
     ]
     lines += [f"  {paint('because', word.style)} {clean(reason)}" for reason in vs["reasons"]]
     lines += [f"  {paint('note', 'cyan')} {clean(note)}" for note in vs["notes"]]
@@ -121,6 +121,11 @@ def _way(vs: VirtualServer) -> list[str]:
         return []
     through = f" through {clean(', '.join(vs['inner_vips']))}" if vs["inner_vips"] else ""
     return [f"{clean(vs['forwarding'])}{through}"]
+
+
+def _mac(vs: VirtualServer) -> str:
+    """Hardware address of the VIPs, where it is their own."""
+    return f"  at {clean(vs['virtual_mac'])}" if vs["virtual_mac"] else ""
 
 
 def _primary(vs: VirtualServer, now: float, paint: Paint) -> str:

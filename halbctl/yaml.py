@@ -54,17 +54,19 @@ def _at(name: str, error: yaml.MarkedYAMLError) -> HalbError:
 
 
 _BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
+_INT = "tag:yaml.org,2002:int"
 
 
 class _Loader(yaml.SafeLoader):
     """Plain data only; bounded, and without keys that silently replace each other.
 
-    As in YAML 1.2, ``true`` and ``false`` alone are booleans, and there are no
-    dates: a device may be named ``no``, and a Virtual Server ``2025-01-01``.
+    As in YAML 1.2, ``true`` and ``false`` alone are booleans, and there are no dates and
+    no numbers to the base of 60: a device may be named ``no``, a Virtual Server
+    ``2025-01-01``, and 52:54:00:12:34:56 is a hardware address.
     """
 
     yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _DATE)]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _DATE, _INT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -114,7 +116,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_NUMBER = re.compile(r"^[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)$")
 _Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|false)$"), ["t", "f"])
+_Loader.add_implicit_resolver(_INT, _NUMBER, list("-+0123456789"))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -37,10 +37,9 @@ class GetStatus(msgspec.Struct, frozen=True, tag_field="op", tag="status"):
 
 
 class Watch(msgspec.Struct, frozen=True, tag_field="op", tag="watch"):
-    """Answered by a stream of :class:`Status`: now, on each change, at least each ``interval``."""
+    """A stream of :class:`Status`: now, on each change, at least each ``interval`` seconds."""
 
     interval: float = 1.0
-    """Seconds."""
 
 
 class KeepWatching(msgspec.Struct, frozen=True, tag_field="op", tag="keep-watching"):
@@ -201,10 +200,9 @@ class Done(msgspec.Struct, frozen=True, tag_field="re", tag="done"):
 
 
 class TokenCreated(msgspec.Struct, frozen=True, tag_field="re", tag="token"):
-    """A join token, shown this once."""
+    """A join token, shown this once: nobody else keeps its secret."""
 
     token: str
-    """The only copy of the secret."""
     id: str
     expires_at: int
     """Unix time, seconds."""
@@ -302,6 +300,8 @@ class VirtualServerStatus(msgspec.Struct, frozen=True):
     """snat | routed | dsr"""
     inner_vips: tuple[str, ...] = ()
     """Addresses that the gateways route back through."""
+    virtual_mac: str = ""
+    """Hardware address that its VIPs keep; empty: that of the primary."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True):

@@ -120,6 +120,7 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
                 "wait_for_peer": _yes(value.wait_for_peer),
                 "profile": value.profile.value,
                 "forwarding": value.forwarding,
+                "virtual_mac": value.virtual_mac or "none",
                 "preempt": f"after {say(value.preempt)}" if value.preempt else "never",
                 "slow_start": say(value.slow_start) if value.slow_start else "none",
                 "frozen": _yes(value.frozen),

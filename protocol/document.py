@@ -36,6 +36,7 @@ from protocol.validate import (
     check_once,
     check_range,
 )
+from protocol.virtual_mac import check_mac
 
 MAX_PREEMPT_S = 86_400
 MAX_DOCUMENT = 1024 * 1024
@@ -67,6 +68,8 @@ class VirtualServerDocument(
     forwarding: Forwarding = "snat"
     inner_vips: tuple[str, ...] = ()
     """Of `routed`: what the gateways route back through, written as VIPs are."""
+    virtual_mac: str | None = None
+    """``auto``, or the hardware address that the VIPs keep; None: that of the primary."""
     preempt: str | Preempt | None = None
     """``{after: 60}`` or ``after 60s``; None: never."""
     slow_start: int = 0
@@ -170,6 +173,8 @@ def check_virtual_server(document: VirtualServerDocument, where: str = "") -> No
     check_gateways(document.name, document.gateways, _addresses(document), where)
     check_listeners(document.listeners, where)
     check_forwarding(document, where)
+    if document.virtual_mac is not None:
+        check_mac(f"{where}virtual_mac", document.virtual_mac)
 
 
 def preempt_after(document: VirtualServerDocument, where: str = "") -> int:

@@ -209,6 +209,8 @@ class VirtualServer(
     """No move but an operator's, and after a failure none but the last primary serves."""
     slow_start: int = 0
     """Seconds in which a gateway that came back grows to its full share; 0: at once."""
+    virtual_mac: str = ""
+    """Hardware address that the VIPs keep whoever is primary; empty: that of the primary."""
     seed: int
     """32-bit seed of the flow hash, the same on every device, made at creation."""
 

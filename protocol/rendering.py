@@ -25,6 +25,7 @@ def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
         profile=server.profile,
         forwarding=server.forwarding,
         inner_vips=_as_written(server.inner_vips),
+        virtual_mac=server.virtual_mac or None,
         preempt=Preempt(after=server.preempt) if server.preempt else None,
         slow_start=server.slow_start,
         gateways=tuple(document_of_gateway(g) for g in server.gateways),

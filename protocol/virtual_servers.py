@@ -34,6 +34,7 @@ from protocol.objects import MAX_VIRTUAL_SERVERS, Key, VirtualServer
 from protocol.rendering import document_of
 from protocol.seats import seated
 from protocol.shown import shown
+from protocol.virtual_mac import refuse_shared_mac, wanted_mac
 
 State = Literal["enabled", "draining", "disabled"]
 NewUid = Callable[[], str]
@@ -160,6 +161,7 @@ def apply(config: Config, document: SiteDocument, new_uid: NewUid) -> Edit:
         _refuse_device_as_vip(server, hosts)
         servers.append(server)
     refuse_ambiguous(servers)
+    refuse_shared_mac(servers)
     changed = tuple(s for s in servers if s != by_name.get(s.name))
     kept = {d.name for d in document.virtual_servers}
     gone = (s.uid for name, s in by_name.items() if name not in kept)
@@ -228,6 +230,7 @@ def _put(
     others = [s for s in config.virtual_servers.values() if s.uid != server.uid]
     _refuse_overlap(server, others)
     refuse_ambiguous((*others, server))
+    refuse_shared_mac((*others, server))
     return Edit(put=(server,))
 
 
@@ -255,6 +258,7 @@ def _built(
         profile=document.profile,
         forwarding=document.forwarding,
         inner_vips=tuple(check_vip("inner_vips", vip) for vip in document.inner_vips),
+        virtual_mac=wanted_mac(document.virtual_mac, uid, present),
         preempt=preempt_after(document),
         frozen=present is not None and present.frozen,
         slow_start=document.slow_start,

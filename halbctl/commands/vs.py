@@ -73,6 +73,10 @@ InnerVips = Annotated[
         "--inner-vip", metavar="ADDRESS/PREFIX", help="Of routed: the gateways' router. Repeat."
     ),
 ]
+VirtualMac = Annotated[
+    str | None,
+    typer.Option(metavar="auto|MAC|no", help="The VIPs keep this address, whoever is primary."),
+]
 Balance = Annotated[
     Literal["hash", "source-hash", "round-robin", "random", "least-connections"] | None,
     typer.Option(help="How its listeners share new connections among the gateways."),
@@ -117,6 +121,7 @@ def create(
     profile: Profile = None,
     forwarding: Forwarding = None,
     inner_vip: InnerVips = None,
+    virtual_mac: VirtualMac = None,
     balance: Balance = None,
     sticky: Sticky = None,
     slow_start: SlowStart = None,
@@ -148,6 +153,7 @@ def create(
         profile=SiteProfile(profile or SiteProfile.NORMAL),
         forwarding=forwarding or "snat",
         inner_vips=tuple(inner_vip or ()),
+        virtual_mac=None if virtual_mac == "no" else virtual_mac,
         preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),
         slow_start=seconds("--slow-start", slow_start or "no"),
@@ -203,6 +209,7 @@ def edit(
     profile: Profile = None,
     forwarding: Forwarding = None,
     inner_vip: InnerVips = None,
+    virtual_mac: VirtualMac = None,
     balance: Balance = None,
     sticky: Sticky = None,
     slow_start: SlowStart = None,
@@ -223,10 +230,9 @@ def edit(
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
-    pair = (arbiter, on_peer_loss, wait_for_peer)
-    more = (balance, sticky, slow_start, forwarding, inner_vip)
-    given = (vip, tcp, udp, device, witness, *pair, profile, preempt, *more)
-    if all(value is None for value in given):
+    more = (balance, sticky, slow_start, forwarding, inner_vip, virtual_mac)
+    given = (vip, tcp, udp, device, witness, arbiter, on_peer_loss, wait_for_peer, profile, preempt)
+    if all(value is None for value in (*given, *more)):
         from halbctl.editing import edited_by_hand
 
         new = edited_by_hand(old)
@@ -243,12 +249,12 @@ def edit(
             profile=old.profile if profile is None else SiteProfile(profile),
             forwarding=forwarding or old.forwarding,
             inner_vips=inner_vips(old.inner_vips, forwarding, inner_vip),
+            virtual_mac=None if virtual_mac == "no" else virtual_mac or old.virtual_mac,
             preempt=old.preempt if preempt is None else None if preempt == "never" else preempt,
             slow_start=seconds("--slow-start", slow_start or f"{old.slow_start}s"),
             listeners=shared(replace_listeners(old.listeners, tcp, udp), balance, sticky),
         )
-    edited = PutVirtualServer(new, "exist", if_revision=exported["revision"])
-    finish(ctx, change(ctx, edited, if_revision))
+    finish(ctx, change(ctx, PutVirtualServer(new, "exist", exported["revision"]), if_revision))
 
 
 @app.command()

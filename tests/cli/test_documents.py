@@ -145,6 +145,14 @@ def test_edit_by_options_rests_on_the_exported_revision(peer: Peer, halbctl: Hal
     assert new.listeners[2].balance == "source-hash"
 
 
+@pytest.mark.parametrize(("said", "meant"), [("auto", "auto"), ("no", None)])
+def test_edit_takes_a_virtual_mac(
+    peer: Peer, halbctl: Halbctl, said: str, meant: str | None
+) -> None:
+    assert halbctl("vs", "edit", "rdp", "--virtual-mac", said).code == 0
+    assert peer.only(api.PutChange).change.document.virtual_mac == meant
+
+
 def test_an_edit_may_rest_on_the_whole_site(peer: Peer, halbctl: Halbctl) -> None:
     assert halbctl("vs", "edit", "rdp", "--profile", "fast", "--if-revision", "3.16").code == 0
     assert peer.only(api.PutChange).if_revision == "3.16"

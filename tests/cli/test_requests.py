@@ -178,6 +178,11 @@ def test_vs_create_takes_how_flows_are_shared(peer: Peer, halbctl: Halbctl) -> N
     ]
 
 
+def test_vs_create_and_edit_take_a_virtual_mac(peer: Peer, halbctl: Halbctl) -> None:
+    halbctl("vs", "create", "x", "--vip", "10.0.0.1/24", "--virtual-mac", "auto")
+    assert peer.only(api.PutChange).change.document.virtual_mac == "auto"
+
+
 def test_checks_can_be_left_out(peer: Peer, halbctl: Halbctl) -> None:
     halbctl("vs", "create", "x", "--vip", "10.77.0.100/24", "--tcp", "80", "--no-check")
     assert peer.only(api.PutChange).change.document.listeners[0].check is None

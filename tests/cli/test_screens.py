@@ -31,6 +31,12 @@ def seen(status: api.Status) -> str:
     return "\n".join(status_screen(data(status), recorded.NOW, PLAIN))
 
 
+def test_vips_with_a_hardware_address_of_their_own_are_shown_with_it() -> None:
+    rdp = msgspec.structs.replace(recorded.RDP, virtual_mac="ba:1b:00:00:00:aa")
+    shown = seen(msgspec.structs.replace(recorded.BUSY, virtual_servers=(rdp,)))
+    assert "  10.77.0.100/24  fd77::100/64  at ba:1b:00:00:00:aa   tcp/443 hash" in shown
+
+
 def test_status_shows_each_part_of_the_site() -> None:
     assert (
         seen(recorded.BUSY)

@@ -126,6 +126,7 @@ class Device(Inside):
         self.call(self.lease.release, vips)
 
     def close(self) -> None:
+        self.plane.close()
         self.lease.close()
         self.announcer.close()
         super().close()

@@ -41,7 +41,7 @@ def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
         news: Any = type("News", (), {"on_event": print, "on_verified": print})
         carrier = Carrier(ME, settings, Random(1), told.append, anybody, news)
         announcer, lease = Announcer("eth0"), KernelLease("eth0")
-        presence = Presence("eth0", announcer, Random(1), lambda _: (), news)
+        presence = Presence("eth0", announcer, Random(1), lambda _: (), news, lambda _: None)
         carrier.vips = Vips(lease, announcer, told.append, lambda _: (), presence)
         carrier.vips.acquire([Acquire(UID, 1, VIPS, LONG, 1 << 62)])
         looking = asyncio.create_task(carrier._look_forever())

@@ -73,7 +73,10 @@ def watch(
     """Hold the VIPs, announced, until the condition; the warnings at that moment."""
 
     async def test() -> list[str]:
-        around = Presence("eth0", device.announcer, Random(1), lambda _: (ROUTER, ROUTER6), news)
+        routers = (ROUTER, ROUTER6)
+        around = Presence(
+            "eth0", device.announcer, Random(1), lambda _: routers, news, lambda _: None
+        )
         try:
             device.lease.acquire(VIPS, 30 * 10**9)
             device.announcer.announce(VIPS)

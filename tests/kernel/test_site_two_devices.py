@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from halbctl.lab.measure import Stage
+from halbctl.lab.measure import Stage, next_device
 from halbctl.lab.plan import VIRTUAL_SERVER
-from halbctl.lab.site import Site
+from halbctl.lab.site import Site, change
 from protocol.api import DEFAULT_PORT
 from tests.kernel.sites import assert_kept, serving
 
@@ -71,6 +71,19 @@ def test_cut_links_move_nothing_and_never_make_two_owners(on_stage: Stage) -> No
     assert measured.after == before
     assert measured.two_owners_ms == 0
     assert_kept(measured)
+
+
+def test_so_it_is_where_both_would_answer_with_one_virtual_mac(on_stage: Stage) -> None:
+    site = on_stage.site
+    command = ("vs", "edit", VIRTUAL_SERVER, "--virtual-mac")
+    change(site, "a", *command, "auto")
+    try:
+        test_cut_links_move_nothing_and_never_make_two_owners(on_stage)
+        on_stage.wait_agreed()
+        assert_kept(on_stage.promote(next_device(site)))
+    finally:
+        on_stage.wait_agreed()
+        change(site, "a", *command, "no")
 
 
 def test_a_hung_primary_is_replaced_and_takes_nothing_back(on_stage: Stage) -> None:

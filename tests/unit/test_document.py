@@ -123,6 +123,10 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"gateways": [{"name": "g", "address": "10.1.1.1", "max_connections": 10**7}]},
         (f"`{BASE}.gateways[0].max_connections` is 10000000", "0 to 1000000"),
     ),
+    "virtual MAC of a group": (
+        {"virtual_mac": "01:00:5e:00:00:01"},
+        (f"`{BASE}.virtual_mac`", "01:00:5e:00:00:01", "auto"),
+    ),
     "slow start of a day": ({"slow_start": 86_400}, ("slow_start` is 86400", "0 to 3600")),
     "preempt without a time": ({"preempt": "soon"}, (f"`{BASE}.preempt`", "'soon'", "60s")),
     "preempt at once": ({"preempt": {"after": 0}}, (f"`{BASE}.preempt` is 0", "1 to 86400 s")),
@@ -350,6 +354,7 @@ def sites(draw: st.DrawFn) -> dict[str, object]:
                 "on_peer_loss": draw(st.sampled_from(["serve", "hold"])),
                 "profile": draw(st.sampled_from(list(Profile))).value,
                 "slow_start": draw(st.integers(0, 3600)),
+                "virtual_mac": draw(st.sampled_from([None, "auto", f"02-00-00-00-00-0{number}"])),
                 "gateways": gateways,
                 "listeners": draw(LISTENERS),
             }

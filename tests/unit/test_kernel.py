@@ -26,6 +26,9 @@ class Plane:
         self.busy.wait()
         return {WEB: self.counted}
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def test_flows_are_counted_once_for_all_who_ask_meanwhile() -> None:
     async def test() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_interface
 
+import msgspec
 import pytest
 
 from agent.prechecks import Host, check_change
@@ -35,6 +36,7 @@ HOST = Host(
     networks=(ip_interface("10.77.0.11/24"), ip_interface("fd77::11/64")),
     addresses=frozenset({"127.0.0.1", "10.77.0.11", "fd77::11", "10.77.0.50", "10.77.0.80"}),
     vips=frozenset({"10.77.0.80"}),
+    mac="02:00:00:00:00:0b",
 )
 
 
@@ -134,6 +136,13 @@ class TestAccepted:
 
 
 class TestRefused:
+    def test_a_virtual_mac_that_is_the_address_of_the_interface(self) -> None:
+        document = msgspec.structs.replace(rdp("10.77.0.100/24"), virtual_mac="02-00-00-00-00-0B")
+        error = refusal(PutVirtualServer(document))
+        assert "virtual_mac 02:00:00:00:00:0b is the address of eth0" in error.message
+        other = msgspec.structs.replace(document, virtual_mac="auto")
+        assert check(PutVirtualServer(other)).asked == ["10.77.0.100"]
+
     def test_a_vip_outside_the_networks_of_the_interface(self) -> None:
         error = refusal(PutVirtualServer(rdp("10.78.0.1/24")))
         assert isinstance(error, InvalidInput)

@@ -125,7 +125,8 @@ class Heard:
     def __init__(self) -> None:
         self.defended: list[str] = []
         self.told: list[Owner] = []
-        self.owners = Owners("eth0", self.defended.append, self.told.append)
+        self.virtual: dict[str, bytes] = {}
+        self.owners = Owners("eth0", self.defended.append, self.told.append, self.virtual.get)
         self.due: list[Callable[[], None]] = []
         self.owners._call_later = lambda _, do, *about: self.due.append(lambda: do(*about))
         self.owners._since = {ip_address(VIP): 0}
@@ -189,6 +190,17 @@ def test_frames_of_a_predecessor_and_of_other_addresses_are_no_claim() -> None:
         heard.hear(GRACE_NS / SECOND / 2)
         heard.hear(20, vip="10.0.0.101")
         assert (heard.told, heard.defended) == ([], [])
+
+    heard(check)
+
+
+def test_who_claims_a_vip_at_its_virtual_mac_is_no_foreign_owner() -> None:
+    def check(heard: Heard) -> None:
+        heard.virtual[VIP] = MAC
+        heard.hear(2)
+        assert (heard.told, heard.defended) == ([], [])
+        heard.hear(3, OTHER)
+        assert [owner.mac for owner in heard.told] == [OTHER.hex(":")]
 
     heard(check)
 
