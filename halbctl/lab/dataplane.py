@@ -1,15 +1,15 @@
 """HALB's data plane against rules written by hand and HAProxy: ``scripts/bench dataplane``.
 
 Hosts of one lab balance to the same two gateways, each on an address of its own: HALB on one
-device, HALB on one that tells two secondaries of its flows, rules by hand, HAProxy; and a gateway
-without any of them. One round measures all, one after the other, so that what disturbs one
-disturbs all.
+device, HALB on one that tells two secondaries of its flows, rules by hand, HAProxy, and a device
+that sends each frame on as it is. One round measures all, one after the other, so that what
+disturbs one disturbs all.
 
 Client, gateways, switch and devices share the processors of one machine, so connections per
 second tell of all of them together, and of whoever else is busy. What a connection takes of
 the processors does not depend on others; what a data plane itself costs is what one through
-it takes more than one straight to a gateway. Figures are compared within a round, seconds
-apart: the machine's speed changes from minute to minute.
+it takes more than one through the device that does nothing. Figures are compared within a
+round, seconds apart: the machine's speed changes from minute to minute.
 """
 
 from __future__ import annotations
@@ -25,21 +25,27 @@ from typing import Any
 
 from halbctl.lab import brief
 from halbctl.lab.load import ASK, PORTS, command
-from halbctl.lab.namespaces import INTERFACE, SWITCH
+from halbctl.lab.namespaces import SWITCH
+from halbctl.lab.others import balance_by_hand, balance_with_proxy, send_on
 from halbctl.lab.plan import VIP, Plan
 from halbctl.lab.probes import python_environment
 from halbctl.lab.processes import Service
 from halbctl.lab.site import START_TIMEOUT, Site, apply, create_token
 from protocol.errors import Refused
 
-ALONE, BY_HAND, PROXY, TELLING = "a", "b", "c", "d"
-SECONDARIES = ("e", "f")
-"""Hosts of the lab: HALB, rules by hand, HAProxy, HALB that tells its flows to the last two."""
-DIRECT = "direct"
-"""No host: the client asks a gateway itself."""
-ADDRESS = {ALONE: VIP, BY_HAND: "10.77.0.101", PROXY: "10.77.0.102", TELLING: "10.77.0.103"}
+ALONE, BY_HAND, PROXY, TELLING, NOTHING = "a", "b", "c", "d", "e"
+SECONDARIES = ("f", "g")
+"""Hosts of the lab: HALB, rules by hand, HAProxy, HALB that tells its flows to the last two, and
+one that sends frames on to a gateway and back, and does nothing else."""
+ADDRESS = {
+    ALONE: VIP,
+    BY_HAND: "10.77.0.101",
+    PROXY: "10.77.0.102",
+    TELLING: "10.77.0.103",
+    NOTHING: "10.77.0.104",
+}
 TITLES = {
-    DIRECT: "no data plane",
+    NOTHING: "frames sent on",
     BY_HAND: "nftables by hand",
     PROXY: "HAProxy, mode tcp",
     ALONE: "HALB, one device",
@@ -53,7 +59,7 @@ FIGURES = {
     "cost": "µs of processors per new connection, for the data plane alone",
     "agents": "µs of that for agents",
 }
-"""What is shown; ``cost`` is without what a connection takes without a data plane."""
+"""What is shown; ``cost`` is without what a connection takes where frames are sent on."""
 WANTED = {
     BY_HAND: {"stream": 0.95, "per_processor": 0.95, "ask": 1 / 0.95},
     PROXY: {"stream": 1.5, "cost": 1 / 1.5, "ask": 0.7},
@@ -76,8 +82,8 @@ class Comparison:
     """Why there is no HAProxy in it."""
 
     def _beyond(self, host: str) -> list[float]:
-        """What a connection took more than without a data plane, in each turn."""
-        pairs = zip(self.runs[host]["cost"], self.runs[DIRECT]["cost"], strict=True)
+        """What a connection took more than where frames are sent on, in each turn."""
+        pairs = zip(self.runs[host]["cost"], self.runs[NOTHING]["cost"], strict=True)
         return [cost - least for cost, least in pairs]
 
     def medians(self) -> dict[str, dict[str, float]]:
@@ -153,16 +159,14 @@ class Comparison:
 
 def lab(name: str) -> Plan:
     """What :func:`compare` needs."""
-    return Plan(
-        name, devices=len([ALONE, BY_HAND, PROXY, TELLING, *SECONDARIES]), gateways=GATEWAYS
-    )
+    return Plan(name, devices=len(ADDRESS) + len(SECONDARIES), gateways=GATEWAYS)
 
 
 def compare(
     site: Site, rounds: int, seconds: float, tell: Callable[[str], None] = lambda _: None
 ) -> Comparison:
     """Measure in a lab as :func:`lab` says, that is built, not formed."""
-    for host in (BY_HAND, PROXY):
+    for host in (BY_HAND, PROXY, NOTHING):
         site.service(host).terminate(5.0)
     _simple_switch(site)
     gateways = [host.name for host in site.plan.gateway_hosts]
@@ -171,11 +175,12 @@ def compare(
     try:
         _balance_with_halb(site, ALONE, ())
         _balance_with_halb(site, TELLING, SECONDARIES)
-        _balance_by_hand(site)
+        balance_by_hand(site, BY_HAND, ADDRESS[BY_HAND])
+        send_on(site, NOTHING, ADDRESS[NOTHING])
         left_out = "" if shutil.which("haproxy") else "it is not installed (apt install haproxy)"
-        hosts = [DIRECT, ALONE, BY_HAND, TELLING]
+        hosts = [NOTHING, ALONE, BY_HAND, TELLING]
         if not left_out:
-            others.append(_balance_with_proxy(site))
+            others.append(balance_with_proxy(site, PROXY, ADDRESS[PROXY]))
             hosts.append(PROXY)
         for host in hosts:
             site.wait(f"{TITLES[host]} answers", lambda host=host: _answers(site, host), 10.0)  # type: ignore[misc]
@@ -208,7 +213,7 @@ def _rounds(
         for host, took in zip(turns, _ask(site, turns, seconds), strict=True):
             runs[host]["ask"].append(took)
         for host in turns:
-            runs[host]["stream"].append(_load(site, "stream", _address(site, host), seconds))
+            runs[host]["stream"].append(_load(site, "stream", ADDRESS[host], seconds))
         for host in turns:
             for name, value in _connect(site, host, seconds).items():
                 runs[host][name].append(value)
@@ -223,15 +228,11 @@ def _newest(runs: Mapping[str, Mapping[str, list[float]]]) -> str:
     )
 
 
-def _address(site: Site, host: str) -> str:
-    return ADDRESS.get(host, site.plan.gateway_hosts[0].ipv4)
-
-
 def _connect(site: Site, host: str, seconds: float) -> dict[str, float]:
-    devices = {DIRECT: [], TELLING: [TELLING, *SECONDARIES]}.get(host, [host])
+    devices = [TELLING, *SECONDARIES] if host == TELLING else [host]
     agents = [pid for name in devices if (pid := site.service(name).pid) is not None]
     gateways = [each.name for each in site.plan.gateway_hosts]
-    turn = brief.measure(site, _address(site, host), seconds, [*gateways, *devices], agents)
+    turn = brief.measure(site, ADDRESS[host], seconds, [*gateways, *devices], agents)
     return {
         "connect": turn.per_second,
         "per_processor": 1e6 / turn.cost_us,
@@ -241,7 +242,7 @@ def _connect(site: Site, host: str, seconds: float) -> dict[str, float]:
 
 
 def _ask(site: Site, hosts: Sequence[str], seconds: float) -> list[float]:
-    addresses = ",".join(_address(site, host) for host in hosts)
+    addresses = ",".join(ADDRESS[host] for host in hosts)
     argv = command("ask", addresses, str(seconds))
     found = json.loads(brief.run_load(site, addresses, argv, seconds * len(hosts)))
     return [float(value) for value in found]
@@ -260,7 +261,7 @@ def _serve(site: Site, gateway: str) -> Service:
 
 def _answers(site: Site, host: str) -> bool:
     with suppress(Refused, subprocess.TimeoutExpired):
-        served = _load(site, "connect", _address(site, host), 0.05)
+        served = _load(site, "connect", ADDRESS[host], 0.05)
         return served > 0 and _ask(site, [host], 0.05)[0] > 0
     return False
 
@@ -297,51 +298,3 @@ def _balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> N
         return known["primary"] == device and able == carriers and up
 
     site.wait(f"{device} is primary, and the others follow", serves, START_TIMEOUT)
-
-
-def _balance_by_hand(site: Site) -> None:
-    gateways = [host.ipv4 for host in site.plan.gateway_hosts]
-    slots = ", ".join(f"{slot} : {address}" for slot, address in enumerate(gateways))
-    ports = ", ".join(map(str, PORTS))
-    key = f"jhash ip saddr . tcp sport mod {len(gateways)} seed 0x5eed"
-    rules = f"""
-table ip by_hand {{
-  chain pre {{
-    type nat hook prerouting priority dstnat; policy accept;
-    ip daddr {ADDRESS[BY_HAND]} tcp dport {{ {ports} }} dnat to {key} map {{ {slots} }}
-  }}
-  chain post {{
-    type nat hook postrouting priority srcnat; policy accept;
-    ct status dnat snat to {ADDRESS[BY_HAND]}
-  }}
-}}
-"""
-    site.network.run(BY_HAND, "ip", "address", "add", f"{ADDRESS[BY_HAND]}/32", "dev", INTERFACE)
-    site.network.run(
-        BY_HAND, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0"
-    )
-    site.network.run(BY_HAND, "sysctl", "-qw", f"net.ipv4.conf.{INTERFACE}.send_redirects=0")
-    site.network.run(BY_HAND, "nft", "-f", "-", text=rules)
-
-
-def _balance_with_proxy(site: Site) -> subprocess.Popen[bytes]:
-    address = ADDRESS[PROXY]
-    site.network.run(PROXY, "ip", "address", "add", f"{address}/32", "dev", INTERFACE)
-    sections = [
-        (
-            "global\n  maxconn 4000\ndefaults\n  mode tcp\n  balance roundrobin\n"
-            "  timeout connect 5s\n  timeout client 60s\n  timeout server 60s"
-        )
-    ]
-    for port in PORTS:
-        servers = "\n".join(
-            f"  server {host.name} {host.ipv4}:{port}" for host in site.plan.gateway_hosts
-        )
-        sections.append(f"listen p{port}\n  bind {address}:{port}\n{servers}")
-    path = site.folder / "haproxy.cfg"
-    path.write_text("\n".join(sections) + "\n")
-    argv = ["haproxy", "-db", "-q", "-f", str(path)]
-    checked = subprocess.run([*argv, "-c"], capture_output=True, text=True, check=False)
-    if checked.returncode:
-        raise Refused(f"haproxy refuses {path}: {checked.stderr.strip()[-300:]}")
-    return subprocess.Popen(site.network.within(PROXY, argv), stderr=subprocess.DEVNULL)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from halbctl.lab.dataplane import ALONE, BY_HAND, DIRECT, PROXY, TELLING, Comparison
+from halbctl.lab.dataplane import ALONE, BY_HAND, NOTHING, PROXY, TELLING, Comparison
 
 TOOL = "a tool"
 
@@ -19,8 +19,8 @@ def figures(stream: float, connect: float, ask: float, cost: float = 300) -> dic
 
 
 def compared(mine: dict[str, list[float]], **others: dict[str, list[float]]) -> Comparison:
-    straight, telling = figures(20, 9000, 20, cost=100), figures(10, 3900, 41, cost=320)
-    known: dict[str, Any] = {DIRECT: straight, ALONE: mine, TELLING: telling, **others}
+    onward, telling = figures(20, 9000, 20, cost=100), figures(10, 3900, 41, cost=320)
+    known: dict[str, Any] = {NOTHING: onward, ALONE: mine, TELLING: telling, **others}
     return Comparison(known, TOOL)
 
 
@@ -35,10 +35,10 @@ def test_ratios_as_wanted_break_nothing() -> None:
     assert TOOL in said
 
 
-def test_what_a_connection_costs_without_a_data_plane_is_not_counted() -> None:
+def test_what_a_connection_takes_where_frames_are_sent_on_is_not_counted() -> None:
     found = compared(figures(10, 4000, 40, cost=290), **{BY_HAND: figures(10, 4100, 39, cost=290)})
     assert found.medians()[ALONE]["cost"] == 190
-    assert found.medians()[DIRECT]["cost"] == 0
+    assert found.medians()[NOTHING]["cost"] == 0
     assert found.ratios()[BY_HAND]["cost"] == 1.0
     assert found.ratios(TELLING)[BY_HAND]["cost"] == 220 / 190
 
