@@ -1,8 +1,9 @@
 """Figures that can be trusted: medians over rounds, with their range: ``scripts/bench``.
 
 ``failover`` measures each event some times; ``rest`` what agents cost that have
-nothing to do, and what ``halbctl status`` costs against starting Python; ``dataplane``
-compares throughput, new connections and latency with other data planes.
+nothing to do, and what ``halbctl status`` costs against starting Python; ``telling`` what
+they cost while connections come; ``dataplane`` compares throughput, new connections and latency
+with other data planes.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from halbctl.errors import note, report
 from halbctl.lab.dataplane import Comparison, compare, lab
 from halbctl.lab.failover import GROUPS, Course, failover, failover_lines
 from halbctl.lab.kinds import IDLE, KINDS, USUAL
-from halbctl.lab.lifecycle import build, down, ending_signals_raise
+from halbctl.lab.lifecycle import build, down, ending_signals_raise, up
 from halbctl.lab.plan import Plan
 from halbctl.lab.rest import Rest, measure_rest
+from halbctl.lab.telling import Telling, measure_telling
 from halbctl.output import Paint, as_json
 from protocol.errors import HalbError
 
@@ -36,6 +38,15 @@ def rest(name: str) -> dict[str, Any]:
     return found.to_json()
 
 
+def telling(rounds: int, name: str) -> Telling:
+    """Measure what agents compute while connections come, in a lab that serves."""
+    try:
+        found = measure_telling(up(Plan(name)), rounds)
+    finally:
+        down(name)
+    return found
+
+
 def dataplane(rounds: int, name: str) -> Comparison:
     """Measure HALB's data plane against others, all in one lab."""
     try:
@@ -49,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 if a promise was broken in any run."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument(
-        "what", choices=("failover", "rest", "dataplane", "all"), nargs="?", default="all"
+        "what",
+        choices=("failover", "rest", "telling", "dataplane", "all"),
+        nargs="?",
+        default="all",
     )
     parser.add_argument("--rounds", type=int, default=5, help="times that each event is measured")
     parser.add_argument(
@@ -76,6 +90,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.what in ("rest", "all"):
                 found["rest"] = rest(name)
                 lines += Rest(**found["rest"]).lines()
+            if options.what in ("telling", "all"):
+                told = telling(options.rounds, name)
+                found["telling"] = told.to_json()
+                lines += told.lines()
             if options.what in ("dataplane", "all"):
                 comparison = dataplane(options.rounds, name)
                 found["dataplane"] = comparison.to_json()
