@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 
 from halbctl.lab.load import PORTS
-from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab.namespaces import INTERFACE, Host
 from halbctl.lab.plan import CLIENT
 from halbctl.lab.site import Site
 from protocol.errors import Refused
@@ -45,6 +45,9 @@ table ip by_hand {{
 def balance_with_proxy(site: Site, host: str, address: str) -> subprocess.Popen[bytes]:
     """HAProxy in TCP mode, until killed."""
     _own(site, host, address)
+    # As its operators set them: each connection takes a port here for a minute.
+    ports = ("net.ipv4.ip_local_port_range=1024 65000", "net.ipv4.tcp_tw_reuse=1")
+    site.network.run(host, "sysctl", "-qw", *ports)
     sections = [
         (
             "global\n  maxconn 4000\ndefaults\n  mode tcp\n  balance roundrobin\n"
@@ -66,32 +69,34 @@ def balance_with_proxy(site: Site, host: str, address: str) -> subprocess.Popen[
 
 
 def send_on(site: Site, host: str, address: str) -> None:
-    """Frames between client and first gateway take the way over ``host``, which changes nothing
-    but their hardware addresses: what they take then, they take with every device."""
-    run = site.network.run
-    gateway, device = site.plan.gateway_hosts[0], site.plan.host(host)
-    # Each finds the other behind the device's hardware address, without asking for it.
-    for end, own, other in ((gateway, address, _ASKING), (CLIENT, _ASKING, address)):
-        run(end.name, "ip", "address", "add", f"{own}/32", "dev", "lo")
-        run(
-            end.name, "ip", "neighbour", "replace", other, "lladdr", device.mac,
-            "nud", "permanent", "dev", INTERFACE,
-        )  # fmt: skip
-        run(end.name, "ip", "route", "add", f"{other}/32", "dev", INTERFACE, "src", own)
-    ways = (("daddr", gateway.mac), ("saddr", CLIENT.mac))
+    """Frames between client and gateways take the way over ``host``, which changes nothing but
+    their hardware addresses: what they take then, they take with every device."""
+    gateways, device = site.plan.gateway_hosts, site.plan.host(host)
+    for end in gateways:
+        _lead(site, end, address, _ASKING, device)
+    _lead(site, CLIENT, _ASKING, address, device)
+    slots = ", ".join(f"{slot} : {gateway.mac}" for slot, gateway in enumerate(gateways))
+    ways = (
+        ("daddr", f"jhash ip saddr . tcp sport mod {len(gateways)} seed 0x5eed map {{ {slots} }}"),
+        ("saddr", CLIENT.mac),
+    )
     rules = "".join(
-        f"    ip {end} {address} ether saddr set {device.mac} ether daddr set {mac}"
+        f"    ip {end} {address} ether saddr set {device.mac} ether daddr set {to}"
         f' fwd to "{INTERFACE}"\n'
-        for end, mac in ways
+        for end, to in ways
     )
     hook = f'type filter hook ingress device "{INTERFACE}" priority 0; policy accept;'
-    run(
-        host,
-        "nft",
-        "-f",
-        "-",
-        text=f"table netdev on {{\n  chain on {{\n    {hook}\n{rules}  }}\n}}\n",
-    )
+    text = f"table netdev on {{\n  chain on {{\n    {hook}\n{rules}  }}\n}}\n"
+    site.network.run(host, "nft", "-f", "-", text=text)
+
+
+def _lead(site: Site, end: Host, own: str, other: str, device: Host) -> None:
+    """Let ``end`` speak as ``own`` with ``other``, which it finds behind the device, unasked."""
+    run = site.network.run
+    run(end.name, "ip", "address", "add", f"{own}/32", "dev", "lo")
+    run(end.name, "ip", "route", "add", f"{other}/32", "dev", INTERFACE, "src", own)
+    entry = ("lladdr", device.mac, "nud", "permanent", "dev", INTERFACE)
+    run(end.name, "ip", "neighbour", "replace", other, *entry)
 
 
 def _own(site: Site, host: str, address: str) -> None:
