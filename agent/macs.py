@@ -78,7 +78,7 @@ class Macs:
         trouble = refused or self._take(at.index)
         self._complain(trouble if self._macs else "")
         some = (vs.uid for vs in desired.virtual_servers if vs.virtual_mac)
-        self.refused = dict.fromkeys(some, refused) if refused else {}
+        self.refused = dict.fromkeys(some, f"no virtual MAC: {refused}") if refused else {}
         return (f"virtual MACs set for {len(self._macs)} VIPs",) if changed else ()
 
     def _want(self, desired: Desired) -> None:

@@ -358,7 +358,7 @@ def test_a_host_that_does_not_take_the_rules_serves_with_its_own_address(
     monkeypatch.setattr(virtual_mac, "sample", lambda _: "add rule netdev halb_lease no such\n")
     place.a.call(place.a.plane.prepare)
     done = place.a.reconcile(wish)
-    assert "nftables refused" in done.outdated[UID]
+    assert "no virtual MAC: nftables refused" in done.outdated[UID]
     assert not done.unfit
     place.a.take()
     assert place.client.owner_of(VIP, 5.0) == MAC_A
