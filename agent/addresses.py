@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 
-from agent import netlink
+from agent import bridge, netlink
 from protocol.errors import HalbError
 
 OURS = 0x48
@@ -24,7 +24,7 @@ OURS = 0x48
 
 _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS, _GET_LINK = 20, 21, 22, 18
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 11
-_IFLA_ADDRESS, _IFLA_IFNAME = 1, 3
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _SIOCGIFMTU = 0x8921
@@ -55,6 +55,8 @@ class Link:
     """Administratively up."""
     carrier: bool
     """The link layer works: cable plugged, peer up."""
+    filters: bool = False
+    """It is a bridge that gives its frames to the rules of IP: see :mod:`agent.bridge`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,13 @@ def link(interface: str) -> Link:
         raise
     _, _, index, flags, _ = _LINK_HEADER.unpack_from(found[0])
     values = dict(netlink.attributes(found[0][_LINK_HEADER.size :]))
-    mac = values.get(_IFLA_ADDRESS, b"")
-    return Link(index, mac, bool(flags & _IFF_UP), bool(flags & _IFF_LOWER_UP))
+    return Link(
+        index,
+        mac=values.get(_IFLA_ADDRESS, b""),
+        up=bool(flags & _IFF_UP),
+        carrier=bool(flags & _IFF_LOWER_UP),
+        filters=bridge.filters(values.get(_IFLA_LINKINFO, b"")),
+    )
 
 
 def addresses(interface: str) -> tuple[Address, ...]:

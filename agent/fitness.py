@@ -61,6 +61,8 @@ def _general_reason(host: Host) -> str:
         return f"interface {host.interface} is down"
     if not host.link.carrier:
         return f"interface {host.interface} has no carrier"
+    if host.link.filters:
+        return f"interface {host.interface} is a bridge with br_netfilter: see `halbctl doctor`"
     return host.trouble[0] if host.trouble else ""
 
 

@@ -14,6 +14,7 @@ from platform import release
 from agent import (
     accounts,
     addresses,
+    bridge,
     conntrack_limit,
     direct,
     gate,
@@ -124,6 +125,11 @@ def service_interface(interface: str) -> Iterator[Finding]:
         trouble, remedy = "has no carrier", "Plug in the cable, or bring up its other end."
     elif not networks:
         trouble, remedy = "has no address", f"ip address add ADDRESS/PREFIX dev {interface}"
+    elif link.filters:
+        trouble = "is a bridge, and br_netfilter lets nothing come through a VIP there"
+        off = "; ".join(f"sysctl -w {name}=0" for name in bridge.SETTINGS)
+        own = f"ip link set {interface} type bridge nf_call_iptables 0 nf_call_ip6tables 0"
+        remedy = f"{off}; {own}. Where containers need them, give halb-agent another --interface."
     if trouble:
         yield Finding("interface", "problem", f"interface {interface} {trouble}", remedy)
     else:

@@ -51,6 +51,10 @@ def test_a_sound_host_carries_everything() -> None:
         (replace(HOST, link=None), "interface eth0 does not exist"),
         (replace(HOST, link=replace(LINK, up=False)), "interface eth0 is down"),
         (replace(HOST, link=replace(LINK, carrier=False)), "interface eth0 has no carrier"),
+        (
+            replace(HOST, link=replace(LINK, filters=True)),
+            "interface eth0 is a bridge with br_netfilter: see `halbctl doctor`",
+        ),
         (replace(HOST, trouble=("the disk refuses writes",)), "the disk refuses writes"),
         (
             replace(HOST, networks=()),
