@@ -31,6 +31,7 @@ from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lease import KernelLease
 from agent.meter import Meter
+from agent.neighbour import mac_of
 from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
 from agent.redispatch import Redispatch
@@ -183,7 +184,7 @@ class Carrier:
     def _mac_of(self, vip: str) -> bytes | None:
         """Hardware address that a VIP has on every device, if it has one of its own."""
         mac = self._desired.macs.get(vip)
-        return None if mac is None else bytes.fromhex(mac.replace(":", ""))
+        return None if mac is None else mac_of(mac)
 
     def _is_near(self, address: str) -> bool:
         ip = ip_address(address)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from agent import addresses, echo, host_check
+from agent import addresses, echo, host_check, neighbour
 from agent.announce import Announcer
 from protocol import api
 from protocol.addresses import family
@@ -138,7 +138,7 @@ class _Segment:
 
     async def mac_of(self, address: str) -> bytes | None:
         found = await self.announcer.probe([address], PROBE_S)
-        return bytes.fromhex(found[address].replace(":", "")) if found else None
+        return neighbour.mac_of(found[address]) if found else None
 
     async def answers(self, by: bytes, target: str, size: int = echo.SMALL) -> bool:
         own = self.own(target)

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from agent import gate, virtual_mac
 from agent.addresses import link
 from agent.clock import boottime
+from agent.neighbour import mac_of
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Desired
 from agent.virtual_mac import Content, Pair, content_of
@@ -157,7 +158,7 @@ class _Card:
 
     def _change(self, option: int, mac: str) -> None:
         assert self._socket is not None
-        packed = bytes.fromhex(mac.replace(":", ""))
+        packed = mac_of(mac)
         asked = _MEMBERSHIP.pack(self._index, _UNICAST, len(packed), packed)
         self._socket.setsockopt(_SOL_PACKET, option, asked)
 

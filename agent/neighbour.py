@@ -22,6 +22,11 @@ _ROUTER, _OVERRIDE = 0x80000000, 0x20000000
 _OPTION_SOURCE, _OPTION_TARGET = 1, 2
 
 
+def mac_of(text: str) -> bytes:
+    """A hardware address that is written as ``02:00:00:00:00:01``."""
+    return bytes.fromhex(text.replace(":", ""))
+
+
 def gratuitous_arp(vip: IPv4Address, mac: bytes) -> bytes:
     """ "The VIP is at this MAC", to all: a request for the own address (RFC 5227, 3)."""
     return _arp(mac, vip, vip)

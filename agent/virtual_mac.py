@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from agent.gate import TABLE
 from agent.ipversion import ADDRESS, SUFFIX
-from agent.neighbour import ADVERT, SOLICIT
+from agent.neighbour import ADVERT, SOLICIT, mac_of
 
 Pair = tuple[str, str]
 """(MAC, VIP)."""
@@ -69,7 +69,7 @@ def content_of(macs: Mapping[str, str], former: Iterable[Pair], own: bytes) -> C
     for vip, mac in macs.items():
         found[_OF + _suffix(vip)].add(f"{vip} : {mac}")
         if _suffix(vip) == SUFFIX[6]:
-            new = bytes.fromhex(mac.replace(":", ""))
+            new = mac_of(mac)
             found[_OPTION].add(f"{vip} : 0x{new.hex()}")
             found[_ADVERT].add(f"{vip} : {due(ADVERT, own, new):#06x}")
             found[_SOLICIT].add(f"{vip} : {due(SOLICIT, own, new):#06x}")

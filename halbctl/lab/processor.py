@@ -7,7 +7,8 @@ what a lab costs, however many others use the machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def seconds_of(pid: int) -> float:
 def seconds(pids: Iterable[int]) -> float:
     """Several processes together."""
     return sum(map(seconds_of, pids))
+
+
+def shares(pids: Mapping[str, int], over: float) -> dict[str, float]:
+    """Per cent of a core that each process takes in the next ``over`` seconds."""
+    before = {name: seconds_of(pid) for name, pid in pids.items()}
+    began = time.monotonic()
+    time.sleep(over)
+    passed = time.monotonic() - began
+    return {name: (seconds_of(pid) - before[name]) / passed * 100 for name, pid in pids.items()}
 
 
 def kernel_threads() -> list[int]:

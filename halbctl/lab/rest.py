@@ -13,9 +13,8 @@ from typing import Any
 
 from halbctl.lab.plan import Plan
 from halbctl.lab.probes import python_environment
-from halbctl.lab.processor import seconds_of
+from halbctl.lab.processor import shares
 from halbctl.lab.site import START_TIMEOUT, Site, all_ok, apply, form
-from protocol.errors import Refused
 
 VIRTUAL_SERVERS = 10
 REST_S = 20.0
@@ -68,16 +67,13 @@ def measure_rest(site: Site) -> Rest:
     )
     time.sleep(3.0)  # the announcements after an election end within five seconds of it
     names = [host.name for host in site.plan.device_hosts]
-    before = {name: seconds_of(_pid(site, name)) for name in names}
-    began = time.monotonic()
-    time.sleep(REST_S)
-    passed = time.monotonic() - began
-    after = {name: seconds_of(_pid(site, name)) for name in names}
-    memory = {name: _rss_mb(_pid(site, name)) for name in names}
+    pids = {name: site.agent_pid(name) for name in names}
+    computed = shares(pids, REST_S)
+    memory = {name: _rss_mb(pid) for name, pid in pids.items()}
     agent_us = max(site.status(first)["took_us"] for _ in range(STATUS_ROUNDS))
     status, python = _status_against_python(site, first)
     return Rest(
-        cpu_percent={n: round((after[n] - before[n]) / passed * 100, 2) for n in names},
+        cpu_percent={name: round(share, 2) for name, share in computed.items()},
         rss_mb=memory,
         status_ms=round(status * 1000, 1),
         python_ms=round(python * 1000, 1),
@@ -94,13 +90,6 @@ def _ten(plan: Plan) -> str:
         for i in range(VIRTUAL_SERVERS)
     ]
     return json.dumps(document)
-
-
-def _pid(site: Site, device: str) -> int:
-    pid = site.service(device).pid
-    if pid is None:
-        raise Refused(f"the agent of {device} ended: {site.service(device).tail()}")
-    return pid
 
 
 def _rss_mb(pid: int) -> float:

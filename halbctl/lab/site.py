@@ -73,6 +73,13 @@ class Site:
         device = self.plan.host(host) in self.plan.device_hosts
         return Service("agent" if device else "server", self.folder / host)
 
+    def agent_pid(self, device: str) -> int:
+        """Process id of a device's agent; raise Refused if it ended."""
+        service = self.service(device)
+        if (pid := service.pid) is None:
+            raise Refused(f"the agent of {device} ended: {service.tail()}", f"See {service.log}.")
+        return pid
+
     def control(self, device: str) -> Path:
         """The control socket of a device's agent."""
         return self.folder / device / "control.sock"
@@ -169,8 +176,7 @@ class Site:
             lambda: service.pid is None or self.answers(device),
             START_TIMEOUT,
         )
-        if service.pid is None:
-            raise Refused(f"the agent of {device} ended: {service.tail()}", f"See {service.log}.")
+        self.agent_pid(device)
 
     def crash(self, device: str) -> None:
         """Pull the cable, then kill -9 the agent: no dying process says goodbye."""

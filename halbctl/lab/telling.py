@@ -16,7 +16,7 @@ from typing import Any
 
 from halbctl.lab.plan import CLIENT, VIP
 from halbctl.lab.probes import python_environment
-from halbctl.lab.processor import seconds_of
+from halbctl.lab.processor import shares
 from halbctl.lab.servers import ECHO
 from halbctl.lab.site import Site
 from protocol.errors import Refused
@@ -100,34 +100,21 @@ class Telling:
 def measure_telling(site: Site, turns: int, seconds: float = TURN_S) -> Telling:
     """Measure in a lab of three devices that serves."""
     primary = site.primary()
-    others = [host.name for host in site.plan.device_hosts if host.name != primary]
+    pids = {host.name: site.agent_pid(host.name) for host in site.plan.device_hosts}
+    others = [name for name in pids if name != primary]
     site.network.run(CLIENT.name, "sysctl", "-qw", f"net.ipv4.ip_local_port_range={_PORTS}")
     found = Telling([], [], [], [])
     for _ in range(turns):
         time.sleep(LASTS_S + 1.0)  # until what the last turn began has ended, and was told
-        rest = _computed(site, seconds)
+        rest = shares(pids, seconds)
         load = _start(site, seconds)
-        busy = _computed(site, seconds)
+        busy = shares(pids, seconds)
         found.told.append(_entries(site, others[0]))
         found.per_second.append(_answered(load) / seconds)
         for name in (primary, *others):
             kept = found.primary if name == primary else found.secondaries
             kept.append(Turn(rest[name], busy[name]))
     return found
-
-
-def _computed(site: Site, seconds: float) -> dict[str, float]:
-    """Share of a core that each agent takes from now on, in per cent."""
-    pids = {host.name: site.service(host.name).pid for host in site.plan.device_hosts}
-    if gone := [name for name, pid in pids.items() if pid is None]:
-        raise Refused(f"the agent of {gone[0]} ended: {site.service(gone[0]).tail()}")
-    before = {name: seconds_of(pid or 0) for name, pid in pids.items()}
-    began = time.monotonic()
-    time.sleep(seconds)
-    passed = time.monotonic() - began
-    return {
-        name: (seconds_of(pid or 0) - before[name]) / passed * 100 for name, pid in pids.items()
-    }
 
 
 def _start(site: Site, seconds: float) -> subprocess.Popen[str]:

@@ -107,12 +107,12 @@ def away_from_the_host() -> Iterator[None]:
 class Device(Inside):
     """A host with the data plane and the lease of an agent, but without the agent."""
 
-    def __init__(self, network: Network, host: str) -> None:
+    def __init__(self, network: Network, host: str, interface: str = "eth0") -> None:
         super().__init__(network, host)
-        self.plane = self.call(DataPlane, "eth0")
+        self.plane = self.call(DataPlane, interface)
         self.call(self.plane.prepare)
-        self.lease = self.call(KernelLease, "eth0")
-        self.announcer = self.call(Announcer, "eth0")
+        self.lease = self.call(KernelLease, interface)
+        self.announcer = self.call(Announcer, interface)
 
     def reconcile(self, desired: Desired) -> Reconciled:
         return self.call(self.plane.reconcile, desired)

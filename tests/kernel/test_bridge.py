@@ -10,12 +10,10 @@ import pytest
 
 from agent import addresses, host_check
 from agent.bridge import SETTINGS
-from agent.dataplane import DataPlane
-from agent.lease import KernelLease
 from halbctl.lab.namespaces import Network
 from halbctl.lab.servers import ECHO
 from protocol.objects import Gateway, Listener
-from tests.kernel.namespaces import LONG, VIP, Inside, connect, desired, hosts, virtual_server
+from tests.kernel.namespaces import VIP, Device, Inside, connect, desired, hosts, virtual_server
 
 pytestmark = pytest.mark.kernel
 
@@ -51,17 +49,14 @@ def set_bridges(network: Network, value: int) -> None:
 
 def test_it_serves_where_its_frames_go_their_usual_way(network: Network) -> None:
     set_bridges(network, 0)
-    device = Inside(network, "a")
-    plane, lease = device.call(DataPlane, "br0"), device.call(KernelLease, "br0")
-    device.call(plane.prepare)
-    device.call(plane.reconcile, WANTED)
-    device.call(lease.acquire, (VIP,), LONG)
+    device = Device(network, "a", "br0")
+    device.reconcile(WANTED)
+    device.take((VIP,))
     assert not device.call(addresses.link, "br0").filters
     with closing(Inside(network, "client").call(connect, VIP, ECHO, 10.0)) as connection:
         connection.sendall(b"hello")
         assert connection.recv(5) == b"hello"
-    plane.close()
-    lease.close()
+    device.close()
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["all bridges", "this bridge"])
