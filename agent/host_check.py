@@ -105,7 +105,7 @@ def settings(interface: str) -> Iterator[Finding]:
         name = "net/" + path.format(interface=interface)
         yield Finding(
             "settings",
-            "problem",
+            "warning" if path in sysctl.SPEED else "problem",
             f"{name} is {value}, not {wanted[path]}",
             f"The agent sets it while it carries something: who sets it back? "
             f"sysctl -w {name}={wanted[path]}",

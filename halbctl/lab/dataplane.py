@@ -1,9 +1,9 @@
 """HALB's data plane against rules written by hand and HAProxy: ``scripts/bench dataplane``.
 
 Hosts of one lab balance to the same two gateways, each on an address of its own: HALB on one
-device, HALB on one that tells two secondaries of its flows, rules by hand, HAProxy, and a device
-that sends each frame on as it is. One round measures all, one after the other, so that what
-disturbs one disturbs all.
+device, in each mode of forwarding; HALB on one that tells two secondaries of its flows, rules by
+hand, HAProxy, and a device that sends each frame on as it is. One round measures all, one after
+the other, so that what disturbs one disturbs all.
 
 Client, gateways, switch and devices share the processors of one machine, so connections per
 second tell of all of them together, and of whoever else is busy. What a connection takes of
@@ -25,6 +25,7 @@ from typing import Any
 
 from halbctl.lab import brief
 from halbctl.lab.load import ASK, PORTS, command
+from halbctl.lab.modes import prepare_dsr, prepare_routed
 from halbctl.lab.namespaces import SWITCH
 from halbctl.lab.others import balance_by_hand, balance_with_proxy, send_on
 from halbctl.lab.plan import VIP, Plan
@@ -37,20 +38,34 @@ ALONE, BY_HAND, PROXY, TELLING, NOTHING = "a", "b", "c", "d", "e"
 SECONDARIES = ("f", "g")
 """Hosts of the lab: HALB, rules by hand, HAProxy, HALB that tells its flows to the last two, and
 one that sends frames on to a gateway and back, and does nothing else."""
+ROUTED, DSR = "h", "i"
+"""HALB on one device, with Virtual Servers of other modes."""
 ADDRESS = {
     ALONE: VIP,
     BY_HAND: "10.77.0.101",
     PROXY: "10.77.0.102",
     TELLING: "10.77.0.103",
     NOTHING: "10.77.0.104",
+    ROUTED: "10.77.0.105",
+    DSR: "10.77.0.106",
+}
+_INNER = "10.77.0.107"
+_ASKING = {ROUTED: "10.77.0.205", DSR: "10.77.0.206"}
+"""Addresses of the client."""
+_MODE: dict[str, dict[str, Any]] = {
+    ROUTED: {"forwarding": "routed", "inner_vips": [f"{_INNER}/24"]},
+    DSR: {"forwarding": "dsr"},
 }
 TITLES = {
     NOTHING: "frames sent on",
     BY_HAND: "nftables by hand",
     PROXY: "HAProxy, mode tcp",
     ALONE: "HALB, one device",
+    ROUTED: "HALB, one device, routed",
+    DSR: "HALB, one device, dsr",
     TELLING: "HALB, two secondaries",
 }
+HALB = (ALONE, ROUTED, DSR, TELLING)
 FIGURES = {
     "stream": "Gbit/s, one connection",
     "ask": "µs, median of small questions",
@@ -130,7 +145,7 @@ class Comparison:
         return {
             **asdict(self),
             "medians": self.medians(),
-            "ratios": {of: self.ratios(of) for of in (ALONE, TELLING)},
+            "ratios": {of: self.ratios(of) for of in HALB if of in self.runs},
             "broken": self.broken(),
         }
 
@@ -145,13 +160,13 @@ class Comparison:
         for figure, title in FIGURES.items():
             lines.append(f"  {title}")
             for host in (host for host in TITLES if host in medians):
-                if figure == "agents" and host not in (ALONE, TELLING):
+                if figure == "agents" and host not in HALB:
                     continue
                 to = ""
-                if host in (ALONE, TELLING) and figure != "agents":
+                if host in HALB and figure != "agents":
                     ratios = (each.get(figure) for each in self.ratios(host).values())
                     to = f" ({', '.join(f'{ratio:.2f}' for ratio in ratios if ratio)})"
-                lines.append(f"    {TITLES[host]:<24}{medians[host][figure]:>10,.1f}{to}")
+                lines.append(f"    {TITLES[host]:<26}{medians[host][figure]:>10,.1f}{to}")
         if self.left_out:
             lines.append(f"  without HAProxy: {self.left_out}")
         return [*lines, *(f"BROKEN {each}" for each in self.broken()), ""]
@@ -173,12 +188,15 @@ def compare(
     servers = [_serve(site, name) for name in gateways]
     others = [brief.serve(site, name) for name in gateways]
     try:
-        _balance_with_halb(site, ALONE, ())
+        prepare_routed(site, ADDRESS[ROUTED], _INNER, _ASKING[ROUTED])
+        prepare_dsr(site, ADDRESS[DSR], _ASKING[DSR])
+        for host in (ALONE, ROUTED, DSR):
+            _balance_with_halb(site, host, ())
         _balance_with_halb(site, TELLING, SECONDARIES)
         balance_by_hand(site, BY_HAND, ADDRESS[BY_HAND])
         send_on(site, NOTHING, ADDRESS[NOTHING])
         left_out = "" if shutil.which("haproxy") else "it is not installed (apt install haproxy)"
-        hosts = [NOTHING, ALONE, BY_HAND, TELLING]
+        hosts = [NOTHING, ALONE, BY_HAND, TELLING, ROUTED, DSR]
         if not left_out:
             others.append(balance_with_proxy(site, PROXY, ADDRESS[PROXY]))
             hosts.append(PROXY)
@@ -266,15 +284,16 @@ def _answers(site: Site, host: str) -> bool:
     return False
 
 
-def document(plan: Plan, vip: str) -> str:
+def _document(plan: Plan, device: str) -> str:
     """A Site: one Virtual Server with the ports of the load."""
     gateways = [{"name": host.name, "address": host.ipv4} for host in plan.gateway_hosts]
     check = {"type": "tcp", "interval": 2.0, "timeout": 1.0, "port": ASK}
     server = {
         "name": "bench",
-        "vips": [f"{vip}/24"],
+        "vips": [f"{ADDRESS[device]}/24"],
         "gateways": gateways,
         "listeners": [{"protocol": "tcp", "port": port, "check": check} for port in PORTS],
+        **_MODE.get(device, {}),
     }
     return json.dumps({"virtual_servers": [server]})
 
@@ -285,7 +304,7 @@ def _balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> N
         token = create_token(site, device, uses=len(secondaries))
         for name in secondaries:
             site.halbctl(name, "join", token).check()
-    apply(site, document(site.plan, ADDRESS[device]), device)
+    apply(site, _document(site.plan, device), device)
     carriers = {device, *secondaries}
 
     def serves() -> bool:

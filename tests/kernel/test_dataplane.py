@@ -43,7 +43,7 @@ SETTINGS = (
     "net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra",
     "net.netfilter.nf_conntrack_tcp_be_liberal", "net.ipv4.conf.all.send_redirects",
     "net.ipv4.conf.eth0.send_redirects", "net.ipv4.conf.all.arp_announce",
-    "net.ipv6.conf.eth0.keep_addr_on_down",
+    "net.ipv6.conf.eth0.keep_addr_on_down", "net.ipv4.ip_early_demux",
 )  # fmt: skip
 
 

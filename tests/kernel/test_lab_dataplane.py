@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from halbctl.lab.dataplane import ALONE, BY_HAND, FIGURES, NOTHING, TELLING, compare, lab
+from halbctl.lab.dataplane import BY_HAND, FIGURES, HALB, NOTHING, compare, lab
 from halbctl.lab.lifecycle import build, down
 
 pytestmark = pytest.mark.kernel
@@ -18,7 +18,7 @@ def test_every_data_plane_is_measured_in_every_figure() -> None:
         found = compare(build(lab(name)), 1, 0.2)
     finally:
         down(name)
-    assert {ALONE, TELLING, BY_HAND, NOTHING} <= set(found.runs)
+    assert {*HALB, BY_HAND, NOTHING} <= set(found.runs)
     for figures in found.runs.values():
         assert set(figures) == set(FIGURES)
         assert all(

@@ -78,6 +78,16 @@ def test_a_read_only_proc_gives_the_command_for_the_host(
         sysctl.enforce("eth0")
 
 
+def test_what_only_costs_speed_stops_no_device(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "ipv4/ip_early_demux").write_text("1\n")
+
+    def refuse(self: Path, data: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert sysctl.enforce("eth0") == ()
+
+
 settings = st.dictionaries(
     st.sampled_from([path for path, _ in sysctl.FORWARDING]), st.integers(-1, 9)
 )
