@@ -12,6 +12,7 @@ from agent.accounts import Accounts, accounts_of
 from agent.counters import Ledger, Reading, range_of, service_of, vip_of
 from agent.ipversion import SUFFIX
 from agent.listing import blocks, difference
+from agent.netlink import NetlinkError
 from agent.nft import KernelRefused, Nft
 from agent.ruleset import Desired
 
@@ -97,8 +98,16 @@ class Books:
         return blocks(self._nft.list_table("inet", accounts.TABLE, elements=False) or "")
 
     def read(self) -> Reading:
-        """Totals of all accounts."""
-        return self._ledger.read()
+        """Totals of all accounts, nothing where none were opened yet.
+
+        Raises NetlinkError where the kernel refused them, or somebody removed them.
+        """
+        try:
+            return self._ledger.read()
+        except NetlinkError:
+            if self._accounts is None and not self._refused:
+                return self._ledger.totals()
+            raise
 
     def remove(self) -> None:
         """Leave nothing behind."""

@@ -18,6 +18,7 @@ from agent import (
     conntrack_limit,
     direct,
     gate,
+    realtime,
     relay,
     ruleset,
     sysctl,
@@ -56,7 +57,7 @@ def capabilities(_: str) -> Iterator[Finding]:
     """What the process is allowed to do."""
     require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
     yield Finding("capabilities", "ok", "CAP_NET_ADMIN and CAP_NET_RAW are held")
-    if os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK not in (os.SCHED_RR, os.SCHED_FIFO):
+    if not realtime.on_time():
         yield Finding(
             "capabilities",
             "warning",

@@ -48,6 +48,12 @@ def enter(*, priority: int = PRIORITY) -> Realtime:
     )
 
 
+def on_time() -> bool:
+    """Whether the heartbeat has real-time priority; may be asked in any thread."""
+    policy = os.sched_getscheduler(os.getpid()) & ~os.SCHED_RESET_ON_FORK
+    return policy in (os.SCHED_RR, os.SCHED_FIFO)
+
+
 def settle_memory() -> None:
     """Collect once, then never look at what exists now again."""
     gc.collect()

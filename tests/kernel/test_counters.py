@@ -154,6 +154,19 @@ def test_an_altered_table_of_accounts_is_mended_and_reported(farm: Farm) -> None
     assert farm.read() == before
 
 
+def test_where_nothing_was_carried_yet_there_is_nothing_to_read() -> None:
+    with hosts("a") as network:
+        device = Device(network, "a")
+        assert not device.call(device.plane.traffic)[0].offered
+        device.reconcile(WANTED)
+        device.run("nft", "delete", "table", "inet", "halb_count")
+        with pytest.raises(NetlinkError):
+            device.call(device.plane.traffic)
+        device.call(device.plane.remove)
+        assert not device.call(device.plane.traffic)[0].untracked
+        device.close()
+
+
 def test_a_range_of_ports_is_one_listener(farm: Farm) -> None:
     some = Listener(protocol="tcp", port=ECHO - 1, last_port=ECHO + 5, gateway_port=ECHO - 1)
     server = virtual_server(GATEWAYS, [some])

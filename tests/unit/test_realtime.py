@@ -91,6 +91,16 @@ def test_who_holds_up_the_heartbeat_is_next_to_it_for_a_moment() -> None:
     assert of_heartbeat == " ".join([str((os.SCHED_RR, 10))] * 3)
 
 
+@pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
+def test_a_worker_can_tell_that_the_heartbeat_has_priority() -> None:
+    code = (
+        "from agent.realtime import on_time\n"
+        "def worker(): print(on_time())\n"
+        "run(); raise_priority(10); run()"
+    )
+    assert run(PRIORITIES + code) == "False\nTrue"
+
+
 def test_where_the_heartbeat_is_ordinary_nobody_comes_first() -> None:
     assert run(PRIORITIES + "run()") == " ".join([str(ORDINARY)] * 3)
 
