@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 _BLOCK = re.compile(r"^\t(?=[a-z]+ \S+ \{$)", re.MULTILINE)
 _OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
 _CONSTANT = re.compile(r"^\t\tflags constant$", re.MULTILINE)
+_COUNT = re.compile(r"\s# count \d+$", re.MULTILINE)
+"""How many elements a set with a size has, as newer releases of nft (1.1.7 does) remark."""
 _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 
 
@@ -52,7 +54,7 @@ def static_sets(listing: str) -> list[tuple[str, str]]:
 
 
 def _sorted(body: str) -> str:
-    body = body[: body.rindex("\t}")].rstrip()
+    body = _COUNT.sub("", body[: body.rindex("\t}")].rstrip())
     if _OF_PACKETS.search(body):
         return _ELEMENTS.sub("", body).rstrip()
     return _ELEMENTS.sub(lambda m: ",".join(sorted(e.strip() for e in m[1].split(","))), body)
