@@ -46,6 +46,7 @@ class Machine:
     def setup(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run the script from a folder that is not the checkout."""
         env = {"PATH": f"{self.programs}:{os.environ['PATH']}"}
+        env["HALB_PYTHON"] = str(self.programs / "another-python")
         argv = [str(self.checkout / "scripts/setup"), *args]
         return subprocess.run(
             argv, capture_output=True, check=False, text=True, env=env, cwd=self.programs
@@ -64,6 +65,7 @@ def machine(tmp_path: Path) -> Machine:
         made.program(made.programs / tool)
     made.program(made.programs / "ldconfig", "echo libnftables.so.1")
     made.program(made.checkout / ".venv/bin/python")
+    made.program(made.programs / "another-python")
     made.apt("exit 1")
     return made
 
@@ -79,6 +81,19 @@ def test_it_prints_the_environment_alone_and_the_second_time_does_nothing(machin
     second = machine.setup()
     assert (second.returncode, second.stdout, second.stderr) == (0, venv, "")
     assert [call for call in machine.asked if call.startswith("python ")] == calls
+
+
+def test_an_environment_that_moved_with_its_checkout_is_made_anew(machine: Machine) -> None:
+    machine.setup()
+    moved = Machine(
+        machine.checkout.rename(machine.programs.parent / "else where"), machine.programs
+    )
+    venv = f"{moved.checkout}/.venv"
+    done = moved.setup()
+    assert (done.returncode, done.stdout) == (0, f"{venv}\n")
+    made = [call for call in moved.asked if "-m venv" in call]
+    assert made == [f"another-python -m venv --clear {venv}"]
+    assert moved.setup().stderr == ""
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root installs it")
