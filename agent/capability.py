@@ -38,7 +38,7 @@ class CapabilityMissing(HalbError):
         super().__init__(
             f"no permission to {purpose}: {wanted} missing",
             "Run halb-agent as root, or grant it: AmbientCapabilities= in the systemd unit, "
-            "--cap-add with containers.",
+            "--cap-add with containers; rootless ones have no right to the host's network.",
         )
 
 

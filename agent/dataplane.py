@@ -133,6 +133,8 @@ class DataPlane:
         wanted = ruleset.sample()
         sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
         check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
+        # Before anything is made: a note of what only the host can change would stay.
+        sysctl.require_changeable(self.interface)
         self._macs.prepare()
         self._rules.begin()
         self._former = self._former_settings()
@@ -256,7 +258,7 @@ class DataPlane:
         """The settings before our first change: noted in the kernel, or as they are now."""
         listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
         if listing is None:
-            return sysctl.survey(self.interface)
+            return sysctl.former(self.interface)
         noted = _COMMENT.search(listing)
         return sysctl.from_note(noted[1]) if noted else {}
 

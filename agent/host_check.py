@@ -58,11 +58,12 @@ def capabilities(_: str) -> Iterator[Finding]:
     require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
     yield Finding("capabilities", "ok", "CAP_NET_ADMIN and CAP_NET_RAW are held")
     if not realtime.on_time():
+        remedy = realtime.priority_remedy()
         yield Finding(
             "capabilities",
             "warning",
             "the agent runs without real-time priority: on a busy host its lease may lapse",
-            "Grant CAP_SYS_NICE, or LimitRTPRIO=10 in the unit, and restart the agent.",
+            f"{remedy[0].upper()}{remedy[1:]}. Then restart the agent.",
         )
 
 
@@ -108,8 +109,12 @@ def settings(interface: str) -> Iterator[Finding]:
             "settings",
             "warning" if path in sysctl.SPEED else "problem",
             f"{name} is {value}, not {wanted[path]}",
-            f"The agent sets it while it carries something: who sets it back? "
-            f"sysctl -w {name}={wanted[path]}",
+            (
+                "Set on the host, "
+                if sysctl.read_only()
+                else "The agent sets it while it carries something: who sets it back? "
+            )
+            + f"sysctl -w {name}={wanted[path]}",
         )
     if not wrong:
         yield Finding("settings", "ok", "forwarding and connection tracking are set as needed")

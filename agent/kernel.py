@@ -210,5 +210,5 @@ def _told(error: HalbError | OSError) -> str:
         message, remedy = error.message, error.remedy
     else:
         message, remedy = f"the kernel cannot be set up: {error}", "It is tried again."
-    _log.error("%s %s", message, remedy)
+    _log.error("%s. %s", message, remedy)
     return message

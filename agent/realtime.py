@@ -20,7 +20,7 @@ from pathlib import Path
 PRIORITY = 10
 """Of SCHED_RR, 1 to 99: above ordinary processes, below the kernel's own threads."""
 
-CAP_IPC_LOCK = 14
+CAP_IPC_LOCK, CAP_SYS_NICE = 14, 23
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _TRANSPORT_THREAD = "ZMQbg"
 """How libzmq names the threads that carry every message of ours."""
@@ -71,10 +71,21 @@ def raise_priority(priority: int = PRIORITY) -> str:
         for thread in (0, *_transport_threads()):
             os.sched_setscheduler(thread, policy, os.sched_param(priority))
     except PermissionError:
-        return "not allowed; grant CAP_SYS_NICE, or LimitRTPRIO=10 in the unit"
+        return f"not allowed; {priority_remedy()}"
     except OSError as error:
         return f"refused: {error.strerror}"
     return ""
+
+
+def priority_remedy() -> str:
+    """What lets this process have real-time priority where the host refuses it."""
+    if _holds(CAP_SYS_NICE):
+        # Kernels with CONFIG_RT_GROUP_SCHED, which give a new control group no share of it.
+        return (
+            "give its control group a share of real time: cpu.rt_runtime_us, "
+            "--cpu-rt-runtime with containers"
+        )
+    return "grant CAP_SYS_NICE, or LimitRTPRIO=10 in the unit"
 
 
 @contextmanager
@@ -145,8 +156,13 @@ def may_lock_everything() -> bool:
     """
     if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
         return True
+    return _holds(CAP_IPC_LOCK)
+
+
+def _holds(capability: int) -> bool:
+    """Whether a capability is in effect on the host itself, not in a user namespace only."""
     status = Path("/proc/self/status").read_text()
     effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective.split()[1], 16) >> CAP_IPC_LOCK & 1:
+    if not int(effective.split()[1], 16) >> capability & 1:
         return False
     return Path("/proc/self/uid_map").read_text().split() == _WHOLE_RANGE

@@ -96,7 +96,7 @@ class Storage:
                 _log.warning("the disk takes the %s again", what)
         elif isinstance(error, DiskError):
             if what not in self._lacking:
-                _log.error("%s %s", error.message, error.remedy)
+                _log.error("%s. %s", error.message, error.remedy)
             self._lacking[what] = error.message
             self._loop.call_later(RETRY_S, self._save_again, what, write)
         else:
@@ -119,7 +119,7 @@ class Storage:
 
     def _failed(self, error: DiskError) -> None:
         if not self._refused:
-            _log.error("%s %s", error.message, error.remedy)
+            _log.error("%s. %s", error.message, error.remedy)
         self._refused = error.message
         self._deliver(PersistFailed())
         if self._retry is None:

@@ -7,7 +7,7 @@ plane keeps with its kernel tables: it lives exactly as long as they do.
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,32 +82,63 @@ def _matters(path: str, value: int) -> bool:
     return not (path.endswith("accept_ra") and value == 0)
 
 
+def former(interface: str) -> dict[str, int]:
+    """What :func:`enforce` would change, with its present value, by path."""
+    return {} if read_only() else survey(interface)
+
+
+def require_changeable(interface: str) -> None:
+    """Raise :class:`SysctlRefused` with the command for the host, if it alone could help.
+
+    That is where more than :data:`SPEED` is lost by a read-only /proc/sys, as in a container.
+    """
+    needed = _needed(interface)
+    if needed.keys() <= SPEED or not read_only():
+        return
+    settings = [f"{_name(path, interface)}={value}" for path, value in needed.items()]
+    raise SysctlRefused(
+        f"the kernel setting {settings[0]} is missing, and /proc/sys is read-only here",
+        f"Set on the host, and in its /etc/sysctl.d to last: sysctl -w {' '.join(settings)}",
+    )
+
+
 def enforce(interface: str) -> tuple[str, ...]:
     """Write every setting that is not as needed; return those written, as ``name = value``.
 
-    Raises :class:`SysctlRefused` with the command for the host where /proc/sys
-    is read-only, unless only :data:`SPEED` is lost by that.
+    Raises as :func:`require_changeable`.
     """
-    wrong = survey(interface)
-    needed = {path: value for path, value in FORWARDING if path in wrong}
-    written = []
+    needed = _needed(interface)
+    if not needed:
+        return ()
+    require_changeable(interface)
+    if read_only():
+        return ()
     for path, value in needed.items():
-        try:
-            _write(path, interface, value, needed)
-        except SysctlRefused:
-            if path not in SPEED:
-                raise
-        else:
-            written.append(f"{_name(path, interface)} = {value}")
-    return tuple(written)
+        _write(path, interface, value)
+    return tuple(f"{_name(path, interface)} = {value}" for path, value in needed.items())
+
+
+def _needed(interface: str) -> dict[str, int]:
+    wrong = survey(interface)
+    return {path: value for path, value in FORWARDING if path in wrong}
+
+
+def read_only() -> bool:
+    """Whether only the host can change kernel settings."""
+    return bool(os.statvfs(ROOT).f_flag & os.ST_RDONLY)
 
 
 def restore(interface: str, former: Mapping[str, int]) -> None:
-    """Put back former values, last written first; skip those of an interface that is gone."""
+    """Put back former values, last written first; skip those of an interface that is gone.
+
+    Where /proc/sys is read-only, what differs was set from outside, and stays.
+    """
+    if read_only():
+        return
     for path, value in reversed(list(former.items())):
         present = read(path, interface)
         if present is not None and present != value:
-            _write(path, interface, value, {path: value})
+            _write(path, interface, value)
 
 
 def note(former: Mapping[str, int]) -> str:
@@ -135,19 +166,10 @@ def _name(path: str, interface: str) -> str:
     return "net/" + path.format(interface=interface)
 
 
-def _write(path: str, interface: str, value: int, needed: Mapping[str, int]) -> None:
+def _write(path: str, interface: str, value: int) -> None:
     try:
         (ROOT / path.format(interface=interface)).write_text(f"{value}\n")
     except PermissionError as error:
         raise CapabilityMissing(
             ["CAP_NET_ADMIN"], f"set {_name(path, interface)} to {value}"
-        ) from error
-    except OSError as error:
-        if error.errno != errno.EROFS:
-            raise
-        settings = " ".join(f"{_name(each, interface)}={v}" for each, v in needed.items())
-        raise SysctlRefused(
-            "kernel settings cannot be changed: /proc/sys is read-only here",
-            f"Set them from outside: sysctl -w {settings} "
-            "(docker: --sysctl, or --privileged for host networking).",
         ) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent import sysctl
 from agent.addresses import InterfaceMissing
 from agent.dataplane import DataPlane, Desired
 from agent.nft import KernelRefused
@@ -104,6 +105,28 @@ def test_settings_found_by_a_second_agent_are_not_taken_for_the_operators(
     second.call(second.plane.remove)
     assert network.run("a", "sysctl", *SETTINGS) == before
     second.close()
+
+
+def test_settings_of_the_host_are_left_alone_where_only_the_host_can_change_them(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: they are set from outside after the first refusal, and stay."""
+    monkeypatch.setattr(sysctl, "read_only", lambda: True)
+    inside = Inside(network, "a")
+    with pytest.raises(sysctl.SysctlRefused) as refused:
+        inside.call(lambda: DataPlane("eth0").prepare())
+    assert "halb" not in network.run("a", "nft", "list", "ruleset")
+    network.run("a", *refused.value.remedy.partition(": ")[2].split())
+    as_set = network.run("a", "sysctl", *SETTINGS)
+
+    def once() -> None:
+        plane = DataPlane("eth0")
+        plane.prepare()
+        plane.remove()
+
+    inside.call(once)
+    assert network.run("a", "sysctl", *SETTINGS) == as_set
+    inside.close()
 
 
 def test_a_second_pass_does_nothing(device: Device) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.realtime import may_lock_everything
+from agent.realtime import may_lock_everything, priority_remedy
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,3 +128,12 @@ def test_without_the_capabilities_it_says_which_are_missing() -> None:
     priority, memory = run(code, "setpriv", *bounds).splitlines()
     assert "grant CAP_SYS_NICE" in priority
     assert "grant CAP_IPC_LOCK" in memory
+
+
+@pytest.mark.parametrize(("held", "remedy"), [(True, "control group"), (False, "CAP_SYS_NICE")])
+def test_who_has_the_capability_is_not_told_to_get_it(
+    held: bool, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel that shares out real time gives none of it to a container's control group."""
+    monkeypatch.setattr("agent.realtime._holds", lambda _: held)
+    assert remedy in priority_remedy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import pytest
@@ -61,31 +60,36 @@ def test_a_kernel_without_connection_tracking_is_refused(root: Path) -> None:
         sysctl.survey("eth0")
 
 
-def test_a_read_only_proc_gives_the_command_for_the_host(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (root / "ipv4/ip_forward").write_text("0\n")
-    (root / "ipv6/conf/all/forwarding").write_text("0\n")
+@pytest.fixture
+def read_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same where only the host can change it, as in a container."""
+    monkeypatch.setattr(sysctl, "read_only", lambda: True)
+    return root
 
-    def refuse(self: Path, data: str) -> int:
-        raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(Path, "write_text", refuse)
-    with pytest.raises(
-        sysctl.SysctlRefused,
-        match=r"sysctl -w net/ipv4/ip_forward=1 net/ipv6/conf/all/forwarding=1",
-    ):
+def test_a_read_only_proc_gives_the_command_for_the_host(read_only: Path) -> None:
+    (read_only / "ipv4/ip_forward").write_text("0\n")
+    (read_only / "ipv6/conf/all/forwarding").write_text("0\n")
+    with pytest.raises(sysctl.SysctlRefused, match=r"net/ipv4/ip_forward=1 is missing") as refused:
         sysctl.enforce("eth0")
+    command = "sysctl -w net/ipv4/ip_forward=1 net/ipv6/conf/all/forwarding=1"
+    assert refused.value.remedy.endswith(command)
 
 
-def test_what_only_costs_speed_stops_no_device(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "ipv4/ip_early_demux").write_text("1\n")
-
-    def refuse(self: Path, data: str) -> int:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr(Path, "write_text", refuse)
+def test_where_all_is_right_a_read_only_proc_is_enough(read_only: Path) -> None:
+    sysctl.require_changeable("eth0")
     assert sysctl.enforce("eth0") == ()
+
+
+def test_what_was_set_from_outside_stays(read_only: Path) -> None:
+    sysctl.restore("eth0", {"ipv4/ip_forward": 0})
+    assert (read_only / "ipv4/ip_forward").read_text() == "1\n"
+
+
+def test_what_only_costs_speed_stops_no_device(read_only: Path) -> None:
+    (read_only / "ipv4/ip_early_demux").write_text("1\n")
+    assert sysctl.enforce("eth0") == ()
+    assert sysctl.former("eth0") == {}
 
 
 settings = st.dictionaries(
