@@ -110,7 +110,7 @@ def settings(interface: str) -> Iterator[Finding]:
             "warning" if path in sysctl.SPEED else "problem",
             f"{name} is {value}, not {wanted[path]}",
             (
-                "Set on the host, "
+                "Set on the host: "
                 if sysctl.read_only()
                 else "The agent sets it while it carries something: who sets it back? "
             )
