@@ -51,7 +51,7 @@ table inet firewalld {
     ct status dnat accept
     iifname "lo" accept
     ct state invalid drop
-    meta l4proto { icmp, ipv6-icmp } accept
+    meta l4proto { icmp, icmpv6 } accept
     tcp dport 22 accept
     reject with icmpx type admin-prohibited
   }
@@ -106,7 +106,7 @@ table TABLE filter {
     iifname "lo" accept
     ct state related,established accept
     ct state invalid drop
-    meta l4proto { icmp, ipv6-icmp } accept
+    meta l4proto { icmp, icmpv6 } accept
     tcp dport 22 accept
   }
   chain FORWARD {
@@ -122,7 +122,7 @@ table inet mine {
     type filter hook input priority filter; policy drop;
     iif lo accept
     ct state established,related accept
-    meta l4proto { icmp, ipv6-icmp } accept
+    meta l4proto { icmp, icmpv6 } accept
   }
   chain forward {
     type filter hook forward priority filter; policy drop;
