@@ -15,6 +15,8 @@ Load it with ``-p tests.verdicts``, as scripts/test does.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,7 +41,10 @@ class Watch:
     """Clocks in a process of their own, which ends with this one."""
 
     def __init__(self) -> None:
-        self._told = tempfile.TemporaryFile("a+")  # noqa: SIM115 - closed in `close`
+        self._told = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in `close`
+        # Who reads it moves the place in the file, also for the clocks: they write to its end.
+        fcntl.fcntl(self._told, fcntl.F_SETFL, os.O_APPEND)
+        self.output = self._told.fileno()
         argv = [sys.executable, str(Path(ticks.__file__))]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=self._told)
 
@@ -51,7 +56,9 @@ class Watch:
     def still(self, since: float) -> float:
         """For how long, in seconds, a processor stood still at most after ``since`` (monotonic)."""
         self._told.seek(0)
-        told = [tuple(map(float, line.split())) for line in self._told]
+        # Without a line that is being written.
+        whole, _, _ = self._told.read().rpartition("\n")
+        told = [tuple(map(float, line.split())) for line in whole.splitlines()]
         return max((late for came, late in told if came >= since), default=0.0)
 
     def wait_calm(self) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from tests import verdicts
@@ -121,3 +124,19 @@ def test_a_failure_that_does_not_come_again_is_told(pytester: pytest.Pytester) -
 
 def test_one_that_comes_again_is_a_failure(pytester: pytest.Pytester) -> None:
     assert run(pytester, PLAIN_FAULT).parseoutcomes()["failed"] == 1
+
+
+def test_what_the_clocks_say_while_somebody_reads_is_neither_lost_nor_mixed_up() -> None:
+    watch = verdicts.Watch()
+    now = time.monotonic()
+    # From here on they say what the test says, in the file that they were given as their output.
+    watch.process.terminate()
+    watch.process.wait()
+    with open(f"/proc/self/fd/{watch.output}", "rb") as reader:
+        for late in (700.5, 600.5):
+            os.lseek(watch.output, 0, os.SEEK_SET)
+            os.write(watch.output, f"{now} {late}\n".encode())
+        os.write(watch.output, f"{now} 8".encode())
+        assert reader.read().endswith(f"{now} 700.5\n{now} 600.5\n{now} 8".encode())
+    assert watch.still(now) == 700.5
+    watch.close()
