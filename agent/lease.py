@@ -1,6 +1,6 @@
 """The kernel lease: what lets this device answer for a VIP, and stops it without being asked.
 
-Opening and closing are transactions; renewing is a marked datagram to the VIP,
+Opening and closing are transactions; renewing is a marked datagram on ``lo``,
 about 5 µs, that waits for no lock and renews only what still lives. A device that
 is stopped, hung or cut off therefore falls silent when the timeout ends, and an
 agent that wakes up later opens nothing.
@@ -9,22 +9,20 @@ agent that wakes up later opens nothing.
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from agent import gate, relay
-from agent.capability import CapabilityMissing
 from agent.clock import boottime
-from agent.gate import MARK, REFRESH_PORT
+from agent.gate import REFRESH_PORT
 from agent.listing import elements
 from agent.nft import KernelBusy, KernelRefused, Nft
+from agent.renewal import Renewals
 from protocol.errors import HalbError
 from protocol.timing import DRAIN_NS, MILLISECOND, Profile, Timing
 
-_SO_MARK = 36
 _TRIAL = ("127.0.0.1", "::1")
 """Addresses that the lease is tried with: local, and never behind the gate."""
 PATIENCE_S = 0.02
@@ -70,7 +68,7 @@ class KernelLease:
         """When (own clock, ns) what is sent on of each VIP has ended at the latest."""
         self._inherited = boottime() + DRAIN_NS + _MARGIN_NS
         """The same of what a killed agent may have begun."""
-        self._sockets = {4: _marked(socket.AF_INET), 6: _marked(socket.AF_INET6)}
+        self._renewals = Renewals()
 
     def acquire(self, vips: Sequence[str], lease_ns: int) -> None:
         """Open the lease of ``vips`` for ``lease_ns`` from now, in one transaction.
@@ -93,7 +91,7 @@ class KernelLease:
         """
         port = REFRESH_PORT[profile]
         for vip in vips:
-            self._send(6 if ":" in vip else 4, vip, port)
+            self._renewals.send(vip, port)
 
     def release(self, vips: Sequence[str]) -> None:
         """Close the lease of ``vips`` at once, whether it is open or not."""
@@ -166,9 +164,8 @@ class KernelLease:
             self.release(_TRIAL)
 
     def close(self) -> None:
-        """Close the sockets; the lease itself ends by its timeout."""
-        for sock in self._sockets.values():
-            sock.close()
+        """Renew no more; the lease itself ends by its timeout."""
+        self._renewals.close()
 
     def _left(self, name: str) -> dict[str, int]:
         """Milliseconds left of each element."""
@@ -186,7 +183,7 @@ class KernelLease:
                 raise LeaseBroken(
                     f"the kernel lease cannot be trusted: {verb} for {asked} ms, "
                     f"but the kernel has {'; '.join(wrong)}",
-                    "Is `lo` up, and does a firewall drop or re-mark UDP ports "
+                    "Is `lo` up, and does no other netdev chain drop or re-mark UDP ports "
                     f"{gate.REFRESH_PORTS} on it? Kernel 5.16 or newer is needed.",
                 )
 
@@ -201,34 +198,6 @@ class KernelLease:
             for vip in _TRIAL
             if not least <= left.get(vip, -1) <= asked_ms
         ]
-
-    def _send(self, version: int, vip: str, port: int) -> None:
-        try:
-            self._sockets[version].sendto(b"", (vip, port))
-        except PermissionError as error:
-            raise KernelRefused(
-                f"a firewall on this host refused the lease datagram to {vip}",
-                f"Allow UDP ports {gate.REFRESH_PORTS} to the host's own addresses on lo.",
-            ) from error
-        except BlockingIOError:
-            # A full buffer loses one renewal of several, like any lost beat.
-            return
-        except OSError as error:
-            raise KernelRefused(
-                f"the lease of {vip} cannot be renewed: {error.strerror}",
-                "Is the VIP on the interface and `lo` up (see `ip addr`)?",
-            ) from error
-
-
-def _marked(family: socket.AddressFamily) -> socket.socket:
-    """A non-blocking datagram socket whose packets carry our mark."""
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
-    except PermissionError as error:
-        sock.close()
-        raise CapabilityMissing(["CAP_NET_ADMIN"], "mark the lease's datagrams") from error
-    return sock
 
 
 def _milliseconds(text: str) -> int:

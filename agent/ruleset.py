@@ -30,7 +30,7 @@ from agent.forwarding import (
     passage,
     serving,
 )
-from agent.gate import MARK, REFRESH_PORTS, split
+from agent.gate import split
 from agent.gated import listener_part
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from protocol.ids import GroupId
@@ -203,11 +203,6 @@ def _lookups() -> tuple[str, ...]:
 def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Hook and rules of the chains that all Virtual Servers share."""
     return {
-        # Refreshes must not wait for room in a full connection table.
-        "untracked": (
-            "filter hook output priority raw",
-            (f"meta mark {MARK:#x} udp dport {REFRESH_PORTS} notrack",),
-        ),
         # Before other firewalls of the host, whose chains stand at the plain priorities:
         # a container's published port or a masquerade must not take a flow of a VIP.
         "distribute": ("nat hook prerouting priority dstnat - 10", _lookups()),

@@ -195,6 +195,24 @@ def test_a_datagram_without_the_mark_renews_nothing(device: Device) -> None:
     assert max(device.call(device.lease.held).announced.values()) <= 500
 
 
+def test_no_firewall_of_the_host_keeps_a_lease_from_being_renewed(device: Device) -> None:
+    """As firewalld does while it is reloaded: nothing new passes, not even on ``lo``."""
+    hooks = ("prerouting", "input", "forward", "output", "postrouting")
+    chains = "".join(
+        f" chain {hook} {{ type filter hook {hook} priority -450; policy drop; }}\n"
+        for hook in hooks
+    )
+    device.network.run(device.host, "nft", "-f", "-", text=f"table inet closed {{{chains} }}")
+    try:
+        device.take(lease_ns=500 * MILLISECOND)
+        device.call(device.lease.refresh, VIPS, Profile.WAN)
+    finally:
+        device.run("nft", "delete", "table", "inet", "closed")
+    held = device.call(device.lease.held)
+    assert min(held.announced[vip] for vip in VIPS) > 500
+    assert min(held.accepted[vip] for vip in VIPS) > 500
+
+
 @pytest.mark.parametrize("vip", VIPS)
 def test_a_lame_device_takes_packets_but_does_not_answer(
     device: Device, client: Inside, vip: str
