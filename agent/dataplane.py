@@ -25,7 +25,6 @@ from agent.netlink import NetlinkError, ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
-from agent.ruleset import compile_ruleset
 from agent.sticky import StickyMaps
 from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
@@ -130,9 +129,9 @@ class DataPlane:
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self.interface)
-        wanted = ruleset.sample()
-        sample = gate.replaced(self.interface, "") + ruleset.load(compile_ruleset(wanted))
-        check(sample + self._rules.ways(wanted) + relay.sample() + accounts.sample())
+        others = self._rules.ways(ruleset.sample()) + relay.sample() + accounts.sample()
+        for script in (gate.replaced(self.interface, "") + others, *ruleset.trials()):
+            check(script)
         # Before anything is made: a note of what only the host can change would stay.
         sysctl.require_changeable(self.interface)
         self._macs.prepare()

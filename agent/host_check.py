@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from platform import release
 
 from agent import (
@@ -27,10 +26,8 @@ from agent import (
 from agent.capability import KERNEL, require, require_kernel
 from agent.firewall import RAW, foreign_chains
 from agent.nft import check
-from agent.ruleset import compile_ruleset
 from protocol.diagnosis import Finding
 from protocol.errors import HalbError
-from protocol.objects import Forwarding
 
 MIN_CONNECTIONS = 65_536
 """A connection table for fewer entries is small for a load balancer."""
@@ -72,25 +69,22 @@ def kernel(interface: str) -> Iterator[Finding]:
     require_kernel()
     yield Finding("kernel", "ok", "Linux {} is {}.{} or newer".format(release(), *KERNEL))
     sample = ruleset.sample()
-
-    def of(mode: Forwarding) -> ruleset.Desired:
-        servers = tuple(s for s in sample.virtual_servers if s.forwarding == mode)
-        return replace(sample, virtual_servers=servers)
-
-    ways = direct.load(ruleset.carried(of("dsr")), frozenset(), interface)
+    dsr = tuple(vs for vs in sample.virtual_servers if vs.forwarding == "dsr")
+    wanted = ruleset.carried(ruleset.Desired(dsr, sample.vips))
     features = {
-        "the lease": gate.replaced(interface, ""),
-        "virtual MACs": gate.replaced(interface, "") + virtual_mac.sample(interface),
-        "forwarding `snat` and the policies": ruleset.load(compile_ruleset(of("snat"))),
-        "forwarding `routed`": ruleset.load(compile_ruleset(of("routed"))),
-        "forwarding `dsr`": ruleset.load(compile_ruleset(of("dsr"))) + ways,
-        "moves without a lost packet": relay.sample(),
-        "counters": accounts.sample(),
+        "the lease": [gate.replaced(interface, "")],
+        "virtual MACs": [gate.replaced(interface, "") + virtual_mac.sample(interface)],
+        "forwarding `snat` and the policies": ruleset.trials("snat"),
+        "forwarding `routed`": ruleset.trials("routed"),
+        "forwarding `dsr`": [*ruleset.trials("dsr"), direct.load(wanted, frozenset(), interface)],
+        "moves without a lost packet": [relay.sample()],
+        "counters": [accounts.sample()],
     }
     lacking = False
-    for feature, script in features.items():
+    for feature, scripts in features.items():
         try:
-            check(script)
+            for script in scripts:
+                check(script)
         except HalbError as error:
             lacking = True
             remedy = error.remedy or "Use a kernel with all nf_tables modules, or do without it."

@@ -291,6 +291,16 @@ def sample() -> Desired:
     )
 
 
+def trials(*modes: Forwarding) -> list[str]:
+    """Scripts that load each Virtual Server of the sample alone; those of ``modes``, if given.
+
+    All at once are more than the 208 KiB that nft 1.0.6 can send for an ordinary user.
+    """
+    wanted = sample()
+    some = (vs for vs in wanted.virtual_servers if not modes or vs.forwarding in modes)
+    return [load(compile_ruleset(Desired((vs,), wanted.vips))) for vs in some]
+
+
 def load(ruleset: Ruleset) -> str:
     """A script that makes the table exactly so, whatever stands there, in one transaction."""
     lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"add table inet {TABLE}"]

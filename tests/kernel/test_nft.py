@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent import ruleset
 from agent.netlink import has_table, ruleset_generation
 from agent.nft import LARGE, KernelRefused, Nft, NftMissing, check
 from halbctl.lab.probes import python_environment
@@ -31,6 +32,14 @@ def host() -> Iterator[Inside]:
         inside = Inside(network, "a")
         yield inside
         inside.close()
+
+
+def test_each_trial_of_the_rules_is_small_enough_for_an_ordinary_users_nft() -> None:
+    # In a user namespace nobody may raise the limit of what a socket sends at once.
+    ordinary = ["unshare", "--user", "--map-root-user", "--net", "nft", "--check", "--file", "-"]
+    for script in ruleset.trials():
+        tried = subprocess.run(ordinary, input=script, capture_output=True, check=False, text=True)
+        assert (tried.returncode, tried.stderr) == (0, "")
 
 
 def test_a_refusal_names_the_reason_and_the_command(host: Inside) -> None:
