@@ -18,14 +18,15 @@ from protocol.flush import Flushes
 from protocol.group import Group
 from protocol.ids import DeviceId, GroupId
 from protocol.moves import place, why_not
-from protocol.objects import VirtualServer
+from protocol.objects import Check, VirtualServer
 from protocol.outbox import Outbox
 from protocol.timing import NEVER, SECOND, next_round
 from protocol.view import Role
 
 LOOK_NS = 1 * SECOND
 VIEW_NS = 10 * SECOND
-"""A better view of the gateways must last this long, and longer than two checks."""
+"""A better view of the gateways must last this long, and longer than two checks; where the
+primary sees none that can take a connection, two checks are enough."""
 
 Down = tuple[tuple[GroupId, str], ...]
 """(Virtual Server, gateway name) pairs that a device sees down."""
@@ -89,7 +90,7 @@ class Preference:
         mine = healthy(server, down)
         if not (server.preempt or group.outdated) and mine == len(usable(server)):
             return  # Nobody sees more than all.
-        view_ns = max(VIEW_NS, _two_checks(server))
+        view_ns = max(VIEW_NS if mine else 0, _two_checks(server))
         carriers = group.voter.electorate.carriers
         ranked = sorted(carriers, key=lambda d: place(group, d, contacts))
         found = []
@@ -138,6 +139,5 @@ def healthy(server: VirtualServer, down: Down) -> int:
 
 def _two_checks(server: VirtualServer) -> int:
     """Twice the longest check: a device that has just begun has seen nothing down yet."""
-    checks = [item.check for item in server.listeners if item.check is not None]
-    longest = max((c.interval + c.timeout for c in checks), default=0.0)
-    return int(2 * longest * SECOND)
+    checks = [item.check or Check() for item in server.listeners] or [Check()]
+    return int(2 * max(c.interval + c.timeout for c in checks) * SECOND)

@@ -110,6 +110,17 @@ def test_a_primary_that_sees_fewer_gateways_for_a_while_hands_over() -> None:
     assert events(cluster, "move")[0].text.endswith("sees more healthy gateways")
 
 
+def test_a_primary_that_sees_no_gateway_at_all_hands_over_after_two_checks() -> None:
+    cluster, first, _, third = cluster_of()
+    everything = tuple((RDP, gateway.name) for gateway in GATEWAYS)
+    cluster.give(first, GatewayHealth(everything))
+    cluster.give(third, GatewayHealth(everything[1:]))
+    cluster.run(5_000)
+    assert cluster.primary() == first
+    cluster.run(2_500)
+    assert cluster.primary() not in (first, third)
+
+
 def test_a_gateway_that_nobody_sees_moves_nothing() -> None:
     cluster, first, second, third = cluster_of()
     for each in (first, second, third):
