@@ -12,7 +12,7 @@ from protocol.errors import HalbError
 
 DESCRIPTORS = 65_536
 """Files that the agent may want to have open: nine for each peer, one or two for each check."""
-NUMBER = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+NUMBER = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_IPC_LOCK": 14, "CAP_SYS_NICE": 23}
 """Bit numbers, from ``capability.h`` of Linux."""
 
 
@@ -44,8 +44,7 @@ class CapabilityMissing(HalbError):
 
 def require(names: Iterable[str], purpose: str) -> None:
     """Raise :class:`CapabilityMissing` that lists which of ``names`` the process lacks."""
-    held = _effective()
-    missing = [name for name in names if not held >> NUMBER[name] & 1]
+    missing = [name for name in names if not holds(name)]
     if missing:
         raise CapabilityMissing(missing, purpose)
 
@@ -67,6 +66,11 @@ def require_kernel(found: str | None = None) -> None:
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers and (int(numbers[1]), int(numbers[2])) < KERNEL:
         raise KernelTooOld(found)
+
+
+def holds(name: str) -> bool:
+    """Whether a capability is in effect for this process, be it in a user namespace only."""
+    return bool(_effective() >> NUMBER[name] & 1)
 
 
 def _effective() -> int:

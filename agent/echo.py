@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.capability import CapabilityMissing
-from agent.neighbour import ETH_IPV6, ICMPV6, checksum, ethernet
+from agent.neighbour import ETH_IPV4, ETH_IPV6, ICMPV6, checksum, ethernet
 from agent.tap import IF_EQUAL, LOAD_BYTE, NOTHING, RETURN, WHOLE, tap
 
 SMALL = 84
 """Bytes of an IP packet that comes through everywhere."""
 WAIT_S = 0.4
 _ASKS = 2
-_ETH_IPV4, _ICMP = 0x0800, 1
+_ICMP = 1
 _DO_NOT_FRAGMENT = 0x4000
 _ASK, _ANSWER = {4: 8, 6: 128}, {4: 0, 6: 129}
 _HEADER = {4: 20, 6: 40}
-_KIND = {4: _ETH_IPV4, 6: ETH_IPV6}
+_KIND = {4: ETH_IPV4, 6: ETH_IPV6}
 
 Address = IPv4Address | IPv6Address
 

@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+ETH_IPV4 = 0x0800
 ETH_ARP = 0x0806
 ETH_IPV6 = 0x86DD
 ICMPV6 = 58
@@ -13,7 +14,7 @@ SOLICIT, ADVERT = 135, 136
 
 _BROADCAST = b"\xff" * 6
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
-_ARP_HEAD = (1, 0x0800, 6, 4)
+_ARP_HEAD = (1, ETH_IPV4, 6, 4)
 _REQUEST = 1
 _ALL_NODES = IPv6Address("ff02::1")
 _UNSPECIFIED = IPv6Address("::")

@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent import capability
+
 PRIORITY = 10
 """Of SCHED_RR, 1 to 99: above ordinary processes, below the kernel's own threads."""
 
-CAP_IPC_LOCK, CAP_SYS_NICE = 14, 23
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _TRANSPORT_THREAD = "ZMQbg"
 """How libzmq names the threads that carry every message of ours."""
@@ -79,7 +80,7 @@ def raise_priority(priority: int = PRIORITY) -> str:
 
 def priority_remedy() -> str:
     """What lets this process have real-time priority where the host refuses it."""
-    if _holds(CAP_SYS_NICE):
+    if _holds("CAP_SYS_NICE"):
         # Kernels with CONFIG_RT_GROUP_SCHED, which give a new control group no share of it.
         return (
             "give its control group a share of real time: cpu.rt_runtime_us, "
@@ -156,13 +157,10 @@ def may_lock_everything() -> bool:
     """
     if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
         return True
-    return _holds(CAP_IPC_LOCK)
+    return _holds("CAP_IPC_LOCK")
 
 
-def _holds(capability: int) -> bool:
+def _holds(name: str) -> bool:
     """Whether a capability is in effect on the host itself, not in a user namespace only."""
-    status = Path("/proc/self/status").read_text()
-    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective.split()[1], 16) >> capability & 1:
-        return False
-    return Path("/proc/self/uid_map").read_text().split() == _WHOLE_RANGE
+    whole = Path("/proc/self/uid_map").read_text().split() == _WHOLE_RANGE
+    return whole and capability.holds(name)

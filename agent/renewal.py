@@ -15,11 +15,13 @@ from ipaddress import IPv4Address, ip_address
 
 from agent.capability import CapabilityMissing
 from agent.gate import MARK, MAX_VIPS
+from agent.neighbour import ETH_IPV4, ETH_IPV6, ethernet
 from agent.nft import KernelRefused
 
 _SO_MARK = 36
 _LO = "lo"
-_IPV4, _IPV6 = 0x0800, 0x86DD
+_NOBODY = bytes(6)
+"""Hardware address of ``lo``."""
 _HOPS = 1
 _LOST = frozenset({errno.EAGAIN, errno.ENOBUFS})
 """Where a buffer is full, one renewal of several is lost, like any lost beat."""
@@ -34,16 +36,16 @@ def frame(vip: str, port: int) -> bytes:
     ip = ip_address(vip)
     datagram = struct.pack("!HHHH", port, port, 8, 0)
     if isinstance(ip, IPv4Address):
-        kind, form, length = _IPV4, "!BBHHHBBH4s4s", 20 + len(datagram)
+        kind, form, length = ETH_IPV4, "!BBHHHBBH4s4s", 20 + len(datagram)
         header = struct.pack(
             form, 0x45, 0, length, 0, 0, _HOPS, socket.IPPROTO_UDP, 0, ip.packed, ip.packed
         )
     else:
-        kind, form = _IPV6, "!IHBB16s16s"
+        kind, form = ETH_IPV6, "!IHBB16s16s"
         header = struct.pack(
             form, 6 << 28, len(datagram), socket.IPPROTO_UDP, _HOPS, ip.packed, ip.packed
         )
-    return bytes(12) + kind.to_bytes(2) + header + datagram
+    return ethernet(_NOBODY, _NOBODY, kind, header + datagram)
 
 
 class Renewals:

@@ -163,7 +163,7 @@ class Vips:
         return True
 
     def _refused(self, group: GroupId, error: HalbError) -> None:
-        _log.error("lease of %s: %s %s", group, error.message, error.remedy)
+        _log.error("lease of %s: %s. %s", group, error.message, error.remedy)
         self._deliver(LeaseLapsed((group,)))
 
     def _announce(self, group: GroupId) -> None:

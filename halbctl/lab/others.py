@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 
 from halbctl.lab.load import PORTS
+from halbctl.lab.modes import speak_as
 from halbctl.lab.namespaces import INTERFACE, Host
 from halbctl.lab.plan import CLIENT
 from halbctl.lab.site import Site
@@ -92,11 +93,9 @@ def send_on(site: Site, host: str, address: str) -> None:
 
 def _lead(site: Site, end: Host, own: str, other: str, device: Host) -> None:
     """Let ``end`` speak as ``own`` with ``other``, which it finds behind the device, unasked."""
-    run = site.network.run
-    run(end.name, "ip", "address", "add", f"{own}/32", "dev", "lo")
-    run(end.name, "ip", "route", "add", f"{other}/32", "dev", INTERFACE, "src", own)
+    speak_as(site, end.name, own, other)
     entry = ("lladdr", device.mac, "nud", "permanent", "dev", INTERFACE)
-    run(end.name, "ip", "neighbour", "replace", other, *entry)
+    site.network.run(end.name, "ip", "neighbour", "replace", other, *entry)
 
 
 def _own(site: Site, host: str, address: str) -> None:
