@@ -190,10 +190,11 @@ class _Lanes:
             way = found.verdict({address: f"jump {lane}" for address, lane in lanes.items()})
             rules.append(way.ahead + way.expression)
             sets = way.sets
+        else:
+            rules.append(f"jump {lanes[found.only]}")
         if limited and len(lanes) > 1:
             table = ", ".join(f"{n} : jump {lane}" for n, lane in enumerate(lanes.values()))
             rules.append(f"numgen random mod {len(lanes)} vmap {{ {table} }}")
-        if limited or found.only is not None:
             rules += (f"jump {lane}" for lane in lanes.values())
         return (*rules, *refusal(self.listener)), sets
 

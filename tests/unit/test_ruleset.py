@@ -227,6 +227,24 @@ def test_the_kernel_counts_up_to_a_limit_that_it_can_walk_through() -> None:
     assert "jump" in chains(1001), "a gateway that the agent counts full sends flows on"
 
 
+@pytest.mark.parametrize(
+    ("sticky", "most", "rest"), [(60, 0, ()), (0, 9, ("numgen", "jump", "jump"))]
+)
+def test_a_gateway_of_too_little_weight_for_a_slot_is_not_led_the_flows_of_all(
+    sticky: int, most: int, rest: tuple[str, ...]
+) -> None:
+    """Which are those of the other one, and of any only where that has no room."""
+    light, heavy = (replace(g, weight=w, max_connections=most) for g, w in ((GW1, 1), (GW2, 256)))
+    vs = replace(server(light, heavy, listener=replace(HTTPS, sticky=sticky)), seed=5)
+    chains = compiled(vs).chains
+    (lane,) = (
+        name for name, rules in chains.items() if rules[-1].endswith(f"dnat ip to {heavy.address}")
+    )
+    choice = [each for each in chains[CHAIN] if each.startswith(("jump", "numgen"))]
+    assert choice[0] == f"jump {lane}"
+    assert tuple(each.partition(" ")[0] for each in choice[1:]) == rest
+
+
 def test_what_a_listener_remembers_outlives_its_gateways() -> None:
     sticky = msgspec.structs.replace(HTTPS, sticky=60, client_connections=5, client_rate=7)
     some, none = (compiled(server(*g, listener=sticky)) for g in ((GW1, GW2), ()))
