@@ -33,15 +33,13 @@ def _on_the_way(old: Ruleset, new: Ruleset, differ: list[str]) -> Iterator[Rules
     for some in _portions(name for name in differ if name not in old.chains):
         now = replace(now, chains={**now.chains, **{name: new.chains[name] for name in some}})
         yield now
+    # What is led elsewhere, or nowhere, is so at once: ranges of ports must never overlap.
     now = replace(
         now,
         vips=old.vips | new.vips,
-        services={**old.services, **new.services},
-        ranges={**old.ranges, **new.ranges},
-        maps={
-            name: {**old.maps.get(name, {}), **new.maps.get(name, {})}
-            for name in {**old.maps, **new.maps}
-        },
+        services=new.services,
+        ranges=new.ranges,
+        maps=new.maps,
     )
     yield now
     for some in _portions(name for name in differ if name in old.chains):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import msgspec
 import pytest
 
 from agent import stages
@@ -13,7 +15,7 @@ from agent.netlink import ruleset_generation
 from agent.nft import KernelRefused, Nft
 from halbctl.lab.namespaces import Network
 from protocol.ids import GroupId
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Forwarding, Gateway, Listener, VirtualServer
 from tests.kernel.namespaces import Device, hosts
 
 pytestmark = pytest.mark.kernel
@@ -77,6 +79,31 @@ def test_many_stages_come_to_the_same_as_one_transaction(device: Device, change:
     found = table(device)
     assert not device.reconcile(change).changed
     assert found == loaded_at_once(device, change)
+
+
+@pytest.mark.parametrize("forwarding", ["snat", "routed"])
+def test_ranges_of_ports_of_many_become_others_that_overlap_with_them(
+    device: Device, forwarding: Forwarding
+) -> None:
+    def ranged(desired: Desired, first: int) -> Desired:
+        listener = Listener(protocol="tcp", port=first, last_port=first + 10, gateway_port=first)
+        servers = (
+            msgspec.structs.replace(
+                vs, forwarding=forwarding, listeners=(listener,), gateways=(own(number),)
+            )
+            for number, vs in enumerate(desired.virtual_servers)
+        )
+        return replace(desired, virtual_servers=tuple(servers))
+
+    def own(number: int) -> Gateway:
+        return Gateway(name="gw1", address=f"10.77.0.{30 + number}", weight=1)
+
+    device.reconcile(ranged(wish(), 7000))
+    before = device.call(ruleset_generation)
+    change = ranged(wish(), 7005)
+    device.reconcile(change)
+    assert device.call(ruleset_generation) - before > MANY / 3
+    assert table(device) == loaded_at_once(device, change)
 
 
 def test_of_many_only_the_refused_one_stays_away(device: Device) -> None:

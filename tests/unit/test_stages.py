@@ -94,3 +94,15 @@ def test_a_small_change_is_one_transaction() -> None:
     old = ruleset(dict.fromkeys(range(100), (FARM, LISTENERS, "snat", 1)))
     new = ruleset({n: (FARM[:2] if n < 9 else FARM, LISTENERS, "snat", 1) for n in range(100)})
     assert list(stages(old, new)) == [new]
+
+
+def test_ranges_of_ports_never_overlap_on_the_way() -> None:
+    """The kernel would take no such stage."""
+    wider = (replace(PLAIN, port=85, last_port=99),)
+    old, new = (
+        ruleset(dict.fromkeys(range(AT_ONCE + 1), (FARM, listeners, "snat", 0)))
+        for listeners in (LISTENERS, wider)
+    )
+    on_the_way = list(stages(old, new))
+    assert len(on_the_way) > 2
+    assert all(stage.ranges in (old.ranges, new.ranges) for stage in on_the_way)
