@@ -77,7 +77,6 @@ class Books:
         except KernelRefused:
             # A table of another release, whose sets have other types.
             self.remove()
-            self._ledger.start_again()
             self._nft.run(accounts.table())
 
     def _present(self) -> Accounts:
@@ -112,4 +111,5 @@ class Books:
     def remove(self) -> None:
         """Leave nothing behind."""
         self._nft.run(f"add {_NAME}\ndelete {_NAME}\n")
+        self._ledger.start_again()
         self._accounts = None

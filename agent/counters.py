@@ -87,8 +87,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self._before: dict[_Key, Tally] = {}
-        """What counters held that are gone or started again."""
+        """What counters held that started again."""
         self._newest: dict[_Key, Tally] = {}
+        """What each was when it was last seen."""
 
     def read(self) -> Reading:
         """Dump the kernel's sets. Raises NetlinkError where the table is missing."""
@@ -101,16 +102,25 @@ class Ledger:
         return dump_counters(accounts.TABLE, name)
 
     def add(self, seen: Mapping[_Key, Tally]) -> None:
-        """Take in one dump."""
-        for key, old in self._newest.items():
-            new = seen.get(key)
-            if new is None or new.packets < old.packets:
-                self._before[key] = added(self._before.get(key, Tally()), old)
-        self._newest = dict(seen)
+        """Take in one dump.
+
+        One that it lacks keeps what it had: while packets make a set grow, the kernel
+        passes over elements that are there.
+        """
+        for key, new in seen.items():
+            old = self._newest.get(key)
+            if old is not None and new.packets < old.packets:
+                self._put_by(key, old)
+        self._newest.update(seen)
 
     def start_again(self) -> None:
         """The kernel's counters are known to begin at zero now."""
-        self.add({})
+        for key, old in self._newest.items():
+            self._put_by(key, old)
+        self._newest = {}
+
+    def _put_by(self, key: _Key, tally: Tally) -> None:
+        self._before[key] = added(self._before.get(key, Tally()), tally)
 
     def totals(self) -> Reading:
         """Everything counted so far."""

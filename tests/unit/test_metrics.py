@@ -57,6 +57,17 @@ def test_totals_are_what_the_kernel_says() -> None:
     assert read.back == {ACCOUNT: Tally(20, 9000)}
 
 
+def test_what_one_reading_passed_over_is_not_counted_twice() -> None:
+    """While a set grows, the kernel lists some of its elements twice and others not at all."""
+    ledger = Ledger()
+    for seen in ({OPENED: Tally(3, 180), BACK: Tally(9, 900)}, {}, {OPENED: Tally(4, 240)}):
+        ledger.add(seen)
+        assert ledger.totals().back == {ACCOUNT: Tally(9, 900)}
+    ledger.add({OPENED: Tally(4, 240), BACK: Tally(11, 1100)})
+    assert ledger.totals().opened == {ACCOUNT: 4}
+    assert ledger.totals().back == {ACCOUNT: Tally(11, 1100)}
+
+
 def test_totals_go_on_where_a_counter_started_again() -> None:
     ledger = Ledger()
     ledger.add({FORTH: Tally(30, 3000)})
