@@ -117,19 +117,23 @@ class StickyClients:
             await rest(self._loop.time() - began, READ_SHARE, TELL_S)
 
     async def _tell(self) -> None:
-        room = MAX_PARTS
-        for each in self._listeners:
+        room, listeners = MAX_PARTS, self._listeners
+        for each in listeners:
             uid = each.server.uid
-            if self._holder(uid) != self._me or not self._others[uid]:
+            others = self._others[uid]
+            if self._holder(uid) != self._me or not others:
                 self._told.pop(each.name, None)
                 continue
             found = await self._kernel.do(partial(DataPlane.clients, name=each.name))
+            if self._listeners is not listeners:
+                # The configuration has changed: the next look is at what there is now.
+                return
             due = self._due(each, found, room * MAX_CLIENTS_TOLD)
             for part in _parts(due):
                 room -= 1
                 records = pack(each.version, part)
                 version: Literal[4, 6] = 6 if each.version == 6 else 4
-                for device in self._others[uid]:
+                for device in others:
                     message = ClientsKept(uid, each.listener.key, version, records)
                     self._send(device, message)
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.clients import StickyClients
 from agent.gated import class_id, numbers
 from agent.sticky import elements, parse
+from protocol.changes import DeleteVirtualServer
 from protocol.clients import MAX_LEFT_MS, Client, ClientsKept, pack
 from protocol.errors import MalformedMessage
-from protocol.ids import GroupId
+from protocol.ids import DeviceId, GroupId
 from protocol.objects import Gateway, VirtualServer
+from tests.unit.listening import run
+from tests.unit.paris import RDP, WEB, after, site
+from tests.unit.paris import server as server_of
 
 UID = GroupId("00000000000000aa")
+ME = DeviceId("0000000000000001")
 LISTING = """table inet halb {
 \tmap vs_sticky {
 \t\ttype ipv4_addr : classid
@@ -89,3 +97,37 @@ def test_numbers_of_gateways_do_not_depend_on_their_order_and_are_never_none_or_
     assert len(set(found.values())) == 100
     assert all(0 < number < 0xFFFFFFFF for number in found.values())
     assert class_id(0xBEEF0001) == "beef:1"
+
+
+def test_a_virtual_server_that_goes_while_its_clients_are_read_ends_nothing_else() -> None:
+    """A large map takes a while to read, so there are many such moments."""
+    devices = {"devices": ["a", "b"], "on_peer_loss": "serve"}
+    sticky = {"protocol": "tcp", "port": 80, "sticky": 60}
+    config = site(
+        {**WEB, **devices, "vips": ["10.77.0.101/24"], "listeners": [sticky]},
+        {**RDP, "listeners": [sticky]},
+    )
+    without = after(config, DeleteVirtualServer("web"))
+    told: list[tuple[DeviceId, object]] = []
+    both = [server_of(config, name) for name in ("web", "rdp")]
+
+    async def test() -> None:
+        async def read(_: object) -> dict[str, Client]:
+            if len(clients._listeners) == 2:
+                clients.on_config(without, both[1:])
+            return {"10.77.0.7": Client("10.77.0.7", 1, 9000)}
+
+        kernel: Any = SimpleNamespace(do=read)
+        clients: Any = StickyClients(ME, kernel)
+        clients._send, clients._holder = lambda *each: told.append(each), lambda _: ME
+        clients.on_config(config, both)
+        await clients._tell()
+        assert not told
+        assert not clients._told
+        await clients._tell()
+
+    run(test())
+    ((to, message),) = told
+    assert to == "0000000000000002"
+    assert isinstance(message, ClientsKept)
+    assert message.group == both[1].uid
