@@ -84,9 +84,11 @@ class Moving:
                 return True
             # This device is primary again: the earlier move has failed.
             self._follow(message.group, under_way, group, now, out)
-        moved = message.to is None and group.voter.term > message.term > 0
-        if message.to == self.me or moved:
-            self._end(Outcome(message.id, detail="is primary already"), origin, out)
+        # Whoever was primary when it was asked may have moved it here, for this very request.
+        moved = group.voter.term > message.term > 0
+        if message.to == self.me or (message.to is None and moved):
+            detail = "moved" if moved else "is primary already"
+            self._end(Outcome(message.id, detail=detail), origin, out)
             return True
         to = message.to or best_successor(group, contacts, now)
         reason = "no other device can take it" if to is None else why_not(group, to, contacts, now)

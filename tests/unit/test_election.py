@@ -177,7 +177,7 @@ def test_promote_ends_with_one_outcome() -> None:
     cluster = Cluster().settled()
     cluster.give(cluster.devices[2].id, Promote("r1", "rdp", "d3"))
     cluster.run(500)
-    assert outcome(cluster, "r1").error is None
+    assert outcome(cluster, "r1").detail == "moved"
     cluster.give(cluster.devices[2].id, Promote("r2", "rdp", "d3"))
     cluster.run(500)
     assert outcome(cluster, "r2").detail == "is primary already"
