@@ -78,6 +78,8 @@ def remove(
         return
     from halbctl.draining import wait_until_empty
 
+    # What would be refused in the end, such as to remove the last one, ends no connection first.
+    change(ctx, removal, dry_run=True, force=True)
     note(_drained(ctx, vs, gateway, "0s" if drain is None else drain, if_revision)["detail"])
     wait_until_empty(ctx, vs, gateway)
     finish(ctx, change(ctx, removal, force=True))
@@ -92,7 +94,7 @@ def _drained(
     from protocol.changes import SetGateway
     from protocol.durations import parse_seconds
 
-    seconds = None if deadline is None else parse_seconds("deadline", deadline)
+    seconds = None if deadline is None else parse_seconds("--deadline", deadline)
     until = None if seconds is None else int(time.time()) + seconds
     return change(ctx, SetGateway(vs, gateway, state="draining", drain_until=until), if_revision)
 

@@ -10,6 +10,7 @@ import pytest
 from halbctl import draining
 from protocol import api, insight
 from protocol.changes import RemoveGateway, SetDevice, SetGateway
+from protocol.errors import ExitCode
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -100,11 +101,26 @@ def test_a_gateway_is_emptied_and_then_removed(
     ran = halbctl("gateway", "remove", "rdp", "gw1", *option, "--if-revision", "1.1")
     assert ran.code == 0
     assert "gw1 has no connections" in ran.err
-    drain, removal = peer.wait_for(api.PutChange, 2)
+    trial, drain, removal = peer.wait_for(api.PutChange, 3)
+    assert (trial.change, trial.dry_run) == (removal.change, True)
     assert (drain.change.state, drain.if_revision) == ("draining", "1.1")
     assert before + seconds <= drain.change.drain_until <= int(time.time()) + seconds
     assert removal.change == RemoveGateway("rdp", "gw1")
     assert removal.force
+
+
+@pytest.mark.parametrize("option", [("--force",), ("--drain", "10m")])
+def test_a_gateway_that_may_not_be_removed_is_not_drained_either(
+    peer: Peer, halbctl: Halbctl, option: tuple[str, ...]
+) -> None:
+    peer.answers[api.PutChange] = lambda op: (
+        api.Failure(ExitCode.USAGE, "VIP 10.77.0.100 would have no gateway of IPv4", "")
+        if isinstance(op.change, RemoveGateway)
+        else api.Done("drained", "1.2")
+    )
+    peer.answers[api.GetGateways] = views(0, "draining")
+    assert halbctl("gateway", "remove", "rdp", "gw1", *option).code == 2
+    assert peer.only(api.PutChange).dry_run
 
 
 @pytest.mark.parametrize(
@@ -127,7 +143,7 @@ def test_where_nobody_counts_a_gateway_is_empty_once_it_is_disabled(
     peer.answers[api.PutChange] = api.Done("done", "1.2")
     peer.answers[api.GetGateways] = views(-1, "disabled")
     assert halbctl("gateway", "remove", "rdp", "gw1", "--force").code == 0
-    assert len(peer.wait_for(api.PutChange, 2)) == 2
+    assert len(peer.wait_for(api.PutChange, 3)) == 3
 
 
 def test_a_device_is_waited_for_until_it_is_primary_of_nothing(
