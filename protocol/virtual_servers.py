@@ -14,7 +14,7 @@ import msgspec
 
 from protocol.addresses import check_gateway_address, check_vip, family
 from protocol.admission import device_named, hosts_of
-from protocol.assignment import wanted_lone, wanted_voters
+from protocol.assignment import carriers_of, wanted_lone, wanted_voters
 from protocol.config import Config, Edit
 from protocol.document import (
     SiteDocument,
@@ -227,6 +227,7 @@ def _put(
     _refuse_undecided_pair(config, server, present)
     _refuse_lacking_family(server, present)
     _refuse_device_as_vip(server, _hosts(config))
+    _refuse_carrier_as_gateway(config, server, present)
     others = [s for s in config.virtual_servers.values() if s.uid != server.uid]
     _refuse_overlap(server, others)
     refuse_ambiguous((*others, server))
@@ -355,6 +356,22 @@ def _refuse_device_as_vip(server: VirtualServer, hosts: dict[str, str]) -> None:
                 f"VIP {vip} of Virtual Server {server.name!r} is the address of "
                 f"device {hosts[vip]!r}",
                 "Use an address that belongs to no host.",
+            )
+
+
+def _refuse_carrier_as_gateway(
+    config: Config, server: VirtualServer, present: VirtualServer | None
+) -> None:
+    """Refuse a new gateway that would be its own while that device is primary."""
+    devices = [config.devices[device] for device in carriers_of(config, server)]
+    carriers = {host: device for device in devices for host in hosts_of(device)}
+    known = {gateway.address for gateway in present.gateways} if present else set()
+    for gateway in server.gateways:
+        if gateway.address in carriers and gateway.address not in known:
+            raise InvalidInput(
+                f"gateway {gateway.name} has the address {gateway.address}, which is one of "
+                f"device {carriers[gateway.address].name!r}, which may carry {server.name!r}",
+                "A device cannot be its own gateway: give the address of another host.",
             )
 
 

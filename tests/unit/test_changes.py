@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from protocol.changes import (
     AddGateway,
     ApplyDocument,
-    CancelMove,
     Change,
     DeleteVirtualServer,
-    PlanMove,
     PutVirtualServer,
     RemoveDevice,
     RemoveGateway,
@@ -31,7 +29,7 @@ from protocol.ids import SITE_GROUP
 from protocol.objects import key_of
 from protocol.rendering import document_of, render_site
 from protocol.timing import Profile
-from tests.unit.paris import NOW, RDP, WEB, after, device, edit, gateways, server, site
+from tests.unit.paris import RDP, WEB, after, device, edit, gateways, server, site
 
 
 def document(data: dict[str, object], **changes: object) -> VirtualServerDocument:
@@ -140,6 +138,17 @@ def test_a_gateway_and_a_vip_are_never_the_same_address() -> None:
 def test_a_vip_that_is_the_address_of_a_device() -> None:
     for change in (create(WEB, vips=["10.77.0.11/24"]), apply({**WEB, "vips": ["10.77.0.11"]})):
         refuses(site(), change, InvalidInput, "10.77.0.11", "device 'a'")
+
+
+def test_a_device_that_may_carry_it_is_no_gateway_of_it() -> None:
+    config = site(RDP)
+    itself = AddGateway("rdp", gateway("x", "10.77.0.12"))
+    refuses(config, itself, InvalidInput, "gateway x", "10.77.0.12", "device 'b'")
+    other = after(config, AddGateway("rdp", gateway("x", "10.77.0.13")))
+    assert gateways(other)["x"].address == "10.77.0.13", "c does not carry it"
+    known = {"name": "x", "address": "10.77.0.13"}
+    wider = {**RDP, "devices": ["a", "b", "c"], "gateways": [known]}
+    assert gateways(after(other, apply(wider)))["x"].weight == 1, "what was so before stays"
 
 
 def test_each_ip_version_of_the_vips_needs_a_gateway_or_none_does() -> None:
@@ -275,63 +284,6 @@ def test_two_virtual_servers_may_swap_their_vips() -> None:
 
 def test_a_document_is_applied_whole_or_not_at_all() -> None:
     refuses(site(RDP), apply(RDP, {**WEB, "devices": ["zz"]}), InvalidInput, "'zz'")
-
-
-# What is shown of an edit
-
-
-def lines(config: Config, change: Change) -> tuple[str, ...]:
-    return describe(config, edit(config, change))
-
-
-def test_a_planned_move_is_shown_by_the_name_of_what_moves() -> None:
-    config = site(RDP)
-    plan = PlanMove("rdp", "b", NOW + 60, "0123456789abcdef")
-    assert lines(config, plan) == ("+ planned move of rdp",)
-    assert lines(after(config, plan), CancelMove("rdp")) == ("- planned move of rdp",)
-
-
-def test_a_dry_run_shows_each_thing_that_changes() -> None:
-    config = site(RDP)
-    wanted = {
-        **RDP,
-        "vips": ["10.77.0.110/24"],
-        "devices": ["b", "a"],
-        "profile": "fast",
-        "gateways": [
-            {"name": "gw1", "address": "10.77.0.31", "weight": 3},
-            {"name": "gw3", "address": "10.77.0.33"},
-        ],
-        "listeners": [{"protocol": "tcp", "port": 443, "balance": "source-hash"}],
-    }
-    assert lines(config, apply(wanted, {"name": "web", "vips": ["10.77.0.101"]})) == (
-        "~ virtual server rdp devices a, b -> b, a",
-        "~ virtual server rdp profile normal -> fast",
-        "+ vip rdp 10.77.0.110/24",
-        "- vip rdp 10.77.0.100/24",
-        "~ gateway rdp/gw1 weight 1 -> 3",
-        "+ gateway rdp/gw3 address 10.77.0.33 weight 1 state enabled",
-        "- gateway rdp/gw2: connections that it still has go on",
-        "~ listener rdp/tcp/443 balance hash -> source-hash",
-        "~ listener rdp/tcp/443 check tcp every 2 s, timeout 1 s, fall 3, rise 2 -> none",
-        "+ virtual server web",
-        "+ vip web 10.77.0.101/32",
-    )
-    assert lines(config, apply()) == ("- virtual server rdp",)
-
-
-def test_another_order_is_shown_too() -> None:
-    backwards = {**RDP, "gateways": list(reversed(RDP["gateways"]))}  # type: ignore[call-overload]
-    assert lines(site(RDP), apply(backwards)) == ("~ gateway rdp order gw1, gw2 -> gw2, gw1",)
-
-
-def test_devices_are_shown_by_name() -> None:
-    config = site({**RDP, "witnesses": ["c"]})
-    assert lines(config, SetDevice("a", drained=True)) == ("~ device a drained no -> yes",)
-    assert lines(config, RemoveDevice("c")) == (
-        "~ virtual server rdp witnesses c -> none",
-        "- device c",
-    )
 
 
 # All of it together
