@@ -46,7 +46,8 @@ async def examine(
     """
     found: list[Finding] = []
     if interface:
-        found += await asyncio.to_thread(host_check.look, interface)
+        in_site = status is not None
+        found += await asyncio.to_thread(host_check.look, interface, in_site=in_site)
     if status is not None:
         found += known(name, status)
         if interface:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from platform import release
 
 from agent import (
@@ -38,15 +38,26 @@ _TIMEX_SIZE = 512
 """More than the kernel's ``struct timex`` has."""
 
 
-def look(interface: str) -> tuple[Finding, ...]:
-    """Everything about the host itself. Takes a moment: nft is asked several times."""
-    checks = (capabilities, kernel, settings, service_interface, clock, firewalls, connections)
+def look(interface: str, *, in_site: bool) -> tuple[Finding, ...]:
+    """Everything about the host itself. Takes a moment: nft is asked several times.
+
+    Outside a Site the agent leaves the host's settings alone.
+    """
+    checks: dict[str, Callable[[str], Iterable[Finding]]] = {
+        "capabilities": capabilities,
+        "kernel": kernel,
+        "settings": settings if in_site or sysctl.read_only() else settings_to_be_made,
+        "interface": service_interface,
+        "time": clock,
+        "firewall": firewalls,
+        "connections": connections,
+    }
     found: list[Finding] = []
-    for each in checks:
+    for name, each in checks.items():
         try:
             found += each(interface)
         except HalbError as error:
-            found.append(Finding(each.__name__, "problem", error.message, error.remedy))
+            found.append(Finding(name, "problem", error.message, error.remedy))
     return tuple(found)
 
 
@@ -106,12 +117,19 @@ def settings(interface: str) -> Iterator[Finding]:
             (
                 "Set on the host: "
                 if sysctl.read_only()
-                else "The agent sets it while it carries something: who sets it back? "
+                else "The agent sets it while it belongs to a Site: who sets it back? "
             )
             + f"sysctl -w {name}={wanted[path]}",
         )
     if not wrong:
         yield Finding("settings", "ok", "forwarding and connection tracking are set as needed")
+
+
+def settings_to_be_made(interface: str) -> Iterator[Finding]:
+    """How many of them the agent will make; raises SysctlRefused where nothing tracks flows."""
+    wrong = len(sysctl.survey(interface))
+    text = f"{wrong} to be made by the agent once it belongs to a Site" if wrong else "as needed"
+    yield Finding("settings", "ok", f"kernel settings: {text}")
 
 
 def service_interface(interface: str) -> Iterator[Finding]:

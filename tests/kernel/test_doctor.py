@@ -123,6 +123,19 @@ def test_a_setting_that_was_turned_off_is_named(patient: Patient) -> None:
     assert "net/ipv4/ip_forward is 0, not 1" in wrong
 
 
+def test_before_it_joins_what_the_agent_will_set_itself_is_no_problem() -> None:
+    with hosts("a") as network:
+        device = Device(network, "a")
+        device.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+        told = device.call(lambda: asyncio.run(examine("a", ME, "eth0", Config(), None, {})))
+        in_a_site = Patient(network, device).wrong("settings")
+        device.close()
+    (found,) = [f for f in told.findings if f.check == "settings"]
+    assert found.state == "ok"
+    assert found.text == "kernel settings: 1 to be made by the agent once it belongs to a Site"
+    assert any("ip_forward is 0, not 1" in each for each in in_a_site)
+
+
 def test_a_table_that_drops_what_is_forwarded_is_named(patient: Patient) -> None:
     chain = "table inet fw { chain f { type filter hook forward priority 0; policy drop; }; }"
     patient.device.network.run("a", "nft", "-f", "-", text=chain)
@@ -142,6 +155,19 @@ def test_an_interface_that_is_down_is_named_and_hides_nothing_else() -> None:
     wrong = [f"{f.text}: {f.remedy}" for f in found if f.check == "interface"]
     assert wrong == ["interface eth0 is down: ip link set eth0 up"]
     assert {f.check for f in found} >= {"kernel", "settings", "peers", "gateways"}
+
+
+def test_an_interface_that_is_gone_is_a_finding_of_its_own_check() -> None:
+    with hosts("a") as network:
+        device = Device(network, "a")
+        device.run("ip", "link", "del", "eth0")
+        found = Patient(network, device).findings()
+        device.close()
+    assert [f.state for f in found if f.check == "interface"][:1] == ["problem"]
+    documented = {"capabilities", "kernel", "settings", "interface", "time", "firewall"}
+    assert {f.check for f in found} <= documented | {
+        "connections", "rules", "peers", "gateways", "mtu", "dsr", "agent",
+    }  # fmt: skip
 
 
 def test_the_mtu_is_that_of_the_interface(patient: Patient) -> None:
