@@ -30,7 +30,7 @@ class Chronicle:
 
     def happened(self, event: Event, config: Config, marks: Mapping[str, int]) -> None:
         """This device saw something; ``marks`` are further ones of its timeline."""
-        entry = entry_of(event, config, self._me, unix_ms(), marks)
+        entry = self._history.named(entry_of(event, config, self._me, unix_ms(), marks))
         self._remember(entry)
         if event.kind in TOLD:
             self._tidings.tell(entry)

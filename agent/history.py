@@ -164,6 +164,13 @@ class History:
         )
         return tuple(wanted[-limit:]) if limit > 0 else ()
 
+    def named(self, entry: HistoryEntry) -> HistoryEntry:
+        """``entry``, of a Virtual Server that is deleted already with the name that it had."""
+        if entry.virtual_server or entry.uid is None:
+            return entry
+        known = (e.virtual_server for e in reversed(self._entries) if e.uid == entry.uid)
+        return msgspec.structs.replace(entry, virtual_server=next(filter(None, known), ""))
+
     def verified(self, uid: GroupId, reporter: str, ms: float) -> HistoryEntry | None:
         """The entry about the newest takeover of ``uid`` by ``reporter``, with its last phase.
 

@@ -76,7 +76,7 @@ class Operations:
             case api.Join(token):
                 return await self._join(token)
             case api.GetHistory(name, limit):
-                return api.History(tuple(self.agent.history.query(name, limit)))
+                return self._history(name, limit)
             case api.GetDoctor():
                 return await self._examine()
             case _:
@@ -154,6 +154,12 @@ class Operations:
             self._require_site()
             yield await self.status()
             await self.agent.news.wait_for_change(interval)
+
+    def _history(self, name: str | None, limit: int) -> api.History:
+        entries = self.agent.history.query(name, limit)
+        if name is not None and not entries:
+            server_named(self.agent.config, name)
+        return api.History(entries)
 
     async def _explain(self, name: str) -> Explanation:
         agent = self.agent

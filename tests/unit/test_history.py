@@ -8,10 +8,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from agent.chronicle import Chronicle
 from agent.history import FILE, History, entry_of, phases
 from protocol.api import HistoryEntry
 from protocol.config import Config
@@ -116,6 +118,14 @@ class TestMemory:
             history.add(entry(at, virtual_server="rdp" if at % 2 else "web"))
         assert [e.at for e in history.query("rdp", 2)] == [7, 9]
         assert history.query(limit=0) == ()
+
+    def test_of_a_deleted_virtual_server_tells_the_name_that_it_had(self, tmp_path: Path) -> None:
+        history = History(tmp_path)
+        history.add(entry(1, virtual_server="rdp", uid=RDP))
+        chronicle = Chronicle(A, history, cast(Any, None), lambda: None)
+        for group in (RDP, SITE_GROUP):
+            chronicle.happened(Event("released", group, "gave the lease up", 5), Config(), {})
+        assert [e.virtual_server for e in history.query()] == ["rdp", "rdp", ""]
 
     def test_keeps_the_newest_up_to_its_limit(self, tmp_path: Path) -> None:
         history = History(tmp_path, limit=3)

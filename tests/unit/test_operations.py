@@ -1,0 +1,40 @@
+"""What the agent answers to requests that need nothing but what it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agent.history import History
+from agent.operations import Operations
+from protocol import api
+from protocol.errors import InvalidInput
+from tests.unit.test_history import RDP, config, entry
+
+
+def history_of(path: Path, name: str | None) -> list[int]:
+    """Times of the entries that an agent with one entry, of a deleted ``old``, tells of."""
+    history = History(path)
+    history.add(entry(7, virtual_server="old", uid=RDP))
+    agent = SimpleNamespace(history=history, config=config())
+    request = api.Request(api.API_VERSION, "r1", api.GetHistory(name))
+    told = asyncio.run(Operations(cast(Any, agent)).carry_out(request))
+    assert isinstance(told, api.History)
+    return [each.at for each in told.entries]
+
+
+@pytest.mark.parametrize(("name", "times"), [(None, [7]), ("old", [7]), ("rdp", [])])
+def test_the_history_of_what_is_or_was_is_told(
+    tmp_path: Path, name: str | None, times: list[int]
+) -> None:
+    assert history_of(tmp_path, name) == times
+
+
+def test_the_history_of_what_never_was_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no Virtual Server is named 'rdq'") as refused:
+        history_of(tmp_path, "rdq")
+    assert "'rdp'" in refused.value.remedy
