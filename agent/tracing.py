@@ -98,9 +98,14 @@ def question_of(op: api.Trace, server: VirtualServer, desired: Desired) -> Quest
     fitting.sort(key=lambda item: item.ports[1] - item.ports[0])
     if not fitting or (op.listener is None and len(fitting) > 1):
         known = ", ".join(item.key for item in server.listeners)
+        if not known:
+            raise InvalidInput(
+                f"Virtual Server {server.name!r} has no listener",
+                f"Give it one: `halbctl vs edit {server.name} --tcp PORT`.",
+            )
         raise InvalidInput(
             f"{op.listener or 'no port'} does not name one listener of {server.name!r}",
-            f"Write {server.name}:PORT; its listeners are {known or 'none'}.",
+            f"Write {server.name}:PORT; its listeners are {known}.",
         )
     listener = fitting[0]
     return Question(client, op.port, server, listener, vips[0], op.listener or listener.port)

@@ -41,7 +41,8 @@ def parse(data: bytes | str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         raise _at(name, error) from error
     except yaml.YAMLError as error:
-        raise InvalidInput(f"{name} is not YAML: {error}", "Save it as UTF-8 text.") from error
+        reason = " ".join(str(error).split())
+        raise InvalidInput(f"{name} is not YAML: {reason}", "Save it as UTF-8 text.") from error
     except ValueError as error:
         raise InvalidInput(f"{name}: {error}", "Quote the value if it is meant as text.") from error
 

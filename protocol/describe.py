@@ -210,7 +210,7 @@ def _gateway(gateway: Gateway) -> Fields:
 
 def _listener(listener: Listener) -> Fields:
     return {
-        "gateway port": str(listener.gateway_port),
+        "gateway port": "the same" if listener.last_port else str(listener.gateway_port),
         "balance": listener.balance,
         "sticky": say(listener.sticky) if listener.sticky else "no",
         "client_connections": str(listener.client_connections or "any"),

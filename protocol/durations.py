@@ -1,4 +1,4 @@
-"""Durations as people write them: ``90s``, ``5m``, ``2h``, or whole seconds."""
+"""Durations as people write them: ``90s``, ``5m``, ``2h``, ``7d``, or whole seconds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import re
 from protocol.errors import InvalidInput
 from protocol.shown import shown
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-_FORM = re.compile(r"([0-9]{1,9})(|s|m|h)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_FORM = re.compile(r"([0-9]{1,9})(|s|m|h|d)")
 
 
 def parse_seconds(path: str, text: str) -> int:
     """Seconds that ``text`` says; raise InvalidInput that names ``path``."""
     found = _FORM.fullmatch(text.strip())
     if found is None:
-        raise InvalidInput(f"`{path}` is {shown(text)}, no duration", "Write it as 60s, 5m or 2h.")
+        raise InvalidInput(
+            f"`{path}` is {shown(text)}, no duration", "Write it as 60s, 5m, 2h or 7d."
+        )
     return int(found[1]) * _UNITS[found[2]]
 
 

@@ -59,7 +59,8 @@ def _token(token: str | None, file: str | None) -> str:
         with open(0 if source == "-" else source, encoding="utf-8", closefd=source != "-") as text:
             read = text.read(MAX_TOKEN).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the token cannot be read from {source}: {error}") from error
+        reason = "it is no text" if isinstance(error, ValueError) else error.strerror
+        raise InvalidInput(f"the token cannot be read from {source}: {reason}") from error
     if not read:
         raise InvalidInput(f"no token in {'stdin' if source == '-' else source}")
     return read

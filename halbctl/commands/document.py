@@ -101,5 +101,10 @@ def _show(ctx: typer.Context, lines: list[str], revision: str) -> None:
 @app.command()
 def export(ctx: typer.Context) -> None:
     """Print the Site as a document that `apply` takes."""
-    output = settings_of(ctx).output
-    emit(get_document(ctx)["document"], "json" if output == "json" else "yaml", ())
+    exported = get_document(ctx)
+    if settings_of(ctx).output == "json":
+        emit(exported["document"], "json", ())
+    else:
+        # For --if-revision: asked for later, it may be that of another document.
+        print(f"# revision {exported['revision']}")
+        emit(exported["document"], "yaml", ())

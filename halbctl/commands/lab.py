@@ -108,6 +108,8 @@ def exec_(
     site = find(name)
     argv = site.network.within(site.plan.host(host).name, words)
     env = {**os.environ, "HALB_CONTROL": str(site.control(host))}
+    # Also where it was called by its path, and no environment of Python is entered.
+    env["PATH"] = os.pathsep.join((env.get("PATH", os.defpath), os.path.dirname(sys.executable)))
     for elsewhere in ("HALB_AGENT", "HALB_KEY"):
         env.pop(elsewhere, None)
     os.execvpe(argv[0], argv, env)  # noqa: S606 - this process becomes the command

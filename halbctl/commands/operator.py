@@ -67,7 +67,8 @@ def create(
             "devices": [device.name for device in devices],
         }
         emit(made, settings_of(ctx).output, [path])
-    note(f"operator {name} commands Site {key.site} with `halbctl --key {path} ...`")
+    named = "FILE" if path == "-" else path
+    note(f"operator {name} commands Site {key.site} with `halbctl --key {named} ...`")
 
 
 @app.command("list")

@@ -14,19 +14,8 @@ from halbctl.output import Cell, Paint, emit, table
 from halbctl.screens import age, utc
 from halbctl.session import ask, change, finish, order
 from halbctl.settings import settings_of
-from protocol.errors import InvalidInput
 
 app = area("Make, list and revoke the tokens that devices join with.")
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def seconds(text: str) -> int:
-    """``90``, ``90s``, ``15m``, ``2h`` or ``7d`` in seconds."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
-    if not (number.isascii() and number.isdigit() and len(number) < 10):
-        raise InvalidInput(f"--ttl {text!r} is not a duration", "Write 900s, 15m, 2h or 7d.")
-    return int(number) * UNITS[unit]
 
 
 @app.command()
@@ -37,8 +26,9 @@ def create(
 ) -> None:
     """Make a token and print it; nothing can show it again."""
     from protocol.api import CreateToken
+    from protocol.durations import parse_seconds
 
-    token = order(ctx, CreateToken(seconds(ttl), uses))
+    token = order(ctx, CreateToken(parse_seconds("--ttl", ttl), uses))
     emit(token, settings_of(ctx).output, [token["token"]])
     devices = "one device" if token["uses"] == 1 else f"{token['uses']} devices"
     note(f"token {token['id']} lets {devices} join until {utc(token['expires_at'])}")

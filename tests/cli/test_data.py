@@ -127,7 +127,9 @@ def test_history_prints_in_full(halbctl: Halbctl) -> None:
 
 
 def test_export_is_a_document_in_either_form(halbctl: Halbctl) -> None:
-    assert yaml.safe_load(halbctl("export").out) == recorded.DOCUMENT
+    exported = halbctl("export").out
+    assert exported.startswith("# revision 3.17\n"), "to apply it --if-revision"
+    assert yaml.safe_load(exported) == recorded.DOCUMENT
     assert json.loads(halbctl("export", "-o", "json").out) == recorded.DOCUMENT
 
 

@@ -101,6 +101,7 @@ def test_yaml_that_cannot_be_read(
     assert ran.code == ExitCode.USAGE
     assert str(site) in ran.err
     assert says in ran.err
+    assert "\\n" not in ran.err, "a sentence has no line breaks"
     assert peer.requests == []
 
 

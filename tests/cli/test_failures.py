@@ -154,7 +154,7 @@ def test_version_needs_no_agent(halbctl: Halbctl) -> None:
         (("gateway", "add", "rdp", "g=1.2.3.4:x"), "has 'x' for a weight"),
         (("vs", "create", "x", "--tcp", "http"), "--tcp 'http' is not a port"),
         (("vs", "create", "x", "--profile", "snail"), "'snail' is not one of"),
-        (("token", "create", "--ttl", "5 weeks"), "'5 weeks' is not a duration"),
+        (("token", "create", "--ttl", "5 weeks"), "`--ttl` is '5 weeks', no duration"),
         (("vs", "delete", "x", "--if-revision", "7"), "revision '7' is not TERM.N"),
         (("apply", "-f", "/nonexistent"), "/nonexistent: No such file"),
     ],

@@ -109,6 +109,7 @@ def test_a_new_key_as_data_and_on_stdout(member: Peer, halbctl: Halbctl) -> None
     }  # fmt: skip
     ran = halbctl("operator", "create", "carol", "--file", "-")
     assert keyfile.parsed("-", ran.out.encode()).operator == "carol"
+    assert "with `halbctl --key FILE ...`" in ran.err
     assert not Path("carol.key").exists()
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,8 @@ def test_a_lab_is_made_broken_healed_and_removed() -> None:
         assert "10.77.0.11" in lab(*inside, "ip", "address").stdout
         seen = lab(*inside, sys.executable, "-m", "halbctl", "-o", "json", "status").stdout
         assert json.loads(seen)["device"] == "a"
+        path = lab(*inside, "printenv", "PATH").stdout.strip()
+        assert str(Path(sys.executable).parent) in path.split(":"), "`halbctl` is found there"
         lab("exec", *named, "zz", "--", "true", code=2)
 
         site = find(name)

@@ -111,6 +111,8 @@ def test_the_listener_may_be_left_out_where_there_is_one() -> None:
     for wrong in ({"listener": 80}, {"client": "fd00::1"}, {"client": "x"}, {"port": 0}):
         with pytest.raises(HalbError):
             asked(two, **wrong)
+    with pytest.raises(HalbError, match="Virtual Server 'web' has no listener"):
+        asked(server(GW1, listeners=()))
 
 
 def test_the_hash_of_an_empty_key_and_long_keys_is_stable() -> None:

@@ -1,0 +1,81 @@
+"""What is shown of an edit, line by line."""
+
+from __future__ import annotations
+
+from protocol.changes import (
+    ApplyDocument,
+    CancelMove,
+    Change,
+    PlanMove,
+    RemoveDevice,
+    SetDevice,
+    describe,
+)
+from protocol.config import Config
+from protocol.document import parse_site
+from tests.unit.paris import NOW, RDP, after, edit, site
+
+
+def apply(*servers: dict[str, object]) -> ApplyDocument:
+    return ApplyDocument(parse_site({"virtual_servers": list(servers)}))
+
+
+def lines(config: Config, change: Change) -> tuple[str, ...]:
+    return describe(config, edit(config, change))
+
+
+def test_a_planned_move_is_shown_by_the_name_of_what_moves() -> None:
+    config = site(RDP)
+    plan = PlanMove("rdp", "b", NOW + 60, "0123456789abcdef")
+    assert lines(config, plan) == ("+ planned move of rdp",)
+    assert lines(after(config, plan), CancelMove("rdp")) == ("- planned move of rdp",)
+
+
+def test_a_dry_run_shows_each_thing_that_changes() -> None:
+    config = site(RDP)
+    wanted = {
+        **RDP,
+        "vips": ["10.77.0.110/24"],
+        "devices": ["b", "a"],
+        "profile": "fast",
+        "gateways": [
+            {"name": "gw1", "address": "10.77.0.31", "weight": 3},
+            {"name": "gw3", "address": "10.77.0.33"},
+        ],
+        "listeners": [{"protocol": "tcp", "port": 443, "balance": "source-hash"}],
+    }
+    assert lines(config, apply(wanted, {"name": "web", "vips": ["10.77.0.101"]})) == (
+        "~ virtual server rdp devices a, b -> b, a",
+        "~ virtual server rdp profile normal -> fast",
+        "+ vip rdp 10.77.0.110/24",
+        "- vip rdp 10.77.0.100/24",
+        "~ gateway rdp/gw1 weight 1 -> 3",
+        "+ gateway rdp/gw3 address 10.77.0.33 weight 1 state enabled",
+        "- gateway rdp/gw2: connections that it still has go on",
+        "~ listener rdp/tcp/443 balance hash -> source-hash",
+        "~ listener rdp/tcp/443 check tcp every 2 s, timeout 1 s, fall 3, rise 2 -> none",
+        "+ virtual server web",
+        "+ vip web 10.77.0.101/32",
+    )
+    assert lines(config, apply()) == ("- virtual server rdp",)
+
+
+def test_a_range_is_shown_to_have_the_same_ports_on_the_gateways() -> None:
+    config = site(RDP)
+    wanted = apply({**RDP, "listeners": [{"protocol": "udp", "port": "all"}]})
+    added, _ = lines(config, wanted)
+    assert added == "+ listener rdp/udp/all gateway port the same balance hash check none"
+
+
+def test_another_order_is_shown_too() -> None:
+    backwards = {**RDP, "gateways": list(reversed(RDP["gateways"]))}  # type: ignore[call-overload]
+    assert lines(site(RDP), apply(backwards)) == ("~ gateway rdp order gw1, gw2 -> gw2, gw1",)
+
+
+def test_devices_are_shown_by_name() -> None:
+    config = site({**RDP, "witnesses": ["c"]})
+    assert lines(config, SetDevice("a", drained=True)) == ("~ device a drained no -> yes",)
+    assert lines(config, RemoveDevice("c")) == (
+        "~ virtual server rdp witnesses c -> none",
+        "- device c",
+    )
