@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
@@ -25,11 +25,11 @@ from agent.flowstream import Chunk, Incoming, Outgoing, Step
 from agent.flowtable import FlowTable
 from agent.mirror import Mirror, enter
 from agent.rate import Share
-from agent.tellers import DRAIN_S, Tellers
+from agent.tellers import DRAIN_S, Tellers, office_of
 from protocol.config import Config
 from protocol.effects import Event, Input
 from protocol.flows import Behind, FlowsPart, FlowsWanted, Flush
-from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
 
 BATCH_S = 0.1
@@ -49,9 +49,6 @@ COMPARE_S = 300.0
 BEHIND_S = 30.0
 """After so long a device may be moved to although it still lacks flows."""
 BEHIND = "is still being told the flows of the primary"
-
-_OFFICES = ("primary", "leader", "released", "lame")
-"""Kinds of events that tell who is primary."""
 
 _log = logging.getLogger("halb.flows")
 UNKNOWN = FlowsPart(0, 0, False)
@@ -118,8 +115,8 @@ class Flows:
 
     def on_event(self, event: Event) -> None:
         """Follow who is primary of what."""
-        group, now = event.group, self._loop.time()
-        if group is None or group == SITE_GROUP or event.kind not in _OFFICES:
+        group, now = office_of(event), self._loop.time()
+        if group is None:
             return
         self._barrier.drop(group)
         if event.kind == "lame":
@@ -245,27 +242,27 @@ class Flows:
             self._send(device, part)
 
     def _on_wanted(self, device: DeviceId, message: FlowsWanted) -> None:
-        now = self._loop.time()
-        out = self._out.get(device)
-        if message.epoch:
-            if out is None or out.epoch != message.epoch or out.given_up:
-                self._send(device, UNKNOWN)
-            else:
-                out.acknowledge(message.number, now)
-                self._tell(device)
-                self._barrier.check(self._out)
-                if self._barrier.unmarked:
-                    self._read()
-            return
-        groups = self._tellers.told_to(device, message.groups, now)
-        # A question that is repeated while the table is read must not begin that anew.
-        reading = out is not None and not out.ready
-        due = max(self._begun.get(device, -PAUSE_S) + PAUSE_S, self._readings.free_at)
-        if groups and not reading and now >= due:
-            self._begin(device, groups, now)
+        now, out = self._loop.time(), self._out.get(device)
+        if not message.epoch:
+            self._begin(device, message.groups, now)
+        elif out is None or out.epoch != message.epoch or out.given_up:
+            self._send(device, UNKNOWN)
+        else:
+            out.acknowledge(message.number, now)
+            self._tell(device)
+            self._barrier.check(self._out)
+            if self._barrier.unmarked:
+                self._read()
 
-    def _begin(self, device: DeviceId, groups: tuple[GroupId, ...], now: float) -> None:
+    def _begin(self, device: DeviceId, wanted: Iterable[GroupId], now: float) -> None:
+        """Tell of all flows of ``wanted``, as far as this device does and if that is due."""
         assert self._table is not None
+        present, groups = self._out.get(device), self._tellers.told_to(device, wanted, now)
+        # A question that is repeated while the table is read must not begin that anew.
+        reading = present is not None and not present.ready
+        due = max(self._begun.get(device, -PAUSE_S) + PAUSE_S, self._readings.free_at)
+        if not groups or reading or now < due:
+            return
         self._epoch += 1
         out = self._out[device] = Outgoing(self._epoch, groups, self._tellers.vips_of(groups), now)
         self._listen()
@@ -299,6 +296,7 @@ class Flows:
             vips = self._tellers.vips_of(self._tellers.believed(leader, source.covered))
             if step is Step.FIRST:
                 self._compared[leader] = now
+                source.vips = self._tellers.vips_of(source.covered)
                 source.blurred = self._tellers.draining(source.covered, now)
                 self._mirrors[leader] = Mirror(self._table)
             mirror = self._mirrors[leader]
@@ -346,6 +344,7 @@ class Flows:
                 old = now - self._compared.get(leader, now) > COMPARE_S
                 old |= source.blurred and not self._tellers.draining(source.covered, now)
                 uncovered = not wanted[leader] <= source.covered
+                uncovered |= not self._tellers.vips_of(source.covered) <= source.vips
                 source.anew = source.anew or (source.complete and (old or uncovered))
             elif source.unwanted is None:
                 source.unwanted = now
@@ -358,8 +357,10 @@ class Flows:
         for device, out in list(self._out.items()):
             if out.silent(now) or not self._tellers.told(now):
                 del self._out[device]
-            else:
-                self._send(device, out.sign())
+                continue
+            self._send(device, out.sign())
+            if not self._tellers.vips_of(out.groups) <= out.vips:
+                self._begin(device, out.groups, now)
         self._judge()
         self._listen()
 

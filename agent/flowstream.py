@@ -134,6 +134,8 @@ class Incoming:
         """Since when nothing is wanted of that device: it tells of what it still forwards."""
         self.covered: frozenset[GroupId] = frozenset()
         """What the present stream is about."""
+        self.vips: frozenset[bytes] = frozenset()
+        """VIPs that this had, as far as this device knew, when the stream began."""
         self.complete = False
         """All of the primary's flows are in the kernel."""
         self.anew = False

@@ -8,13 +8,20 @@ from ipaddress import ip_address
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.effects import Event
-from protocol.ids import DeviceId, GroupId
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.timing import DRAIN_NS, SECOND
 
 DRAIN_S = DRAIN_NS / SECOND
 """After a hand-over the predecessor still forwards, and its entries must stay."""
 
+_OFFICES = ("primary", "leader", "released", "lame")
+"""Kinds of events that tell who is primary."""
 _NONE: frozenset[bytes] = frozenset()
+
+
+def office_of(event: Event) -> GroupId | None:
+    """The Virtual Server of whose primary an event tells; None where it tells of something else."""
+    return event.group if event.kind in _OFFICES and event.group != SITE_GROUP else None
 
 
 class Tellers:
