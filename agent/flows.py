@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
@@ -90,6 +90,7 @@ class Flows:
         self._out: dict[DeviceId, Outgoing] = {}
         self._begun: dict[DeviceId, float] = {}
         """When the first part of the newest stream to each device was sent."""
+        self._wanted: Mapping[DeviceId, frozenset[GroupId]] = {}
         self._in: dict[DeviceId, Incoming] = {}
         self._mirrors: dict[DeviceId, Mirror] = {}
         self._in_step: set[GroupId] = set()
@@ -128,11 +129,14 @@ class Flows:
 
     def _arrange(self) -> None:
         """Ask each primary for its groups' flows; listen to the kernel if this is one."""
-        for leader, groups in self._tellers.wanted().items():
-            present = self._in.get(leader)
-            if present is None or not groups <= present.wanted:
-                self._in[leader] = Incoming(groups)
+        before, self._wanted = self._wanted, self._tellers.wanted()
+        for leader, groups in self._wanted.items():
+            if not groups <= before.get(leader, frozenset()):
+                # Also of those that it told of before: what it said meanwhile was not heeded.
+                source = self._in.setdefault(leader, Incoming(groups))
+                source.wanted, source.anew = groups, True
                 self._ask(leader)
+        self._in_step &= self._tellers.carried
         self._in_step |= self._tellers.led()
         self._judge()
         self._listen()
@@ -140,7 +144,7 @@ class Flows:
     def _judge(self) -> None:
         """Tell the core for which groups this device is no choice of a planned move yet."""
         now = self._loop.time()
-        wanted = frozenset().union(*self._tellers.wanted().values())
+        wanted = frozenset().union(*self._wanted.values())
         self._lacking = {g: self._lacking.get(g, now) for g in wanted - self._in_step}
         behind = tuple(
             (group, BEHIND)
@@ -235,10 +239,7 @@ class Flows:
 
     def _tell(self, device: DeviceId) -> None:
         out = self._out[device]
-        if out.given_up:
-            self._send(device, UNKNOWN)
-            return
-        for part in out.due():
+        for part in (UNKNOWN,) if out.given_up else out.due():
             self._send(device, part)
 
     def _on_wanted(self, device: DeviceId, message: FlowsWanted) -> None:
@@ -337,13 +338,12 @@ class Flows:
 
     def _keep(self, now: float) -> None:
         """Signs of life both ways; let go of whom nothing is asked of or told any more."""
-        wanted = self._tellers.wanted()
         for leader, source in list(self._in.items()):
-            if leader in wanted:
+            if leader in self._wanted:
                 source.unwanted = None
                 old = now - self._compared.get(leader, now) > COMPARE_S
                 old |= source.blurred and not self._tellers.draining(source.covered, now)
-                uncovered = not wanted[leader] <= source.covered
+                uncovered = not self._wanted[leader] <= source.covered
                 uncovered |= not self._tellers.vips_of(source.covered) <= source.vips
                 source.anew = source.anew or (source.complete and (old or uncovered))
             elif source.unwanted is None:

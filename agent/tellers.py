@@ -67,6 +67,11 @@ class Tellers:
         """Whether any group of this device has another carrier."""
         return any(len(devices) > 1 for devices in self._carriers.values())
 
+    @property
+    def carried(self) -> frozenset[GroupId]:
+        """Groups that this device may be primary of."""
+        return frozenset(self._vips)
+
     def vips_of(self, groups: Iterable[GroupId]) -> frozenset[bytes]:
         """Packed VIPs of groups."""
         return frozenset().union(*(self._vips.get(group, _NONE) for group in groups))

@@ -1,8 +1,9 @@
-"""A Virtual Server gets one more VIP: flows to it are told from then on, like all others."""
+"""A Virtual Server changes while its flows are told: what was not heeded meanwhile is told anew."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import closing
 from ipaddress import ip_address
 
@@ -19,6 +20,7 @@ from protocol.messages import Message
 from protocol.objects import Gateway
 from tests.kernel.namespaces import UID, VIP, VIP6, Device, Inside, connect, desired, hosts
 from tests.kernel.test_slots_that_move import ME, NOTHING, PEER, SERVER, config
+from tests.unit.cluster import device
 from tests.unit.listening import until
 
 pytestmark = pytest.mark.kernel
@@ -71,32 +73,64 @@ def test_a_primary_tells_of_flows_to_a_vip_that_was_added() -> None:
         a.close()
 
 
-def test_a_secondary_asks_anew_once_it_knows_of_a_vip_that_was_added() -> None:
-    """What the primary told of it before was heeded by nobody."""
-    asked: list[FlowsWanted] = []
+class Secondary:
+    """A device whose primary has told it all flows, of which there are none."""
 
+    def __init__(self) -> None:
+        self.asked: list[FlowsWanted] = []
+        self.flows = Flows(ME.id, 1, self.send, NOTHING)
+
+    def send(self, to: DeviceId, message: Message) -> None:
+        if to == PEER.id and isinstance(message, FlowsWanted):
+            self.asked.append(message)
+
+    async def begin(self, epoch: int) -> None:
+        """The primary begins to tell, and this device goes on from there."""
+        self.flows.on_message(PEER.id, FlowsPart(epoch, 1, True, (UID,)))
+        await until(lambda: self.asked[-1].number == 1 and self.asked[-1].epoch == epoch)
+        number = len(self.asked)
+        await until(lambda: len(self.asked) > number + 5)
+        assert {each.epoch for each in self.asked[number:]} == {epoch}
+
+    async def asks_anew(self) -> None:
+        await until(lambda: self.asked[-1].groups == (UID,) and not self.asked[-1].epoch)
+
+
+def primary(device: DeviceId | None) -> Event:
+    return Event("leader", UID, "", 1, device)
+
+
+def grown(flows: Flows) -> None:
+    """What the primary told of the new VIP before this device knew of it was ignored."""
+    flows.on_config(with_vips(VIP, VIP6))
+
+
+def left_out(flows: Flows) -> None:
+    """For a while this device was none of those that carry the Virtual Server."""
+    full = config()
+    server = replace(full.virtual_servers[UID], devices=(PEER.id,))
+    flows.on_config(full.edited(Edit(put=(server,)), 3))
+    flows.on_config(with_vips(VIP))
+
+
+def led_by_another(flows: Flows) -> None:
+    """What the primary told before this device knew that it is primary again was ignored."""
+    flows.on_event(primary(device(3).id))
+    flows.on_event(primary(PEER.id))
+
+
+@pytest.mark.parametrize("change", [grown, left_out, led_by_another])
+def test_a_secondary_asks_anew_for_what_it_could_not_heed(change: Callable[[Flows], None]) -> None:
     async def test() -> None:
-        def send(_: DeviceId, message: Message) -> None:
-            if isinstance(message, FlowsWanted):
-                asked.append(message)
-
-        def begin(epoch: int) -> None:
-            flows.on_message(PEER.id, FlowsPart(epoch, 1, True, (UID,)))
-
-        flows = Flows(ME.id, 1, send, NOTHING)
-        await flows.start()
-        flows.on_config(with_vips(VIP))
-        flows.on_event(Event("leader", UID, "", 1, PEER.id))
-        begin(1)
-        await until(lambda: asked[-1].number == 1)
-        flows.on_config(with_vips(VIP, VIP6))
-        await until(lambda: asked[-1].groups == (UID,))
-        begin(2)
-        await until(lambda: asked[-1].epoch == 2)
-        number = len(asked)
-        await until(lambda: len(asked) > number + 5)
-        assert {each.epoch for each in asked[number:]} == {2}
-        await flows.close()
+        secondary = Secondary()
+        await secondary.flows.start()
+        secondary.flows.on_config(with_vips(VIP))
+        secondary.flows.on_event(primary(PEER.id))
+        await secondary.begin(1)
+        change(secondary.flows)
+        await secondary.asks_anew()
+        await secondary.begin(2)
+        await secondary.flows.close()
 
     with hosts("a") as network:
         a = Inside(network, "a")
