@@ -246,14 +246,15 @@ class Flows:
         now, out = self._loop.time(), self._out.get(device)
         if not message.epoch:
             self._begin(device, message.groups, now)
-        elif out is None or out.epoch != message.epoch or out.given_up:
-            self._send(device, UNKNOWN)
-        else:
+        elif out is not None and out.epoch == message.epoch and not out.given_up:
             out.acknowledge(message.number, now)
             self._tell(device)
             self._barrier.check(self._out)
             if self._barrier.unmarked:
                 self._read()
+        elif out is None or out.given_up or (out.ready and now >= self._begun[device] + PAUSE_S):
+            # Not while a newer stream is read for it, or has its beginning on the way.
+            self._send(device, UNKNOWN)
 
     def _begin(self, device: DeviceId, wanted: Iterable[GroupId], now: float) -> None:
         """Tell of all flows of ``wanted``, as far as this device does and if that is due."""
@@ -279,9 +280,8 @@ class Flows:
     # As secondary
 
     def _ask(self, leader: DeviceId) -> None:
-        source = self._in.get(leader)
-        if source is not None:
-            self._send(leader, source.question())
+        for question in self._in[leader].questions() if leader in self._in else ():
+            self._send(leader, question)
 
     def _on_part(self, leader: DeviceId, part: FlowsPart) -> None:
         source = self._in.get(leader)

@@ -149,11 +149,16 @@ class Incoming:
         self._entered = 0
         """Of the newest part that is in the kernel."""
 
-    def question(self) -> FlowsWanted:
-        """What to tell the primary now: where this device is, or that it begins."""
-        if self._live and not self.anew:
-            return FlowsWanted((), self._epoch, self._entered)
-        return FlowsWanted(tuple(sorted(self.wanted)), 0, 0)
+    def questions(self) -> tuple[FlowsWanted, ...]:
+        """What to tell the primary now: where this device is, that a stream is to begin, or both.
+
+        The present one goes on until then: the primary may take its time to read all flows.
+        """
+        anew = FlowsWanted(tuple(sorted(self.wanted)), 0, 0)
+        if not self._live:
+            return (anew,)
+        here = FlowsWanted((), self._epoch, self._entered)
+        return (here, anew) if self.anew else (here,)
 
     def take(self, part: FlowsPart) -> Step:
         """Judge a part that came; a gap ends the stream."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -70,6 +71,35 @@ def test_a_primary_tells_of_flows_to_a_vip_that_was_added() -> None:
         a.take()
         a.call(asyncio.run, asyncio.wait_for(test(client), 60))
         client.close()
+        a.close()
+
+
+def test_a_secondary_is_not_sent_away_while_a_newer_stream_is_read_for_it() -> None:
+    """It acknowledges the present one until it has seen the beginning of that."""
+    told: list[FlowsPart] = []
+
+    async def test() -> None:
+        def send(_: DeviceId, message: Message) -> None:
+            if isinstance(message, FlowsPart) and not message.sign:
+                told.append(message)
+
+        loop = asyncio.get_running_loop()
+        flows: Any = Flows(ME.id, 1, send, NOTHING)
+        await flows.start()
+        flows.on_config(with_vips(VIP))
+        flows.on_event(Event("primary", UID, "", 1, ME.id))
+        flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
+        await until(lambda: told and flows._readings.free_at <= loop.time())
+        flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
+        flows.on_message(PEER.id, FlowsWanted((), told[0].epoch, 1))
+        assert len(told) == 1
+        await until(lambda: len(told) > 1)
+        assert told[1].epoch > told[0].epoch > 0
+        await flows.close()
+
+    with hosts("a") as network:
+        a = Inside(network, "a")
+        a.call(asyncio.run, asyncio.wait_for(test(), 60))
         a.close()
 
 

@@ -8,12 +8,13 @@ import pytest
 
 from agent.flowstream import MAX_WAITING, SILENT_S, WINDOW, Chunk, Incoming, Outgoing, Step, chunks
 from protocol.errors import MalformedMessage
-from protocol.flows import MAX_FLOWS, RECORD, TCP, UDP, Flow, FlowsPart, key_of, vip_of
+from protocol.flows import MAX_FLOWS, RECORD, TCP, UDP, Flow, FlowsPart, FlowsWanted, key_of, vip_of
 from protocol.ids import GroupId
 
 WEB, MAIL = GroupId("00000000000000aa"), GroupId("00000000000000bb")
 VIP, OTHER, VIP6 = bytes([10, 77, 0, 100]), bytes([10, 77, 0, 101]), b"\xfd" + bytes(15)
 VIPS = frozenset({VIP, VIP6})
+ANEW = FlowsWanted((WEB,), 0, 0)
 
 
 def flow(number: int, vip: bytes = VIP, protocol: int = TCP) -> Flow:
@@ -148,13 +149,32 @@ def test_a_receiver_is_in_step_once_the_beginning_is_in_its_kernel() -> None:
 
 def test_a_receiver_asks_for_all_first_and_then_says_where_it_is() -> None:
     source = Incoming(frozenset({WEB}))
-    assert (source.question().groups, source.question().epoch) == ((WEB,), 0)
+    assert source.questions() == (ANEW,)
     out = stream()
     (part,) = out.due()
     source.take(part)
-    assert source.question().number == 0
+    assert source.questions() == (FlowsWanted((), 1, 0),)
     source.enter(part)
-    assert (source.question().groups, source.question().number) == ((), 1)
+    assert source.questions() == (FlowsWanted((), 1, 1),)
+
+
+def test_a_receiver_that_wants_a_new_stream_goes_on_with_the_present_one_until_it_begins() -> None:
+    """The primary does not read all flows at any time, and tells no more than fits on the way."""
+    out = stream()
+    source = following(out)
+    source.anew = True
+    for number in range(2 * WINDOW):
+        out.go_on(change(number))
+        (part,) = out.due()
+        assert source.take(part) is Step.NEXT
+        source.enter(part)
+        here, anew = source.questions()
+        assert (anew.epoch, set(anew.groups)) == (0, {WEB, MAIL})
+        out.acknowledge(here.number, 1.0)
+    newer = Outgoing(2, (WEB,), VIPS, 0.0)
+    newer.begin(())
+    assert [source.take(part) for part in newer.due()] == [Step.FIRST]
+    assert source.questions() == (FlowsWanted((), 2, 0),)
 
 
 def test_a_repeated_part_is_nothing_new() -> None:
@@ -177,7 +197,7 @@ def test_a_lost_part_ends_the_stream_and_a_new_one_mends_it() -> None:
     assert source.take(late) is Step.GAP
     source.forget()
     assert not source.complete
-    assert source.question().epoch == 0
+    assert [each.epoch for each in source.questions()] == [0]
     assert source.take(late) is Step.SIGN
     again = Outgoing(2, (WEB,), VIPS, 0.0)
     again.begin(())
@@ -216,7 +236,7 @@ def test_more_parts_than_were_asked_for_end_the_stream() -> None:
 def test_a_stream_that_is_begun_anew_to_compare_leaves_the_receiver_in_step() -> None:
     source = following(stream())
     source.anew = True
-    assert source.question().epoch == 0
+    assert source.questions()[-1].epoch == 0
     again = Outgoing(2, (WEB,), VIPS, 0.0)
     again.begin(())
     (part,) = again.due()
