@@ -72,24 +72,47 @@ def listener_part(
     """Chain ``name`` of a listener for one IP version, with all that it leads to."""
     gateways = candidates(vs, version, down)
     sets = dict(_sets(name, listener, version))
+    counts = _counts(vs, version)
+    if counts:
+        sets |= SHARED_SETS
     limits = _client_limits(name, listener, version)
     if not gateways:
-        return Part({name: refusal(listener)}, sets)
+        return Part({name: refusal(listener), **counts}, sets)
     found = selector(vs, listener, version, gateways, moment)
     limited = any(g.max_connections for g in gateways)
     if not listener.sticky and not limited:
         rule, needed = slot_rule(listener, version, found)
-        return Part({name: (*limits, rule)}, {**sets, **needed})
+        return Part({name: (*limits, rule), **counts}, {**sets, **needed})
     lanes = _Lanes(name, vs, listener, version, numbers(vs))
     choice, needed = lanes.choice(gateways, found, limited=limited)
-    chains = {name: (*limits, *choice)}
+    chains = {name: (*limits, *choice), **counts}
     sets.update(needed)
-    if limited:
-        chains |= SHARED_CHAINS
-        sets |= SHARED_SETS
     for gateway in gateways:
-        chains |= lanes.lane(gateway, full=(vs.uid, gateway.name) in moment.full)
+        full = (vs.uid, gateway.name) in moment.full
+        chains[lanes.lane_of(gateway)] = lanes.lane(gateway, full=full)
     return Part(chains, sets)
+
+
+def _counts(vs: VirtualServer, version: int) -> dict[str, tuple[str, ...]]:
+    """Chains that count the connections of each gateway which the kernel counts.
+
+    Also while it takes none: a chain that is made anew would begin with none.
+    """
+    given, shut = numbers(vs), f"update @{FULL} {{ meta priority timeout {SHUT_MS}ms }}"
+    chains = {
+        _count_of(vs, given[g.address]): (
+            f"ct count over {g.max_connections - 1} {shut}",
+            f"ct count over {g.max_connections} jump {OVERFULL}",
+        )
+        for g in vs.gateways
+        if (":" in g.address) is (version == 6) and 0 < g.max_connections <= COUNTED_MOST
+    }
+    return {**SHARED_CHAINS, **chains} if chains else {}
+
+
+def _count_of(vs: VirtualServer, number: int) -> str:
+    """Name of the chain that counts the connections of a gateway."""
+    return f"count_{vs.uid}_{number:08x}"
 
 
 def numbers(vs: VirtualServer) -> dict[str, int]:
@@ -172,12 +195,12 @@ class _Lanes:
 
         Rules, and sets that they need.
         """
-        lanes = {g.address: self._lane(g) for g in gateways}
+        lanes = {g.address: self.lane_of(g) for g in gateways}
         rules: list[str] = []
         sets: Mapping[str, str] = {}
         if self.listener.sticky:
             table = ", ".join(
-                f"{class_id(self.numbers[g.address])} : jump {self._lane(g)}" for g in gateways
+                f"{class_id(self.numbers[g.address])} : jump {self.lane_of(g)}" for g in gateways
             )
             source = f"{KEYWORD[self.version]} saddr"
             rules.append(
@@ -198,28 +221,22 @@ class _Lanes:
             rules += (f"jump {lane}" for lane in lanes.values())
         return (*rules, *refusal(self.listener)), sets
 
-    def _lane(self, gateway: Gateway) -> str:
+    def lane_of(self, gateway: Gateway) -> str:
+        """Name of the gateway's chain."""
         return f"{self.name}_{self.numbers[gateway.address]:08x}"
 
-    def lane(self, gateway: Gateway, *, full: bool) -> Mapping[str, tuple[str, ...]]:
-        """The gateway's chain, which returns where it has no room, and that of its count."""
+    def lane(self, gateway: Gateway, *, full: bool) -> tuple[str, ...]:
+        """The rules of the gateway's chain, which returns where it has no room."""
         number = self.numbers[gateway.address]
         most = gateway.max_connections
         if most and full:
-            return {self._lane(gateway): ("return",)}
+            return ("return",)
         rules = [f"meta priority set {class_id(number)}"]
-        chains = {}
         if 0 < most <= COUNTED_MOST:
-            count = f"count_{self.vs.uid}_{number:08x}"
-            shut = f"update @{FULL} {{ meta priority timeout {SHUT_MS}ms }}"
-            chains[count] = (
-                f"ct count over {most - 1} {shut}",
-                f"ct count over {most} jump {OVERFULL}",
-            )
-            rules += (f"meta priority @{FULL} return", f"jump {count}")
+            rules += (f"meta priority @{FULL} return", f"jump {_count_of(self.vs, number)}")
         if self.listener.sticky:
             client = f"@{sticky_map(self.name)} {{ {KEYWORD[self.version]} saddr"
             rules.append(f"update {client} timeout {self.listener.sticky}s : {class_id(number)} }}")
         rules.append("meta priority set none")
         rules.append(translation(self.listener, self.version, gateway.address))
-        return {**chains, self._lane(gateway): tuple(rules)}
+        return tuple(rules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
@@ -95,6 +96,26 @@ def test_a_rule_change_forgets_no_connection_of_a_gateway(farm: Farm, vip: str) 
     with pytest.raises((ConnectionRefusedError, TimeoutError)):
         farm.hold(vip)
     assert farm.held(vip) == {"gw1": 5, "gw2": 5, "gw3": 5}
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_gateway_that_took_nothing_for_a_while_has_its_connections_counted(
+    farm: Farm, vip: str
+) -> None:
+    """One that the agent counted full, and one that was down."""
+    gateways = farm_gateways(most=5)
+    farm.serve(gateways)
+    held = [farm.hold(vip) for _ in range(15)]
+    full = frozenset((UID, g.name) for g in gateways if not g.name.startswith("gw3"))
+    farm.serve(gateways, down=["gw3-4", "gw3-6"], moment=Moment(full=full))
+    held[0].close()
+    wait_until(lambda: sum(farm.held(vip).values()) == 14, "a connection has ended")
+    farm.serve(gateways)
+    time.sleep(2.6)
+    for _ in range(12):
+        with suppress(ConnectionRefusedError, TimeoutError):
+            farm.hold(vip, timeout=0.1)
+    assert max(farm.held(vip).values()) == 5
 
 
 @pytest.mark.parametrize("vip", VIPS)
