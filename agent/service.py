@@ -232,6 +232,11 @@ def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
             "frozen: it moves on `halbctl promote` only, and if its primary fails nobody else"
             " takes it over"
         )
+    assignment = picture.assignment(server.uid)
+    voters = 2 if assignment is None else len(assignment.voters)
+    if voters != 2 and (server.arbiter or server.on_peer_loss):
+        which = "arbiter" if server.arbiter else "on_peer_loss"
+        yield f"`{which}` means nothing while {voters} devices vote: it is for two"
     if server.preempt:
         yield f"goes to a better-ranked device that has been fit for {say(server.preempt)}"
     planned = picture.config.planned_moves.get(server.uid)

@@ -58,7 +58,7 @@ def _devices(picture: Picture) -> tuple[DeviceStatus, ...]:
             version=_version(picture, device.id),
             drained=device.drained,
             witness=device.witness,
-            revision=_applied(picture, device.id),
+            revision=_revision(picture, device),
             primary_of=offices[device.id],
         )
         for device in picture.config.devices.values()
@@ -72,11 +72,14 @@ def _version(picture: Picture, device: DeviceId) -> str:
     return info.version if info else ""
 
 
-def _applied(picture: Picture, device: DeviceId) -> str:
-    if device == picture.facts.device:
-        return str(picture.facts.applied)
-    info = picture.infos.get(device)
-    return str(info.applied) if info else ""
+def _revision(picture: Picture, device: Device) -> str:
+    """What the device applies; of a witness, which has nothing to apply, what it has."""
+    if device.id == picture.facts.device:
+        return str(picture.config.revision if device.witness else picture.facts.applied)
+    info = picture.infos.get(device.id)
+    if info is None:
+        return ""
+    return str(info.committed if device.witness else info.applied)
 
 
 def _warnings(picture: Picture) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from halbctl.output import Cell, Paint, table
+from halbctl.output import Cell, Paint, clean, table
 from halbctl.session import ask
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def traffic_lines(
 
     A line for each Virtual Server and listener, and for each of its ``gateways``.
     """
+    if not now["virtual_servers"]:
+        return [f"{clean(now['device'])} carries no Virtual Server"]
     seconds = (now["at"] - before["at"]) / 1000 if before else 0.0
     was = {s["name"]: s for s in before["virtual_servers"]} if before else {}
     rows = [

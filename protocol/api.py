@@ -316,7 +316,7 @@ class DeviceStatus(msgspec.Struct, frozen=True):
     drained: bool
     witness: bool
     revision: str
-    """Configuration that it has applied."""
+    """Configuration that it has applied; of a witness, that it has."""
     primary_of: int
     """Number of Virtual Servers that it is primary of."""
 

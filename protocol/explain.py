@@ -172,9 +172,11 @@ def _in_order(case: _Case) -> list[DeviceId]:
 def _device(case: _Case, device: DeviceId) -> ExplainedDevice:
     found, ranked = case.reports.get(device), case.ranked()
     lacks = case.lacks(device)
+    witness = device not in case.carriers and device != case.primary
+    role = found.role if found else "unknown"
     return ExplainedDevice(
         name=case.name(device),
-        role=found.role if found else "unknown",
+        role="witness" if witness and role == Role.SECONDARY else role,
         rank=ranked.index(device) + 1 if device in ranked else 0,
         lacks=lacks,
         late=found.late if found else "",
@@ -183,7 +185,7 @@ def _device(case: _Case, device: DeviceId) -> ExplainedDevice:
         promised_to=case.name(found.promised_to) if found and found.promised_to else "",
         promise_ms=found.promise_ms if found else 0,
         heard_ms=found.heard_ms if found else -1,
-        gateways=found.gateways if found else -1,
+        gateways=found.gateways if found and not witness else -1,
         revision=str(found.stored) if found else "",
     )
 

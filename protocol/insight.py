@@ -25,7 +25,7 @@ class ExplainedDevice(msgspec.Struct, frozen=True):
 
     name: str
     role: str
-    """waiting | secondary | candidate | elect | primary | lame-duck | unknown"""
+    """waiting | secondary | witness | candidate | elect | primary | lame-duck | unknown"""
     rank: int
     """1 is best; 0: it may not be primary."""
     lacks: str

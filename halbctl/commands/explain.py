@@ -55,7 +55,7 @@ def explain_lines(found: Explanation, paint: Paint) -> list[str]:
             device["role"],
             device["rank"] or "",
             Cell(device["lacks"] or "nothing", "yellow" if device["lacks"] else "green"),
-            device["gateways"] if device["gateways"] >= 0 else "?",
+            device["gateways"] if device["gateways"] >= 0 else _unseen(device["role"]),
             _promise(device["promised_to"], device["promise_ms"]),
             device["voted_for"],
             device["term"] or "",
@@ -84,6 +84,11 @@ def _election(found: Explanation) -> Iterator[str]:
         if said:
             listed = "; ".join(f"{name} {what}" for name, what in said.items())
             yield f"  {title}: {clean(listed)}"
+
+
+def _unseen(role: str) -> str:
+    """A witness checks no gateways."""
+    return "" if role == "witness" else "?"
 
 
 def _promise(to: str, ms: int) -> str:

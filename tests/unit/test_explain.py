@@ -226,3 +226,18 @@ def test_devices_that_do_not_answer_are_left_out(answers: bool) -> None:
         return set(await asking)
 
     assert asyncio.run(ask()) == ({a, b} if answers else {a})
+
+
+def test_a_witness_is_called_one_and_sees_no_gateways() -> None:
+    cluster = Cluster().settled()
+    third = cluster.devices[2].id
+    nodes = cluster.nodes
+    me, node = next(iter(nodes.items()))
+    config = node.configuration.in_force
+    two = server(
+        gateways=GATEWAYS, devices=tuple(d.id for d in cluster.devices[:2]), witnesses=(third,)
+    )
+    reports = {device: each.report(RDP, cluster.now) for device, each in nodes.items()}
+    found = explain(config, two, me, reports).devices
+    assert [d.role for d in found] == ["primary", "secondary", "witness"]
+    assert (found[2].lacks, found[2].rank, found[2].gateways) == ("only votes", 0, -1)
