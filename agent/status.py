@@ -17,6 +17,7 @@ from protocol.api import DeviceStatus, Status
 from protocol.config import Config
 from protocol.ids import DeviceId
 from protocol.objects import Device
+from protocol.quorum import majority
 from protocol.view import NodeView
 
 AT_ONCE = 200
@@ -111,10 +112,13 @@ def _about_coordinator(picture: Picture) -> Iterator[str]:
     voters = picture.config.site.voters
     gone = [v for v in voters if not picture.alive(v)]
     missing = f"; missing: {picture.names(gone)}" if gone else ""
-    yield (
-        "no coordinator: the configuration cannot be changed until a majority of"
-        f" {picture.names(voters)} can be heard{missing}"
-    )
+    if len(voters) - len(gone) >= majority(voters):
+        yield f"no coordinator: the configuration cannot be changed until one is elected{missing}"
+    else:
+        yield (
+            "no coordinator: the configuration cannot be changed until a majority of"
+            f" {picture.names(voters)} can be heard{missing}"
+        )
     if picture.view.stored > picture.view.committed:
         yield f"revision {picture.view.stored} is stored here but not committed"
 

@@ -100,6 +100,8 @@ class _Case:
         assignment = config.assignments.get(server.uid)
         self.voters = assignment.voters if assignment else ()
         self.carriers = tuple(d for d in carriers_of(config, server) if d in self.voters)
+        self.alone = bool(assignment and assignment.lone) and set(self.voters) > set(self.reports)
+        """One of two serves, as the operator chose, without an answer of the other."""
         leading = {d: r for d, r in self.reports.items() if r.role == Role.PRIMARY}
         self.primary = max(leading, key=lambda d: leading[d].term, default=None)
 
@@ -154,7 +156,7 @@ def explain(config: Config, server: VirtualServer, me: DeviceId, reports: Report
         confirmed_ms=_or_unknown(report.confirmed_ms if report else None),
         step_down_ms=_or_unknown(report.step_down_ms if report else None),
         voters=len(case.voters),
-        majority=majority(case.voters),
+        majority=1 if case.alone else majority(case.voters),
         devices=tuple(_device(case, device) for device in _in_order(case)),
         moves=tuple(_moves(case)),
     )

@@ -47,7 +47,9 @@ def conflicts(
 def _lines(conflict: Conflict, paint: Paint) -> Iterator[str]:
     why = WHY.get(conflict["kind"], conflict["kind"])
     yield f"{paint(conflict['id'], 'bold')}  {conflict['at']}  {clean(why)}"
-    yield f"  revision {conflict['lost']} gave way to {conflict['won']}"
+    lost, won = conflict["lost"], conflict["won"]
+    # A local edit has no revision of its own: it is told with the one that it was made on.
+    yield f"  made on revision {won}" if lost == won else f"  revision {lost} gave way to {won}"
     for request in conflict["requests"]:
         yield clean(f"  asked on {request['by']} at {request['at']}:")
         yield from (clean(f"    {line}") for line in request["detail"].splitlines())

@@ -44,6 +44,12 @@ def test_each_conflict_says_what_was_lost_and_who_asked_for_it(halbctl: Halbctl)
     assert "halbctl conflicts --apply 3.9-1700000000" in text
 
 
+def test_a_local_edit_says_what_it_was_made_on(peer: Peer, halbctl: Halbctl) -> None:
+    local = msgspec.structs.replace(LOST, kind="local", won=LOST.lost)
+    peer.answers[api.GetConflicts] = api.Conflicts((local,))
+    assert "\n  made on revision 3.9\n" in halbctl("conflicts").out
+
+
 def test_conflicts_as_data(halbctl: Halbctl) -> None:
     assert json.loads(halbctl("conflicts", "--output", "json").out) == [
         json.loads(msgspec.json.encode(LOST))

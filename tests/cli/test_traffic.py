@@ -40,6 +40,11 @@ web (primary here)       4      2           40        3        0         400    
 """  # noqa: E501
 
 
+def test_a_device_that_carries_nothing_says_so(peer: Peer, halbctl: Halbctl) -> None:
+    peer.answers[api.GetCounters] = Counters("w", 1, ())
+    assert halbctl("top", "--total", "-n", "1").out.strip() == "w carries no Virtual Server"
+
+
 def test_top_prints_totals_once(peer: Peer, halbctl: Halbctl) -> None:
     peer.answers[api.GetCounters] = counters(1000, 40)
     ran = halbctl("top", "--total", "--count", "1")

@@ -19,6 +19,7 @@ from protocol.messages import Inquire, LinkReport, Message, Reason, Report
 from protocol.timing import MILLISECOND
 from protocol.wire import MAX_BULK, decode, encode
 from tests.unit.cluster import RDP, Cluster, server
+from tests.unit.pair import Pair
 from tests.unit.test_moves import GATEWAYS
 
 
@@ -241,3 +242,16 @@ def test_a_witness_is_called_one_and_sees_no_gateways() -> None:
     found = explain(config, two, me, reports).devices
     assert [d.role for d in found] == ["primary", "secondary", "witness"]
     assert (found[2].lacks, found[2].rank, found[2].gateways) == ("only votes", 0, -1)
+
+
+def test_one_of_two_that_serves_alone_is_confirmed_by_itself() -> None:
+    pair = Pair(arbiter=None, on_peer_loss="serve")
+    pair.settled()
+    pair.crash(pair.first)
+    pair.run(1000)
+    node = pair.nodes[pair.second]
+    config = node.configuration.in_force
+    reports = {pair.second: node.report(RDP, pair.now)}
+    found = explain(config, config.virtual_servers[RDP], pair.second, reports)
+    assert (found.primary, found.voters, found.majority) == ("d2", 2, 1)
+    assert explained(Pair().settled()).majority == 2
