@@ -8,6 +8,7 @@ what follows from that.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import time
@@ -31,6 +32,7 @@ from protocol.wire import config_from_bytes, config_to_bytes, pack, unpack
 
 __all__ = ["Disk", "DiskError", "Identity", "Loaded"]
 
+_log = logging.getLogger("halb")
 _LIMIT = 64 * 1024 * 1024
 T = TypeVar("T")
 
@@ -164,15 +166,20 @@ class Disk:
                 )
         config, committed = stored or (None, NO_REVISION)
         conflicts = self._read(self._conflicts, _parse(_ConflictsContent))
+        local = self._read(self._local, _parse(Local)) if config else None
+        incarnation = self._next_incarnation()
+        for note in self._notes:
+            # Outside a Site there is no status that could tell.
+            _log.warning("%s", note)
         return Loaded(
             ballots={b.group: Ballot(b.term, b.vote, b.lost) for b in ballots.ballots}
             if ballots
             else {},
             config=config,
             committed=committed,
-            incarnation=self._next_incarnation(),
+            incarnation=incarnation,
             notes=tuple(self._notes),
-            local=self._read(self._local, _parse(Local)) if config else None,
+            local=local,
             conflicts=conflicts.conflicts if conflicts else (),
             ballots_lost=(ballots is None and (expected or config is not None)) or config_damaged,
         )

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 import yaml
 
 from agent.addresses import addresses as addresses_of
-from protocol.addresses import check_endpoint, split_endpoint
+from protocol.addresses import check_endpoint, endpoints_clash, split_endpoint
 from protocol.control import DEFAULT_CONTROL
 from protocol.errors import InvalidInput
 from protocol.ids import check_name
@@ -199,7 +199,9 @@ def _parse_yaml(path: Path, data: bytes) -> Mapping[Any, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise InvalidInput(f"settings file {path}{place} is not YAML: {problem}") from error
+        raise InvalidInput(
+            f"settings file {path}{place} is not YAML: {problem}", "Correct it there."
+        ) from error
     if parsed is None:
         return {}
     if not isinstance(parsed, dict):
@@ -216,7 +218,10 @@ def _check_keys(path: Path, parsed: Mapping[Any, Any]) -> dict[str, Any]:
             )
         if not isinstance(value, _KINDS[key]) or (value == "" and key != "interface"):
             wanted = " or ".join(_NAMES[kind] for kind in _KINDS[key])
-            raise InvalidInput(f"`{key}` in {path} is {str(value)[:60]!r}; it must be {wanted}")
+            raise InvalidInput(
+                f"`{key}` in {path} is {str(value)[:60]!r}; it must be {wanted}",
+                "Put it in quotes." if str in _KINDS[key] and value else f"Write {wanted}.",
+            )
     if parsed.get("log-level", LEVELS[0]) not in LEVELS:
         level = parsed["log-level"]
         raise InvalidInput(f"`log-level` in {path} is {level[:60]!r}", nearest(level, LEVELS))
@@ -248,6 +253,11 @@ def _addresses(given: str | list[Any] | None, host: Sequence[HostAddress]) -> tu
     checked = tuple(check_endpoint("address", text) for text in texts)
     if len(set(checked)) != len(checked):
         raise InvalidInput(f"address {checked[0]} is given twice", "Give it once.")
+    if len(checked) > 1 and endpoints_clash(*checked):
+        raise InvalidInput(
+            f"addresses {' and '.join(checked)} overlap: the three ports after each are used too",
+            "Leave four ports between two addresses of one IP.",
+        )
     return checked
 
 

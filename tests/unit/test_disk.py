@@ -194,7 +194,9 @@ def test_each_damaged_file_is_kept_under_a_name_of_its_own(folder: Path) -> None
     ]
 
 
-def test_a_lost_identity_makes_a_new_device_without_the_old_ones_state(folder: Path) -> None:
+def test_a_lost_identity_makes_a_new_device_without_the_old_ones_state(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     fill(folder)
     disk = Disk.open(folder)
     former = disk.identity
@@ -207,6 +209,7 @@ def test_a_lost_identity_makes_a_new_device_without_the_old_ones_state(folder: P
     assert loaded.config is None
     assert loaded.ballots == {}
     assert any("starts as a new one" in note for note in loaded.notes)
+    assert tuple(caplog.messages) == loaded.notes, "without a Site only the log tells"
     assert not any("starts as a new one" in note for note in once(folder).notes)
 
 
