@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 from protocol.durations import parse_seconds
 from protocol.errors import InvalidInput
@@ -11,6 +11,8 @@ from protocol.gateway_document import GatewayDocument
 from protocol.listener_document import ListenerDocument
 from protocol.objects import Balance, Check
 from protocol.ports import ALL
+
+T = TypeVar("T", bound=str)
 
 
 def parse_gateway(text: str) -> GatewayDocument:
@@ -105,6 +107,13 @@ def shared(
     if sticky is not None:
         said["sticky"] = seconds("--sticky", sticky)
     return tuple(msgspec.structs.replace(item, **said) for item in listeners)
+
+
+def one_of_two(old: T | None, given: T | Literal["no"] | None, other: str | None) -> T | None:
+    """``given`` in place of the ``old``, which ``no`` takes back and the ``other`` replaces."""
+    if given == "no":
+        return None
+    return given or (old if other in (None, "no") else None)
 
 
 def inner_vips(

@@ -46,10 +46,10 @@ Witnesses = Annotated[
 ]
 Arbiter = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Of two devices, who reaches it may serve alone."),
+    typer.Option(metavar="ADDRESS|no", help="Of two devices, who reaches it may serve alone."),
 ]
 OnPeerLoss = Annotated[
-    Literal["serve", "hold"] | None,
+    Literal["serve", "hold", "no"] | None,
     typer.Option(help="Of two devices, one serves alone, or waits for an operator."),
 ]
 WaitForPeer = Annotated[
@@ -147,8 +147,8 @@ def create(
         vips=tuple(vip or ()),
         devices=tuple(device or ()),
         witnesses=tuple(witness or ()),
-        arbiter=arbiter,
-        on_peer_loss=on_peer_loss,
+        arbiter=None if arbiter == "no" else arbiter,
+        on_peer_loss=None if on_peer_loss == "no" else on_peer_loss,
         wait_for_peer=wait_for_peer is not False,
         profile=SiteProfile(profile or SiteProfile.NORMAL),
         forwarding=forwarding or "snat",
@@ -224,7 +224,7 @@ def edit(
     import msgspec
 
     from halbctl.documents import virtual_server
-    from halbctl.flags import inner_vips, replace_listeners, seconds, shared
+    from halbctl.flags import inner_vips, one_of_two, replace_listeners, seconds, shared
     from protocol.changes import PutVirtualServer
     from protocol.timing import Profile as SiteProfile
 
@@ -242,9 +242,8 @@ def edit(
             vips=old.vips if vip is None else tuple(vip),
             devices=old.devices if device is None else tuple(device),
             witnesses=old.witnesses if witness is None else tuple(witness),
-            # The one replaces the other.
-            arbiter=arbiter or (None if on_peer_loss else old.arbiter),
-            on_peer_loss=on_peer_loss or (None if arbiter else old.on_peer_loss),
+            arbiter=one_of_two(old.arbiter, arbiter, on_peer_loss),
+            on_peer_loss=one_of_two(old.on_peer_loss, on_peer_loss, arbiter),
             wait_for_peer=old.wait_for_peer if wait_for_peer is None else wait_for_peer,
             profile=old.profile if profile is None else SiteProfile(profile),
             forwarding=forwarding or old.forwarding,

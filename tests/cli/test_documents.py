@@ -154,6 +154,28 @@ def test_edit_takes_a_virtual_mac(
     assert peer.only(api.PutChange).change.document.virtual_mac == meant
 
 
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        (("--profile", "fast"), ("10.77.0.9", None)),
+        (("--arbiter", "10.77.0.1"), ("10.77.0.1", None)),
+        (("--on-peer-loss", "hold"), (None, "hold")),
+        (("--arbiter", "no"), (None, None)),
+        (("--on-peer-loss", "no"), ("10.77.0.9", None)),
+        (("--arbiter", "no", "--on-peer-loss", "serve"), (None, "serve")),
+    ],
+)
+def test_what_one_of_two_does_alone_can_be_replaced_and_taken_back(
+    peer: Peer, halbctl: Halbctl, options: tuple[str, ...], meant: tuple[str | None, str | None]
+) -> None:
+    rdp, *others = recorded.DOCUMENT["virtual_servers"]
+    document = {"site": "paris", "virtual_servers": [{**rdp, "arbiter": "10.77.0.9"}, *others]}
+    peer.answers[api.Export] = api.Exported(document, "3.17")
+    assert halbctl("vs", "edit", "rdp", *options).code == 0
+    put = peer.only(api.PutChange).change.document
+    assert (put.arbiter, put.on_peer_loss) == meant
+
+
 def test_an_edit_may_rest_on_the_whole_site(peer: Peer, halbctl: Halbctl) -> None:
     assert halbctl("vs", "edit", "rdp", "--profile", "fast", "--if-revision", "3.16").code == 0
     assert peer.only(api.PutChange).if_revision == "3.16"
