@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from halbctl.app import area
-from halbctl.output import Paint, emit
+from halbctl.output import Paint, clean, emit
 from halbctl.screens import device_table
 from halbctl.session import change, confirm, finish, get_status
 from halbctl.settings import settings_of
@@ -39,12 +39,16 @@ def show(ctx: typer.Context, device: Name) -> None:
         raise InvalidInput(f"no device is named {device!r}", nearest(device, names))
     paint = Paint.for_stream(sys.stdout)
     lines = device_table([found], status["revision"], paint)
-    for vs in status["virtual_servers"]:
-        for part in vs["devices"]:
-            if part["name"] == found["name"]:
-                reason = "" if part["eligible"] else f", not eligible: {part['reason']}"
-                lines.append(f"  {part['role']} of {vs['name']}{reason}")
-    emit(found, settings_of(ctx).output, lines)
+    parts = [
+        {**part, "name": vs["name"]}
+        for vs in status["virtual_servers"]
+        for part in vs["devices"]
+        if part["name"] == found["name"]
+    ]
+    for part in parts:
+        reason = "" if part["eligible"] else f", not eligible: {clean(part['reason'])}"
+        lines.append(f"  {part['role']} of {clean(part['name'])}{reason}")
+    emit({**found, "virtual_servers": parts}, settings_of(ctx).output, lines)
 
 
 @app.command()
