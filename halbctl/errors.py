@@ -29,6 +29,23 @@ def warn(text: str) -> None:
     say(Paint.for_stream(sys.stderr)("halb: warning:", "yellow", "bold"), text)
 
 
+class Waiting:
+    """Warns of an agent that is waited for, once for each reason, however often it is tried."""
+
+    def __init__(self) -> None:
+        self._said = ""
+
+    def lost(self, why: str) -> None:
+        """It cannot be asked."""
+        if why != self._said:
+            warn(f"{why}; waiting for it")
+        self._said = why
+
+    def back(self) -> None:
+        """It has answered."""
+        self._said = ""
+
+
 def say(label: str, text: str) -> None:
     """Print one labelled sentence to stderr."""
     print(label, clean(text), file=sys.stderr)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from halbctl.client import watch
-from halbctl.errors import warn
+from halbctl.errors import Waiting
 from halbctl.output import Paint, as_data, as_json
 from halbctl.screens import status_screen, utc
 from halbctl.session import ANSWER_S
@@ -93,8 +93,10 @@ class _Stream:
     def __init__(self, output: str) -> None:
         self._output = output
         self._first = True
+        self._waiting = Waiting()
 
     def show(self, status: Status) -> None:
+        self._waiting.back()
         match self._output:
             case "json":
                 text = as_json(status, line=True)
@@ -107,7 +109,7 @@ class _Stream:
         print(text, flush=True)
 
     def lost(self, why: str) -> None:
-        warn(f"{why}; waiting for it")
+        self._waiting.lost(why)
 
 
 def draw(lines: list[str]) -> None:

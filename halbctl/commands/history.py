@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halbctl.app import area
-from halbctl.errors import warn
+from halbctl.errors import Waiting
 from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
 from halbctl.screens import utc
 from halbctl.session import ask
@@ -49,6 +49,7 @@ def events(
     ] = 20,
 ) -> None:
     """Print what happened, a line each; with --follow also what happens."""
+    waiting = Waiting()
     known: set[tuple[object, ...]] | None = None
     count = max(limit, FOLLOWED)
     while True:
@@ -57,9 +58,10 @@ def events(
         except Unreachable as error:
             if known is None:
                 raise
-            warn(f"{error.message}; waiting for it")
+            waiting.lost(error.message)
             time.sleep(POLL_S)
             continue
+        waiting.back()
         news = entries[-limit:] if known is None else [e for e in entries if _key(e) not in known]
         for entry in news:
             print(_line(entry, settings_of(ctx).output), flush=True)

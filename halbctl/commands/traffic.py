@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halbctl.app import area
-from halbctl.errors import warn
+from halbctl.errors import Waiting
 from halbctl.output import Paint, as_data, as_json, emit
 from halbctl.session import ask
 from halbctl.settings import a_number, settings_of
@@ -46,16 +46,18 @@ def top(
     screen = output == "table" and sys.stdout.isatty() and count != 1
     paint = Paint.for_stream(sys.stdout)
     lines: list[str] = []
+    waiting = Waiting()
 
     def lost(why: str) -> None:
         if screen:
             draw([paint(f"OUT OF DATE: {why}", "red", "bold"), *lines])
         else:
-            warn(f"{why}; waiting for it")
+            waiting.lost(why)
 
     with drawing() if screen else nullcontext():
         looks = _looks(partial(_get, ctx, vs), interval, lost, total=total)
         for number, (now, before) in enumerate(looks, 1):
+            waiting.back()
             lines = traffic_lines(now, before, paint)
             if screen:
                 draw(lines)

@@ -111,11 +111,11 @@ def test_followed_events_wait_for_an_agent_that_goes_away(
     away = api.Failure(ExitCode.UNREACHABLE, "the agent is away", "")
     first, second = recorded.HISTORY.entries
     answers: Iterator[api.History | api.Failure]
-    answers = iter([api.History((first,)), away, api.History((first, second))])
+    answers = iter([api.History((first,)), away, away, api.History((first, second))])
     peer.answers[api.GetHistory] = lambda _: next(answers)
 
     def rest(_: float) -> None:
-        if len(peer.wait_for(api.GetHistory)) >= 3:
+        if len(peer.wait_for(api.GetHistory)) >= 4:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("halbctl.commands.history.time.sleep", rest)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from halbctl.__main__ import run
+from halbctl.errors import Waiting
 from protocol import api
 from protocol.errors import ExitCode
 from tests.cli import recorded
@@ -227,3 +228,17 @@ def test_recovery_needs_a_person_who_means_it(
     assert ran.code == 2
     assert says in ran.err
     assert not [r for r in peer.requests if isinstance(r.op, api.Recover)]
+
+
+def test_an_agent_that_is_waited_for_is_warned_of_once_for_each_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    waiting = Waiting()
+    for why in ("it is away", "it is away", "it hangs"):
+        waiting.lost(why)
+    waiting.back()
+    waiting.lost("it hangs")
+    told = ["it is away", "it hangs", "it hangs"]
+    assert capsys.readouterr().err == "".join(
+        f"halb: warning: {why}; waiting for it\n" for why in told
+    )

@@ -97,7 +97,14 @@ def test_top_waits_for_an_agent_that_goes_away_and_takes_its_rates_anew(
 ) -> None:
     away = api.Failure(ExitCode.UNREACHABLE, "the agent is away", "")
     looks: list[Counters | api.Failure]
-    looks = [counters(0, 70), counters(1000, 80), away, counters(4000, 20), counters(5000, 25)]
+    looks = [
+        counters(0, 70),
+        counters(1000, 80),
+        away,
+        away,
+        counters(4000, 20),
+        counters(5000, 25),
+    ]
     answers = iter(looks)
     peer.answers[api.GetCounters] = lambda _: next(answers)
     monkeypatch.setattr("halbctl.commands.traffic.time.sleep", lambda _: None)
