@@ -9,7 +9,7 @@ from agent.kernel import Counts
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.errors import Refused
-from protocol.ids import DeviceId
+from protocol.ids import DeviceId, GroupId
 from protocol.insight import Gateways, GatewayView, GatewayViews
 from protocol.messages import MAX_FAULT, GatewaySeen
 from protocol.objects import VirtualServer
@@ -25,10 +25,16 @@ def seen(
             gateway.name,
             checks.checks((server.uid, gateway.name)),
             faults.get((server.uid, gateway.name), "")[:MAX_FAULT],
-            -1 if counts is None else counts.get((server.uid, gateway.name), 0),
+            _known(counts, (server.uid, gateway.name)),
         )
         for gateway in server.gateways
     )
+
+
+def _known(counts: Counts | None, gateway: tuple[GroupId, str]) -> int | None:
+    """Its flows; None where they are not counted yet, or never."""
+    count = -1 if counts is None else counts.get(gateway, 0)
+    return None if count < 0 else count
 
 
 def side_by_side(
@@ -48,7 +54,8 @@ def side_by_side(
         if found is None:
             return GatewayView(names[device], role, "unknown", "", -1)
         state = "down" if found.fault else "up" if found.checked else "unchecked"
-        return GatewayView(names[device], role, state, found.fault, found.connections)
+        count = -1 if found.connections is None else found.connections
+        return GatewayView(names[device], role, state, found.fault, count)
 
     return Gateways(
         server.name,

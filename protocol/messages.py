@@ -330,8 +330,8 @@ class GatewaySeen(msgspec.Struct, frozen=True, array_like=True):
     """Whether the device checks it."""
     fault: str
     """Why it is down, at most :data:`MAX_FAULT` characters; empty if it is not."""
-    connections: int
-    """Flows of that device's kernel, some seconds old at most; -1 where unknown."""
+    connections: int | None
+    """Flows of that device's kernel, some seconds old at most; None where unknown."""
 
 
 class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):

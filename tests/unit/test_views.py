@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
-from agent.views import refuse_used
+from agent.views import refuse_used, seen, side_by_side
 from protocol.errors import Refused
 from protocol.insight import Gateways, GatewayView, GatewayViews
+from protocol.messages import Report
+from protocol.wire import MAX_BULK, decode, encode
+from tests.unit.paris import RDP, server, site
 
 
 def gateways(primary: int | None, state: str = "enabled") -> Gateways:
@@ -39,3 +45,21 @@ def test_where_nobody_counts_only_a_gateway_that_was_drained_may_go(primary: int
 
 def test_a_gateway_that_does_not_exist_is_for_others_to_refuse() -> None:
     refuse_used(gateways(3), "gw9")
+
+
+CHECKS = cast(Any, SimpleNamespace(reasons=dict, checks=lambda gateway: True))
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_nobody_counts_reaches_the_others_as_unknown(counted: bool) -> None:
+    """With `dsr` a kernel counts -1, and soon after the start nothing has been counted."""
+    config = site(RDP)
+    vs = server(config)
+    counts = {(vs.uid, "gw1"): -1, (vs.uid, "gw2"): 3} if counted else None
+    report = decode(encode(Report("r", (), gateways=seen(vs, CHECKS, counts))), MAX_BULK)
+    assert isinstance(report, Report)
+    told = side_by_side(config, vs, "b", None, {vs.devices[0]: report.gateways})
+    shown = [
+        (gateway.devices[0].state, gateway.devices[0].connections) for gateway in told.gateways
+    ]
+    assert shown == [("up", -1), ("up", 3 if counted else -1)]
