@@ -40,15 +40,16 @@ def show(ctx: typer.Context, device: Name) -> None:
     paint = Paint.for_stream(sys.stdout)
     lines = device_table([found], status["revision"], paint)
     parts = [
-        {**part, "name": vs["name"]}
+        (vs["name"], part)
         for vs in status["virtual_servers"]
         for part in vs["devices"]
         if part["name"] == found["name"]
     ]
-    for part in parts:
+    for name, part in parts:
         reason = "" if part["eligible"] else f", not eligible: {clean(part['reason'])}"
-        lines.append(f"  {part['role']} of {clean(part['name'])}{reason}")
-    emit({**found, "virtual_servers": parts}, settings_of(ctx).output, lines)
+        lines.append(f"  {part['role']} of {clean(name)}{reason}")
+    data = {**found, "virtual_servers": [{**part, "name": name} for name, part in parts]}
+    emit(data, settings_of(ctx).output, lines)
 
 
 @app.command()

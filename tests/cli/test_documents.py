@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -168,7 +169,8 @@ def test_edit_takes_a_virtual_mac(
 def test_what_one_of_two_does_alone_can_be_replaced_and_taken_back(
     peer: Peer, halbctl: Halbctl, options: tuple[str, ...], meant: tuple[str | None, str | None]
 ) -> None:
-    rdp, *others = recorded.DOCUMENT["virtual_servers"]
+    rdp, *others = cast(Any, recorded.DOCUMENT)["virtual_servers"]
+    document: dict[str, object]
     document = {"site": "paris", "virtual_servers": [{**rdp, "arbiter": "10.77.0.9"}, *others]}
     peer.answers[api.Export] = api.Exported(document, "3.17")
     assert halbctl("vs", "edit", "rdp", *options).code == 0
