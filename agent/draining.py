@@ -52,6 +52,8 @@ class Draining:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._proposed: dict[_Key, float] = {}
+        self._looked = False
+        """Whether what was disabled before this agent started is known."""
         self._swept: dict[_Key, _Sweep] = {}
         """By gateway, also after it was removed, until it may have connections again."""
 
@@ -74,12 +76,14 @@ class Draining:
                 if gateway.state == "disabled":
                     over.add(key)
                     if key not in self._swept:
-                        self._sweep(key, server, gateway, primary=server.uid in held)
+                        news = self._looked and server.uid in held
+                        self._sweep(key, server, gateway, news=news)
                     continue
                 waits = unix_s < until or now < self._proposed.get(key, 0.0)
                 if not waits and server.uid in held:
                     self._proposed[key] = now + AGAIN_S
                     yield SetGateway(server.name, gateway.name, state="disabled", drain_until=until)
+        self._looked = True
         for key in self._swept.keys() - over:
             sweep = self._swept[key]
             if (key[0], sweep.address) in used or now > sweep.ends:
@@ -87,7 +91,7 @@ class Draining:
                 del self._swept[key]
             self._proposed.pop(key, None)
 
-    def _sweep(self, key: _Key, server: VirtualServer, gateway: Gateway, *, primary: bool) -> None:
+    def _sweep(self, key: _Key, server: VirtualServer, gateway: Gateway, *, news: bool) -> None:
         vips, address, total = server.addresses, gateway.address, [0]
 
         def end(last: bool) -> None:
@@ -104,7 +108,7 @@ class Draining:
                 raise error
             else:
                 total[0] += done.result()
-            if last and primary:
+            if last and news:
                 what = f"gateway {gateway.name} is disabled at its deadline"
                 count = f"{total[0]} connections were ended" if total[0] else "it was empty"
                 self._tell(Event("drained", server.uid, f"{what}: {count}"))

@@ -1,0 +1,74 @@
+"""Gateways whose time to drain is over: who is told of it, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from agent.draining import Draining
+from protocol.effects import Event
+from protocol.ids import GroupId
+from protocol.objects import Gateway, VirtualServer
+from tests.unit.listening import run, until
+
+UID = GroupId("00000000000000aa")
+DEADLINE = 1_700_000_000
+ONE, TWO = (Gateway(name=f"gw{n}", address=f"10.0.0.{n}", drain_until=DEADLINE) for n in (1, 2))
+
+
+def serving(*gateways: Gateway) -> tuple[VirtualServer, ...]:
+    return (VirtualServer(uid=UID, name="web", vips=(), gateways=gateways, seed=1),)
+
+
+def disabled(gateway: Gateway) -> Gateway:
+    return replace(gateway, state="disabled")
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Gateways whose flows were ended."""
+    found: list[str] = []
+
+    def end_flows(_: Any, gateways: tuple[str, ...]) -> int:
+        found.extend(gateways)
+        return 3
+
+    monkeypatch.setattr("agent.draining.end_flows", end_flows)
+    monkeypatch.setattr("agent.draining.SWEEPS_S", (0.0,))
+    return found
+
+
+def test_a_primary_disables_what_drains_at_the_deadline_and_no_sooner(ended: list[str]) -> None:
+    async def test() -> None:
+        draining = Draining(print)
+        some = serving(replace(ONE, state="draining"))
+        assert not list(draining.due(some, {UID}, DEADLINE - 1))
+        assert not list(draining.due(some, (), DEADLINE)), "another device is primary"
+        (change,) = draining.due(some, {UID}, DEADLINE)
+        assert (change.gateway, change.state) == ("gw1", "disabled")
+        assert not list(draining.due(some, {UID}, DEADLINE)), "that is under way"
+
+    run(test())
+    assert not ended
+
+
+def test_what_was_disabled_before_an_agent_started_is_emptied_but_is_no_news(
+    ended: list[str],
+) -> None:
+    told: list[Event] = []
+
+    async def test() -> None:
+        draining = Draining(told.append)
+        assert not list(draining.due(serving(disabled(ONE), TWO), {UID}, DEADLINE - 1))
+        await until(lambda: ended == [ONE.address])
+        assert not list(draining.due(serving(disabled(ONE), disabled(TWO)), {UID}, DEADLINE))
+        await until(lambda: told)
+        await asyncio.sleep(0)
+
+    run(test())
+    assert ended == [ONE.address, TWO.address]
+    (event,) = told
+    assert event.text == "gateway gw2 is disabled at its deadline: 3 connections were ended"
