@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from agent.capability import CapabilityMissing
 from protocol.errors import HalbError
@@ -42,6 +43,7 @@ _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 1, 2
 _ATTACH_FILTER = 26
 _AT_ONCE = 100
 """Requests of a :class:`Pipeline` in one system call."""
+_CHANGE = "change connection entries"
 
 
 class NetlinkError(HalbError):
@@ -50,6 +52,15 @@ class NetlinkError(HalbError):
     def __init__(self, purpose: str, code: int) -> None:
         super().__init__(f"the kernel refused to {purpose}: {os.strerror(code)}")
         self.code = code
+
+
+@contextmanager
+def _refused(purpose: str) -> Iterator[None]:
+    """No descriptor or no memory is left, of this process or of the kernel: that is a refusal."""
+    try:
+        yield
+    except OSError as error:
+        raise NetlinkError(purpose, error.errno or errno.EIO) from error
 
 
 def attribute(kind: int, value: bytes) -> bytes:
@@ -93,11 +104,8 @@ def request(
     """
     flags |= REQUEST if flags & DUMP == DUMP else REQUEST | ACK
     question = _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
-    try:
+    with _refused(purpose):
         yield from _answers(protocol, question, purpose, whole)
-    except OSError as error:
-        # No descriptor or no memory is left: of this process, or of the kernel.
-        raise NetlinkError(purpose, error.errno or errno.EIO) from error
 
 
 def _answers(protocol: int, question: bytes, purpose: str, whole: bool) -> Iterator[bytes]:
@@ -176,26 +184,24 @@ class Pipeline:
     """
 
     def __init__(self, protocol: int) -> None:
+        """Raises :class:`NetlinkError`."""
         flags = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._sock = socket.socket(socket.AF_NETLINK, flags, protocol)
+        with _refused(_CHANGE):
+            self._sock = socket.socket(socket.AF_NETLINK, flags, protocol)
         enlarge(self._sock, _BUFFER)
         self._sock.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
 
     def send(self, requests: Sequence[bytes]) -> dict[int, int]:
         """Send whole messages, numbered by their place, and return the errno of refused ones.
 
-        Raises :class:`CapabilityMissing` for EPERM.
+        Raises :class:`NetlinkError`, or :class:`CapabilityMissing` for EPERM.
         """
         refused: dict[int, int] = {}
-        for start in range(0, len(requests), _AT_ONCE):
-            self._sock.send(b"".join(requests[start : start + _AT_ONCE]))
-            while answer := self._answer():
-                for kind, _, payload in messages(answer):
-                    code, place = struct.unpack_from("=i8xI", payload)
-                    if kind == _ERROR and code == -errno.EPERM:
-                        raise CapabilityMissing(["CAP_NET_ADMIN"], "change connection entries")
-                    if kind == _ERROR and code:
-                        refused[place] = -code
+        with _refused(_CHANGE):
+            for start in range(0, len(requests), _AT_ONCE):
+                self._sock.send(b"".join(requests[start : start + _AT_ONCE]))
+                while answer := self._answer():
+                    refused.update(_refusals(answer))
         return refused
 
     def _answer(self) -> bytes:
@@ -206,6 +212,16 @@ class Pipeline:
 
     def close(self) -> None:
         self._sock.close()
+
+
+def _refusals(answer: bytes) -> Iterator[tuple[int, int]]:
+    """The number of each refused request, and why."""
+    for kind, _, payload in messages(answer):
+        code, place = struct.unpack_from("=i8xI", payload)
+        if kind == _ERROR and code == -errno.EPERM:
+            raise CapabilityMissing(["CAP_NET_ADMIN"], _CHANGE)
+        if kind == _ERROR and code:
+            yield place, -code
 
 
 def message(kind: int, body: bytes, *, flags: int = 0, number: int = 0) -> bytes:

@@ -44,5 +44,15 @@ def test_a_process_without_descriptors_left_is_refused_as_by_the_kernel() -> Non
     try:
         with pytest.raises(netlink.NetlinkError, match="list addresses: Too many open files"):
             list(netlink.request(netlink.ROUTE, 22, bytes(8), purpose="list addresses"))
+        with pytest.raises(netlink.NetlinkError, match="connection entries: Too many open files"):
+            netlink.Pipeline(netlink.NETFILTER)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_requests_that_cannot_be_sent_are_refused_as_by_the_kernel() -> None:
+    """So that who told of flows is asked for all of them anew, as for any that are refused."""
+    pipeline = netlink.Pipeline(netlink.NETFILTER)
+    pipeline.close()
+    with pytest.raises(netlink.NetlinkError, match="refused to change connection entries"):
+        pipeline.send([netlink.message(0, b"")])
