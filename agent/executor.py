@@ -1,8 +1,4 @@
-"""Carries out the effects of a step, in order.
-
-The one rule of safety here: when ballots cannot be written, nothing that this
-step would have said goes out.
-"""
+"""Carries out the effects of a step, in order."""
 
 from __future__ import annotations
 
@@ -70,19 +66,17 @@ class Executor:
 
     def carry_out(self, effects: list[Effect]) -> None:
         """All effects of one step, in their order."""
-        mute = False
         opened = closed = 0
         for at, effect in enumerate(effects):
             if isinstance(effect, Send):
-                if not mute:
-                    self._send(effect.to, effect.message)
+                self._send(effect.to, effect.message)
             elif isinstance(effect, Refresh):
-                if not mute and self._vips is not None:
+                if self._vips is not None:
                     self._vips.refresh(effect)
             elif isinstance(effect, PersistBallots):
-                mute = not self._storage.save_ballots(effect.ballots)
+                self._storage.save_ballots(effect.number, effect.ballots)
             elif isinstance(effect, Acquire):
-                if at >= opened and not mute:
+                if at >= opened:
                     opened = self._acquire(effects, at)
             elif isinstance(effect, Release | Lame):
                 if at >= closed:

@@ -1,9 +1,9 @@
-"""Durable state while the agent runs: ballots at once, configuration beside the loop.
+"""Durable state while the agent runs, written beside its loop: the core is told when it is.
 
-A ballot must be on disk before anyone hears of it, and is tiny: it is written
-in the loop. A configuration is acknowledged later, so a worker writes it, and with
-it what no vote rests on: local edits, conflicts. A disk that refuses is tried
-again each second.
+A disk may take longer for a write than a lease lasts. So votes have a worker of their own;
+while it writes, the newest ballots of all groups gather, and go to disk together. Another
+worker writes configurations, and what no vote rests on: local edits, conflicts. A disk that
+refuses is tried again each second.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from functools import partial
 from agent.conflicts import Kept
 from agent.disk import Disk, DiskError
 from protocol.config import Config
-from protocol.effects import Ballot, ConfigStored, Input, PersistFailed, PersistWorks
+from protocol.effects import (
+    Ballot,
+    BallotsStored,
+    ConfigStored,
+    Input,
+    PersistFailed,
+    PersistWorks,
+)
 from protocol.ids import GroupId, Revision
 from protocol.local import Local
 
 RETRY_S = 1.0
 """Seconds until a disk that refused is tried again."""
+SLOW_S = 1.0
+"""Votes that take the disk longer are worth an operator's attention: elections wait for them."""
 _LOCAL = "local changes"
 
 _log = logging.getLogger("halb.storage")
@@ -42,7 +51,14 @@ class Storage:
         self._lacking: dict[str, str] = {}
         """What the disk last refused those of them with that it did refuse."""
         self._ballots = dict(ballots)
+        self._asked = 0
+        """Number of the newest ballots that the core wants on disk."""
+        self._writing = self._again = False
+        """Whether ballots are being written; and that the disk refused something before."""
+        self._began = 0.0
+        """When the newest write of ballots began, seconds."""
         self._deliver = deliver
+        self._votes = ThreadPoolExecutor(1, thread_name_prefix="halb-votes")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-disk")
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
@@ -51,18 +67,46 @@ class Storage:
 
     @property
     def problem(self) -> str:
-        """What the disk last refused with; empty while it works."""
+        """What the disk last refused with, or that it does not answer; empty while it works."""
+        waits = self._loop.time() - self._began if self._writing else 0.0
+        if waits > SLOW_S and not self._refused:
+            return (
+                f"{self.disk.folder}: votes have been on their way to this disk for {waits:.0f} s"
+            )
         return self._refused or next(iter(self._lacking.values()), "")
 
-    def save_ballots(self, changed: Mapping[GroupId, Ballot]) -> bool:
-        """Make ballots durable; False if the disk refused, and nothing may be told of them."""
+    def save_ballots(self, number: int, changed: Mapping[GroupId, Ballot]) -> None:
+        """Write ballots in their worker; the core learns when they are durable."""
+        self._asked = number
         self._ballots.update(changed)
-        try:
-            self.disk.save_ballots(self._ballots)
-        except DiskError as error:
+        if not self._writing:
+            self._write_ballots()
+
+    def _write_ballots(self) -> None:
+        self._writing, self._began = True, self._loop.time()
+        number, left = self._asked, self._left
+        future = self._loop.run_in_executor(
+            self._votes, self.disk.save_ballots, dict(self._ballots)
+        )
+        future.add_done_callback(lambda done: self._wrote_ballots(done, number, left))
+
+    def _wrote_ballots(self, done: asyncio.Future[None], number: int, left: int) -> None:
+        if done.cancelled() or left != self._left:
+            return
+        self._writing = False
+        error = done.exception()
+        if isinstance(error, DiskError):
             self._failed(error)
-            return False
-        return True
+            return
+        if error is not None:
+            raise error
+        self._deliver(BallotsStored(number))
+        if self._again:
+            _log.warning("the disk takes writes again")
+            self._again, self._refused = False, ""
+            self._deliver(PersistWorks())
+        if number < self._asked:
+            self._write_ballots()
 
     def save_config(self, config: Config, committed: Revision) -> None:
         """Write a configuration in the worker; the core learns when it is durable."""
@@ -126,11 +170,9 @@ class Storage:
             self._retry = self._loop.call_later(RETRY_S, self._try_again)
 
     def _try_again(self) -> None:
-        self._retry = None
-        if self.save_ballots({}):
-            _log.warning("the disk takes writes again")
-            self._refused = ""
-            self._deliver(PersistWorks())
+        self._retry, self._again = None, True
+        if not self._writing:
+            self._write_ballots()
 
     def forget_site(self) -> None:
         """Leave the Site: nothing of it stays on disk, nor is news any more.
@@ -138,8 +180,10 @@ class Storage:
         Waits for what the worker has to write, which would be there again: a device that
         leaves has nothing to be in time for.
         """
-        self._worker.submit(self.disk.forget_site).result()
+        for worker in (self._votes, self._worker):  # after whatever each of them has to write
+            worker.submit(self.disk.forget_site).result()
         self._ballots = {}
+        self._asked, self._writing, self._again = 0, False, False
         self._beside.pop(_LOCAL, None)
         self._lacking.pop(_LOCAL, None)
         self._left += 1
@@ -149,4 +193,5 @@ class Storage:
         if self._retry is not None:
             self._retry.cancel()
         self._beside.clear()
+        self._votes.shutdown(wait=True)
         self._worker.shutdown(wait=True)

@@ -55,8 +55,7 @@ class Alone:
         return self._voter.electorate.lone
 
     def sight(self) -> Sight:
-        others = [v for v in self._voter.electorate.voters if v != self._voter.me]
-        heard = [at for v in others if (at := self.heard(v)) is not None]
+        heard = [at for v in self._voter.others if (at := self.heard(v)) is not None]
         return Sight(
             max(heard, default=None), self._arbiter, self._quiet, self.was_primary, self.forced
         )
@@ -65,15 +64,18 @@ class Alone:
 
     def seek_office(self, now: int, out: Outbox) -> None:
         """Gather the evidence that stands for the other device's vote, and act on it."""
-        self._ask_for_vips(now, out)
+        self.look(now, out)
         group = self._group
         if self.allowed and group.candidacy.timely(now) and self.why_not(now) is Wait.NONE:
-            group.candidacy.alone = True
-            group.campaign(now, out)
-            group.candidacy.alone = False
-            self.since = now
+            group.campaign(now, out, alone=True)
 
-    def _ask_for_vips(self, now: int, out: Outbox) -> None:
+    def still_may(self, now: int) -> bool:
+        """Whether a candidate that stands alone may serve, now that its vote is on disk."""
+        able = self.allowed and self.why_not(now) is Wait.NONE
+        self.since = now if able else None
+        return able
+
+    def look(self, now: int, out: Outbox) -> None:
         """Ask the arbiter, and once it answers for the VIPs, while a takeover is possible."""
         pair = self._voter.electorate.pair
         if pair is None or now < self.ask_next:
@@ -210,7 +212,7 @@ class Alone:
 
     @property
     def _peer(self) -> DeviceId:
-        return next(v for v in self._voter.electorate.voters if v != self._voter.me)
+        return self._voter.others[0]
 
     def _two_owners(self, yields: bool, now: int, out: Outbox) -> None:
         """Both devices turned out to serve; told once per meeting."""

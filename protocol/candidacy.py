@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from protocol.evidence import Evidence
 from protocol.ids import DeviceId
-from protocol.messages import Answer, Ask, Voted
+from protocol.messages import Answer, Ask, Vote, Voted
 from protocol.outbox import Outbox
 from protocol.quorum import has_majority
 from protocol.timing import NEVER
@@ -70,10 +70,35 @@ class Candidacy:
         self._searching = False
         self._answers.clear()
 
-    def stand(self, now: int, jitter: int) -> None:
-        """Votes are asked for now; the next try comes ``jitter`` ns later than the soonest."""
+    def stand(
+        self, now: int, out: Outbox, *, handover_term: int, aborted: bool, alone: bool
+    ) -> None:
+        """Vote for this device in the next term, and ask for votes once that is on disk.
+
+        ``aborted``: it had handed over, in vain. ``alone``: no other votes are needed.
+        """
+        voter, electorate = self._voter, self._voter.electorate
+        assert not voter.bound_against(voter.me, now)
+        self._explain(handover_term > 0, aborted, now)
+        voter.cast(self.next_term(), voter.me, out)
+        voter.leader = None
+        voter.freed_for = None
+        # A candidate that holds no lease is free to vote for another in a later term.
+        voter.promised_to, voter.promise_until = voter.me, now
+        voter.heard = now
+        question = Vote(
+            voter.group, voter.term, electorate.number, electorate.revision,
+            voter.timing.interval, handover_term,
+        )  # fmt: skip
+        for other in voter.others:
+            out.send(other, question)
         self.standing = True
+        self.alone = alone
         self.vacant_since = None
+        self.votes = set()
+
+    def ask(self, now: int, jitter: int) -> None:
+        """Votes are asked for now; the next try comes ``jitter`` ns later than the soonest."""
         self.votes = {self._voter.me}
         self.asked_at = now
         self.not_before = now + self._voter.timing.retry + jitter
@@ -83,8 +108,8 @@ class Candidacy:
         last = self._voter.ballot.vote == self._voter.me or self._voter.term == 0
         return self.frozen and not last
 
-    def explain(self, handed_over: bool, aborted: bool, now: int) -> None:
-        """Note for people why this device stands; to be called before it does."""
+    def _explain(self, handed_over: bool, aborted: bool, now: int) -> None:
+        """Note for people why this device is about to stand."""
         voter = self._voter
         before = voter.leader or voter.promised_to
         if handed_over:
@@ -153,9 +178,8 @@ class Candidacy:
         self._ask_next = now + voter.timing.interval // 2
         electorate = voter.electorate
         question = Ask(voter.group, self.next_term(), electorate.number, electorate.revision)
-        for other in electorate.voters:
-            if other != voter.me:
-                out.send(other, question)
+        for other in voter.others:
+            out.send(other, question)
         return True
 
     def _ask_at(self) -> int:

@@ -1,8 +1,8 @@
 """What goes into the core and what comes out of it.
 
 ``Node.step(now, inputs)`` takes inputs and returns effects; the shell carries
-the effects out **in order**. Order is a promise of safety: ``PersistBallots``
-must be durable before any later ``Send`` of the same list.
+the effects out **in order**. What a disk may take long for it does beside its loop:
+the core itself holds back what must not be told before that is done.
 
 Structs of msgspec, as messages are: made a hundred times a second, eight times as fast
 as frozen dataclasses. No cycle runs through them, so the collector need not know them.
@@ -52,6 +52,12 @@ class ConfigApplied(Struct, frozen=True, gc=False):
     """The kernel of this device is as the committed ``revision`` says."""
 
     revision: Revision
+
+
+class BallotsStored(Struct, frozen=True, gc=False):
+    """All ballots up to the :class:`PersistBallots` of this number are durable."""
+
+    number: int
 
 
 class PersistFailed(Struct, frozen=True, gc=False):
@@ -192,9 +198,9 @@ class Dialled(Struct, frozen=True, gc=False):
 
 
 Input = (
-    Dialled | Received | ConfigStored | ConfigApplied | PersistFailed | PersistWorks | Fitness
-    | Behind | Flushed | GatewayHealth | Pace | Lossy | WallClock | LeaseLapsed | Paused | Probed
-    | Propose | Promote | Force | Adopt | Stop | Resume | Recover
+    Dialled | Received | ConfigStored | ConfigApplied | BallotsStored | PersistFailed
+    | PersistWorks | Fitness | Behind | Flushed | GatewayHealth | Pace | Lossy | WallClock
+    | LeaseLapsed | Paused | Probed | Propose | Promote | Force | Adopt | Stop | Resume | Recover
 )  # fmt: skip
 
 
@@ -221,14 +227,15 @@ class Connect(Struct, frozen=True, gc=False):
 
 
 class PersistBallots(Struct, frozen=True, gc=False):
-    """Write these ballots, which changed, durably before carrying out what follows.
+    """Write these ballots, which changed, durably, then hand in :class:`BallotsStored`.
 
-    Ballots of other groups stay as they are on disk.
-
-    On failure the shell drops the rest of this step's :class:`Send` effects
-    and hands in :class:`PersistFailed`.
+    Ballots of other groups stay as they are on disk. One write may serve several of these
+    effects, if it has the newest ballot of each group. On failure the shell hands in
+    :class:`PersistFailed`, and tries again.
     """
 
+    number: int
+    """Grows by one with each of these effects."""
     ballots: dict[GroupId, Ballot]
 
 

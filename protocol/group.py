@@ -79,9 +79,6 @@ class Group:
         number = self.voter.electorate.number
         return Claim(self.group, self.voter.term, number, self.timing.interval)
 
-    def _others(self) -> list[DeviceId]:
-        return [v for v in self.voter.electorate.voters if v != self.me]
-
     def may_campaign(self) -> bool:
         """Whether this device may stand for primary at all."""
         voter = self.voter
@@ -123,7 +120,7 @@ class Group:
             reason = self.alone.refuses_equal(sender)
         self.alone.on_rival(reason is Reason.NONE, now, out)
         if reason is not Reason.NONE:
-            return Refusal(self.group, voter.term, reason)
+            return Refusal(self.group, 0 if voter.unwritten else voter.term, reason)
         if self.role not in (Role.WAITING, Role.SECONDARY):
             self._become_secondary(out, now, release=self.role is not Role.LAME_DUCK)
         changed = voter.leader != sender or claim.term != voter.term
@@ -133,7 +130,7 @@ class Group:
             self.candidacy.forget()
         if changed:
             out.do(Event("leader", self.group, "follows a primary", claim.term, sender))
-        return None
+        return Refusal(self.group, 0, Reason.DISK) if voter.unwritten else None
 
     def on_ask(self, sender: DeviceId, ask: Ask, now: int, out: Outbox) -> None:
         self._step_down_if_late(out, now)
@@ -167,8 +164,8 @@ class Group:
             self.timeline = {"silent": now}
             self.campaign(now, out, message.term, sender)
 
-    def on_resign(self, sender: DeviceId, message: Resign, now: int) -> None:
-        if self.voter.forget_promise(sender, message.term, now):
+    def on_resign(self, sender: DeviceId, message: Resign, now: int, out: Outbox) -> None:
+        if self.voter.forget_promise(sender, message.term, now, out):
             self.candidacy.vacant_since = now
             self.timeline = {"silent": now}
 
@@ -183,30 +180,25 @@ class Group:
             self._count_votes(now, out)
 
     def campaign(
-        self, now: int, out: Outbox, handover_term: int = 0, predecessor: DeviceId | None = None
-    ) -> None:
-        """Become a candidate of the next term and ask for votes."""
-        voter = self.voter
-        assert not voter.bound_against(self.me, now)
+        self, now: int, out: Outbox, handover_term: int = 0, predecessor: DeviceId | None = None,
+        *, alone: bool = False,
+    ) -> None:  # fmt: skip
+        """Become a candidate of the next term; votes are asked for once that is on disk."""
+        aborted = self.role is Role.LAME_DUCK
+        self.candidacy.stand(now, out, handover_term=handover_term, aborted=aborted, alone=alone)
         self.predecessor = predecessor
-        self.candidacy.explain(handover_term > 0, self.role is Role.LAME_DUCK, now)
-        voter.cast(self.candidacy.next_term(), self.me, out)
-        voter.leader = None
-        voter.freed_for = None
-        # A candidate that holds no lease is free to vote for another in a later term.
-        voter.promised_to, voter.promise_until = self.me, now
-        voter.heard = now
         self.role = Role.CANDIDATE
         self.abort_at = NEVER
-        self.candidacy.stand(now, self.random.randrange(self.timing.interval))
         self.timeline = {**self.timeline, "voted": now}
-        question = Vote(
-            self.group, voter.term, voter.electorate.number, voter.electorate.revision,
-            self.timing.interval, handover_term,
-        )  # fmt: skip
-        for other in self._others():
-            out.send(other, question)
-        self._count_votes(now, out)
+
+    def on_written(self, now: int, out: Outbox) -> None:
+        """The ballot is on disk, and what tells of it goes out now."""
+        self.voter.on_written(now)
+        if self.role is Role.CANDIDATE and self.candidacy.alone and not self.alone.still_may(now):
+            self._become_secondary(out, now)
+        elif self.role is Role.CANDIDATE:
+            self.candidacy.ask(now, self.random.randrange(self.timing.interval))
+            self._count_votes(now, out)
 
     def _count_votes(self, now: int, out: Outbox) -> None:
         candidacy = self.candidacy
@@ -217,6 +209,7 @@ class Group:
         # The lease counts from the question: the oldest moment that the votes vouch for.
         self.lease.begin(candidacy.votes, candidacy.asked_at)
         self.role = Role.ELECT
+        self.abort_at = now + self.timing.step_down
         if not self.may_campaign():
             self.resign(now, out)
         elif now - candidacy.asked_at <= self.timing.fresh:
@@ -224,6 +217,7 @@ class Group:
 
     def _become_primary(self, now: int, out: Outbox) -> None:
         self.role = Role.PRIMARY
+        self.abort_at = NEVER
         self.timeline["acquired"] = now
         self._keep_promise()
         self._acquire(self.vips, now, out, self.predecessor)
@@ -293,7 +287,7 @@ class Group:
         self.voter.freed_for = to
         if self.vips:
             out.do(Lame(self.group, self.vips, DRAIN_NS))
-        for other in self._others():
+        for other in self.voter.others:
             out.send(other, HandOver(self.group, self.voter.term, to))
         out.do(Event("lame", self.group, "hands over", self.voter.term, to))
 
@@ -302,17 +296,18 @@ class Group:
         term = self.voter.term
         self._become_secondary(out, now)
         self.voter.promised_to, self.voter.promise_until = None, now
-        for other in self._others():
+        for other in self.voter.others:
             out.send(other, Resign(self.group, term))
 
     def _become_secondary(self, out: Outbox, now: int, release: bool = True) -> None:
         if self.role in (Role.PRIMARY, Role.LAME_DUCK) and release and self.vips:
             out.do(Release(self.group, self.vips))
         if self.role is Role.PRIMARY:
-            text = "gave the lease up"
-            out.do(Event("released", self.group, text, self.voter.term, self.me))
+            out.do(Event("released", self.group, "gave the lease up", self.voter.term, self.me))
         if self.claims and self.voter.leader == self.me:
             self.voter.leader = None
+        if self.role is Role.CANDIDATE:
+            out.void(self.group)
         self.role = Role.SECONDARY
         self.abort_at = NEVER
         self.candidacy.standing = False
@@ -324,7 +319,9 @@ class Group:
         self.candidacy.not_before = now + pause
 
     def _step_down_if_late(self, out: Outbox, now: int) -> None:
-        if self.claims and now >= self.lease.ends(self.timing):
+        # The votes may be old, if disks are slow; what renews a lease is fresh.
+        ends = self.abort_at if self.role is Role.ELECT else self.lease.ends(self.timing)
+        if self.claims and now >= ends:
             self.step_down(2 * self.timing.interval, now, out)
 
     # Timers
@@ -365,6 +362,9 @@ class Group:
         """As a secondary that misses the primary: gather evidence, then stand."""
         if now < self.candidacy.not_before or not self.may_campaign():
             return
+        if self.voter.unwritten:
+            self.alone.look(now, out)
+            return
         if self.candidacy.ask_if_due(now, out) and "asked" not in self.timeline:
             self.timeline = {"silent": self.voter.heard, "asked": now}
         if self.candidacy.ripe(now) and self.alone.clear:
@@ -380,8 +380,9 @@ class Group:
         due = NEVER
         if role is Role.SECONDARY or role is Role.CANDIDATE:
             if self.may_campaign():
-                due = min(self.candidacy.due(now), self.alone.due(now))
-        elif role is Role.LAME_DUCK:
+                seeks = NEVER if voter.unwritten else self.candidacy.due(now)
+                due = min(seeks, self.alone.due(now))
+        elif role is Role.LAME_DUCK or role is Role.ELECT:
             due = self.abort_at
         else:
             due = min(self.lease.ends(self.timing), self.alone.due_as_primary())

@@ -133,8 +133,17 @@ class Groups(Mapping[GroupId, Group]):
         for uid, assignment in mine.items():
             self._follow_one(uid, assignment, electorate_of(config, assignment), now, out)
             server = config.virtual_servers.get(uid)
-            self.by_id[uid].candidacy.frozen = server is not None and server.frozen
+            self._freeze(uid, server is not None and server.frozen, now, out)
         return [g for g in self.by_id if g != SITE_GROUP]
+
+    def _freeze(self, uid: GroupId, frozen: bool, now: int, out: Outbox) -> None:
+        """From now on only the last primary stands, which it knows by its vote for itself."""
+        group = self.by_id[uid]
+        began = frozen and not group.candidacy.frozen
+        if began and group.role is Role.CANDIDATE and not group.alone.was_primary:
+            # Nobody elected it yet.
+            self.outgrow(uid, group.voter.term + 1, now, out)
+        group.candidacy.frozen = frozen
 
     def _follow_one(
         self, uid: GroupId, assignment: Assignment, electorate: Electorate, now: int, out: Outbox
@@ -254,7 +263,7 @@ class Groups(Mapping[GroupId, Group]):
             case HandOver():
                 group.on_hand_over(sender, message, now, out)
             case Resign():
-                group.on_resign(sender, message, now)
+                group.on_resign(sender, message, now, out)
                 group.alone.on_rival(False, now, out)
         return True
 
@@ -263,9 +272,13 @@ class Groups(Mapping[GroupId, Group]):
         self.disk_works = works
         for group in self.by_id.values():
             group.voter.disk_works = works
-        if not works:
-            # The shell opened and renewed no lease in the step whose ballots were refused.
-            self.lapse(self.by_id)
+
+    def on_written(self, groups: Iterable[GroupId], now: int, out: Outbox) -> list[GroupId]:
+        """The ballots of these are on disk; those of them that still exist."""
+        found = [gid for gid in groups if gid in self.by_id]
+        for gid in found:
+            self.by_id[gid].on_written(now, out)
+        return found
 
     def next_due(self, now: int, before: int) -> int:
         """When the first of them is due, if that is earlier than ``before``."""

@@ -18,6 +18,7 @@ from protocol.contact import Contact
 from protocol.effects import (
     Adopt,
     Ballot,
+    BallotsStored,
     ConfigApplied,
     ConfigStored,
     Dialled,
@@ -136,17 +137,15 @@ class Node:
         self.rescue = Rescue(
             device, self.configuration, self.requests, self.offices, self.neighbourhood
         )
-        self.stopping = False
-        self._stopped = False
-        self._site_since = NO_REVISION
-        self._in_force = NO_REVISION
-        self._due = now
-        self._chores_due = now
-        self._follow_configuration(now, Outbox(), [])
+        self.stopping = self._stopped = False
+        self._site_since = self._in_force = NO_REVISION
+        self._due = self._chores_due = now
+        self._out = Outbox()
+        self._follow_configuration(now, self._out, [])
 
     def step(self, now: int, inputs: Iterable[Input]) -> list[Effect]:
         """Handle ``inputs``, then everything due at ``now``; return what is to be done."""
-        out = Outbox()
+        out = self._out
         touched: list[GroupId] = []
         if now - self._due > STALL_NS:
             # We were deaf, not they silent: what the peers sent meanwhile is yet to be read.
@@ -233,8 +232,13 @@ class Node:
                 self.neighbourhood.overlay.on_dialled(device, now, out)
             case ConfigStored(revision):
                 self.configuration.on_stored(revision, self._site_term(), now, out)
+            case BallotsStored(number):
+                touched.extend(self.groups.on_written(out.stored(number), now, out))
             case PersistFailed() | PersistWorks():
-                self._on_disk(isinstance(item, PersistWorks), out, touched)
+                works = isinstance(item, PersistWorks)
+                self.groups.on_disk(works)
+                self.configuration.on_disk(works, out)
+                touched.extend(self.groups)
             case Fitness(unfit, outdated):
                 self.roster.unfit, self.roster.outdated = unfit, outdated
                 self._judge_fitness(touched)
@@ -303,11 +307,6 @@ class Node:
                 self.requests.on_return(sender, message, out)
             case _:
                 self.neighbourhood.receive(sender, message, self.configuration, now, out)
-
-    def _on_disk(self, works: bool, out: Outbox, touched: list[GroupId]) -> None:
-        self.groups.on_disk(works)
-        touched.extend(self.groups)
-        self.configuration.on_disk(works, out)
 
     # Configuration
 

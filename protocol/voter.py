@@ -2,8 +2,8 @@
 
 A voter that accepts a primary's beat promises to elect nobody else for 3 T on
 its own clock. It forgets neither its term nor its vote (both are on disk
-before anyone hears of them), and after a restart, which makes it forget
-promises, it grants nothing until the longest of them has run out.
+before anyone hears of them: :mod:`protocol.outbox`), and after a restart, which makes it
+forget promises, it grants nothing until the longest of them has run out.
 
 The rules are Raft's election rules (Ongaro, "Consensus: Bridging Theory and
 Practice", 2014, chapters 3 and 9.6 PreVote) with a leader lease counted from
@@ -72,12 +72,19 @@ class Voter:
         """Successor that the leader named; the promise does not bind against it."""
         self.abstain_until = abstain_until
         self.disk_works = True
+        self.unwritten = False
+        """The ballot is on its way to the disk, and nobody may hear of it yet."""
         self.held: dict[DeviceId, Vote] = {}
         """Questions that wait for the promise's end."""
 
     @property
     def term(self) -> int:
         return self.ballot.term
+
+    @property
+    def others(self) -> list[DeviceId]:
+        """The group's other voters."""
+        return [voter for voter in self.electorate.voters if voter != self.me]
 
     @property
     def votes(self) -> bool:
@@ -94,6 +101,7 @@ class Voter:
     def _keep(self, ballot: Ballot, out: Outbox) -> None:
         if self.ballot != ballot:
             self.ballot = ballot
+            self.unwritten = True
             out.persist(self.group, ballot)
 
     def promise(self, to: DeviceId, until: int) -> None:
@@ -131,6 +139,9 @@ class Voter:
             self.freed_for = None
         if self.ballot.lost and now >= self.abstain_until:
             self._keep(structs.replace(self.ballot, lost=False), out)
+        if self.unwritten:
+            # It is late for a vote that was given before.
+            out.void(self.group)
         self.leader = sender
         self.heard = now
         if self.freed_for is None:
@@ -139,7 +150,7 @@ class Voter:
     def follow_on(self, sender: DeviceId, claim: Claim, now: int, out: Outbox) -> bool:
         """Follow ``sender`` if, as nearly always, it repeats a claim accepted before."""
         same = sender == self.leader and claim.term == self.ballot.term
-        if not same or claim.number < self.electorate.number:
+        if not same or claim.number < self.electorate.number or self.unwritten:
             return False
         self.follow(sender, claim, now, out)
         return True
@@ -151,10 +162,11 @@ class Voter:
         self.freed_for = successor
         return True
 
-    def forget_promise(self, leader: DeviceId, term: int, now: int) -> bool:
+    def forget_promise(self, leader: DeviceId, term: int, now: int, out: Outbox) -> bool:
         """The leader of ``term`` resigned: its promise is over at once."""
         if leader != self.leader or term != self.term:
             return False
+        out.void(self.group)
         if self.promised_to == leader:
             self.promised_to, self.promise_until = None, now
         self.leader = None
@@ -216,6 +228,16 @@ class Voter:
         self.heard = now
         self.promised_to, self.promise_until = sender, now + self.promise_for(vote.interval)
         out.send(sender, Voted(self.group, vote.term, self.term, True, Reason.NONE))
+
+    def on_written(self, now: int) -> None:
+        """The ballot is on disk: a vote for another device is told now, and binds from now on.
+
+        However long that took, this voter waits for the candidate before it stands itself.
+        """
+        self.unwritten = False
+        if self.leader is None and self.promised_to not in (None, self.me):
+            self.heard = now
+            self.promise_until = max(self.promise_until, now + self.timing.promise)
 
     def refuse(self, sender: DeviceId, vote: Vote, reason: Reason, out: Outbox) -> None:
         out.send(sender, Voted(self.group, vote.term, self.term, False, reason))

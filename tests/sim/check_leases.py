@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from protocol.config import Config
-from protocol.effects import Acquire, Lame, Refresh, Release
+from protocol.effects import Acquire, Ballot, Lame, Refresh, Release
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Ack, Beat, Claim, Vote, Voted
 from protocol.quorum import majority
@@ -85,7 +85,7 @@ class LeaseCheck:
         """Called just before the lease opens."""
         machine, now = process.machine, process.world.now
         bounds = self._checker.bounds(effect.group)
-        newest = self._checker.votes.known_before(process, effect.group)
+        newest = machine.disk.ballots.get(effect.group, Ballot())
         if effect.term < newest.term:
             text = f"{process.name} acts on term {effect.term} of {effect.group}, knows {newest}"
             self._checker.fail("S10", text)

@@ -43,12 +43,12 @@ class VoteCheck:
         self._beats: dict[DeviceId, dict[tuple[DeviceId, int], tuple[Claim, ...]]] = {}
         self._resigned: dict[DeviceId, set[tuple[DeviceId, GroupId, int]]] = {}
         """Resignations heard in a step: what is said in it to those primaries binds no more."""
-        self._before: dict[DeviceId, tuple[int, Mapping[GroupId, Ballot]]] = {}
-        """(step, ballots) before the newest ones were written in that step."""
         self._tokens: dict[tuple[GroupId, int], DeviceId] = {}
         self._freed: dict[tuple[DeviceId, GroupId, DeviceId, int], DeviceId] = {}
         """(voter, group, primary, term) to the successor, of hand-overs that it heard of."""
         self._questions: dict[tuple[DeviceId, DeviceId, GroupId, int], int] = {}
+        self._newest: dict[tuple[DeviceId, GroupId], int] = {}
+        """Newest term that a device heard a claim of."""
 
     def restarted(self, device: DeviceId) -> None:
         """A process forgot the lists of claims that it was sent."""
@@ -80,6 +80,9 @@ class VoteCheck:
         epoch, claims = self._lists.get((device, sender), (0, ()))
         if epoch == beat.epoch and claims:
             self._beats.setdefault(device, {})[sender, beat.sent] = claims
+            for claim in claims:
+                newest = self._newest.get((device, claim.group), 0)
+                self._newest[device, claim.group] = max(newest, claim.term)
 
     def hears_hand_over(self, device: DeviceId, sender: DeviceId, message: HandOver) -> None:
         self._freed[device, message.group, sender, message.term] = message.to
@@ -96,26 +99,25 @@ class VoteCheck:
 
     # What a device says
 
+    def deciding(self, process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
+        """Ballots are on their way to the disk; ``process`` still has those before them."""
+        for group, ballot in ballots.items():
+            if ballot.term > process.ballots.get(group, Ballot()).term + 1:
+                # Of votes between the two nobody will hear, nor of what they rested on.
+                self.promises.pop((process.machine.id, group), None)
+
     def persisting(self, process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
         """S3: what is written never goes back, and no vote is changed within a term."""
         durable = process.machine.disk.ballots
-        self._before[process.machine.id] = (process.stepped_at, durable)
         for group, ballot in ballots.items():
             old = durable.get(group, Ballot())
             again = ballot.term == old.term and old.vote not in (None, ballot.vote)
             if ballot.term < old.term or again:
                 self._checker.fail("S3", f"{process.name} replaces {old} of {group} by {ballot}")
 
-    def known_before(self, process: Process, group: GroupId) -> Ballot:
-        """The ballot on disk when the step under way began: it does all that came before a
-        vote first, and then votes."""
-        durable: Mapping[GroupId, Ballot] = process.machine.disk.ballots
-        at, before = self._before.get(process.machine.id, (-1, durable))
-        return (before if at == process.stepped_at else durable).get(group, Ballot())
-
     def says_stored(self, process: Process, to: DeviceId, stored: Stored) -> None:
-        """S10: no confirmation for a coordinator of an older term than was known before."""
-        ballot = self.known_before(process, SITE_GROUP)
+        """S10: no confirmation for a coordinator of an older term than is known."""
+        ballot = process.machine.disk.ballots.get(SITE_GROUP, Ballot())
         if stored.term < ballot.term:
             text = f"{process.name} confirms a write of term {stored.term}, knows {ballot}"
             self._checker.fail("S10", text)
@@ -200,6 +202,8 @@ class VoteCheck:
         now = process.machine.clock.real(process.stepped_at)
         if promise is None or to == promise.holder or promise.until <= now:
             return
+        if self._newest.get((device, group), 0) > promise.term:
+            return  # A majority elected another primary, so nothing is owed to this one.
         if self._freed.get((device, group, promise.holder, promise.term)) == to:
             return
         token = self._questions.get((device, to, group, term), 0)

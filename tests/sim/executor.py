@@ -1,8 +1,7 @@
 """What each effect of the core does to disk, kernel and network.
 
-Votes are written before anything that follows them in the same step, and the
-process does nothing else meanwhile. Configurations and local edits are written
-by a worker, one at a time.
+Votes are written by a worker, the newest of all groups at a time; configurations and local
+edits by another one. The process goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from protocol.effects import (
     Acquire,
     Apply,
+    BallotsStored,
     ConfigApplied,
     ConfigStored,
     Connect,
@@ -46,12 +46,11 @@ DISK_RETRY_NS = SECOND
 
 
 def _send(process: Process, effect: Send) -> int:
-    if not process.mute:
-        world, to, message = process.world, effect.to, effect.message
-        if say := world.checker.says.get(type(message)):
-            say(process, to, message)
-        if (target := world.index_of.get(to)) is not None:
-            world.network.send(world.now, process.machine.index, target, message)
+    world, to, message = process.world, effect.to, effect.message
+    if say := world.checker.says.get(type(message)):
+        say(process, to, message)
+    if (target := world.index_of.get(to)) is not None:
+        world.network.send(world.now, process.machine.index, target, message)
     return 0
 
 
@@ -59,17 +58,38 @@ def _send(process: Process, effect: Send) -> int:
 
 
 def _persist_ballots(process: Process, effect: PersistBallots) -> int:
-    machine = process.machine
+    process.world.checker.votes.deciding(process, effect.ballots)
     process.ballots.update(effect.ballots)
-    if machine.disk.full:
-        process.mute = True
+    process.asked = effect.number
+    if process.writing is None:
+        _start_ballots(process)
+    return 0
+
+
+def _start_ballots(process: Process) -> None:
+    process.writing = process.asked, dict(process.ballots)
+    wait = process.machine.disk.write_ns(process.world.random)
+    process.world.push(process.world.now + wait, _ballots_written, process, None)
+
+
+def _ballots_written(process: Process, _: None) -> None:
+    if not process.alive:
+        return
+    assert process.writing is not None
+    number, _ballots = process.writing
+    if process.machine.disk.full:
+        process.writing = None
         _disk_failed(process)
-        return 0
-    # Told to nobody before the wait below ends, so it may count as written at once.
-    process.world.checker.persisting(process, process.ballots)
-    machine.disk.ballots = dict(process.ballots)
-    machine.disk.torn = False
-    return machine.disk.write_ns(process.world.random)
+    else:
+        process.write_ballots()
+        process.inbox.append(BallotsStored(number))
+        if process.again:
+            process.again = False
+            process.inbox.append(PersistWorks())
+        if number < process.asked:
+            _start_ballots(process)
+    if not process.blocked:
+        process.step()
 
 
 def _disk_failed(process: Process) -> None:
@@ -86,11 +106,9 @@ def try_disk(process: Process, _: None = None) -> None:
     if process.machine.disk.full:
         process.world.push(process.world.now + DISK_RETRY_NS, try_disk, process, None)
         return
-    process.retrying = False
-    process.world.checker.persisting(process, process.ballots)
-    process.machine.disk.ballots = dict(process.ballots)
-    process.machine.disk.torn = False
-    process.hand_in(PersistWorks())
+    process.retrying, process.again = False, True
+    if process.writing is None:
+        _start_ballots(process)
 
 
 def _persist_config(process: Process, effect: PersistConfig) -> int:
@@ -152,8 +170,6 @@ def _applied(process: Process, revision: Revision) -> None:
 
 def _acquire(process: Process, effect: Acquire) -> int:
     world, machine = process.world, process.machine
-    if process.mute:
-        return 0
     if machine.clock.local(world.now) > effect.deadline:
         return _too_late(process, "acquire", effect.group)
     until = machine.lease_end(world.now, effect.lease)
@@ -164,8 +180,6 @@ def _acquire(process: Process, effect: Acquire) -> int:
 
 def _refresh(process: Process, effect: Refresh) -> int:
     world, machine = process.world, process.machine
-    if process.mute:
-        return 0
     if machine.clock.local(world.now) > effect.deadline:
         return _too_late(process, "refresh", effect.group)
     until = machine.lease_end(world.now, world.leases[effect.profile])

@@ -12,8 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.config import Config
-from protocol.effects import Effect, Input, Paused
-from protocol.ids import Revision
+from protocol.effects import Ballot, Effect, Input, Paused
+from protocol.ids import GroupId, Revision
 from protocol.local import Local
 from protocol.timing import MILLISECOND, SECOND
 from protocol.tombstones import Retention
@@ -46,10 +46,10 @@ class Process:
     """A running agent on a machine."""
 
     __slots__ = (
-        "_scheduled", "alive", "ambush", "ballots", "blocked", "blocks", "core", "in_force",
-        "inbox", "local", "machine", "mute", "opened", "position", "rest", "retrying", "spin_from",
-        "spins", "stalled", "stalled_until", "started", "stepped_at", "stopping", "wake",
-        "wake_local", "world", "writes",
+        "_scheduled", "again", "alive", "ambush", "asked", "ballots", "blocked", "blocks", "core",
+        "in_force", "inbox", "local", "machine", "opened", "position", "rest", "retrying",
+        "spin_from", "spins", "stalled", "stalled_until", "started", "stepped_at", "stopping",
+        "wake", "wake_local", "world", "writes", "writing",
     )  # fmt: skip
 
     def __init__(self, world: World, machine: Machine) -> None:
@@ -69,7 +69,6 @@ class Process:
         self.inbox: list[Input] = []
         self.rest: list[Effect] = []
         self.position = 0
-        self.mute = False
         self.spins = 0
         self.spin_from = 0
         self.wake = -1
@@ -83,6 +82,12 @@ class Process:
         """The newest configuration that this run put in force."""
         self.ballots = dict(disk.ballots)
         """What should be on disk; more than is there while the disk refuses."""
+        self.asked = 0
+        """Number of the newest ballots that the core wants there."""
+        self.writing: tuple[int, dict[GroupId, Ballot]] | None = None
+        """Ballots on their way there, and the number of the newest of them."""
+        self.again = False
+        """The disk refused something, and is being tried again."""
         self.local: Local | None = disk.local
         """Break-glass edits of this run."""
         self.retrying = False
@@ -139,7 +144,6 @@ class Process:
             if effects:
                 self.rest = effects
                 self.position = 0
-                self.mute = False
                 if not self.carry_out():
                     return
             if not self.inbox:
@@ -192,6 +196,9 @@ class Process:
         """kill -9: what is durable and what is in the kernel stays."""
         self.alive = False
         self.blocked = True
+        # What is under way may be on disk already.
+        if self.writing and not self.machine.disk.full and self.world.random.random() < 0.5:
+            self.write_ballots()
         if self.writes and not self.machine.disk.full and self.world.random.random() < 0.5:
             self.write_config()
 
@@ -254,6 +261,15 @@ class Process:
                 return False
         self.position = len(rest)
         return True
+
+    def write_ballots(self) -> None:
+        """The ballots that were on their way to the disk are durable."""
+        assert self.writing is not None
+        _, ballots = self.writing
+        self.writing = None
+        self.world.checker.persisting(self, ballots)
+        self.machine.disk.ballots = ballots
+        self.machine.disk.torn = False
 
     def write_config(self) -> None:
         """The oldest configuration that waits for the disk becomes durable."""

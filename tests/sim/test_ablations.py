@@ -20,11 +20,11 @@ from protocol.changes import DeleteVirtualServer, PutVirtualServer
 from protocol.config import Config
 from protocol.coordinator import Coordinator
 from protocol.document import VirtualServerDocument
-from protocol.effects import Ballot, PersistBallots
+from protocol.effects import Ballot, BallotsStored, PersistBallots, Send
 from protocol.group import Group
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.listener_document import ListenerDocument
-from protocol.messages import Append, ProposeChange, Reason, Vote
+from protocol.messages import Append, Message, ProposeChange, Reason, Vote
 from protocol.outbox import Outbox
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from protocol.voter import Voter
@@ -140,6 +140,7 @@ def _votes_right_after_a_restart(seed: int) -> bool:
 
 def test_votes_that_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
     def persist(self: Process, effect: PersistBallots) -> int:
+        self.inbox.append(BallotsStored(effect.number))
         return 0
 
     carried_out(PersistBallots, persist, monkeypatch)
@@ -147,9 +148,10 @@ def test_votes_that_are_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_votes_written_after_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk has a vote only half a millisecond after the process went on."""
+    """The disk has a vote only half a millisecond after the process was told that it has."""
 
     def persist(self: Process, effect: PersistBallots) -> int:
+        self.inbox.append(BallotsStored(effect.number))
         self.world.push(self.world.now + 500_000, _write, self, effect.ballots)
         return 0
 
@@ -160,6 +162,14 @@ def test_votes_written_after_they_are_told(monkeypatch: pytest.MonkeyPatch) -> N
 def _write(process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
     if process.alive:
         process.machine.disk.ballots = {**process.machine.disk.ballots, **ballots}
+
+
+def test_votes_told_while_they_go_to_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: Outbox, to: DeviceId, message: Message) -> None:
+        self.do(Send(to, message))
+
+    monkeypatch.setattr(Outbox, "send", send)
+    assert turns_red("S3")
 
 
 def test_two_votes_in_one_term(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from protocol.api import HistoryEntry
 from protocol.changes import SetDevice
 from protocol.effects import (
+    BallotsStored,
     ConfigApplied,
     ConfigStored,
     Fitness,
@@ -149,6 +150,7 @@ def local_input(random: Random, stored: list[Revision]) -> Input:
     choices: list[Input] = [
         ConfigStored(revision),
         ConfigApplied(revision),
+        BallotsStored(random.randrange(1000)),
         PersistFailed(),
         PersistWorks(),
         Fitness(((group_id(0), "broken"),)),

@@ -17,6 +17,7 @@ from protocol.effects import (
     Adopt,
     Apply,
     Ballot,
+    BallotsStored,
     ConfigApplied,
     ConfigStored,
     Effect,
@@ -69,6 +70,9 @@ class Cluster:
         self.effects: list[tuple[int, DeviceId, Effect]] = []
         self.drop: Callable[[DeviceId, DeviceId, object], bool] = lambda a, b, m: False
         self.flush_ns = FLUSH_NS
+        self.vote_ns: dict[DeviceId, int] = {}
+        """How long a device's disk takes for its votes; those that are missing take no time."""
+        self._votes: dict[tuple[DeviceId, int], dict[GroupId, Ballot]] = {}
         self._queue: list[tuple[int, int, DeviceId, Input]] = []
         self._number = count()
         for each in self.devices:
@@ -124,14 +128,18 @@ class Cluster:
     def _step(self, id_: DeviceId, items: list[Input]) -> None:
         if id_ not in self.nodes:
             return
+        for item in items:
+            if isinstance(item, BallotsStored):
+                self.ballots[id_].update(self._votes[id_, item.number])
         for effect in self.nodes[id_].step(self.now, items):
             self.effects.append((self.now, id_, effect))
             match effect:
                 case Send(to, message):
                     if not self.drop(id_, to, message):
                         self.give(to, Received(id_, message), LINK_NS)
-                case PersistBallots(ballots):
-                    self.ballots[id_].update(ballots)
+                case PersistBallots(number, ballots):
+                    self._votes[id_, number] = ballots
+                    self.give(id_, BallotsStored(number), self.vote_ns.get(id_, 0))
                 case PersistConfig(config, committed):
                     self.disks[id_] = (config, committed)
                     self.give(id_, ConfigStored(config.revision), DISK_NS)

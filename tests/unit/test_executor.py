@@ -24,11 +24,10 @@ WEB, MAIL, RDP = (GroupId(digit * 16) for digit in "123")
 class Device:
     """Stands for everything that an executor acts on, and writes down what is asked of it."""
 
-    def __init__(self, *, disk: bool = True) -> None:
+    def __init__(self) -> None:
         self.done: list[str] = []
         self.vips = self
         self.prober = self.flows = None
-        self._disk = disk
 
     def acquire(self, effects: list[Acquire]) -> None:
         self.done.append("open " + " ".join(effect.group[0] for effect in effects))
@@ -48,12 +47,12 @@ class Device:
     def on_stored(self, config: Config) -> None:
         self.done.append("make haste")
 
-    def save_ballots(self, ballots: object) -> bool:
-        return self._disk
+    def save_ballots(self, number: int, ballots: object) -> None:
+        self.done.append(f"vote {number}")
 
 
-def carried_out(*effects: Effect, disk: bool = True) -> list[str]:
-    device: Any = Device(disk=disk)
+def carried_out(*effects: Effect) -> list[str]:
+    device: Any = Device()
     executor = Executor(send=lambda *_: None, storage=device, carrier=device, listener=device)
     executor.carry_out(list(effects))
     return list(device.done)
@@ -97,9 +96,9 @@ def test_no_lease_closes_before_one_that_is_to_be_renewed_or_opened_first() -> N
     assert done == ["close 1", "renew 2", "close 2 3", "open 3", "close 3"]
 
 
-def test_without_a_disk_leases_are_closed_and_none_is_opened() -> None:
-    done = carried_out(PersistBallots({}), closes(WEB), opens(MAIL), disk=False)
-    assert done == ["close 1"]
+def test_nothing_waits_for_votes_that_go_to_disk() -> None:
+    done = carried_out(PersistBallots(7, {}), closes(WEB), opens(MAIL), renews(RDP))
+    assert done == ["vote 7", "close 1", "open 2", "renew 3"]
 
 
 def test_a_configuration_that_comes_is_told_to_those_who_carry_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,18 @@ import pytest
 from agent.disk import Disk
 from agent.storage import Storage
 from protocol.config import Config
-from protocol.effects import ConfigStored, Input
-from protocol.ids import NO_REVISION, Revision
+from protocol.effects import (
+    Ballot,
+    BallotsStored,
+    ConfigStored,
+    Input,
+    PersistFailed,
+    PersistWorks,
+)
+from protocol.ids import NO_REVISION, GroupId, Revision
 from protocol.local import Local
 from tests.unit.listening import run, until
-from tests.unit.test_disk import NEW, OLD
+from tests.unit.test_disk import G1, G2, NEW, OLD, A
 
 
 def test_what_is_written_while_a_device_leaves_is_not_there_afterwards(
@@ -77,4 +85,118 @@ def test_what_no_vote_rests_on_is_a_problem_until_the_disk_takes_it(
     run(test())
     assert in_the_way.is_file()
     assert not told, "votes go on"
+    disk.close()
+
+
+def test_votes_gather_while_the_disk_writes_and_go_to_it_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    told: list[Input] = []
+    written: list[dict[GroupId, Ballot]] = []
+    slow, save = threading.Event(), disk.save_ballots
+
+    def save_slowly(ballots: Mapping[GroupId, Ballot]) -> None:
+        written.append(dict(ballots))
+        slow.wait()
+        save(ballots)
+
+    monkeypatch.setattr(disk, "save_ballots", save_slowly)
+
+    async def test() -> None:
+        storage = Storage(disk, {}, told.append)
+        storage.save_ballots(1, {G1: Ballot(1, A)})
+        await until(lambda: written)
+        storage.save_ballots(2, {G2: Ballot(1, A)})
+        storage.save_ballots(3, {G1: Ballot(2, A)})
+        assert not told, "the loop goes on meanwhile"
+        slow.set()
+        await until(lambda: len(told) == 2)
+        storage.close()
+
+    run(test())
+    assert told == [BallotsStored(1), BallotsStored(3)]
+    assert written == [{G1: Ballot(1, A)}, {G1: Ballot(2, A), G2: Ballot(1, A)}]
+    disk.close()
+    assert Disk.open(tmp_path / "state").load().ballots == written[-1]
+
+
+def test_votes_that_the_disk_refused_are_told_of_once_it_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.storage.RETRY_S", 0.01)
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    in_the_way = disk.folder / "ballots"
+    in_the_way.unlink(missing_ok=True)
+    (in_the_way / "anything").mkdir(parents=True)
+    told: list[Input] = []
+
+    async def test() -> None:
+        storage = Storage(disk, {}, told.append)
+        storage.save_ballots(1, {G1: Ballot(1, A)})
+        await until(lambda: told)
+        assert told[0] == PersistFailed()
+        assert str(in_the_way) in storage.problem
+        shutil.rmtree(in_the_way)
+        await until(lambda: not storage.problem)
+        storage.close()
+
+    run(test())
+    assert told[-2:] == [BallotsStored(1), PersistWorks()]
+    assert set(told[:-2]) == {PersistFailed()}
+    disk.close()
+
+
+def test_a_vote_under_way_while_a_device_leaves_is_not_there_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    told: list[Input] = []
+    slow, writing, save = threading.Event(), threading.Event(), disk.save_ballots
+
+    def save_slowly(ballots: Mapping[GroupId, Ballot]) -> None:
+        writing.set()
+        slow.wait()
+        save(ballots)
+
+    monkeypatch.setattr(disk, "save_ballots", save_slowly)
+
+    async def test() -> None:
+        storage = Storage(disk, {}, told.append)
+        storage.save_ballots(5, {G1: Ballot(1, A)})
+        await until(writing.is_set)
+        threading.Timer(0.2, slow.set).start()
+        storage.forget_site()
+        storage.save_ballots(1, {G2: Ballot(1, A)})  # of the next Site
+        await until(lambda: told)
+        storage.close()
+
+    run(test())
+    assert told == [BallotsStored(1)]
+    disk.close()
+    assert Disk.open(tmp_path / "state").load().ballots == {G2: Ballot(1, A)}
+
+
+def test_a_disk_that_hangs_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.storage.SLOW_S", 0.01)
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    told: list[Input] = []
+    hangs = threading.Event()
+    monkeypatch.setattr(disk, "save_ballots", lambda _: hangs.wait())
+
+    async def test() -> None:
+        storage = Storage(disk, {}, told.append)
+        storage.save_ballots(1, {G1: Ballot(1, A)})
+        await until(lambda: storage.problem)
+        assert str(disk.folder) in storage.problem
+        hangs.set()
+        await until(lambda: told)
+        assert not storage.problem
+        storage.close()
+
+    run(test())
     disk.close()
