@@ -23,9 +23,9 @@ import msgspec
 
 from agent.probes import Answer, Cancel, Start, Verdict
 from agent.repertoire import repertoire
+from protocol.health import check_for
 from protocol.ids import GroupId
-from protocol.objects import Check, Listener, VirtualServer
-from protocol.ports import HIGHEST
+from protocol.objects import Check, VirtualServer
 
 GatewayKey = tuple[GroupId, str]
 """(uid of the Virtual Server, name of the gateway)."""
@@ -49,20 +49,6 @@ class Target:
     port: int
     check: Check
     """Without its port, which is ``port`` here."""
-
-
-def check_for(listener: Listener) -> Check | None:
-    """The check that applies to a listener: its own, or plain TCP for a tcp one.
-
-    Of a range its first port is asked; of all ports none, as nobody can say which.
-
-    The one place that decides it. A udp listener without a check follows the
-    checks that its gateways have from other listeners.
-    """
-    if listener.check is not None:
-        return listener.check
-    every = listener.ports == (1, HIGHEST)
-    return Check() if listener.protocol == "tcp" and not every else None
 
 
 def targets_of(server: VirtualServer) -> dict[str, dict[Target, str]]:

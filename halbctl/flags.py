@@ -55,7 +55,7 @@ def parse_listener(protocol: Literal["tcp", "udp"], text: str, check: bool) -> L
         protocol=protocol,
         port=int(port) if port.isdigit() else port,
         gateway_port=int(gateway_port) if colon else None,
-        check=Check() if check and protocol == "tcp" and port != ALL else None,
+        check=Check(type="tcp" if check else "none") if protocol == "tcp" and port != ALL else None,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from protocol.config import Config, Edit
 from protocol.durations import say
-from protocol.health import OF_TYPE
+from protocol.health import OF_TYPE, check_for
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import (
     Assignment,
@@ -215,13 +215,16 @@ def _listener(listener: Listener) -> Fields:
         "sticky": say(listener.sticky) if listener.sticky else "no",
         "client_connections": str(listener.client_connections or "any"),
         "client_rate": f"{listener.client_rate}/s" if listener.client_rate else "any",
-        "check": _check(listener.check),
+        "check": _check(listener),
         "passive": _yes(listener.passive),
     }
 
 
-def _check(check: Check | None) -> str:
+def _check(listener: Listener) -> str:
+    check = listener.check
     if check is None:
+        return "as usual" if check_for(listener) else "that of other listeners"
+    if check.type == "none":
         return "none"
     port = "" if check.port is None else f" port {check.port}"
     return (

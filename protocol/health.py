@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from protocol.errors import InvalidInput
-from protocol.objects import Check
+from protocol.objects import Check, Listener
+from protocol.ports import HIGHEST
 from protocol.shown import shown
 from protocol.validate import check_pace
 
@@ -25,6 +26,7 @@ OF_TYPE: dict[str, tuple[str, ...]] = {
     "https": ("name", "path", "status", "body", "verify", "expires_within"),
     "udp": ("payload", "reply"),
     "exec": ("command",),
+    "none": (),
 }
 """Fields that mean something to each type of check, beside port and pace."""
 
@@ -34,6 +36,20 @@ _HOST = re.compile(
 )
 _STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?(,[1-5][0-9]{2}(-[1-5][0-9]{2})?){0,15}")
 _PROGRAM = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+
+def check_for(listener: Listener) -> Check | None:
+    """The check that applies to a listener: its own, or plain TCP for a tcp one.
+
+    Of a range its first port is asked; of all ports none, as nobody can say which.
+
+    The one place that decides it. None: it has type ``none``, or is a udp listener that
+    says nothing, which follows the checks that its gateways have from other listeners.
+    """
+    if listener.check is not None:
+        return None if listener.check.type == "none" else listener.check
+    every = listener.ports == (1, HIGHEST)
+    return Check() if listener.protocol == "tcp" and not every else None
 
 
 def check_health_check(path: str, check: Check) -> None:

@@ -67,6 +67,11 @@ def check_listeners(listeners: tuple[ListenerDocument, ...], where: str = "") ->
                 f"`{here}passive` is true, but {listener.protocol} has no connections to answer",
                 "Leave it out, or give the listener a `check` with a `reply`.",
             )
+        if listener.passive and listener.check is not None and listener.check.type == "none":
+            raise InvalidInput(
+                f"`{here}passive` is true, but its gateways are not checked",
+                "Leave it out, or give the `check` another type: it is what has the last word.",
+            )
     keys = (item.key for item in listeners)
     check_once(f"{where}listeners", keys, "listener")
     _refuse_overlap(listeners, where)
@@ -82,7 +87,8 @@ def _check_ports(listener: ListenerDocument, here: str) -> None:
                 "Leave it out: each port of a range is the same on the gateways.",
             )
     check = listener.check
-    if check is not None and check.port is None and listener.port == ALL:
+    asks = check is not None and check.type != "none"
+    if check is not None and asks and check.port is None and listener.port == ALL:
         raise InvalidInput(
             f"`{here}check` does not say which of all ports it asks",
             "Give it a `port` that the gateways listen on.",

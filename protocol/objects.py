@@ -88,7 +88,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="to
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a gateway's health is checked for one listener."""
 
-    type: Literal["tcp", "tls", "http", "https", "udp", "exec"] = "tcp"
+    type: Literal["tcp", "tls", "http", "https", "udp", "exec", "none"] = "tcp"
     interval: float = 2.0
     """Seconds between two checks."""
     timeout: float = 1.0

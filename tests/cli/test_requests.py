@@ -185,7 +185,7 @@ def test_vs_create_and_edit_take_a_virtual_mac(peer: Peer, halbctl: Halbctl) -> 
 
 def test_checks_can_be_left_out(peer: Peer, halbctl: Halbctl) -> None:
     halbctl("vs", "create", "x", "--vip", "10.77.0.100/24", "--tcp", "80", "--no-check")
-    assert peer.only(api.PutChange).change.document.listeners[0].check is None
+    assert peer.only(api.PutChange).change.document.listeners[0].check.type == "none"
 
 
 def test_a_token_may_come_from_stdin_or_a_file(

@@ -11,8 +11,9 @@ from typing import Literal
 
 import pytest
 
-from agent.checks import Course, Down, HealthChecks, Target, check_for, targets_of
+from agent.checks import Course, Down, HealthChecks, Target, targets_of
 from agent.probes import GOOD, Answer, Cancel, Done, Verdict
+from protocol.health import check_for
 from protocol.ids import GroupId
 from protocol.objects import Check, Gateway, Listener, VirtualServer
 from tests.unit.listening import listen, never, port_of, refusing_port, run, until
@@ -73,6 +74,10 @@ class TestPolicy:
     def test_a_listener_keeps_its_own_check(self) -> None:
         own = Check(interval=9)
         assert check_for(Listener(protocol="udp", port=53, gateway_port=53, check=own)) is own
+
+    def test_a_listener_that_says_so_is_not_checked(self) -> None:
+        server = server_of([443], gateway(), check=Check(type="none"))
+        assert targets_of(server) == {"gw1": {}}
 
     def test_a_udp_listener_without_a_check_follows_the_others(self) -> None:
         udp = Listener(protocol="udp", port=443, gateway_port=443)

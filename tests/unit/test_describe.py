@@ -53,7 +53,7 @@ def test_a_dry_run_shows_each_thing_that_changes() -> None:
         "+ gateway rdp/gw3 address 10.77.0.33 weight 1 state enabled",
         "- gateway rdp/gw2: connections that it still has go on",
         "~ listener rdp/tcp/443 balance hash -> source-hash",
-        "~ listener rdp/tcp/443 check tcp every 2 s, timeout 1 s, fall 3, rise 2 -> none",
+        "~ listener rdp/tcp/443 check tcp every 2 s, timeout 1 s, fall 3, rise 2 -> as usual",
         "+ virtual server web",
         "+ vip web 10.77.0.101/32",
     )
@@ -64,7 +64,15 @@ def test_a_range_is_shown_to_have_the_same_ports_on_the_gateways() -> None:
     config = site(RDP)
     wanted = apply({**RDP, "listeners": [{"protocol": "udp", "port": "all"}]})
     added, _ = lines(config, wanted)
-    assert added == "+ listener rdp/udp/all gateway port the same balance hash check none"
+    says = "gateway port the same balance hash check that of other listeners"
+    assert added == f"+ listener rdp/udp/all {says}"
+
+
+def test_listeners_that_are_not_checked_are_shown_so() -> None:
+    unchecked = {"port": "all", "check": {"type": "none"}}
+    added, removed = lines(site(RDP), apply({**RDP, "listeners": [unchecked]}))
+    assert added == "+ listener rdp/tcp/all gateway port the same balance hash check none"
+    assert removed == "- listener rdp/tcp/443"
 
 
 def test_another_order_is_shown_too() -> None:

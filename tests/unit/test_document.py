@@ -95,6 +95,10 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"forwarding": "dsr", "listeners": [{"port": 80, "sticky": 60}]},
         ("sticky", "60", "no device remembers"),
     ),
+    "passive without a check": (
+        {"listeners": [{"port": 80, "passive": True, "check": {"type": "none"}}]},
+        ("passive", "not checked", "another type"),
+    ),
     "passive with dsr": (
         {"forwarding": "dsr", "listeners": [{"port": 80, "passive": True}]},
         ("passive", "dsr", "checks see"),
