@@ -81,7 +81,7 @@ def virtual_server_block(
                 *([f"without peer: {clean(vs['peer_loss'])}"] if vs["peer_loss"] else []),
             ]
         ),
-        f"  {'  '.join(map(clean, vs['vips']))}{_mac(vs)}   {listeners(vs['listeners'])}",
+        f"  {'  '.join(map(clean, vs['vips']))}{_mac(vs)}   {listeners(vs['listeners'])}".rstrip(),
     ]
     lines += [f"  {paint('because', word.style)} {clean(reason)}" for reason in vs["reasons"]]
     lines += [f"  {paint('note', 'cyan')} {clean(note)}" for note in vs["notes"]]

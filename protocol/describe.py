@@ -81,7 +81,11 @@ def _title(value: Value, servers: dict[GroupId, str]) -> str:
 def _changed(
     title: str, old: Value | None, new: Value, names: dict[DeviceId, str]
 ) -> Iterator[str]:
-    if old is None:
+    if old is None and isinstance(new, VirtualServer):
+        usual = _fields(VirtualServer(uid=new.uid, name=new.name, vips=(), seed=0), names)
+        special = [f"{k} {v}" for k, v in _fields(new, names).items() if v != usual[k]]
+        yield " ".join((f"+ {title}", *special))
+    elif old is None:
         yield f"+ {title}"
     else:
         before, after = _fields(old, names), _fields(new, names)

@@ -75,6 +75,12 @@ def test_listeners_that_are_not_checked_are_shown_so() -> None:
     assert removed == "- listener rdp/tcp/443"
 
 
+def test_of_a_new_virtual_server_what_is_special_is_shown() -> None:
+    made = {"name": "web", "vips": ["10.77.0.9"], "profile": "wan", "devices": ["b"]}
+    first, *_ = lines(site(RDP), apply(RDP, {**made, "forwarding": "dsr"}))
+    assert first == "+ virtual server web devices b profile wan forwarding dsr"
+
+
 def test_another_order_is_shown_too() -> None:
     backwards = {**RDP, "gateways": list(reversed(RDP["gateways"]))}  # type: ignore[call-overload]
     assert lines(site(RDP), apply(backwards)) == ("~ gateway rdp order gw1, gw2 -> gw2, gw1",)
