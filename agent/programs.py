@@ -96,13 +96,14 @@ class Programs:
 
     def _command(self, command: tuple[str, ...]) -> list[str]:
         program = self._directory / command[0]
-        for path in (self._directory, program):
+        parts = {"directory of check programs": self._directory, "check program": program}
+        for what, path in parts.items():
             try:
                 found = path.stat()
             except OSError as error:
-                raise Unusable(f"check program {path}: {(error.strerror or '').lower()}") from None
+                raise Unusable(f"{what} {path}: {(error.strerror or '').lower()}") from None
             if found.st_uid not in (0, os.geteuid()) or found.st_mode & _WRITABLE_BY_OTHERS:
-                raise Unusable(f"check program {path}: others than its owner may write it")
+                raise Unusable(f"{what} {path}: others than its owner may write it")
         if not os.access(program, os.X_OK) or not program.is_file():
             raise Unusable(f"check program {program}: not executable")
         return [*_confinement(self._limits), str(program), *command[1:]]

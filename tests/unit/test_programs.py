@@ -121,7 +121,9 @@ def test_a_program_that_others_may_write_or_none_may_run_is_not_run(
 def test_a_program_that_this_host_does_not_have_says_nothing_of_the_gateway(folder: Path) -> None:
     answer = answer_of(folder, "missing")
     assert answer.verdict is Verdict.UNCLEAR
-    assert f"{folder}/missing: no such file" in answer.reason
+    assert f"check program {folder}/missing: no such file" in answer.reason
+    nowhere = answer_of(folder / "nowhere", "missing")
+    assert f"directory of check programs {folder}/nowhere: no such file" in nowhere.reason
 
 
 def test_a_program_has_no_descriptor_of_the_agent_and_is_ended_by_a_pipe(folder: Path) -> None:
