@@ -75,9 +75,13 @@ class Passage:
 
 
 def serving(vs: VirtualServer, assigned: tuple[str, ...]) -> tuple[str, ...]:
-    """Of the addresses that a lease covers, those that clients use."""
-    inner = {str(ip_address(vip.partition("/")[0])) for vip in vs.inner_vips}
-    return tuple(vip for vip in assigned if str(ip_address(vip)) not in inner)
+    """Of the addresses that a lease covers, those that clients use.
+
+    While an inner VIP becomes another one, the lease still covers the former one.
+    """
+    if vs.forwarding != "routed":
+        return assigned
+    return tuple(vip for vip in assigned if str(ip_address(vip)) in vs.addresses)
 
 
 def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> bool:

@@ -273,21 +273,25 @@ def sample() -> Desired:
         ("dsr", gateways, pure),
         ("dsr", gateways[::2], pure),
     )
-    uids = [GroupId(f"{n:016x}") for n in range(len(some))]
+    vips = {
+        GroupId(f"{n:016x}"): (f"192.0.2.{n}", f"2001:db8::{n}") for n in range(1, len(some) + 1)
+    }
     return Desired(
         tuple(
             VirtualServer(
                 uid=uid,
                 name=uid,
-                vips=(),
+                vips=tuple(f"{vip}/128" if ":" in vip else f"{vip}/32" for vip in its),
                 forwarding=forwarding,
                 gateways=gateways,
                 listeners=listeners,
                 seed=1,
             )
-            for uid, (forwarding, gateways, listeners) in zip(uids, some, strict=True)
+            for (uid, its), (forwarding, gateways, listeners) in zip(
+                vips.items(), some, strict=True
+            )
         ),
-        {uid: (f"192.0.2.{n}", f"2001:db8::{n}") for n, uid in enumerate(uids)},
+        vips,
     )
 
 

@@ -171,7 +171,7 @@ def virtual_server(
     return VirtualServer(
         uid=UID,
         name="web",
-        vips=(),
+        vips=tuple(f"{vip}/{64 if ':' in vip else 24}" for vip in VIPS),
         gateways=tuple(gateways),
         listeners=tuple(listeners),
         seed=seed,

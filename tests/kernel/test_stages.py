@@ -50,7 +50,7 @@ def wish(count: int = MANY, bad: int = -1, down: str = "") -> Desired:
     """So many Virtual Servers, of which ``bad`` is refused, with a gateway of all of them down."""
     servers = tuple(
         VirtualServer(
-            uid=uid, name=uid, vips=(), gateways=FARM, seed=number,
+            uid=uid, name=uid, vips=(f"10.77.0.{100 + number}/24",), gateways=FARM, seed=number,
             listeners=OVERLAPPING if number == bad else (WEB,),
         )
         for number, uid in enumerate(UIDS[:count])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from msgspec.structs import replace
 
@@ -47,12 +49,25 @@ def compiled(server: VirtualServer, *vips: str) -> Ruleset:
     return compile_ruleset(wanted(server, *vips))
 
 
+def rules_of(found: Ruleset) -> Ruleset:
+    """All but what is guarded."""
+    return dataclasses.replace(found, vips=frozenset())
+
+
 def test_an_inner_vip_is_leased_but_serves_no_client() -> None:
     assert ROUTED.leased == (VIP, INNER)
     assert serving(ROUTED, ROUTED.leased) == (VIP,)
     found = compiled(ROUTED)
     assert found.vips == {VIP, INNER}
     assert set(found.services) == {f"{VIP} . tcp . 80"}
+
+
+def test_while_an_inner_vip_becomes_another_one_nothing_changes_for_clients() -> None:
+    """The lease covers the former one until the coordinator has taken it away."""
+    other = replace(ROUTED, inner_vips=("10.0.0.102/24",))
+    before, meanwhile = compiled(ROUTED), compiled(other, *ROUTED.leased)
+    assert rules_of(meanwhile) == rules_of(before)
+    assert rules_of(compiled(other)) == rules_of(before)
 
 
 def test_where_the_flow_decides_nothing_is_remembered() -> None:

@@ -34,14 +34,14 @@ Shape = tuple[tuple[Gateway, ...], tuple[Listener, ...], Forwarding, int]
 def ruleset(wish: dict[int, Shape]) -> Ruleset:
     servers, vips = [], {}
     for number, (gateways, listeners, forwarding, place) in wish.items():
-        uid = GroupId(f"{number:016x}")
+        uid, vip = GroupId(f"{number:016x}"), f"10.1.{number}.{place}"
         servers.append(
             VirtualServer(
-                uid=uid, name=uid, vips=(), seed=number, gateways=gateways,
+                uid=uid, name=uid, vips=(f"{vip}/24",), seed=number, gateways=gateways,
                 listeners=listeners, forwarding=forwarding,
             )
         )  # fmt: skip
-        vips[uid] = (f"10.1.{number}.{place}",)
+        vips[uid] = (vip,)
     return compile_ruleset(Desired(tuple(servers), vips))
 
 
