@@ -60,7 +60,14 @@ class Vips:
         """
         for lease in sorted({effect.lease for effect in effects}):
             due = [e for e in effects if e.lease == lease and not self._late(e.group, e.deadline)]
-            for effect in self._opened(due, lease) if due else ():
+            opened = self._opened(due, lease) if due else ()
+            # Before any is announced, and with one transaction: of many that come at once, closing
+            # late ones one by one would make those late that are in time.
+            in_time = [e for e in opened if not self._late(e.group, e.deadline)]
+            late = [Release(e.group, e.vips) for e in opened if e not in in_time]
+            if late:
+                self.release(late)
+            for effect in in_time:
                 self._has_opened(effect)
 
     def _opened(self, effects: Sequence[Acquire], lease_ns: int) -> Sequence[Acquire]:
@@ -80,9 +87,6 @@ class Vips:
         return effects
 
     def _has_opened(self, effect: Acquire) -> None:
-        if self._late(effect.group, effect.deadline):
-            self.release([Release(effect.group, effect.vips)])
-            return
         if effect.predecessor is not None:
             self._relay(effect.vips, effect.predecessor)
         already = self._open.get(effect.group, ())
