@@ -235,7 +235,8 @@ class Voter:
         However long that took, this voter waits for the candidate before it stands itself.
         """
         self.unwritten = False
-        if self.leader is None and self.promised_to not in (None, self.me):
+        voted = self.ballot.vote not in (None, self.me) and self.ballot.vote == self.promised_to
+        if voted and self.leader is None:
             self.heard = now
             self.promise_until = max(self.promise_until, now + self.timing.promise)
 

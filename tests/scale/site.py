@@ -18,12 +18,14 @@ from protocol.changes import SetDevice
 from protocol.config import Config, Edit
 from protocol.effects import (
     Apply,
+    BallotsStored,
     ConfigApplied,
     ConfigStored,
     Connect,
     Dialled,
     Input,
     Outcome,
+    PersistBallots,
     PersistConfig,
     Propose,
     Received,
@@ -156,6 +158,8 @@ class Large:
                     self.dials[device] = new
                 case Flush(group, to):
                     self.push(self.now + MILLISECOND, device, Flushed(group, to))
+                case PersistBallots(number, _):
+                    self.push(self.now + MILLISECOND, device, BallotsStored(number))
                 case PersistConfig(config, _):
                     self.push(self.now + MILLISECOND, device, ConfigStored(config.revision))
                 case Outcome():

@@ -164,3 +164,16 @@ def test_a_claim_is_not_acked_before_its_term_is_on_disk() -> None:
     assert refused
     assert max(refused) <= max(written) + 250 * MILLISECOND
     assert [at for at, _ in acks if at > max(refused)]
+
+
+def test_a_newer_term_on_disk_gives_a_former_primary_no_more_time() -> None:
+    """Only a vote binds from when it is told on."""
+    cluster = Cluster().settled()
+    first, second, _ = (device.id for device in cluster.devices)
+    voter, out = cluster.nodes[second].groups[RDP].voter, Outbox()
+    promised = voter.promise_until
+    assert voter.promised_to == first
+    voter.outgrow(voter.term + 1, out)
+    voter.on_written(promised)
+    assert voter.promise_until == promised
+    assert voter.heard < promised
