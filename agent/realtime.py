@@ -97,7 +97,7 @@ def ahead() -> Iterator[None]:
     to take 0.6 s. For moments only; the heartbeat, in the main thread, still comes first. Does
     nothing for a thread that has a priority, and where the heartbeat has none.
     """
-    raised = _raise_to_heartbeat()
+    raised = stay_ahead()
     try:
         yield
     finally:
@@ -106,8 +106,11 @@ def ahead() -> Iterator[None]:
             os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
-def _raise_to_heartbeat() -> bool:
-    """Whether this thread, an ordinary one, has got the priority next to the heartbeat's."""
+def stay_ahead() -> bool:
+    """As :func:`ahead`, for good: for a thread that the heartbeat waits for, and that does little.
+
+    Whether this thread, an ordinary one, has got the priority next to the heartbeat's.
+    """
     heartbeat = os.getpid()
     if _ordinary(heartbeat) or not _ordinary(0):
         return False

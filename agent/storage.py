@@ -16,6 +16,7 @@ from functools import partial
 
 from agent.conflicts import Kept
 from agent.disk import Disk, DiskError
+from agent.realtime import stay_ahead
 from protocol.config import Config
 from protocol.effects import (
     Ballot,
@@ -85,10 +86,13 @@ class Storage:
     def _write_ballots(self) -> None:
         self._writing, self._began = True, self._loop.time()
         number, left = self._asked, self._left
-        future = self._loop.run_in_executor(
-            self._votes, self.disk.save_ballots, dict(self._ballots)
-        )
+        ballots = dict(self._ballots)
+        future = self._loop.run_in_executor(self._votes, self._save_ballots, ballots)
         future.add_done_callback(lambda done: self._wrote_ballots(done, number, left))
+
+    def _save_ballots(self, ballots: Mapping[GroupId, Ballot]) -> None:
+        stay_ahead()  # elections wait for this thread, on a busy host too
+        self.disk.save_ballots(ballots)
 
     def _wrote_ballots(self, done: asyncio.Future[None], number: int, left: int) -> None:
         if done.cancelled() or left != self._left:

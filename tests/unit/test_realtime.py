@@ -137,3 +137,36 @@ def test_who_has_the_capability_is_not_told_to_get_it(
     """A kernel that shares out real time gives none of it to a container's control group."""
     monkeypatch.setattr("agent.realtime._holds", lambda _: held)
     assert remedy in priority_remedy()
+
+
+VOTES = (
+    "import asyncio, os, sys\n"
+    "from pathlib import Path\n"
+    "from agent.disk import Disk\n"
+    "from agent.realtime import raise_priority\n"
+    "from agent.storage import Storage\n"
+    "async def main():\n"
+    "    disk = Disk.open(Path(sys.argv[1])); disk.load()\n"
+    "    storage = Storage(disk, {}, told.append)\n"
+    "    def save(_): seen.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)\n"
+    "    disk.save_ballots = save\n"
+    "    for number in (1, 2):\n"
+    "        storage.save_ballots(number, {})\n"
+    "        while len(told) < number: await asyncio.sleep(0.001)\n"
+    "        raise_priority()\n"
+    "    storage.close()\n"
+    "told, seen = [], []\n"
+    "asyncio.run(main())\n"
+    "print(*seen)\n"
+)
+
+
+@pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
+def test_votes_are_written_ahead_of_ordinary_work_once_the_agent_has_its_priority(
+    tmp_path: Path,
+) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", VOTES, str(tmp_path / "state")],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert ran.stdout.split() == [str(os.SCHED_OTHER), str(os.SCHED_RR)]
