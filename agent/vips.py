@@ -63,12 +63,13 @@ class Vips:
             opened = self._opened(due, lease) if due else ()
             # Before any is announced, and with one transaction: of many that come at once, closing
             # late ones one by one would make those late that are in time.
-            in_time = [e for e in opened if not self._late(e.group, e.deadline)]
-            late = [Release(e.group, e.vips) for e in opened if e not in in_time]
+            late = [e for e in opened if self._late(e.group, e.deadline)]
             if late:
-                self.release(late)
-            for effect in in_time:
-                self._has_opened(effect)
+                self.release([Release(e.group, e.vips) for e in late])
+            closed = {e.group for e in late}
+            for effect in opened:
+                if effect.group not in closed:
+                    self._has_opened(effect)
 
     def _opened(self, effects: Sequence[Acquire], lease_ns: int) -> Sequence[Acquire]:
         """Those whose leases the kernel has opened; what became of the others is told."""

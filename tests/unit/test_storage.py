@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.disk import Disk
 from agent.storage import Storage
-from protocol.config import Config
 from protocol.effects import (
     Ballot,
     BallotsStored,
@@ -20,10 +19,26 @@ from protocol.effects import (
     PersistFailed,
     PersistWorks,
 )
-from protocol.ids import NO_REVISION, GroupId, Revision
+from protocol.ids import NO_REVISION
 from protocol.local import Local
 from tests.unit.listening import run, until
 from tests.unit.test_disk import G1, G2, NEW, OLD, A
+
+
+class HeldUp:
+    """A disk that goes on with writes of one kind only when it is let."""
+
+    def __init__(self, disk: Disk, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        self.asked: list[Any] = []
+        """First arguments of the writes that it began."""
+        self._save = getattr(disk, method)
+        monkeypatch.setattr(disk, method, self._write)
+
+    def _write(self, *arguments: Any) -> None:
+        self.asked.append(arguments[0])
+        self.go_on.wait()
+        self._save(*arguments)
 
 
 def test_what_is_written_while_a_device_leaves_is_not_there_afterwards(
@@ -32,22 +47,15 @@ def test_what_is_written_while_a_device_leaves_is_not_there_afterwards(
     disk = Disk.open(tmp_path / "state")
     disk.load()
     told: list[Input] = []
-    slow, writing, save = threading.Event(), threading.Event(), disk.save_config
-
-    def save_slowly(config: Config, committed: Revision) -> None:
-        writing.set()
-        slow.wait()
-        save(config, committed)
-
-    monkeypatch.setattr(disk, "save_config", save_slowly)
+    held = HeldUp(disk, "save_config", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
         storage.save_config(NEW, NO_REVISION)
-        await until(writing.is_set)
-        threading.Timer(0.2, slow.set).start()
+        await until(lambda: held.asked)
+        threading.Timer(0.2, held.go_on.set).start()
         storage.forget_site()
-        slow.wait()
+        held.go_on.wait()
         storage.save_config(OLD, NO_REVISION)  # of the next Site
         await until(lambda: told)
         storage.forget_site()
@@ -94,32 +102,24 @@ def test_votes_gather_while_the_disk_writes_and_go_to_it_together(
     disk = Disk.open(tmp_path / "state")
     disk.load()
     told: list[Input] = []
-    written: list[dict[GroupId, Ballot]] = []
-    slow, save = threading.Event(), disk.save_ballots
-
-    def save_slowly(ballots: Mapping[GroupId, Ballot]) -> None:
-        written.append(dict(ballots))
-        slow.wait()
-        save(ballots)
-
-    monkeypatch.setattr(disk, "save_ballots", save_slowly)
+    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
         storage.save_ballots(1, {G1: Ballot(1, A)})
-        await until(lambda: written)
+        await until(lambda: held.asked)
         storage.save_ballots(2, {G2: Ballot(1, A)})
         storage.save_ballots(3, {G1: Ballot(2, A)})
         assert not told, "the loop goes on meanwhile"
-        slow.set()
+        held.go_on.set()
         await until(lambda: len(told) == 2)
         storage.close()
 
     run(test())
     assert told == [BallotsStored(1), BallotsStored(3)]
-    assert written == [{G1: Ballot(1, A)}, {G1: Ballot(2, A), G2: Ballot(1, A)}]
+    assert held.asked == [{G1: Ballot(1, A)}, {G1: Ballot(2, A), G2: Ballot(1, A)}]
     disk.close()
-    assert Disk.open(tmp_path / "state").load().ballots == written[-1]
+    assert Disk.open(tmp_path / "state").load().ballots == held.asked[-1]
 
 
 def test_votes_that_the_disk_refused_are_told_of_once_it_takes_them(
@@ -155,20 +155,13 @@ def test_a_vote_under_way_while_a_device_leaves_is_not_there_afterwards(
     disk = Disk.open(tmp_path / "state")
     disk.load()
     told: list[Input] = []
-    slow, writing, save = threading.Event(), threading.Event(), disk.save_ballots
-
-    def save_slowly(ballots: Mapping[GroupId, Ballot]) -> None:
-        writing.set()
-        slow.wait()
-        save(ballots)
-
-    monkeypatch.setattr(disk, "save_ballots", save_slowly)
+    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
         storage.save_ballots(5, {G1: Ballot(1, A)})
-        await until(writing.is_set)
-        threading.Timer(0.2, slow.set).start()
+        await until(lambda: held.asked)
+        threading.Timer(0.2, held.go_on.set).start()
         storage.forget_site()
         storage.save_ballots(1, {G2: Ballot(1, A)})  # of the next Site
         await until(lambda: told)
@@ -185,15 +178,14 @@ def test_a_disk_that_hangs_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monk
     disk = Disk.open(tmp_path / "state")
     disk.load()
     told: list[Input] = []
-    hangs = threading.Event()
-    monkeypatch.setattr(disk, "save_ballots", lambda _: hangs.wait())
+    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
         storage.save_ballots(1, {G1: Ballot(1, A)})
         await until(lambda: storage.problem)
         assert str(disk.folder) in storage.problem
-        hangs.set()
+        held.go_on.set()
         await until(lambda: told)
         assert not storage.problem
         storage.close()
