@@ -99,6 +99,8 @@ class Disk:
         """Use :meth:`open`."""
         self.folder = folder
         self._lock = lock
+        self._ballots_lost = False
+        """As found at the start."""
         self._identity = StoredFile(folder, "identity")
         self._ballots = StoredFile(folder, "ballots")
         self._config = StoredFile(folder, "config")
@@ -168,6 +170,8 @@ class Disk:
         conflicts = self._read(self._conflicts, _parse(_ConflictsContent))
         local = self._read(self._local, _parse(Local)) if config else None
         incarnation = self._next_incarnation()
+        no_ballots = ballots is None and (expected or config is not None)
+        self._ballots_lost = no_ballots or config_damaged
         for note in self._notes:
             # Outside a Site there is no status that could tell.
             _log.warning("%s", note)
@@ -181,7 +185,7 @@ class Disk:
             notes=tuple(self._notes),
             local=local,
             conflicts=conflicts.conflicts if conflicts else (),
-            ballots_lost=(ballots is None and (expected or config is not None)) or config_damaged,
+            ballots_lost=self._ballots_lost,
         )
 
     def _next_incarnation(self) -> int:
@@ -201,8 +205,10 @@ class Disk:
 
         May run in a thread of its own, beside :meth:`save_ballots`.
         """
-        # A configuration without ballots means that ballots were lost.
-        self._ballots.write_if_missing(pack(_BallotsContent(())))
+        # A configuration without ballots means that ballots were lost: so it stays where they
+        # were, until that is written down.
+        if not self._ballots_lost:
+            self._ballots.write_if_missing(pack(_BallotsContent(())))
         content = pack(_ConfigContent(committed, config_to_bytes(config)))
         self._config.write(content, keep_as=self._previous.path)
 
@@ -221,6 +227,7 @@ class Disk:
         """Delete configuration and ballots; the identity and the conflicts stay."""
         for file in (self._previous, self._config, self._ballots, self._local):
             file.remove()
+        self._ballots_lost = False
 
     def close(self) -> None:
         """Let another agent use the directory."""

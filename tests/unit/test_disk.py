@@ -152,6 +152,18 @@ def test_missing_ballots_beside_a_configuration_are_lost(folder: Path) -> None:
     assert once(folder).ballots_lost
 
 
+def test_a_configuration_saved_before_lost_ballots_are_written_down_does_not_hide_it(
+    folder: Path,
+) -> None:
+    fill(folder)
+    (folder / "ballots").unlink()
+    disk = Disk.open(folder)
+    disk.load()
+    disk.save_config(NEW, NO_REVISION)
+    disk.close()
+    assert once(folder).ballots_lost
+
+
 def test_a_configuration_saved_before_any_vote_does_not_look_like_lost_ballots(
     folder: Path,
 ) -> None:
