@@ -183,16 +183,16 @@ def compare(
     """Measure in a lab as :func:`lab` says, that is built, not formed."""
     for host in (BY_HAND, PROXY, NOTHING):
         site.service(host).terminate(5.0)
-    _simple_switch(site)
+    simple_switch(site)
     gateways = [host.name for host in site.plan.gateway_hosts]
-    servers = [_serve(site, name) for name in gateways]
+    servers = [serve_load(site, name) for name in gateways]
     others = [brief.serve(site, name) for name in gateways]
     try:
         prepare_routed(site, ADDRESS[ROUTED], _INNER, _ASKING[ROUTED])
         prepare_dsr(site, ADDRESS[DSR], _ASKING[DSR])
         for host in (ALONE, ROUTED, DSR):
-            _balance_with_halb(site, host, ())
-        _balance_with_halb(site, TELLING, SECONDARIES)
+            balance_with_halb(site, host, ())
+        balance_with_halb(site, TELLING, SECONDARIES)
         balance_by_hand(site, BY_HAND, ADDRESS[BY_HAND])
         send_on(site, NOTHING, ADDRESS[NOTHING])
         left_out = "" if shutil.which("haproxy") else "it is not installed (apt install haproxy)"
@@ -212,7 +212,7 @@ def compare(
             server.kill()
 
 
-def _simple_switch(site: Site) -> None:
+def simple_switch(site: Site) -> None:
     """No switch runs the hooks of netfilter for each packet, nor rules for cuts."""
     site.network.run(SWITCH, "nft", "delete", "table", "bridge", "cuts")
     with suppress(Refused):  # where the kernel has no such hooks for bridges
@@ -228,7 +228,7 @@ def _rounds(
         # Another one begins each time, so that none is always the first.
         turn = number % len(hosts)
         turns = hosts[turn:] + hosts[:turn]
-        for host, took in zip(turns, _ask(site, turns, seconds), strict=True):
+        for host, took in zip(turns, ask(site, turns, seconds), strict=True):
             runs[host]["ask"].append(took)
         for host in turns:
             runs[host]["stream"].append(_load(site, "stream", ADDRESS[host], seconds))
@@ -259,7 +259,8 @@ def _connect(site: Site, host: str, seconds: float) -> dict[str, float]:
     }
 
 
-def _ask(site: Site, hosts: Sequence[str], seconds: float) -> list[float]:
+def ask(site: Site, hosts: Sequence[str], seconds: float) -> list[float]:
+    """The median of a small question's round trip through each host, µs; for ``seconds`` each."""
     addresses = ",".join(ADDRESS[host] for host in hosts)
     argv = command("ask", addresses, str(seconds))
     found = json.loads(brief.run_load(site, addresses, argv, seconds * len(hosts)))
@@ -271,7 +272,8 @@ def _load(site: Site, figure: str, address: str, seconds: float) -> float:
     return float(json.loads(brief.run_load(site, address, argv, seconds)))
 
 
-def _serve(site: Site, gateway: str) -> Service:
+def serve_load(site: Site, gateway: str) -> Service:
+    """Answer streams and questions on a gateway until killed."""
     service = Service("load", site.folder / gateway)
     service.start(site.network.within(gateway, command("serve")), python_environment())
     return service
@@ -280,7 +282,7 @@ def _serve(site: Site, gateway: str) -> Service:
 def _answers(site: Site, host: str) -> bool:
     with suppress(Refused, subprocess.TimeoutExpired):
         served = _load(site, "connect", ADDRESS[host], 0.05)
-        return served > 0 and _ask(site, [host], 0.05)[0] > 0
+        return served > 0 and ask(site, [host], 0.05)[0] > 0
     return False
 
 
@@ -298,7 +300,8 @@ def _document(plan: Plan, device: str) -> str:
     return json.dumps({"virtual_servers": [server]})
 
 
-def _balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> None:
+def balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> None:
+    """Form a Site of its own: ``device`` is primary of the address that is measured."""
     site.halbctl(device, "init", f"{site.plan.name}-{device}").check()
     if secondaries:
         token = create_token(site, device, uses=len(secondaries))
