@@ -18,7 +18,10 @@ from agent.presence import Presence
 from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
 from protocol.ids import DeviceId, GroupId
-from protocol.timing import DRAIN_NS, SECOND
+from protocol.timing import DRAIN_NS, MILLISECOND, SECOND
+
+HELD_UP_NS = MILLISECOND
+"""Renewing takes some microseconds; an agent that took longer was held up meanwhile."""
 
 _log = logging.getLogger("halb.vips")
 
@@ -109,6 +112,9 @@ class Vips:
             self._lease.refresh(effect.vips, effect.profile)
         except HalbError as error:
             self._refused(effect.group, error)
+        # Stopped after the look above and continued, it has renewed for longer than it may.
+        if self._late(effect.group, effect.deadline + HELD_UP_NS):
+            self.release([Release(effect.group, effect.vips)])
 
     def release(self, effects: Sequence[Release]) -> None:
         """Close leases, whether they are open or not, by one transaction."""

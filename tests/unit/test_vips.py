@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from agent.clock import boottime
-from agent.vips import Vips
-from protocol.effects import Acquire, Input, Lame, LeaseLapsed
+from agent.vips import HELD_UP_NS, Vips
+from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh
 from protocol.ids import GroupId
-from protocol.timing import MILLISECOND, SECOND
+from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.unit.listening import run
 
 WEB, MAIL, RDP = GroupId("1" * 16), GroupId("2" * 16), GroupId("3" * 16)
@@ -36,6 +36,36 @@ def test_a_device_goes_on_for_as_long_as_it_forwards_what_it_handed_over() -> No
         assert boottime() - began >= DRAIN_NS - EARLY_NS
 
     run(test())
+
+
+def test_a_lease_that_was_renewed_late_is_closed_at_once() -> None:
+    """As by an agent that is stopped between its look at the clock and the frame."""
+    soon = boottime() + 20 * MILLISECOND
+    done: list[str] = []
+    told: list[Input] = []
+
+    class Stopped(Kernel):
+        def refresh(self, vips: tuple[str, ...], profile: Profile) -> None:
+            while boottime() <= soon + HELD_UP_NS:
+                pass
+            done.append("renew")
+
+        def release(self, vips: tuple[str, ...]) -> None:
+            done.append(f"close {vips[0]}")
+
+    async def test() -> None:
+        kernel: Any = Stopped()
+        vips = Vips(kernel, kernel, told.append, lambda _: (), kernel)
+        for group, vip, deadline in (
+            (WEB, "10.0.0.1", soon),
+            (RDP, "10.0.0.3", soon + 60 * SECOND),
+        ):
+            vips.refresh(Refresh(group, (vip,), Profile.NORMAL, deadline))
+        vips.close()
+
+    run(test())
+    assert done == ["renew", "close 10.0.0.1", "renew"]
+    assert told == [LeaseLapsed((WEB,))]
 
 
 def test_leases_that_open_late_are_closed_together_before_others_are_announced() -> None:
