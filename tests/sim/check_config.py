@@ -30,7 +30,7 @@ class Request:
     process: Process
     item: Propose | Promote | Force | Recover
     at: int
-    """On its device's clock, which stands still while the whole device does."""
+    """When its process takes it, on its device's clock, which stands still while the device does."""
     outcome: Outcome | None = None
     ended: int = 0
     token: str | None = field(default=None)
@@ -167,8 +167,9 @@ class ConfigCheck:
         token = None
         if isinstance(item, Propose) and isinstance(item.change, PutToken):
             token = item.change.id
-        now = process.machine.clock.local(self._checker.world.now)
-        self.requests[item.request] = Request(process, item, now, token=token)
+        taken = max(self._checker.world.now, process.stalled_until)
+        at = process.machine.clock.local(taken)
+        self.requests[item.request] = Request(process, item, at, token=token)
 
     def ended(self, process: Process, outcome: Outcome) -> None:
         request = self.requests.get(outcome.request)

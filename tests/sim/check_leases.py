@@ -89,7 +89,6 @@ class LeaseCheck:
         if effect.term < newest.term:
             text = f"{process.name} acts on term {effect.term} of {effect.group}, knows {newest}"
             self._checker.fail("S10", text)
-        anew = self._terms.get((machine.id, effect.group)) != effect.term
         self._terms[machine.id, effect.group] = effect.term
         for vip in effect.vips:
             self._lame.discard((machine.index, vip))
@@ -101,8 +100,6 @@ class LeaseCheck:
             self.ends[vip] = until
         if bounds and effect.lease > bounds.lease:
             self._checker.fail("S7", f"{process.name} takes a lease of {effect.lease} ns")
-        if anew:  # a primary that turned unfit keeps what nobody else can take
-            self._may_carry(process, effect.group, effect.term)
         if bounds and effect.vips:
             self._is_supported(process, effect.group, until, bounds)
 
@@ -190,8 +187,11 @@ class LeaseCheck:
             elif uid in ballots and ballots[uid].vote != device:
                 self._barred.add((device, uid))
 
-    def _may_carry(self, process: Process, group: GroupId, term: int) -> None:
-        """S8: drained, unfit and witness devices take nothing by themselves, nor what is frozen."""
+    def became_primary(self, process: Process, group: GroupId) -> None:
+        """S8: drained, unfit and witness devices take nothing by themselves, nor what is frozen.
+
+        One that turned so as the primary keeps what nobody else can take.
+        """
         config, device = process.in_force, process.machine.id
         if (device, group) in self._barred:
             if not self._checker.votes.was_named(group, device):

@@ -25,7 +25,7 @@ from protocol.effects import (
     Refresh,
     Release,
 )
-from protocol.ids import DeviceId, GroupId
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Ack, Answer, Beat, HandOver, Resign, Stored, Vote, Voted
 from protocol.timing import INTERVAL_NS, Profile
 from tests.sim.check_config import ConfigCheck
@@ -254,3 +254,5 @@ class Checker:
             self.moved_at = self.world.now
         if event.kind == "primary" and event.group and event.device:
             self.votes.is_primary(event.device, event.group, event.term)
+            if event.group != SITE_GROUP:
+                self.leases.became_primary(process, event.group)
