@@ -33,7 +33,7 @@ LEAST_ACTIVE = 3
 LIMIT = 16
 """Neighbours beside those that share a group; more are taken in only in exchange."""
 MAX_CALLS = 32
-"""Devices called for a purpose at the same time."""
+"""Devices called for a purpose at the same time: of more than these, those that live first."""
 
 TICK_NS = 1 * SECOND
 SHUFFLE_NS = 60 * SECOND
@@ -53,6 +53,8 @@ CHANGES = 4
 """Neighbours taken in or let go at once."""
 DRAWS = 20
 """Attempts to draw a device that will do."""
+GONE = (PeerState.DEAD, PeerState.STOPPED, PeerState.LEFT)
+"""One that is back is alive by hearsay as soon as any device hears it."""
 
 
 class Overlay:
@@ -115,7 +117,10 @@ class Overlay:
         return tuple({**self._required, **self._active, **self._calls})
 
     def call(self, devices: Iterable[DeviceId], now: int) -> None:
-        """Connect to these devices too, as long as this is repeated."""
+        """Connect to these devices too, as long as this is repeated.
+
+        One that does not answer, a voter that is dead, say, gives way to one that lives.
+        """
         if self.full_mesh:
             return
         for device in devices:
@@ -123,8 +128,22 @@ class Overlay:
                 self._calls[device] = now + CALL_NS
             elif device in self._required or device in self._active or device not in self._known:
                 continue
-            elif len(self._calls) < MAX_CALLS:
+            elif len(self._calls) < MAX_CALLS or self._give_way(device, now):
                 self._calls[device] = now + CALL_NS
+
+    def _give_way(self, device: DeviceId, now: int) -> bool:
+        """Make room for ``device``, which lives, by a call that is in vain; whether there is."""
+        if self._state(device) is not PeerState.ALIVE or device in self._avoid:
+            return False
+        for called in self._calls:
+            gone = self._state(called) in GONE
+            if gone or self._is_silent(called, now):
+                del self._calls[called]
+                if not gone:
+                    # It lives, and cannot be reached from here: others have their turn.
+                    self._avoid[called] = now + AVOID_NS
+                return True
+        return False
 
     # What other devices do
 
@@ -177,17 +196,18 @@ class Overlay:
         self._retry(now)
 
     def _drop_silent(self, now: int) -> None:
-        for device in list(self._active):
-            contact = self.contacts.get(device)
-            if contact is None:
-                continue
-            if contact.heard is None:
-                gone = now - contact.met >= ANSWER_NS
-            else:
-                gone = now - contact.heard >= SILENT_NS
-            if gone:
-                del self._active[device]
-                self._avoid[device] = now + AVOID_NS
+        for device in [d for d in self._active if self._is_silent(d, now)]:
+            del self._active[device]
+            self._avoid[device] = now + AVOID_NS
+
+    def _is_silent(self, device: DeviceId, now: int) -> bool:
+        """Whether a device that this one connects to does not answer, or not any more."""
+        contact = self.contacts.get(device)
+        if contact is None:
+            return False
+        if contact.heard is None:
+            return now - contact.met >= ANSWER_NS
+        return now - contact.heard >= SILENT_NS
 
     def _shuffle(self, now: int, out: Outbox) -> None:
         if now < self._shuffle_at:
