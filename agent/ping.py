@@ -20,7 +20,7 @@ from agent.neighbour import checksum
 _REQUEST, _REPLY = {4: 8, 6: 128}, {4: 0, 6: 129}
 _HEADER = struct.Struct("!BBHHHQI")
 """ICMP type, code, checksum, identifier, sequence; then our secret, our number."""
-_SO_BINDTODEVICE = 25
+_SO_BINDTOIFINDEX = 62
 _SOL_RAW, _ICMP_FILTER = 255, 1
 _IP_PKTINFO = 8
 _BUFFER = 2048
@@ -43,10 +43,13 @@ class Pinger:
         self._open()
 
     def _open(self) -> None:
-        self.index = _index_of(self._interface)
-        self._sockets = {version: _raw(version, self._interface) for version in (4, 6)}
+        """Without an interface there are no sockets: one that is bound to none asks on all."""
+        index = _index_of(self._interface)
+        self._sockets = {version: _raw(version, index) for version in ((4, 6) if index else ())}
         for version, sock in self._sockets.items():
             self._loop.add_reader(sock, self._read, version)
+        # Not before: where no descriptor was left, the next one who follows tries again.
+        self.index = index
 
     def follow(self) -> None:
         """Move to the interface that has the name now: one that comes back is another one."""
@@ -60,6 +63,8 @@ class Pinger:
         What cannot be sent counts as not answered.
         """
         ip = ip_address(to)
+        if ip.version not in self._sockets:
+            return
         data = _HEADER.pack(
             _REQUEST[ip.version], 0, 0, self._id, number & 0xFFFF, self._secret, number
         )
@@ -95,6 +100,7 @@ class Pinger:
         for sock in self._sockets.values():
             self._loop.remove_reader(sock)
             sock.close()
+        self._sockets = {}
 
 
 def _index_of(interface: str) -> int:
@@ -105,7 +111,9 @@ def _index_of(interface: str) -> int:
         return 0
 
 
-def _raw(version: int, interface: str) -> socket.socket:
+def _raw(version: int, index: int) -> socket.socket:
+    """Bound to the interface of this number, also if there is none any more: then it hears
+    and sends nothing."""
     family, protocol = (
         (socket.AF_INET, socket.IPPROTO_ICMP)
         if version == 4
@@ -116,7 +124,7 @@ def _raw(version: int, interface: str) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
     except PermissionError as error:
         raise CapabilityMissing(["CAP_NET_RAW"], "ask neighbours for the VIPs") from error
-    sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, interface.encode() + b"\0")
+    sock.setsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX, index)
     if version == 4:
         blocked = ~(1 << _REPLY[4]) & 0xFFFFFFFF
         sock.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", blocked))

@@ -234,28 +234,73 @@ def test_an_address_that_nobody_answers_for_is_unresolved(place: tuple[Device, I
     assert device.call(segment.is_unresolved, "192.0.2.7") is False
 
 
+@pytest.mark.parametrize("times", [0, 1, 2])
 def test_an_interface_that_went_away_and_came_back_is_asked_on_again(
+    place: tuple[Device, Inside], monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """So often it goes away again in the very moment in which it is followed."""
+    device, _ = place
+    index_of = socket.if_nametoindex
+    answered: set[int] = set()
+    numbers = iter(range(1, 1000))
+    left = times
+
+    def make() -> None:
+        device.run("ip", "link", "add", "gone0", "link", "eth0", "type", "macvlan")
+        device.run("ip", "address", "add", "10.77.0.50/24", "dev", "gone0")
+        device.run("ip", "link", "set", "gone0", "up")
+
+    def remove() -> None:
+        device.run("ip", "link", "del", "gone0")
+
+    def looked_up(name: str) -> int:
+        nonlocal left
+        index = index_of(name)
+        if left:
+            left -= 1
+            remove()
+        return index
+
+    async def is_answered(pinger: Pinger) -> bool:
+        asked: set[int] = set()
+        deadline = time.monotonic() + 2
+        while not answered & asked and time.monotonic() < deadline:
+            asked.add(number := next(numbers))
+            pinger.ask(ROUTER, number, "10.77.0.50")
+            await asyncio.sleep(0.05)
+        return bool(answered & asked)
+
+    async def test() -> None:
+        make()
+        pinger = Pinger("gone0", answered.add)
+        assert await is_answered(pinger)
+        remove()
+        pinger.follow()
+        monkeypatch.setattr(socket, "if_nametoindex", looked_up)
+        for _ in range(times + 1):
+            pinger.ask(ROUTER, next(numbers))
+            pinger.ask(ROUTER6, next(numbers))
+            make()
+            pinger.follow()
+        assert await is_answered(pinger)
+        pinger.close()
+
+    device.call(lambda: asyncio.run(test()))
+    remove()
+
+
+def test_an_interface_that_does_not_exist_yet_is_asked_on_once_it_does(
     place: tuple[Device, Inside],
 ) -> None:
     device, _ = place
 
-    def make() -> None:
-        device.run("ip", "link", "add", "gone0", "type", "veth", "peer", "name", "gone1")
-
-    async def test() -> tuple[int, int]:
-        make()
-        pinger = Pinger("gone0", lambda _: None)
-        before = pinger.index
-        device.run("ip", "link", "del", "gone0")
+    async def test() -> None:
+        pinger = Pinger("late0", lambda _: None)
+        pinger.ask(ROUTER, 1)
+        device.run("ip", "link", "add", "late0", "type", "veth", "peer", "name", "late1")
         pinger.follow()
-        pinger.ask("10.77.0.12", 1)
-        device.run("ip", "link", "add", "other0", "type", "veth", "peer", "name", "other1")
-        make()
-        pinger.follow()
+        assert pinger.index == socket.if_nametoindex("late0")
         pinger.close()
-        return before, pinger.index
 
-    before, after = device.call(lambda: asyncio.run(test()))
-    assert before != after == device.call(socket.if_nametoindex, "gone0")
-    device.run("ip", "link", "del", "gone0")
-    device.run("ip", "link", "del", "other0")
+    device.call(lambda: asyncio.run(test()))
+    device.run("ip", "link", "del", "late0")
