@@ -32,11 +32,17 @@ class Tellers:
         self._leaders: dict[GroupId, DeviceId] = {}
         self._former: dict[GroupId, float] = {}
         """Until when the flows of a group that this device led last are told on."""
+        self._configured: frozenset[GroupId] = frozenset()
+        """All groups there are: one of which an office was heard may not be among them yet."""
         self._vips: Mapping[GroupId, frozenset[bytes]] = {}
         self._carriers: Mapping[GroupId, frozenset[DeviceId]] = {}
 
     def on_config(self, config: Config) -> None:
-        """Addresses and carriers of the groups, as committed."""
+        """Addresses and carriers of the groups, as committed; forget those that were deleted."""
+        before, self._configured = self._configured, frozenset(config.virtual_servers)
+        for group in before - self._configured:
+            self._leaders.pop(group, None)
+            self._former.pop(group, None)
         carried = {
             server.uid: frozenset(carriers_of(config, server))
             for server in config.virtual_servers.values()
