@@ -234,7 +234,8 @@ class Operations:
             edit = edit_for(
                 config, op.change, unix_s=int(time.time()), new_uid=lambda: secrets.token_hex(8)
             )
-            lines = describe(config, edit)
+            emptied = isinstance(op.change, RemoveGateway) and not op.local
+            lines = describe(config, edit, emptied=emptied)
             detail = "\n".join(lines) or NOTHING_TO_CHANGE
             return api.Done(detail, str(config.revision), changed=bool(lines))
         outcome = await self._propose(request, op.change, if_revision, op.timeout, local=op.local)

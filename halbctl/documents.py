@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from halbctl.output import Paint, clean
 from halbctl.yaml import dump
 from protocol.document import SiteDocument, VirtualServerDocument, parse_virtual_server
+from protocol.durations import utc
 from protocol.errors import InvalidInput
 from protocol.nearest import nearest
 from protocol.rendering import render_virtual_server
 
 CONTEXT = 3
 """Unchanged lines shown around a change."""
+_DEADLINE = re.compile(r"\bdrain_until: ([0-9]+)")
 
 
 def virtual_server(document: dict[str, Any], name: str) -> VirtualServerDocument:
@@ -29,7 +32,14 @@ def difference(old: Any, new: Any, old_name: str, new_name: str) -> list[str]:
     from difflib import unified_diff
 
     before, after = dump(old).splitlines(), dump(new).splitlines()
-    return list(unified_diff(before, after, old_name, new_name, n=CONTEXT, lineterm=""))
+    lines = unified_diff(before, after, old_name, new_name, n=CONTEXT, lineterm="")
+    return list(map(_dated, lines))
+
+
+def _dated(line: str) -> str:
+    """``line`` with the deadline of a drain as a time, in a comment behind it."""
+    found = _DEADLINE.search(line)
+    return f"{line}  # {utc(int(found[1]))}" if found else line
 
 
 def site_difference(

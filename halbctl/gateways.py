@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from halbctl.output import Cell, Paint, clean, table
+from protocol.durations import utc
 
 if TYPE_CHECKING:
     from halbctl.replies import Gateways, GatewayView, GatewayViews
@@ -59,8 +59,8 @@ def _configured(gateway: GatewayViews) -> str:
     until = gateway["drain_until"]
     if until is None:
         return gateway["state"]
-    when = f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S}Z"
-    return f"{gateway['state']} {'since' if gateway['state'] == 'disabled' else 'until'} {when}"
+    when = "since" if gateway["state"] == "disabled" else "until"
+    return f"{gateway['state']} {when} {utc(until)}"
 
 
 def _state(view: GatewayView) -> Cell:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from halbctl.output import Cell, Paint, clean, table
+from protocol.durations import utc
 from protocol.ports import ports_text
 
 if TYPE_CHECKING:
@@ -203,11 +204,6 @@ def _marks(device: Device) -> list[str]:
 def seconds_of(iso: str | None) -> float | None:
     """Unix time of an ISO 8601 moment; None if there is none."""
     return None if iso is None else datetime.fromisoformat(iso).timestamp()
-
-
-def utc(seconds: float) -> str:
-    """``2025-05-01 10:00:00Z``."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"
 
 
 def age(seconds: float) -> str:

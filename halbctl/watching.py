@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from halbctl.client import watch
 from halbctl.errors import Waiting
 from halbctl.output import Paint, as_data, as_json
-from halbctl.screens import status_screen, utc
+from halbctl.screens import status_screen
 from halbctl.session import ANSWER_S
+from protocol.durations import utc
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from random import Random
 
 from protocol.assignment import next_edit
-from protocol.changes import edit_for
+from protocol.changes import RemoveGateway, edit_for
 from protocol.config import Config, Edit
 from protocol.describe import describe
 from protocol.effects import Outcome
@@ -146,7 +146,8 @@ class Coordinator:
             self._wait_for(request, "", config.revision, now, error)
             return None
         if edit.put or edit.delete:
-            detail = "\n".join(describe(config, edit))
+            emptied = isinstance(asked.change, RemoveGateway)
+            detail = "\n".join(describe(config, edit, emptied=emptied))
             mark = Handled(id=request, detail=detail[:MAX_DETAIL], by=asked.by, unix_s=asked.unix_s)
             revision = self._write(Edit((*edit.put, mark), edit.delete), out)
         else:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 from protocol.config import Config, Edit
-from protocol.durations import say
+from protocol.durations import say, utc
 from protocol.health import OF_TYPE, check_for
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import (
@@ -36,8 +36,11 @@ Fields = dict[str, str]
 """What is said of a thing, by the name of the field."""
 
 
-def describe(config: Config, edit: Edit) -> tuple[str, ...]:
-    """One line for each thing that ``edit`` adds, removes or changes; none if nothing."""
+def describe(config: Config, edit: Edit, *, emptied: bool = False) -> tuple[str, ...]:
+    """One line for each thing that ``edit`` adds, removes or changes; none if nothing.
+
+    ``emptied``: who asked has made sure that no gateway that goes away has tracked connections.
+    """
     lines: list[str] = []
     names = {d.id: d.name for d in config.devices.values()}
     names |= {v.id: v.name for v in edit.put if isinstance(v, Device)}
@@ -45,7 +48,7 @@ def describe(config: Config, edit: Edit) -> tuple[str, ...]:
     servers |= {v.uid: v.name for v in edit.put if isinstance(v, VirtualServer)}
     for value in edit.put:
         title = _title(value, servers)
-        lines += _changed(title, _present(config, key_of(value)), value, names)
+        lines += _changed(title, _present(config, key_of(value)), value, names, emptied=emptied)
     for key in edit.delete:
         present = _present(config, key)
         if present is not None:
@@ -79,7 +82,7 @@ def _title(value: Value, servers: dict[GroupId, str]) -> str:
 
 
 def _changed(
-    title: str, old: Value | None, new: Value, names: dict[DeviceId, str]
+    title: str, old: Value | None, new: Value, names: dict[DeviceId, str], *, emptied: bool
 ) -> Iterator[str]:
     if old is None and isinstance(new, VirtualServer):
         usual = _fields(VirtualServer(uid=new.uid, name=new.name, vips=(), seed=0), names)
@@ -91,7 +94,9 @@ def _changed(
         before, after = _fields(old, names), _fields(new, names)
         yield from (f"~ {title} {line}" for line in _differences(before, after))
     if isinstance(new, VirtualServer):
-        yield from _parts_changed(old if isinstance(old, VirtualServer) else None, new)
+        kept = "" if emptied else _LEFT
+        gone = kept if new.forwarding == "snat" else _CUT
+        yield from _parts_changed(old if isinstance(old, VirtualServer) else None, new, gone)
 
 
 def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
@@ -135,7 +140,7 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
             return {"detail": value.detail}
         case PlannedMove():
             to = "the next in rank" if value.to is None else named((value.to,), "")
-            return {"to": to, "at": str(value.at)}
+            return {"to": to, "at": utc(value.at)}
         case Operator():
             return {"public key": value.public_key}
 
@@ -147,7 +152,7 @@ _USUAL = ("no", "any")
 """Of what is new, not said: it has no limit, and is nothing special."""
 
 
-def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[str]:
+def _parts_changed(old: VirtualServer | None, new: VirtualServer, gone: str) -> Iterator[str]:
     name = new.name
     yield from _compared(
         f"vip {name} ", old.vips if old else (), new.vips, lambda v: v, lambda _: {}
@@ -165,7 +170,7 @@ def _parts_changed(old: VirtualServer | None, new: VirtualServer) -> Iterator[st
         new.gateways,
         lambda g: g.name,
         _gateway,
-        gone=_LEFT if new.forwarding == "snat" else _CUT,
+        gone=gone,
     )
     yield from _compared(
         f"listener {name}/", old.listeners if old else (), new.listeners, lambda i: i.key, _listener
@@ -208,7 +213,7 @@ def _gateway(gateway: Gateway) -> Fields:
         "state": gateway.state,
         "backup": _yes(gateway.backup),
         "max_connections": str(gateway.max_connections or "any"),
-        "drain_until": "no" if gateway.drain_until is None else str(gateway.drain_until),
+        "drain_until": "no" if gateway.drain_until is None else utc(gateway.drain_until),
     }
 
 

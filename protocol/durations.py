@@ -1,4 +1,4 @@
-"""Durations as people write them: ``90s``, ``5m``, ``2h``, ``7d``, or whole seconds."""
+"""Durations and moments for people: ``90s``, ``5m``, ``2h``, ``7d``; ``2025-05-01 10:00:00Z``."""
 
 from __future__ import annotations
 
@@ -28,3 +28,19 @@ def say(seconds: int) -> str:
     if seconds < 3600:
         return f"{seconds // 60}m {seconds % 60}s"
     return f"{seconds // 3600}h {seconds % 3600 // 60}m"
+
+
+def utc(seconds: float) -> str:
+    """``2025-05-01 10:00:00Z`` for a Unix time of any year.
+
+    Howard Hinnant's ``civil_from_days``: a year begins in March, its leap day comes last.
+    """
+    days, second = divmod(int(seconds // 1), 86_400)
+    era, day_of_era = divmod(days + 719_468, 146_097)
+    year = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year + year // 4 - year // 100)
+    march = (5 * day_of_year + 2) // 153
+    month = march + 3 if march < 10 else march - 9
+    date = f"{year + era * 400 + (month < 3):04}-{month:02}"
+    date += f"-{day_of_year - (153 * march + 2) // 5 + 1:02}"
+    return f"{date} {second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}Z"

@@ -11,9 +11,9 @@ import typer
 from halbctl.app import area
 from halbctl.errors import Waiting
 from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
-from halbctl.screens import utc
 from halbctl.session import ask
 from halbctl.settings import settings_of
+from protocol.durations import utc
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:

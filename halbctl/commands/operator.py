@@ -11,10 +11,10 @@ import typer
 from halbctl.app import area
 from halbctl.errors import note
 from halbctl.output import Paint, emit, table
-from halbctl.screens import utc
 from halbctl.session import ask, change, finish
 from halbctl.settings import settings_of
 from halbctl.where import Remote
+from protocol.durations import utc
 from protocol.errors import HalbError, InvalidInput, NoQuorum, Refused
 
 app = area("Let operators in over the network, with a key, and keep them out again.")

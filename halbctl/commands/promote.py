@@ -43,9 +43,9 @@ def promote(
     cancel: Annotated[bool, typer.Option("--cancel", help="Take a planned move back.")] = False,
 ) -> None:
     """Move a Virtual Server to another device, gracefully. [timeout: 10]"""
-    from halbctl.screens import utc
     from protocol.api import PromoteTo
     from protocol.changes import PlanMove
+    from protocol.durations import utc
 
     if at is not None or cancel:
         plan = _plan(vs, to, at, wait=wait, cancel=cancel)

@@ -11,9 +11,10 @@ import typer
 from halbctl.app import area
 from halbctl.errors import note
 from halbctl.output import Cell, Paint, emit, table
-from halbctl.screens import age, utc
+from halbctl.screens import age
 from halbctl.session import ask, change, finish, order
 from halbctl.settings import settings_of
+from protocol.durations import utc
 
 app = area("Make, list and revoke the tokens that devices join with.")
 

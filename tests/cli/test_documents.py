@@ -51,6 +51,14 @@ def test_diff_shows_what_changes(halbctl: Halbctl, site: Path) -> None:
     assert f"+++ {site}" in ran.out
 
 
+def test_diff_says_when_a_drain_ends(halbctl: Halbctl, site: Path) -> None:
+    more = "weight: 2, state: draining, drain_until: 1746093600"
+    site.write_text(site.read_text().replace("weight: 2", more))
+    lines = halbctl("diff", "-f", str(site)).out.splitlines()
+    (added,) = (line for line in lines if line.startswith("+ "))
+    assert added.endswith(f"{more}}}  # 2025-05-01 10:00:00Z")
+
+
 def test_the_order_of_virtual_servers_means_nothing(halbctl: Halbctl, site: Path) -> None:
     document = yaml.safe_load(site.read_text())
     document["virtual_servers"].reverse()

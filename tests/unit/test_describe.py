@@ -8,7 +8,9 @@ from protocol.changes import (
     Change,
     PlanMove,
     RemoveDevice,
+    RemoveGateway,
     SetDevice,
+    SetGateway,
     describe,
 )
 from protocol.config import Config
@@ -92,4 +94,29 @@ def test_devices_are_shown_by_name() -> None:
     assert lines(config, RemoveDevice("c")) == (
         "~ virtual server rdp witnesses c -> none",
         "- device c",
+    )
+
+
+def test_deadlines_and_plans_are_shown_as_times() -> None:
+    config = site(RDP)
+    drain = SetGateway("rdp", "gw1", state="draining", drain_until=NOW + 600)
+    assert lines(config, drain) == (
+        "~ gateway rdp/gw1 state enabled -> draining",
+        "~ gateway rdp/gw1 drain_until no -> 2023-11-14 22:23:20Z",
+    )
+    plan = PlanMove("rdp", "b", NOW + 60, "0123456789abcdef")
+    later = PlanMove("rdp", "b", NOW + 90, "0123456789abcdef")
+    assert lines(after(config, plan), later) == (
+        "~ planned move of rdp at 2023-11-14 22:14:20Z -> 2023-11-14 22:14:50Z",
+    )
+
+
+def test_nothing_goes_on_of_a_gateway_that_was_emptied() -> None:
+    config = site(RDP)
+    made = edit(config, RemoveGateway("rdp", "gw2"))
+    assert describe(config, made, emptied=True) == ("- gateway rdp/gw2",)
+    dsr = site({**RDP, "forwarding": "dsr"})
+    made = edit(dsr, RemoveGateway("rdp", "gw2"))
+    assert describe(dsr, made, emptied=True) == (
+        "- gateway rdp/gw2: connections that it still has may be reset",
     )

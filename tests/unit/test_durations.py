@@ -1,10 +1,14 @@
-"""Durations as people write them."""
+"""Durations and moments for people."""
 
 from __future__ import annotations
 
-import pytest
+from datetime import UTC, datetime
 
-from protocol.durations import parse_seconds
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from protocol.durations import parse_seconds, utc
 from protocol.errors import InvalidInput
 
 
@@ -20,3 +24,15 @@ def test_what_is_no_duration_is_refused_with_the_forms_there_are(text: str) -> N
     with pytest.raises(InvalidInput, match="no duration") as refused:
         parse_seconds("--ttl", text)
     assert "60s, 5m, 2h or 7d" in refused.value.remedy
+
+
+@given(st.integers(0, 4_102_444_800))
+@example(951_782_400)
+@example(4_107_542_399)
+def test_a_moment_is_that_of_the_calendar(unix_s: int) -> None:
+    assert utc(unix_s) == f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def test_a_moment_has_a_date_in_every_year() -> None:
+    assert utc(1 << 40) == "36812-02-20 00:36:16Z"
+    assert utc(-0.5) == "1969-12-31 23:59:59Z"

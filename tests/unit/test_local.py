@@ -10,6 +10,7 @@ from protocol.changes import (
     DeleteVirtualServer,
     PutVirtualServer,
     RemoveDevice,
+    RemoveGateway,
     SetDevice,
     SetGateway,
 )
@@ -48,6 +49,17 @@ def cut() -> Cluster:
 def weight(cluster: Cluster, at: DeviceId) -> int:
     (gateway,) = cluster.nodes[at].configuration.in_use.virtual_servers[RDP].gateways
     return gateway.weight
+
+
+def test_only_where_it_is_removed_locally_do_the_connections_of_a_gateway_go_on(
+    cut: Cluster,
+) -> None:
+    first, _, third = (d.id for d in cut.devices)
+    gw2 = AddGateway("rdp", GatewayDocument(name="gw2", address="10.0.0.10"))
+    assert propose(cut, first, gw2, "gw2").error is None
+    assert propose(cut, first, RemoveGateway("rdp", "gw2"), "away").detail == "- gateway rdp/gw2"
+    detail = break_glass(cut, third, RemoveGateway("rdp", "gw1")).detail
+    assert detail == "- gateway rdp/gw1: connections that it still has go on"
 
 
 def test_a_local_change_is_in_use_on_one_device_and_said_so(cut: Cluster) -> None:
