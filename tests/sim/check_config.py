@@ -30,7 +30,7 @@ class Request:
     process: Process
     item: Propose | Promote | Force | Recover
     at: int
-    """When its process takes it, on its device's clock, which stands still while the device does."""
+    """When its process takes it, on its device's clock, which stands still while that does."""
     outcome: Outcome | None = None
     ended: int = 0
     token: str | None = field(default=None)
