@@ -59,14 +59,6 @@ def parse_listener(protocol: Literal["tcp", "udp"], text: str, check: bool) -> L
     )
 
 
-def listeners(tcp: Iterable[str], udp: Iterable[str], check: bool) -> tuple[ListenerDocument, ...]:
-    """The listeners that ``--tcp`` and ``--udp`` name."""
-    return (
-        *(parse_listener("tcp", text, check) for text in tcp),
-        *(parse_listener("udp", text, check) for text in udp),
-    )
-
-
 def parse_client(text: str) -> tuple[str, int]:
     """``ADDRESS:PORT``; an IPv6 address in brackets."""
     address, colon, port = text.rpartition(":")
@@ -125,10 +117,24 @@ def inner_vips(
     return () if forwarding in ("snat", "dsr") else old
 
 
+def listed(old: tuple[str, ...], given: Sequence[str] | None, none: str) -> tuple[str, ...]:
+    """``given`` in place of the ``old``; the word ``none`` alone is the empty list."""
+    if given is None:
+        return old
+    return () if list(given) == [none] else tuple(given)
+
+
 def replace_listeners(
-    old: Sequence[ListenerDocument], tcp: Sequence[str] | None, udp: Sequence[str] | None
+    old: Sequence[ListenerDocument],
+    tcp: Sequence[str] | None,
+    udp: Sequence[str] | None,
+    *,
+    check: bool = True,
 ) -> tuple[ListenerDocument, ...]:
-    """``old`` with all of a protocol replaced where given; what stays keeps all else."""
+    """``old`` with all of a protocol replaced where given; what stays keeps all else.
+
+    ``no`` alone is none of that protocol; ``check``: whether new ones of TCP are checked.
+    """
     import msgspec
 
     found: list[ListenerDocument] = []
@@ -139,8 +145,8 @@ def replace_listeners(
         if texts is None:
             found += [item for item in old if item.protocol == protocol]
             continue
-        for text in texts:
-            item = parse_listener(protocol, text, True)
+        for text in listed((), texts, "no"):
+            item = parse_listener(protocol, text, check)
             before = known.get(item.key)
             if before is not None:
                 item = msgspec.structs.replace(before, gateway_port=item.gateway_port)

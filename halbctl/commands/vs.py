@@ -25,24 +25,28 @@ Vips = Annotated[
 Tcp = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="PORT[:PORT]",
+        metavar="PORT[:PORT]|no",
         help="A TCP listener[:port on the gateways], FIRST-LAST or all. Repeat.",
     ),
 ]
 Udp = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="PORT[:PORT]",
+        metavar="PORT[:PORT]|no",
         help="A UDP listener[:port on the gateways], FIRST-LAST or all. Repeat.",
     ),
 ]
 Devices = Annotated[
     list[str] | None,
-    typer.Option("--device", metavar="NAME", help="May carry it, in order of rank. Repeat."),
+    typer.Option(
+        "--device",
+        metavar="NAME|all",
+        help="May carry it, in order of rank. Repeat. [default: all]",
+    ),
 ]
 Witnesses = Annotated[
     list[str] | None,
-    typer.Option("--witness", metavar="NAME", help="Votes only. Repeat."),
+    typer.Option("--witness", metavar="NAME|no", help="Votes only. Repeat."),
 ]
 Arbiter = Annotated[
     str | None,
@@ -137,7 +141,7 @@ def create(
     halbctl vs create web --vip 10.77.0.100/24 --tcp 443 \\
         --gateway gw1=10.77.0.31:2 --gateway gw2=10.77.0.32
     """
-    from halbctl.flags import listeners, parse_gateway, seconds, shared
+    from halbctl.flags import listed, parse_gateway, replace_listeners, seconds, shared
     from protocol.changes import PutVirtualServer
     from protocol.document import VirtualServerDocument
     from protocol.timing import Profile as SiteProfile
@@ -145,8 +149,8 @@ def create(
     document = VirtualServerDocument(
         name=name,
         vips=tuple(vip or ()),
-        devices=tuple(device or ()),
-        witnesses=tuple(witness or ()),
+        devices=listed((), device, "all"),
+        witnesses=listed((), witness, "no"),
         arbiter=None if arbiter == "no" else arbiter,
         on_peer_loss=None if on_peer_loss == "no" else on_peer_loss,
         wait_for_peer=wait_for_peer is not False,
@@ -157,7 +161,7 @@ def create(
         preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),
         slow_start=seconds("--slow-start", slow_start or "no"),
-        listeners=shared(listeners(tcp or (), udp or (), check), balance, sticky),
+        listeners=shared(replace_listeners((), tcp, udp, check=check), balance, sticky),
     )
     finish(ctx, change(ctx, PutVirtualServer(document, "create"), if_revision))
 
@@ -218,13 +222,13 @@ def edit(
 ) -> None:
     """Change a Virtual Server: by options, or without any in $EDITOR.
 
-    An option that may be repeated replaces the whole list of its kind. The
-    edit is refused (exit code 4) if this Virtual Server was changed meanwhile.
+    An option that may be repeated replaces the whole list of its kind. Refused
+    (exit code 4) if this Virtual Server was changed meanwhile.
     """
     import msgspec
 
+    from halbctl import flags
     from halbctl.documents import virtual_server
-    from halbctl.flags import inner_vips, one_of_two, replace_listeners, seconds, shared
     from protocol.changes import PutVirtualServer
     from protocol.timing import Profile as SiteProfile
 
@@ -237,21 +241,22 @@ def edit(
 
         new = edited_by_hand(old)
     else:
+        listeners = flags.replace_listeners(old.listeners, tcp, udp)
         new = msgspec.structs.replace(
             old,
             vips=old.vips if vip is None else tuple(vip),
-            devices=old.devices if device is None else tuple(device),
-            witnesses=old.witnesses if witness is None else tuple(witness),
-            arbiter=one_of_two(old.arbiter, arbiter, on_peer_loss),
-            on_peer_loss=one_of_two(old.on_peer_loss, on_peer_loss, arbiter),
+            devices=flags.listed(old.devices, device, "all"),
+            witnesses=flags.listed(old.witnesses, witness, "no"),
+            arbiter=flags.one_of_two(old.arbiter, arbiter, on_peer_loss),
+            on_peer_loss=flags.one_of_two(old.on_peer_loss, on_peer_loss, arbiter),
             wait_for_peer=old.wait_for_peer if wait_for_peer is None else wait_for_peer,
             profile=old.profile if profile is None else SiteProfile(profile),
             forwarding=forwarding or old.forwarding,
-            inner_vips=inner_vips(old.inner_vips, forwarding, inner_vip),
+            inner_vips=flags.inner_vips(old.inner_vips, forwarding, inner_vip),
             virtual_mac=None if virtual_mac == "no" else virtual_mac or old.virtual_mac,
             preempt=old.preempt if preempt is None else None if preempt == "never" else preempt,
-            slow_start=seconds("--slow-start", slow_start or f"{old.slow_start}s"),
-            listeners=shared(replace_listeners(old.listeners, tcp, udp), balance, sticky),
+            slow_start=flags.seconds("--slow-start", slow_start or f"{old.slow_start}s"),
+            listeners=flags.shared(listeners, balance, sticky),
         )
     finish(ctx, change(ctx, PutVirtualServer(new, "exist", exported["revision"]), if_revision))
 

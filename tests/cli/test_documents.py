@@ -186,6 +186,38 @@ def test_what_one_of_two_does_alone_can_be_replaced_and_taken_back(
     assert (put.arbiter, put.on_peer_loss) == meant
 
 
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        (("--device", "b"), (("b",), ("w",), ["tcp/443", "udp/443"])),
+        (("--device", "all"), ((), ("w",), ["tcp/443", "udp/443"])),
+        (("--witness", "no"), (("a", "b"), (), ["tcp/443", "udp/443"])),
+        (("--udp", "no"), (("a", "b"), ("w",), ["tcp/443"])),
+        (("--tcp", "no", "--udp", "no"), (("a", "b"), ("w",), [])),
+        (("--device", "all", "--device", "b"), (("all", "b"), ("w",), ["tcp/443", "udp/443"])),
+    ],
+)
+def test_a_list_can_be_replaced_and_taken_back(
+    peer: Peer, halbctl: Halbctl, options: tuple[str, ...], meant: tuple[object, ...]
+) -> None:
+    rdp, *others = cast(Any, recorded.DOCUMENT)["virtual_servers"]
+    document: dict[str, object]
+    document = {"site": "paris", "virtual_servers": [{**rdp, "witnesses": ["w"]}, *others]}
+    peer.answers[api.Export] = api.Exported(document, "3.17")
+    assert halbctl("vs", "edit", "rdp", *options).code == 0
+    put = peer.only(api.PutChange).change.document
+    assert (put.devices, put.witnesses, [item.key for item in put.listeners]) == meant
+
+
+def test_what_is_the_default_can_be_said_of_a_new_virtual_server(
+    peer: Peer, halbctl: Halbctl
+) -> None:
+    words = ("--vip", "10.0.0.1/24", "--device", "all", "--witness", "no", "--udp", "no")
+    assert halbctl("vs", "create", "x", *words).code == 0
+    made = peer.only(api.PutChange).change.document
+    assert (made.devices, made.witnesses, made.listeners) == ((), (), ())
+
+
 def test_an_edit_may_rest_on_the_whole_site(peer: Peer, halbctl: Halbctl) -> None:
     assert halbctl("vs", "edit", "rdp", "--profile", "fast", "--if-revision", "3.16").code == 0
     assert peer.only(api.PutChange).if_revision == "3.16"
