@@ -9,6 +9,13 @@ from protocol.errors import Refused, TimedOut
 
 MAX_ERRANDS = 256
 """Requests under way at once; more are refused."""
+MARGIN_S = 0.5
+"""Of the seconds that a client waits, what is left for the answer to reach it."""
+
+
+def patience(seconds: float) -> float:
+    """Seconds that the core may take for what a client waits ``seconds`` for."""
+    return seconds - min(MARGIN_S, seconds / 4)
 
 
 class Errands:

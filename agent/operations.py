@@ -13,6 +13,7 @@ import msgspec
 from agent.clock import boottime
 from agent.conflicts import shown
 from agent.doctor import examine
+from agent.errands import patience
 from agent.telling import counters, metrics
 from agent.views import refuse_used, side_by_side
 from protocol import api
@@ -53,6 +54,8 @@ MAX_USES = 1000
 MIN_WATCH_S = 0.1
 JOIN_TIMEOUT_S = 15.0
 RECOVER_S = 18.0
+TOKEN_S = 5.0
+"""Seconds that a client waits for a token, as for other changes."""
 GRACE_S = 0.5
 """Seconds beyond a request's time in which the core says why it failed."""
 
@@ -223,7 +226,7 @@ class Operations:
     # Writing
 
     async def _change(self, request: str, op: api.PutChange) -> api.Done:
-        if_revision = api.parse_revision(op.if_revision)
+        if_revision, came = api.parse_revision(op.if_revision), time.monotonic()
         config = self.agent.config
         if not op.force:
             self._refuse_running(op.change)
@@ -238,7 +241,8 @@ class Operations:
             lines = describe(config, edit, emptied=emptied)
             detail = "\n".join(lines) or NOTHING_TO_CHANGE
             return api.Done(detail, str(config.revision), changed=bool(lines))
-        outcome = await self._propose(request, op.change, if_revision, op.timeout, local=op.local)
+        left = max(0.0, patience(op.timeout) - (time.monotonic() - came))
+        outcome = await self._propose(request, op.change, if_revision, left, local=op.local)
         changed = outcome.detail != NOTHING_TO_CHANGE
         return api.Done(outcome.detail, str(outcome.revision or ""), changed)
 
@@ -264,8 +268,8 @@ class Operations:
         local: bool = False,
     ) -> Outcome:
         future = self.agent.errands.begin(request)
-        patience = int(seconds * SECOND)
-        self.agent.deliver(Propose(request, change, if_revision, int(time.time()), patience, local))
+        ns = int(seconds * SECOND)
+        self.agent.deliver(Propose(request, change, if_revision, int(time.time()), ns, local))
         # The core's own answer says more than that time is up.
         return await self.agent.errands.wait(future, seconds + GRACE_S)
 
@@ -273,7 +277,7 @@ class Operations:
         future = self.agent.errands.begin(request)
         began = boottime()
         self.agent.deliver(Promote(request, op.virtual_server, op.to))
-        outcome = await self.agent.errands.wait(future, op.timeout)
+        outcome = await self.agent.errands.wait(future, patience(op.timeout))
         took = (boottime() - began) / 1e6
         server = self.agent.config.virtual_server_named(op.virtual_server)
         primary = self.agent.primary_name(server.uid) if server else None
@@ -284,7 +288,7 @@ class Operations:
     async def _failover(self, request: str, op: api.Failover) -> api.Done:
         future = self.agent.errands.begin(request)
         self.agent.deliver(Force(request, op.virtual_server))
-        outcome = await self.agent.errands.wait(future, op.timeout)
+        outcome = await self.agent.errands.wait(future, patience(op.timeout))
         changed = outcome.detail != "is primary already"
         text = "serves" if changed else "is primary of"
         after = " without the other device" if changed else " already"
@@ -309,9 +313,8 @@ class Operations:
             raise InvalidInput(f"{uses} uses are out of range", f"Use 1 to {MAX_USES}.")
         token_id, secret = secrets.token_hex(8), secrets.token_hex(16)
         expires_at = int(time.time()) + ttl
-        await self._propose(
-            request, PutToken(token_id, digest_of(secret), expires_at, uses), None, 5.0
-        )
+        put = PutToken(token_id, digest_of(secret), expires_at, uses)
+        await self._propose(request, put, None, patience(TOKEN_S))
         token = self._token(token_id, secret, expires_at)
         return api.TokenCreated(token.encode(), token_id, expires_at, uses)
 

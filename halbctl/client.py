@@ -58,7 +58,7 @@ def ask(
     deadline = monotonic() + timeout
     with _link(where, timeout) as link:
         link.send(op)
-        return link.receive(max(deadline, monotonic() + min(GRACE_S, timeout)), waiting)
+        return link.receive(deadline, timeout, waiting)
 
 
 def watch(where: Where, op: dict[str, Any], interval: float, timeout: float) -> Iterator[Result]:
@@ -84,7 +84,8 @@ def watch(where: Where, op: dict[str, Any], interval: float, timeout: float) -> 
             last_sign = monotonic()
 
         while True:
-            yield link.receive(monotonic() + interval + timeout, keep_watching)
+            silence = interval + timeout
+            yield link.receive(monotonic() + silence, silence, keep_watching)
             keep_watching(0)
 
 
@@ -139,8 +140,10 @@ class _Link:
             raise InvalidInput(f"the request has {len(frame)} bytes; at most {MAX_FRAME} may be")
         self.socket.send(frame)
 
-    def receive(self, deadline: float, waiting: Callable[[float], None] | None) -> Result:
-        """The next result; ``deadline`` is a time of ``monotonic()``."""
+    def receive(
+        self, deadline: float, within: float, waiting: Callable[[float], None] | None
+    ) -> Result:
+        """The next result; ``deadline``, after ``within`` seconds, is a time of ``monotonic()``."""
         began = monotonic()
         patience = began + PATIENCE_S
         while (now := monotonic()) < deadline:
@@ -154,7 +157,7 @@ class _Link:
                 self.line.why_silent(min(GRACE_S, deadline - now))
                 patience = monotonic() + GRACE_S
         raise Unreachable(
-            f"{self.line.who} did not answer within {deadline - began:.1f} s",
+            f"{self.line.who} did not answer within {within:.1f} s",
             "It may be busy or hung: see `systemctl status halb-agent`.",
         )
 

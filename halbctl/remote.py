@@ -30,7 +30,7 @@ from protocol.errors import HalbError, InvalidInput, Refused, Unreachable
 CONNECT_S = 1.5
 """Seconds that a device may take to accept a connection: TCP repeats what is lost after 1 s."""
 HANDSHAKE_S = 2.0
-"""Seconds that it may take at least to do so and agree on keys."""
+"""Seconds that it may take to do so and agree on keys while others are left to be tried."""
 REFUSALS, AT_ONCE_S = 3, 1.0
 """Handshakes that a device ends at once before it is certain that it has another key. One
 that it ends later is one that its agent had no time for."""
@@ -70,10 +70,13 @@ def connect(context: Context, where: Remote, timeout: float) -> Line:
     deadline = monotonic() + timeout
     failed: list[HalbError] = []
     known = targets(key, where.agent, where.key)
-    patience = max(HANDSHAKE_S, timeout / len(known))
-    for target in known:
-        if failed and monotonic() > deadline:
+    for number, target in enumerate(known, 1):
+        patience = deadline - monotonic()
+        if failed and patience <= 0:
             break
+        if number < len(known):
+            share = max(timeout / len(known), min(HANDSHAKE_S, patience / 2))
+            patience = min(patience, share)
         try:
             return _dial(context, key, target, where.key, patience)
         except HalbError as error:
@@ -140,7 +143,8 @@ def _dial(context: Context, key: KeyFile, target: Target, path: str, patience: f
         # Under it the agent finds us again if the connection breaks.
         zmq.ROUTING_ID: b"halbctl-" + os.urandom(8),
         zmq.MAXMSGSIZE: MAX_FRAME,
-        zmq.CONNECT_TIMEOUT: int(CONNECT_S * 1000),
+        # Before the time for all of it is up, or who is not there would seem to hang.
+        zmq.CONNECT_TIMEOUT: max(1, int(min(CONNECT_S, 0.8 * patience) * 1000)),
         zmq.IPV6: 1,
         zmq.LINGER: 0,
     }
@@ -177,7 +181,7 @@ def _shake_hands(
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             raise _not_known(key, target)
         if event == zmq.EVENT_CLOSED:
-            raise _unreachable(target, now - began)
+            raise _unreachable(target, now - began, patience)
         refusals += value in (errno.EPIPE, errno.ECONNRESET) and now - latest < AT_ONCE_S
         latest = now
         if refusals >= REFUSALS:
@@ -198,12 +202,12 @@ def _next(monitor: zmq.Socket[bytes]) -> tuple[int, int]:
 _OPEN = "Let this host reach TCP port 7483 (PORT+3) of the Site's devices; see that they run."
 
 
-def _unreachable(target: Target, waited: float) -> Unreachable:
-    """Why no connection came about; ZeroMQ does not say."""
-    why = "no answer"
-    if waited < CONNECT_S / 2:
+def _unreachable(target: Target, waited: float, patience: float) -> Unreachable:
+    """Why no connection came about within ``waited`` seconds; ZeroMQ does not say."""
+    why, more = "no answer", min(CONNECT_S, patience) / 2
+    if waited < more:
         try:
-            with socket.create_connection((str(target.ip), target.port), CONNECT_S / 2):
+            with socket.create_connection((str(target.ip), target.port), more):
                 why = "it has just begun to listen"
         except OSError as error:
             why = error.strerror or str(error)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 """Default wait for an answer."""
-SLACK_S = 3.0
-"""How much longer than the agent the client waits, so that the agent's own reason arrives."""
 
 
 def ask(
@@ -44,7 +42,7 @@ def order(
     timeout: float = ANSWER_S,
     waiting: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Ask for something typed, which the agent may take ``timeout`` seconds for."""
+    """As :func:`ask`, for something typed: a change, or a move."""
     import msgspec
 
     from halbctl.client import ask as ask_agent
@@ -58,8 +56,7 @@ def order(
             "this concerns the device that is asked, and none is named",
             "Name it with --agent NAME.",
         )
-    limit = settings.timeout_or(timeout) + SLACK_S
-    return ask_agent(where, msgspec.to_builtins(op), limit, waiting)
+    return ask_agent(where, msgspec.to_builtins(op), settings.timeout_or(timeout), waiting)
 
 
 def _of_one_device(op: Op) -> bool:

@@ -86,7 +86,7 @@ class PutChange(msgspec.Struct, frozen=True, tag_field="op", tag="change"):
     """``TERM.N`` of the Site that the change rests on; refused if it moved on."""
     dry_run: bool = False
     timeout: float = 5.0
-    """Seconds to wait for the commit."""
+    """Seconds that the client waits; why nothing was committed is told before they are over."""
     local: bool = False
     """Break glass: on the asked device only, and only while no coordinator can be reached."""
     force: bool = False

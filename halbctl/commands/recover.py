@@ -14,7 +14,7 @@ from protocol.errors import InvalidInput, Refused
 
 app = area()
 
-RECOVER_S = 18.0
+RECOVER_S = 20.0
 
 
 @app.command()
@@ -34,7 +34,7 @@ def recover(
         bool, typer.Option("--yes", "-y", help="Do not ask for the Site's name.")
     ] = False,
 ) -> None:
-    """Give up voters that are lost for good, where they were a majority. [timeout: 18]"""
+    """Give up voters that are lost for good, where they were a majority. [timeout: 20]"""
     from protocol.api import Recover
 
     if not accept:

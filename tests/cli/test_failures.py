@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
+from halbctl import client
 from halbctl.__main__ import run
+from halbctl.client import _look
 from halbctl.errors import Waiting
 from protocol import api
 from protocol.errors import ExitCode
@@ -55,20 +55,41 @@ def test_an_agent_that_hangs(peer: Peer, halbctl: Halbctl) -> None:
     assert "did not answer within 0.4 s" in ran.err
 
 
-def test_an_agent_that_just_starts_is_waited_for(halbctl: Halbctl, run_dir: Path) -> None:
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("device", "drain", "b"),
+        ("promote", "rdp", "--wait"),
+        ("token", "create"),
+        ("failover", "rdp", "--force"),
+        ("leave",),
+    ],
+)
+def test_a_change_does_not_wait_longer_either(
+    peer: Peer, halbctl: Halbctl, argv: tuple[str, ...]
+) -> None:
+    ran = halbctl(*argv, "--timeout", "0.4")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert "did not answer within 0.4 s" in ran.err
+
+
+def test_an_agent_that_just_starts_is_waited_for(
+    halbctl: Halbctl, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     late = Peer(run_dir / "control.sock")
     late.answers[api.GetStatus] = recorded.BUSY
+    looks = iter(range(2))
 
-    def start_late() -> None:
-        time.sleep(0.3)
-        late.__enter__()
+    def look(control: str) -> None:
+        if next(looks, None) is None and not late.path.exists():
+            late.__enter__()
+        _look(control)
 
-    starter = threading.Thread(target=start_late)
-    starter.start()
-    ran = halbctl("status")
-    starter.join()
+    monkeypatch.setattr(client, "_look", look)
+    ran = halbctl("status", "--timeout", "30")
     late.__exit__()
     assert (ran.code, ran.err) == (0, "")
+    assert next(looks, None) is None, "it looked again and again"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import zmq
@@ -214,6 +215,24 @@ def test_a_device_that_hangs(halbctl: Halbctl, far: RemotePeer, key: str) -> Non
     assert ran.code == ExitCode.UNREACHABLE
     assert "device a (127.0.0.1:" in ran.err
     assert "not answer" in ran.err
+
+
+def test_devices_that_do_not_shake_hands_are_tried_no_longer_than_was_said(
+    halbctl: Halbctl, tmp_path: Path
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.create_server(("127.0.0.1", 0)) as two,
+    ):
+        ports = [each.getsockname()[1] - OPERATORS for each in (one, two)]
+        public = zmq.curve_keypair()[0].decode()
+        key = key_for(*((n, public, f"127.0.0.1:{p}") for n, p in zip("ab", ports, strict=True)))
+        began = monotonic()
+        ran = halbctl("--key", stored(key, tmp_path / "k"), "status", "--timeout", "0.6")
+        took = monotonic() - began
+    assert ran.code == ExitCode.UNREACHABLE
+    assert ran.err.count("accepts connections but does not answer") == 2
+    assert took < 1.9, "less than one device had when only it was waited for"
 
 
 def test_a_key_that_others_can_read_is_not_used(

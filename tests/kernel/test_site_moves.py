@@ -10,6 +10,7 @@ import pytest
 
 from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.site import Site, apply, change, wait_serving
+from protocol.errors import ExitCode
 from tests.kernel.sites import CHECK_INTERVAL, serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("moves")]
@@ -115,4 +116,19 @@ def test_a_pair_that_does_not_hear_each_other_is_said_so(site: Site) -> None:
     )
     assert site.primary() == "a"
     site.heal("b", "c")
+    wait_serving(site)
+
+
+def test_a_device_that_is_cut_off_says_why_it_changes_nothing_before_time_is_up(
+    site: Site,
+) -> None:
+    promote(site, "a")
+    site.cut("c")
+    site.wait("c knows it", lambda: site.status("c")["coordinator"] is None, 15.0)
+    try:
+        for change_ in (("vs", "freeze", VIRTUAL_SERVER), ("device", "drain", "c")):
+            ran = site.halbctl("c", *change_, "--timeout", "2")
+            assert ran.code == ExitCode.NO_QUORUM, ran
+    finally:
+        site.heal("c")
     wait_serving(site)
