@@ -15,6 +15,7 @@ from typing import Any
 
 from agent import addresses, echo, host_check, neighbour
 from agent.announce import Announcer
+from agent.status import silence
 from protocol import api
 from protocol.addresses import family
 from protocol.assignment import carriers_of
@@ -23,6 +24,7 @@ from protocol.diagnosis import Diagnosis, Finding
 from protocol.errors import HalbError
 from protocol.ids import DeviceId
 from protocol.objects import Gateway, VirtualServer
+from protocol.view import PeerState
 
 PROBE_S = 0.4
 """Seconds that a gateway has to say where it is."""
@@ -61,8 +63,10 @@ def known(name: str, status: api.Status) -> Iterator[Finding]:
     yield from _or_well(_peers(name, status), "peers", "all other devices are heard")
     yield from _or_well(_rules(name, status), "rules", "this device can carry all that it should")
     yield from _or_well(_gateways(status), "gateways", "no gateway is down")
+    named = {silence(d.name, PeerState(d.state)) for d in status.devices if d.state != "alive"}
     for warning in status.warnings:
-        yield Finding("agent", "warning", warning, "See `halbctl status`.")
+        if warning not in named:
+            yield Finding("agent", "warning", warning, "See `halbctl status`.")
 
 
 def different_mtus(mtus: Mapping[str, int]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from protocol.config import Config
 from protocol.ids import DeviceId
 from protocol.objects import Device
 from protocol.quorum import majority
-from protocol.view import NodeView
+from protocol.view import NodeView, PeerState
 
 AT_ONCE = 200
 """Groups and devices for which the answer is built within the event loop."""
@@ -102,7 +102,12 @@ def _warnings(picture: Picture) -> Iterator[str]:
 
 def _about_device(picture: Picture, device: Device) -> Iterator[str]:
     if not picture.alive(device.id):
-        yield f"device {device.name}: {SEEN[picture.state(device.id)]}"
+        yield silence(device.name, picture.state(device.id))
+
+
+def silence(name: str, state: PeerState) -> str:
+    """The warning of a device that is not alive."""
+    return f"device {name}: {SEEN[state]}"
 
 
 def _about_coordinator(picture: Picture) -> Iterator[str]:
