@@ -58,9 +58,11 @@ def table(
 ) -> list[str]:
     """Lines of a table: two blanks between columns, numbers to the right, no borders.
 
-    Columns without any content are left out.
+    Columns without any content are left out; without rows there are no titles either.
     """
     body = [[_cell(value) for value in row] for row in rows]
+    if not body:
+        return []
     head = [Cell(title, "dim") for title in titles]
     columns = [i for i in range(len(titles)) if i == 0 or any(row[i].text for row in body)]
     right = {i for row in body for i in columns if row[i].right}
@@ -102,9 +104,14 @@ def as_data(value: Any, output: str) -> str:
     return dump(value).rstrip("\n")
 
 
-def emit(value: Any, output: str, lines: Iterable[str]) -> None:
-    """Print ``value`` as data, or ``lines``, its form for people, where that is asked."""
-    if output == "table":
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
-    else:
+def emit(value: Any, output: str, lines: Iterable[str], nothing: str = "") -> None:
+    """Print ``value`` as data, or ``lines``, its form for people, where that is asked.
+
+    People who get no line are told ``nothing``, a sentence, which is no data.
+    """
+    if output != "table":
         sys.stdout.write(as_data(value, output) + "\n")
+    elif text := "".join(f"{line}\n" for line in lines):
+        sys.stdout.write(text)
+    elif nothing:
+        print(clean(nothing), file=sys.stderr)

@@ -41,7 +41,8 @@ def conflicts(
         _apply(ctx, found, apply, yes=yes)
         return
     paint = Paint.for_stream(sys.stdout)
-    emit(found, settings_of(ctx).output, [line for c in found for line in _lines(c, paint)])
+    lines = [line for conflict in found for line in _lines(conflict, paint)]
+    emit(found, settings_of(ctx).output, lines, "no conflicts: this device gave up no edit")
 
 
 def _lines(conflict: Conflict, paint: Paint) -> Iterator[str]:

@@ -36,7 +36,8 @@ def matrix(ctx: typer.Context) -> None:
     """Show who hears whom: last heard, loss per connection, round trips."""
     found = ask(ctx, {"op": "matrix"})
     paint = Paint.for_stream(sys.stdout)
-    emit(found, settings_of(ctx).output, matrix_lines(cast("Matrix", found), paint))
+    nothing = f"no links: {found['device']} is the only device"
+    emit(found, settings_of(ctx).output, matrix_lines(cast("Matrix", found), paint), nothing)
 
 
 def explain_lines(found: Explanation, paint: Paint) -> list[str]:

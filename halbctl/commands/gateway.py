@@ -129,7 +129,8 @@ def list_(ctx: typer.Context, vs: VirtualServer) -> None:
 
     views = get_views(ctx, vs)
     paint = Paint.for_stream(sys.stdout)
-    emit(views, settings_of(ctx).output, side_by_side(views, paint))
+    nothing = f"no gateways of {vs}: `halbctl gateway add` adds one"
+    emit(views, settings_of(ctx).output, side_by_side(views, paint), nothing)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halbctl.app import area
-from halbctl.errors import Waiting
+from halbctl.errors import Waiting, note
 from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
 from halbctl.session import ask
 from halbctl.settings import settings_of
@@ -36,7 +36,7 @@ def history(
 ) -> None:
     """Show what happened, oldest first, with the milliseconds of each move."""
     found = ask(ctx, {"op": "history", "virtual_server": vs, "limit": limit})
-    emit(found, settings_of(ctx).output, _lines(found["entries"]))
+    emit(found, settings_of(ctx).output, _lines(found["entries"]), _nothing(vs))
 
 
 @app.command()
@@ -66,9 +66,15 @@ def events(
         for entry in news:
             print(_line(entry, settings_of(ctx).output), flush=True)
         if not follow:
+            if not news and settings_of(ctx).output == "table":
+                note(_nothing(vs))
             return
         known = {_key(entry) for entry in entries}
         time.sleep(POLL_S)
+
+
+def _nothing(vs: str | None) -> str:
+    return f"no events of {vs}" if vs else "no events"
 
 
 def _key(entry: Entry) -> tuple[object, ...]:

@@ -59,7 +59,8 @@ def list_(ctx: typer.Context) -> None:
     """List the labs of this user."""
     from halbctl.lab.lifecycle import labs
 
-    emit(labs(), settings_of(ctx).output, labs())
+    found = labs()
+    emit(found, settings_of(ctx).output, found, "no labs: `halbctl lab up` makes one")
 
 
 @app.command()

@@ -77,7 +77,8 @@ def list_(ctx: typer.Context) -> None:
     found = ask(ctx, {"op": "operator-list"})["operators"]
     rows = [(each["name"], utc(each["created_at"]), each["public_key"]) for each in found]
     lines = table(("OPERATOR", "CREATED", "PUBLIC KEY"), rows, Paint.for_stream(sys.stdout))
-    emit(found, settings_of(ctx).output, lines)
+    nothing = "no operators: `halbctl operator create` lets one in"
+    emit(found, settings_of(ctx).output, lines, nothing)
 
 
 @app.command()

@@ -53,7 +53,8 @@ def list_(ctx: typer.Context) -> None:
         for token in found["tokens"]
     ]
     lines = table(("TOKEN", "USES LEFT", "EXPIRES", ""), rows, Paint.for_stream(sys.stdout))
-    emit(found["tokens"], settings_of(ctx).output, lines)
+    nothing = "no tokens: `halbctl token create` makes one"
+    emit(found["tokens"], settings_of(ctx).output, lines, nothing)
 
 
 @app.command()

@@ -171,7 +171,8 @@ def list_(ctx: typer.Context) -> None:
     """List the Virtual Servers."""
     found = get_status(ctx)["virtual_servers"]
     lines = virtual_server_table(found, time.time(), Paint.for_stream(sys.stdout))
-    emit(found, settings_of(ctx).output, lines)
+    nothing = "no Virtual Servers: `halbctl vs create` or `halbctl apply` makes some"
+    emit(found, settings_of(ctx).output, lines, nothing)
 
 
 @app.command()

@@ -15,7 +15,8 @@ from halbctl.screens import (
     status_screen,
     virtual_server_table,
 )
-from protocol import api
+from protocol import api, insight
+from protocol.contacts import GetOperators, Operators
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
 from tests.cli.peer import Peer
@@ -135,8 +136,43 @@ def test_ages_have_two_units(seconds: float, text: str) -> None:
     assert age(seconds) == text
 
 
-def test_a_table_without_rows_is_its_titles() -> None:
-    assert table(("A", "B"), [], PLAIN) == ["A"]
+def test_a_table_without_rows_has_no_titles() -> None:
+    assert table(("A", "B"), [], PLAIN) == []
+
+
+NOTHING: dict[type[api.Op], api.Result] = {
+    api.GetStatus: recorded.EMPTY,
+    api.GetHistory: api.History(()),
+    api.GetConflicts: api.Conflicts(()),
+    api.GetMatrix: insight.Matrix("a", ("a",), (), ()),
+    api.GetGateways: insight.Gateways("rdp", "a", "a", ()),
+    api.ListTokens: api.Tokens(()),
+    GetOperators: Operators(()),
+}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("vs", "list"), "no Virtual Servers: `halbctl vs create` or `halbctl apply` makes some"),
+        (("gateway", "list", "rdp"), "no gateways of rdp: `halbctl gateway add` adds one"),
+        (("token", "list"), "no tokens: `halbctl token create` makes one"),
+        (("operator", "list"), "no operators: `halbctl operator create` lets one in"),
+        (("history",), "no events"),
+        (("history", "rdp"), "no events of rdp"),
+        (("events",), "no events"),
+        (("conflicts",), "no conflicts: this device gave up no edit"),
+        (("matrix",), "no links: a is the only device"),
+    ],
+)
+def test_where_there_is_nothing_a_sentence_says_so_beside_the_data(
+    peer: Peer, halbctl: Halbctl, argv: tuple[str, ...], says: str
+) -> None:
+    peer.answers.update(NOTHING)
+    assert halbctl(*argv) == (0, "", f"{says}\n")
+    for output in ("json", "yaml"):
+        ran = halbctl(*argv, "-o", output)
+        assert (ran.code, ran.err) == (0, "")
 
 
 def test_milliseconds_are_digits_however_long_it_took() -> None:
