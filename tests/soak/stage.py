@@ -1,0 +1,205 @@
+"""The lab of the soak: its Virtual Servers, and the processes that look at it all the time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from halbctl.lab.lifecycle import build, down
+from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab.plan import CLIENT, VIP, VIP6, Plan
+from halbctl.lab.probes import Probe, python_environment
+from halbctl.lab.processes import Service
+from halbctl.lab.servers import BANNER, ECHO
+from halbctl.lab.site import START_TIMEOUT, Site, apply, form, start_server
+from tests.soak.gateway import NAMED, TALKING
+from tests.soak.holder import Lost, Tally, Target
+from tests.soak.journal import Journal
+
+GATEWAYS = 4
+WEB, FLOW, SIX = "web", "flow", "six"
+MORE_VIP = "10.77.0.106"
+"""One that ``web`` gets and loses."""
+INNER = "10.77.0.101"
+FLOW_VIP, SIX_VIP = "10.77.0.103", "fd77::104"
+EXTRAS = {f"extra{n}": f"10.77.0.{110 + n}" for n in (1, 2)}
+"""Virtual Servers that come and go, and their VIPs."""
+TARGETS = (
+    Target(WEB, "echo", VIP, 24),
+    Target(WEB, "push", VIP, 12),
+    Target(WEB, "udp", VIP, 12),
+    Target(WEB, "echo", VIP6, 12),
+    Target(FLOW, "echo", FLOW_VIP, 16),
+    Target(SIX, "echo", SIX_VIP, 12),
+    Target(SIX, "push", SIX_VIP, 8),
+)
+WATCHED = (VIP, VIP6, FLOW_VIP, INNER, SIX_VIP, MORE_VIP, *EXTRAS.values())
+_CHECK = {"type": "tcp", "interval": 0.5, "timeout": 0.5}
+
+
+def document(plan: Plan, *, sticky: bool) -> dict[str, Any]:
+    """What the Site begins with; ``sticky``: the routed Virtual Server remembers its flows."""
+    names = [host.name for host in plan.device_hosts]
+
+    def listener(port: int, protocol: str = "tcp", **more: Any) -> dict[str, Any]:
+        return {"protocol": protocol, "port": port, "check": _CHECK, **more}
+
+    def server(name: str, turn: int, vips: list[str], listeners: list[Any]) -> dict[str, Any]:
+        six = [g for g in plan.gateway_hosts if any(":" in vip for vip in vips)]
+        four = [g for g in plan.gateway_hosts if any(":" not in vip for vip in vips)]
+        gateways = [(g.name, g.ipv4) for g in four] + [(f"{g.name}-6", g.ipv6) for g in six]
+        return {
+            "name": name,
+            "vips": vips,
+            "devices": names[turn:] + names[:turn],
+            "gateways": [{"name": n, "address": a, "weight": 2} for n, a in gateways],
+            "listeners": listeners,
+        }
+
+    web = [listener(NAMED), listener(TALKING), listener(BANNER), listener(ECHO, "udp")]
+    turns = [listener(p, balance="round-robin") for p in (NAMED, TALKING)]
+    routed = listener(NAMED, sticky=60 if sticky else 0)
+    return {
+        "virtual_servers": [
+            server(WEB, 0, [f"{VIP}/24", f"{VIP6}/64"], web),
+            {
+                **server(FLOW, 1, [f"{FLOW_VIP}/24"], [routed]),
+                "forwarding": "routed",
+                "inner_vips": [f"{INNER}/24"],
+            },
+            server(SIX, 2, [f"{SIX_VIP}/64"], turns),
+        ]
+    }
+
+
+@dataclass
+class Stage:
+    """A lab that serves, and what is known of it."""
+
+    site: Site
+    journal: Journal
+    document: dict[str, Any]
+    ended: set[str] = field(default_factory=set)
+    """Devices whose agents were ended, or are being started."""
+    stopped: set[str] = field(default_factory=set)
+    """Devices whose agents hang."""
+    losses: list[Lost] = field(default_factory=list)
+    tally: Tally | None = None
+    over: threading.Event = field(default_factory=threading.Event)
+    give_up_silent: Callable[[], None] = lambda: None
+    """Have the client close the connections that do not speak, and dial others."""
+
+    @property
+    def devices(self) -> list[str]:
+        return [host.name for host in self.site.plan.device_hosts]
+
+    @property
+    def gateways(self) -> list[str]:
+        return [host.name for host in self.site.plan.gateway_hosts]
+
+    def running(self) -> list[str]:
+        """Devices whose agents should answer."""
+        return [name for name in self.devices if name not in self.ended | self.stopped]
+
+    def named(self, gateway: str) -> Service:
+        """The server of a gateway that says who it is."""
+        return Service("named", self.site.folder / gateway)
+
+    def start_gateway(self, gateway: str) -> None:
+        start_server(self.site, gateway)
+        start_named(self.site, gateway)
+
+    def kill_gateway(self, gateway: str) -> None:
+        self.site.service(gateway).kill()
+        self.named(gateway).kill()
+
+
+def start_named(site: Site, gateway: str) -> None:
+    argv = [sys.executable, "-m", "tests.soak.gateway", gateway]
+    service = Service("named", site.folder / gateway)
+    service.start(site.network.within(gateway, argv), python_environment())
+
+
+@contextmanager
+def staged(devices: int, journal: Journal, *, sticky: bool) -> Iterator[Stage]:
+    """A lab with all its Virtual Servers in order, and the client's connections."""
+    plan = Plan(f"soak{journal.seed % 100000}", devices, GATEWAYS, ipv6=True)
+    try:
+        site = build(plan)
+        for host in plan.gateway_hosts:
+            start_named(site, host.name)
+            route = ("ip", "route", "replace", f"{CLIENT.ipv4}/32", "via", INNER)
+            site.network.run(host.name, *route)
+        form(site)
+        stage = Stage(site, journal, document(plan, sticky=sticky))
+        apply(site, json.dumps(stage.document))
+        site.wait("all Virtual Servers are in order", lambda: _in_order(stage), START_TIMEOUT)
+        with holding(stage):
+            yield stage
+    finally:
+        down(plan.name)
+
+
+def _in_order(stage: Stage) -> bool:
+    servers = [s for name in stage.devices for s in stage.site.status(name)["virtual_servers"]]
+    wanted = len(stage.devices) * len(stage.document["virtual_servers"])
+    return len(servers) == wanted and all(server["state"] == "ok" for server in servers)
+
+
+@contextmanager
+def holding(stage: Stage) -> Iterator[None]:
+    """The client's connections, and a thread that reads what becomes of them."""
+    told = json.dumps([asdict(target) for target in TARGETS])
+    argv = [sys.executable, "-m", "tests.soak.holder", told]
+    process = subprocess.Popen(
+        stage.site.network.within(CLIENT.name, argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=python_environment(),
+        text=True,
+    )
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            told = json.loads(line)
+            if told.pop("what") == "Lost":
+                lost = Lost(**told)
+                stage.losses.append(lost)
+                about = TARGETS[lost.target]
+                stage.journal.note("saw", "lost", f"{about.server}/{lost.gateway}", str(lost))
+            else:
+                silent = tuple(Lost(**each) for each in told.pop("silent"))
+                stage.tally = Tally(silent=silent, **told)
+        if not stage.over.is_set():
+            stage.journal.violation("instruments", "the client's connections ended by themselves")
+
+    def give_up() -> None:
+        assert process.stdin is not None
+        process.stdin.write("give up\n")
+        process.stdin.flush()
+
+    stage.give_up_silent = give_up
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        stage.over.set()
+        process.kill()
+        process.wait()
+        reader.join(5)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def owners(stage: Stage) -> Probe:
+    """The instrument that asks who answers for each VIP."""
+    return Probe(stage.site.network, "observer", "owners", INTERFACE, *WATCHED)
