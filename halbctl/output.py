@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TextIO
@@ -50,15 +51,24 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def room(stream: TextIO) -> int | None:
+    """Columns of a terminal; None for what has no width, such as a pipe."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
 def table(
     titles: Sequence[str],
     rows: Iterable[Sequence[Cell | str | int]],
     paint: Paint,
     indent: str = "",
+    *,
+    spare: Sequence[str] = (),
+    room: int | None = None,
 ) -> list[str]:
     """Lines of a table: two blanks between columns, numbers to the right, no borders.
 
     Columns without any content are left out; without rows there are no titles either.
+    Where lines do not fit in ``room``, columns go whose titles are ``spare``, the first one first.
     """
     body = [[_cell(value) for value in row] for row in rows]
     if not body:
@@ -67,6 +77,10 @@ def table(
     columns = [i for i in range(len(titles)) if i == 0 or any(row[i].text for row in body)]
     right = {i for row in body for i in columns if row[i].right}
     width = {i: max(len(row[i].text) for row in (head, *body)) for i in columns}
+    for title in spare:
+        if room is None or len(indent) + sum(width[i] + 2 for i in columns) - 2 <= room:
+            break
+        columns = [i for i in columns if titles[i] != title]
     lines = []
     for row in (head, *body):
         parts = []

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from halbctl.replies import Counters, Traffic, VirtualServerTraffic
 
 UNITS = ("", "k", "M", "G", "T", "P")
+RATES = (
+    "", "ACTIVE", "NEW/s", "REFUSED/s", "DROPPED/s",
+    "IN pkt/s", "OUT pkt/s", "IN B/s", "OUT B/s",
+)  # fmt: skip
+TOTALS = (
+    "", "ACTIVE", "NEW/s", "CONNECTIONS", "REFUSED", "DROPPED",
+    "IN packets", "OUT packets", "IN bytes", "OUT bytes",
+)  # fmt: skip
+SPARE = (
+    "IN pkt/s", "OUT pkt/s", "IN B/s", "OUT B/s", "DROPPED/s", "REFUSED/s",
+    "IN packets", "OUT packets", "IN bytes", "NEW/s", "OUT bytes", "DROPPED", "REFUSED",
+)  # fmt: skip
+"""Columns that are left out where there is no room, the first of them first."""
 
 
 def get_counters(ctx: typer.Context) -> Counters:
@@ -28,41 +41,56 @@ def of_server(found: Counters, name: str) -> Counters:
 
 
 def traffic_lines(
-    now: Counters, before: Counters | None, paint: Paint, *, gateways: bool = True
+    now: Counters,
+    before: Counters | None,
+    paint: Paint,
+    *,
+    gateways: bool = True,
+    room: int | None = None,
 ) -> list[str]:
     """The traffic for people: per second since ``before``, or in total without it.
 
-    A line for each Virtual Server and listener, and for each of its ``gateways``.
+    A line for each Virtual Server and listener, and for each of its ``gateways``. In little
+    ``room`` the least important columns are left out, and names are cut.
     """
     if not now["virtual_servers"]:
         return [f"{clean(now['device'])} carries no Virtual Server"]
     seconds = (now["at"] - before["at"]) / 1000 if before else 0.0
     was = {s["name"]: s for s in before["virtual_servers"]} if before else {}
+    longest = None if room is None else room // 2
     rows = [
         row
         for server in now["virtual_servers"]
-        for row in _rows(server, was.get(server["name"]), seconds, 2 if gateways else 1)
+        for row in _rows(server, was.get(server["name"]), seconds, 2 if gateways else 1, longest)
     ]
-    per = "" if before is None else "/s"
-    rate = ("NEW/s",) if before is None else ()
-    titles = (
-        "", "ACTIVE", *rate, f"CONNECTIONS{per}", f"REFUSED{per}", f"DROPPED{per}",
-        f"IN packets{per}", f"OUT packets{per}", f"IN bytes{per}", f"OUT bytes{per}",
-    )  # fmt: skip
-    return table(titles, rows, paint)
+    titles = TOTALS if before is None else RATES
+    return table(titles, rows, paint, spare=SPARE, room=room)
 
 
 def _rows(
-    server: VirtualServerTraffic, before: VirtualServerTraffic | None, seconds: float, deepest: int
+    server: VirtualServerTraffic,
+    before: VirtualServerTraffic | None,
+    seconds: float,
+    deepest: int,
+    longest: int | None,
 ) -> Iterator[tuple[Cell | str, ...]]:
-    role = "primary here" if server["primary"] else "secondary here"
+    role = " (primary here)" if server["primary"] else " (secondary here)"
     style = "bold" if server["primary"] else "dim"
     was = _flat(before) if before else {}
     for depth, key, traffic in _parts(server):
         if depth > deepest:
             continue
-        name = Cell(f"{key[-1]} ({role})", style) if depth == 0 else f"{'  ' * depth}{key[-1]}"
-        yield (name, *_figures(traffic, was.get(key), seconds))
+        about = role if depth == 0 else ""
+        indent = "  " * depth
+        name = _cut(key[-1], None if longest is None else longest - len(indent + about))
+        cell = Cell(f"{indent}{name}{about}", "" if depth else style)
+        yield (cell, *_figures(traffic, was.get(key), seconds))
+
+
+def _cut(name: str, longest: int | None) -> str:
+    if longest is None or len(name) <= longest:
+        return name
+    return name[: max(1, longest - 1)] + "…"
 
 
 def _parts(server: VirtualServerTraffic) -> Iterator[tuple[int, tuple[str, ...], Traffic]]:

@@ -13,7 +13,7 @@ import typer
 
 from halbctl.app import area
 from halbctl.errors import Waiting
-from halbctl.output import Paint, as_data, as_json, emit
+from halbctl.output import Paint, as_data, as_json, emit, room
 from halbctl.session import ask
 from halbctl.settings import a_number, settings_of
 from halbctl.traffic import get_counters, of_server, traffic_lines
@@ -58,7 +58,7 @@ def top(
         looks = _looks(partial(_get, ctx, vs), interval, lost, total=total)
         for number, (now, before) in enumerate(looks, 1):
             waiting.back()
-            lines = traffic_lines(now, before, paint)
+            lines = traffic_lines(now, before, paint, room=room(sys.stdout))
             if screen:
                 draw(lines)
             elif output == "table":

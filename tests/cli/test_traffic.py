@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -72,17 +73,44 @@ def test_a_virtual_server_is_shown_with_its_traffic_here(peer: Peer, halbctl: Ha
 
 
 def test_rates_are_between_two_looks() -> None:
-    plain = [json.loads(json.dumps(_plain(c))) for c in (counters(1000, 40), counters(3000, 60))]
+    plain = [_plain(c) for c in (counters(1000, 40), counters(3000, 60))]
     lines = traffic_lines(plain[1], plain[0], Paint(False))
-    assert lines[0].split()[:3] == ["ACTIVE", "CONNECTIONS/s", "REFUSED/s"]
+    assert lines[0].split()[:3] == ["ACTIVE", "NEW/s", "REFUSED/s"]
     figures = ["4", "10", "0", "0", "100", "50", "10k", "500k"]
     assert lines[1].split() == ["web", "(primary", "here)", *figures]
 
 
-def _plain(found: Counters) -> object:
-    import msgspec
+@pytest.mark.parametrize("total", [True, False])
+@pytest.mark.parametrize("room", range(40, 130))
+def test_no_line_is_longer_than_the_terminal_is_wide(total: bool, room: int) -> None:
+    now, before = (_plain(counters(at, 40_000_000)) for at in (3000, 1000))
+    lines = traffic_lines(now, None if total else before, Paint(False), room=room)
+    assert max(map(len, lines)) <= room
+    assert lines[0].split()[:1] == ["ACTIVE"]
+    assert lines[1].startswith("web (primary here)")
 
-    return msgspec.to_builtins(found)
+
+def test_in_80_columns_what_is_refused_and_dropped_and_the_bytes_are_seen() -> None:
+    now, before = (_plain(counters(at, 40_000_000)) for at in (3000, 1000))
+    rates = traffic_lines(now, before, Paint(False), room=80)
+    assert rates[0].split("  ")[-1].strip() == "OUT B/s"
+    assert "DROPPED/s" in rates[0]
+    assert "pkt/s" not in rates[0]
+    totals = traffic_lines(now, None, Paint(False), room=80)
+    assert "DROPPED" in totals[0]
+    assert totals[0].endswith("OUT bytes")
+
+
+def test_a_name_that_leaves_no_room_is_cut() -> None:
+    now = _plain(counters(1000, 40))
+    now["virtual_servers"][0]["name"] = "x" * 63
+    lines = traffic_lines(now, None, Paint(False), room=80)
+    assert lines[1].startswith("x" * 24 + "… (primary here)")
+    assert max(map(len, lines)) <= 80
+
+
+def _plain(found: Counters) -> Any:
+    return json.loads(msgspec.json.encode(found))
 
 
 def test_top_as_json_is_one_line_per_look(peer: Peer, halbctl: Halbctl) -> None:
