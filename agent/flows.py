@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from agent.aftermath import Survey
 from agent.barrier import Barrier
 from agent.clock import next_round
 from agent.flowreading import Found, changes, everything
-from agent.flowstream import Chunk, Incoming, Outgoing, Step
+from agent.flowstream import EPOCH_BITS, Chunk, Incoming, Outgoing, Step
 from agent.flowtable import FlowTable
+from agent.flowworker import FlowWorker
 from agent.mirror import Mirror, enter
 from agent.rate import Share
 from agent.tellers import DRAIN_S, Tellers, office_of
@@ -53,7 +53,6 @@ BEHIND = "is still being told the flows of the primary"
 _log = logging.getLogger("halb.flows")
 UNKNOWN = FlowsPart(0, 0, False)
 """There is no such stream: begin anew."""
-Result = TypeVar("Result")
 
 
 class Told(Protocol):
@@ -75,15 +74,14 @@ class Flows:
     ) -> None:
         self._send = send
         self._deliver = agent.deliver
-        self._survey = Survey(device, self._count, agent.on_event)
         self._loop = asyncio.get_running_loop()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-flows")
-        self._table: FlowTable | None = None
+        self._worker = FlowWorker()
+        self._survey = Survey(device, self._worker.count, agent.on_event)
         self._tasks: asyncio.Task[None] | None = None
         self._attending = self._looking = self._shared = False
         self._soon: asyncio.TimerHandle | None = None
         self._looks, self._readings = (Share(SHARE, self._loop.time) for _ in range(2))
-        self._epoch = incarnation
+        self._epoch = incarnation << EPOCH_BITS
         self._tellers = Tellers(device)
         self._hasty_until = 0.0
         self._barrier = Barrier(agent.deliver)
@@ -103,7 +101,7 @@ class Flows:
 
     async def start(self) -> None:
         """Open the connection table; raises HalbError with the remedy."""
-        self._table = await self._loop.run_in_executor(self._worker, FlowTable)
+        await self._worker.open()
         self._tasks = self._loop.create_task(self._keep_forever(), name="flows")
         self._listen()
 
@@ -158,28 +156,38 @@ class Flows:
     # As primary
 
     def _listen(self) -> None:
-        """Hear of changes while there is somebody to tell."""
-        if self._table is None:
+        """Hear of changes while there is somebody to tell; what fails is tried again soon."""
+        table = self._worker.table
+        if table is None:
             return
         if self._shared != self._tellers.accompanied:
             self._shared = not self._shared
-            self._work(partial(self._table.share, self._shared), lambda _: None)
+            self._worker.do(partial(table.share, self._shared), lambda _: None, self._not_shared)
         attend = bool(self._out)
         if attend != self._attending:
             self._attending = attend
-            self._work(partial(self._table.listen, attend), lambda _: self._await_notice())
+            then = partial(table.listen, attend), lambda _: self._await_notice()
+            self._worker.do(*then, self._not_heard)
+
+    def _not_shared(self) -> None:
+        self._shared = not self._shared
+
+    def _not_heard(self) -> None:
+        self._attending = False
+        for out in self._out.values():
+            out.given_up = True
 
     def _await_notice(self) -> None:
-        if not self._attending or self._table is None or self._looking:
+        table = self._worker.table
+        if not self._attending or table is None or self._looking:
             return
-        if self._table.waiting:
+        if table.waiting:
             self._look_soon()
         else:
-            self._loop.add_reader(self._table.fileno(), self._noticed)
+            self._loop.add_reader(table.fileno(), self._noticed, table)
 
-    def _noticed(self) -> None:
-        assert self._table is not None
-        self._loop.remove_reader(self._table.fileno())
+    def _noticed(self, table: FlowTable) -> None:
+        self._loop.remove_reader(table.fileno())
         self._look_soon()
 
     @property
@@ -210,7 +218,8 @@ class Flows:
             self._read()
 
     def _read(self) -> None:
-        if self._table is None:
+        table = self._worker.table
+        if table is None:
             return
         if self._soon is not None:
             self._soon.cancel()
@@ -219,8 +228,9 @@ class Flows:
         awaited = self._barrier.unmarked
         shares = {out.vips for out in self._out.values()}
         vips, whole = self._tellers.mine(self._loop.time()), self._hasty or bool(awaited)
-        job = partial(changes, self._table, vips, shares, whole=whole)
-        self._work(job, partial(self._looked, awaited), self._looks)
+        job = partial(changes, table, vips, shares, whole=whole)
+        looked = partial(self._looked, awaited)
+        self._worker.do(job, looked, partial(looked, None), self._looks)
 
     def _looked(
         self,
@@ -258,10 +268,13 @@ class Flows:
 
     def _begin(self, device: DeviceId, wanted: Iterable[GroupId], now: float) -> None:
         """Tell of all flows of ``wanted``, as far as this device does and if that is due."""
-        assert self._table is not None
+        table = self._worker.table
+        assert table is not None
         present, groups = self._out.get(device), self._tellers.told_to(device, wanted, now)
         # A question that is repeated while the table is read must not begin that anew.
         reading = present is not None and not present.ready
+        if present is not None and reading:
+            present.acknowledge(0, now)
         due = max(self._begun.get(device, -PAUSE_S) + PAUSE_S, self._readings.free_at)
         if not groups or reading or now < due:
             return
@@ -275,7 +288,13 @@ class Flows:
             if self._out.get(device) is out:
                 self._tell(device)
 
-        self._work(partial(everything, self._table, out.vips), read, self._readings)
+        def failed() -> None:
+            """The next question for a stream, a moment later, has one begun."""
+            self._begun[device] = self._loop.time()
+            if self._out.get(device) is out:
+                del self._out[device]
+
+        self._worker.do(partial(everything, table, out.vips), read, failed, self._readings)
 
     # As secondary
 
@@ -284,8 +303,8 @@ class Flows:
             self._send(leader, question)
 
     def _on_part(self, leader: DeviceId, part: FlowsPart) -> None:
-        source = self._in.get(leader)
-        if source is None or self._table is None:
+        source, table = self._in.get(leader), self._worker.table
+        if source is None or table is None:
             return
         step = source.take(part)
         if step is Step.GAP:
@@ -299,11 +318,12 @@ class Flows:
                 self._compared[leader] = now
                 source.vips = self._tellers.vips_of(source.covered)
                 source.blurred = self._tellers.draining(source.covered, now)
-                self._mirrors[leader] = Mirror(self._table)
+                self._mirrors[leader] = Mirror(table)
             mirror = self._mirrors[leader]
             mine = self._tellers.mine(now)
             work = partial(enter, mirror, part, vips, mine, first=step is Step.FIRST)
-            self._work(work, partial(self._entered, leader, source, part))
+            entered = partial(self._entered, leader, source, part)
+            self._worker.do(work, entered, partial(entered, None))
 
     def _entered(
         self, leader: DeviceId, source: Incoming, part: FlowsPart, refused: int | None
@@ -328,7 +348,7 @@ class Flows:
         """What another device says about flows."""
         if isinstance(message, FlowsPart):
             self._on_part(sender, message)
-        elif self._table is not None:
+        elif self._worker.table is not None:
             self._on_wanted(sender, message)
 
     async def _keep_forever(self) -> None:
@@ -364,37 +384,9 @@ class Flows:
         self._judge()
         self._listen()
 
-    def _work(
-        self,
-        job: Callable[[], Result],
-        then: Callable[[Result], None],
-        share: Share | None = None,
-    ) -> None:
-        """Do ``job`` in the worker, after those before it, and ``then`` in the loop.
-
-        What it takes of a processor counts towards ``share``.
-        """
-
-        def done(future: asyncio.Future[Result]) -> None:
-            if not future.cancelled():
-                then(future.result())
-
-        counted = job if share is None else partial(share.count, job)
-        self._loop.run_in_executor(self._worker, counted).add_done_callback(done)
-
-    def _count(self, job: Callable[[FlowTable], Result], then: Callable[[Result], None]) -> None:
-        """Do a job with the connection table, if it is still open."""
-        if self._table is not None:
-            self._work(partial(job, self._table), then)
-
     async def close(self) -> None:
         """Stop; entries in the kernel stay as they are."""
         if self._tasks is not None:
             self._tasks.cancel()
             await asyncio.wait([self._tasks])
-        table, self._table = self._table, None
-        if table is not None:
-            self._loop.remove_reader(table.fileno())
-        await asyncio.to_thread(self._worker.shutdown)
-        if table is not None:
-            table.close()
+        await self._worker.close()

@@ -16,6 +16,9 @@ from typing import NamedTuple
 from protocol.flows import MAX_FLOWS, VERSION, Flow, FlowsPart, FlowsWanted, Key, vip_of
 from protocol.ids import GroupId
 
+EPOCH_BITS = 20
+"""Streams that one run of an agent can number: one a second to each of six devices for two days.
+The next run, whose incarnation is higher whatever the clock says, begins above all of them."""
 WINDOW = 16
 """Parts on the way that were not acknowledged: few of the frames that may wait for a peer."""
 MAX_WAITING = 256
