@@ -31,7 +31,7 @@ RESEND_NS = 200 * MILLISECOND
 """A device that did not confirm a revision for this long is sent it again."""
 HAND_OVER_NS = 5 * SECOND
 """For so long a primary that is to go is left a voter, for the sake of its hand-over."""
-COMMIT_TIMEOUT_NS = 5 * SECOND
+COMMIT_TIMEOUT_NS = 4 * SECOND
 """After this a change that no majority confirmed is reported as not committed."""
 NOTHING_TO_CHANGE = "nothing to change"
 """Detail of a change that finds everything as it wishes."""

@@ -64,13 +64,8 @@ def _why_unfit(group: Group) -> str:
     voter = group.voter
     if group.stopping:
         return "is stopping"
-    if group.unfit:
-        return group.unfit
-    if not voter.disk_works:
-        return "cannot write its votes to disk"
-    if voter.ballot.lost:
-        return "lost its votes and waits to hear a primary"
-    return "has just started" if group.role is Role.WAITING else ""
+    starting = "has just started" if group.role is Role.WAITING else ""
+    return voter.lacks or group.unfit or starting
 
 
 def _election(group: Group, now: int) -> Election | None:

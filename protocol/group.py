@@ -82,8 +82,8 @@ class Group:
     def may_campaign(self) -> bool:
         """Whether this device may stand for primary at all."""
         voter = self.voter
-        able = voter.disk_works and not voter.ballot.lost
-        return self.me in voter.electorate.carriers and able and not (self.unfit or self.stopping)
+        hindered = voter.lacks or self.unfit or self.stopping
+        return self.me in voter.electorate.carriers and not hindered
 
     # Configuration and fitness
 

@@ -238,7 +238,8 @@ class Groups(Mapping[GroupId, Group]):
 
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""
-        return [(gid, group.unfit) for gid, group in self.by_id.items() if group.unfit]
+        found = ((gid, group.voter.lacks or group.unfit) for gid, group in self.by_id.items())
+        return [(gid, why) for gid, why in found if why]
 
     def deliver(
         self,

@@ -10,8 +10,11 @@ from collections.abc import Mapping
 
 from protocol.contact import Contact
 from protocol.group import Group
-from protocol.ids import SITE_GROUP, DeviceId
+from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.messages import Reason
+from protocol.quorum import has_majority
 from protocol.timing import IDLE_BEAT_NS
+from protocol.voter import LOST
 
 
 def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], now: int) -> str:
@@ -38,14 +41,34 @@ def _why_cannot(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact]
         return f"has answered no beat for {(now - contact.acked_sent) // 1_000_000} ms"
     if contact.info.stopping:
         return "has stopped"
-    reason = dict(contact.info.unfit).get(group.group, "")
+    reason = _told(contact, group.group)
     if reason:
         return reason
+    if not _can_vote(group, contacts):
+        return "would not be elected: too few devices can vote now"
     # It stands with what it knows to be committed; the coordinator with what is on its disk.
     known = contact.info.stored if group.group == SITE_GROUP else contact.info.committed
     if known < group.voter.electorate.revision:
         return f"has only revision {known} of the configuration"
     return ""
+
+
+def _told(contact: Contact | None, gid: GroupId) -> str:
+    """Why a device may not be primary, in its own words."""
+    info = contact.info if contact is not None else None
+    return dict(info.unfit).get(gid, "") if info is not None else ""
+
+
+def _can_vote(group: Group, contacts: Mapping[DeviceId, Contact]) -> bool:
+    """Whether a majority could elect somebody, as far as is known.
+
+    If not, a move would fail, and so would its end.
+    """
+    voters = group.voter.electorate.voters
+    lacking = {v for v in voters if _told(contacts.get(v), group.group) in (Reason.DISK, LOST)}
+    if group.voter.lacks:
+        lacking.add(group.me)
+    return has_majority(voters, set(voters) - lacking)
 
 
 def place(group: Group, device: DeviceId, contacts: Mapping[DeviceId, Contact]) -> tuple[bool, int]:

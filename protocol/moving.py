@@ -148,7 +148,7 @@ class Moving:
         changed: list[GroupId] = []
         self._not_before = {g: at for g, at in self._not_before.items() if g in groups}
         for gid, group in groups.items():
-            if group.role is not Role.PRIMARY or group.may_campaign() or gid in self.flushes:
+            if group.role is not Role.PRIMARY or not _unwanted(group) or gid in self.flushes:
                 continue
             if (
                 group.candidacy.frozen
@@ -185,3 +185,13 @@ class Moving:
 
     def wake_at(self) -> int:
         return self._next
+
+
+def _unwanted(group: Group) -> bool:
+    """Whether another device should be primary.
+
+    A disk that takes no votes is no reason: a primary needs none to stay, and what it gave up it
+    could not take again.
+    """
+    carries = group.me in group.voter.electorate.carriers
+    return not carries or bool(group.unfit) or group.stopping

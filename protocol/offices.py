@@ -92,7 +92,7 @@ class Offices:
             unfit = "is not assigned to this Virtual Server"
             return GroupView(gid, Role.SECONDARY, term, leader, number, voters, unfit, since)
         electorate = group.voter.electorate
-        unfit = group.unfit
+        unfit = group.voter.lacks or group.unfit
         if not unfit and self.me not in electorate.carriers:
             unfit = "is a witness"
         if not unfit and group.role is Role.WAITING:

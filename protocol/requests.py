@@ -46,10 +46,11 @@ class Requests:
 
     def __init__(self) -> None:
         self._waiting: dict[str, _Waiting] = {}
-        self.plight: Callable[[int], HalbError] = lambda now: NoQuorum(
+        self.plight: Callable[[DeviceId | None, int], HalbError] = lambda asked, now: NoQuorum(
             "no coordinator is known", "Look at `halbctl status`."
         )
-        """``plight(now)``: why no coordinator takes a change."""
+        """``plight(asked, now)``: why no coordinator has taken a change, or said what became of it;
+        ``asked``: whom it was sent to, if anybody."""
 
     def add(
         self, message: ProposeChange | RequestMove, now: int, timeout: int = DEADLINE_NS
@@ -86,9 +87,7 @@ class Requests:
                 message = waiting.message = msgspec.structs.replace(message, term=term)
             if now >= waiting.deadline:
                 del self._waiting[request]
-                at_site = group == SITE_GROUP
-                error = self.plight(now) if at_site else _not_answered(addressee)
-                out.do(Outcome(request, error=error))
+                out.do(Outcome(request, error=self._not_answered(waiting, group, now)))
             elif addressee == me:
                 waiting.repeat_at = NEVER
                 mine.append(message)
@@ -100,6 +99,19 @@ class Requests:
                 out.send(addressee, message)
         return mine
 
+    def _not_answered(self, waiting: _Waiting, group: GroupId, now: int) -> HalbError:
+        """Why a request ends that nobody has said anything of."""
+        if group == SITE_GROUP:
+            return self.plight(waiting.sent_to, now)
+        if waiting.addressee is None:
+            return NoQuorum(
+                "the Virtual Server has no primary that could hand it over",
+                "`halbctl status` shows why.",
+            )
+        return TimedOut(
+            "the primary did not answer in time", "Look at `halbctl status`, then repeat."
+        )
+
     def taken(self, message: ProposeChange | RequestMove) -> None:
         """This device carries the request out itself, and will tell its outcome."""
         del self._waiting[message.id]
@@ -110,15 +122,6 @@ class Requests:
 
     def wake_at(self) -> int:
         return min((min(w.deadline, w.repeat_at) for w in self._waiting.values()), default=NEVER)
-
-
-def _not_answered(addressee: DeviceId | None) -> HalbError:
-    if addressee is None:
-        return NoQuorum(
-            "the Virtual Server has no primary that could hand it over",
-            "`halbctl status` shows why.",
-        )
-    return TimedOut("the primary did not answer in time", "Look at `halbctl status`, then repeat.")
 
 
 def outcome_of(message: Return) -> Outcome:

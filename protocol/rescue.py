@@ -14,7 +14,7 @@ from protocol.changes import RecoverVoters
 from protocol.config import Config, Edit
 from protocol.configuration import Configuration
 from protocol.effects import Event, Outcome, Propose, Recover
-from protocol.errors import HalbError, NotCommitted, Refused
+from protocol.errors import HalbError, NotCommitted, Refused, TimedOut
 from protocol.ids import SITE_GROUP, DeviceId, Revision
 from protocol.messages import Append, ProposeChange
 from protocol.neighbourhood import Neighbourhood
@@ -81,7 +81,12 @@ class Rescue:
         self._reaching: _Reaching | None = None
         requests.plight = self._plight
 
-    def _plight(self, now: int) -> HalbError:
+    def _plight(self, asked: DeviceId | None, now: int) -> HalbError:
+        if asked is not None and asked == self._offices.hears_coordinator(now):
+            return TimedOut(
+                "the coordinator has not said what became of the change",
+                "Look at `halbctl status`, then repeat.",
+            )
         heard = self._heard(now)
         return no_coordinator(self._configuration.newest, heard.__contains__)
 

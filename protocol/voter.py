@@ -23,6 +23,8 @@ from protocol.messages import Answer, Ask, Claim, Reason, Vote, Voted
 from protocol.outbox import Outbox
 from protocol.timing import PROMISE_INTERVALS, Timing
 
+LOST = "lost its votes and waits to hear a primary"
+
 
 @dataclass(frozen=True, slots=True)
 class Electorate:
@@ -85,6 +87,11 @@ class Voter:
     def others(self) -> list[DeviceId]:
         """The group's other voters."""
         return [voter for voter in self.electorate.voters if voter != self.me]
+
+    @property
+    def lacks(self) -> str:
+        """Why this device neither votes nor stands: Reason.DISK, LOST, or empty."""
+        return Reason.DISK if not self.disk_works else LOST if self.ballot.lost else ""
 
     @property
     def votes(self) -> bool:

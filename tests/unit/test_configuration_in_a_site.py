@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from agent.errands import patience
 from protocol.changes import (
     Change,
     DeleteVirtualServer,
@@ -29,12 +30,22 @@ from protocol.effects import (
     Release,
     Send,
 )
-from protocol.errors import InvalidInput, NoQuorum, NotCommitted, Refused, RevisionConflict
+from protocol.errors import (
+    InvalidInput,
+    NoQuorum,
+    NotCommitted,
+    Refused,
+    RevisionConflict,
+    TimedOut,
+)
 from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
-from protocol.messages import Append
+from protocol.messages import Append, Return, Stored
 from protocol.quorum import majority
-from protocol.timing import MILLISECOND
+from protocol.timing import MILLISECOND, SECOND
 from tests.unit.cluster import RDP, Cluster, server
+
+PATIENCE_NS = int(patience(5.0) * SECOND)
+"""For the answer of the agent, where an operator says nothing else."""
 
 
 def web(vip: str = "10.0.0.2/24", name: str = "web") -> PutVirtualServer:
@@ -48,8 +59,8 @@ def propose(
     request: str = "r",
     if_revision: Revision | None = None,
 ) -> Outcome:
-    """Propose ``change`` on a device and run until its outcome."""
-    cluster.give(at, Propose(request, change, if_revision, unix_s=0))
+    """Propose ``change`` on a device, as `halbctl` does by default, and run until its outcome."""
+    cluster.give(at, Propose(request, change, if_revision, unix_s=0, timeout=PATIENCE_NS))
 
     def found() -> list[Outcome]:
         seen = [e for _, _, e in cluster.all_of(Outcome)]
@@ -116,6 +127,24 @@ def test_a_change_that_only_the_coordinator_stored_is_reported_and_later_dropped
     assert in_force(cluster, first).virtual_server_named("web") is None
     dropped = [e for _, who, e in cluster.all_of(Event) if e.kind == "config-dropped"]
     assert len(dropped) == 1
+
+
+def test_a_change_that_no_majority_stores_in_time_is_reported_as_such_on_any_device() -> None:
+    cluster = Cluster().settled()
+    assert cluster.primary(SITE_GROUP) == cluster.devices[0].id
+    cluster.drop = lambda a, b, m: isinstance(m, Stored)
+    for number, device in enumerate(cluster.devices):
+        outcome = propose(cluster, device.id, web(f"10.0.0.{10 + number}/24", f"web{number}"),
+                          f"r{number}")  # fmt: skip
+        assert isinstance(outcome.error, NotCommitted)
+
+
+def test_a_change_of_whose_end_the_coordinator_says_nothing_is_not_called_refused() -> None:
+    cluster = Cluster().settled()
+    cluster.drop = lambda a, b, m: isinstance(m, Return)
+    outcome = propose(cluster, cluster.devices[2].id, web())
+    assert isinstance(outcome.error, TimedOut)
+    assert in_force(cluster, cluster.devices[2].id).virtual_server_named("web") is not None
 
 
 def test_a_committed_change_survives_any_single_crash() -> None:

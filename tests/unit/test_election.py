@@ -21,7 +21,7 @@ from protocol.effects import (
 )
 from protocol.errors import Refused
 from protocol.ids import SITE_GROUP
-from protocol.messages import Vote
+from protocol.messages import Reason, Vote
 from protocol.timing import MILLISECOND, Profile, Timing
 from protocol.view import PeerState
 from tests.unit.cluster import RDP, Cluster
@@ -155,6 +155,53 @@ def test_a_device_that_cannot_write_votes_for_nobody() -> None:
         e for _, _, e in cluster.all_of(Send, killed) if isinstance(e, Send) and
         isinstance(e.message, Vote)
     ]  # fmt: skip
+
+
+def test_nothing_moves_to_a_device_that_cannot_write_its_votes() -> None:
+    cluster = Cluster().settled()
+    first, second, _ = (d.id for d in cluster.devices)
+    cluster.give(second, PersistFailed())
+    cluster.run(100)
+    cluster.give(first, Promote("r1", "rdp", "d2"))
+    cluster.run(500)
+    assert Reason.DISK in str(outcome(cluster, "r1").error)
+    assert cluster.view(second).unfit == Reason.DISK
+    assert not cluster.all_of(Lame)
+
+
+def test_nothing_moves_where_too_few_devices_could_elect_the_successor() -> None:
+    cluster = Cluster().settled()
+    first, _, third = (d.id for d in cluster.devices)
+    for each in (first, third):
+        cluster.give(each, PersistFailed())
+    cluster.run(100)
+    cluster.give(first, Promote("r1", "rdp", "d2"))
+    cluster.run(500)
+    assert "too few devices can vote" in str(outcome(cluster, "r1").error)
+    assert cluster.primary() == first
+    assert not cluster.all_of(Lame)
+
+
+def test_a_primary_that_cannot_write_its_votes_stays_until_it_is_asked_to_hand_over() -> None:
+    cluster = Cluster().settled()
+    first, second, _ = (d.id for d in cluster.devices)
+    cluster.give(first, PersistFailed())
+    cluster.run(2000)
+    assert cluster.primary() == first
+    assert not cluster.all_of(Lame)
+    cluster.give(first, Promote("r1", "rdp", "d2"))
+    cluster.run(500)
+    assert cluster.primary() == second
+
+
+def test_a_primary_stays_while_no_device_can_write_its_votes() -> None:
+    cluster = Cluster().settled()
+    first = cluster.primary()
+    for device in cluster.devices:
+        cluster.give(device.id, PersistFailed())
+    cluster.run(2000)
+    assert cluster.primary() == first
+    assert not cluster.all_of(Lame)
 
 
 def test_a_hand_over_has_no_gap_longer_than_a_round_trip() -> None:
