@@ -16,6 +16,8 @@ PATIENCE_S = 0.5
 """A device that has not answered by then is shown as silent."""
 FAR_PATIENCE_S = 1.5
 """The same where others pass questions and answers on."""
+MAX_PATIENCE_S = 60.0
+"""The most that an operator may have them wait."""
 MAX_UNDER_WAY = 16
 MAX_NAMED = 16
 """More devices than this are not named in a question that is passed on: all answer it."""
@@ -80,9 +82,12 @@ class Inquiries:
             inquiry.done.set_result(None)
 
     async def ask(
-        self, devices: Iterable[DeviceId], group: GroupId | None = None
+        self, devices: Iterable[DeviceId], group: GroupId | None = None, patience: float = 0.0
     ) -> dict[DeviceId, Report]:
-        """What the devices that answer in time report; this one's own report is among it."""
+        """What the devices that answer in time report; this one's own report is among it.
+
+        ``patience``: seconds, at most :data:`MAX_PATIENCE_S`; 0 is as usual.
+        """
         neighbours, all_of_them = self._neighbours()
         to = tuple(device for device in devices if device != self._me)
         question = Inquire(secrets.token_hex(8), group)
@@ -98,8 +103,9 @@ class Inquiries:
         try:
             for device in to if all_of_them else neighbours:
                 self._send(device, question)
-            patience = PATIENCE_S if all_of_them else FAR_PATIENCE_S
-            await asyncio.wait([inquiry.done], timeout=patience)
+            usual = PATIENCE_S if all_of_them else FAR_PATIENCE_S
+            seconds = min(patience, MAX_PATIENCE_S) if patience > 0 else usual
+            await asyncio.wait([inquiry.done], timeout=seconds)
         finally:
             del self._under_way[question.id]
         return {**found, **inquiry.reports}

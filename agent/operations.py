@@ -97,18 +97,18 @@ class Operations:
                 return await self._change(request.id, request.op)
             case api.Export():
                 return self._export()
-            case api.Explain(name):
-                return await self._explain(name)
+            case api.Explain(name, wait):
+                return await self._explain(name, wait)
             case api.GetCounters():
                 return await counters(self.agent)
             case api.GetMetrics():
                 return api.Metrics(await metrics(self.agent, await self.status()))
             case api.Trace():
                 return await self._trace(request.op)
-            case api.GetMatrix():
-                return await self._matrix()
-            case api.GetGateways(name):
-                return await self._gateways(name)
+            case api.GetMatrix(wait):
+                return await self._matrix(wait)
+            case api.GetGateways(name, wait):
+                return await self._gateways(name, wait)
             case GetOperators():
                 return operators_of(self.agent.config)
             case GetContacts():
@@ -164,18 +164,18 @@ class Operations:
             server_named(self.agent.config, name)
         return api.History(entries)
 
-    async def _explain(self, name: str) -> Explanation:
+    async def _explain(self, name: str, wait: float) -> Explanation:
         agent = self.agent
         server = server_named(agent.config, name)
         asked = asked_about(agent.config, server)
-        found = await agent.inquiries.ask(asked, server.uid)
+        found = await agent.inquiries.ask(asked, server.uid, wait)
         reports = {device: report.group for device, report in found.items()}
         return explain(agent.config, server, agent.device, reports)
 
-    async def _gateways(self, name: str) -> Gateways:
+    async def _gateways(self, name: str, wait: float = 0.0) -> Gateways:
         agent = self.agent
         server = server_named(agent.config, name)
-        found = await agent.inquiries.ask(asked_about(agent.config, server), server.uid)
+        found = await agent.inquiries.ask(asked_about(agent.config, server), server.uid, wait)
         seen = {device: report.gateways for device, report in found.items()}
         return side_by_side(agent.config, server, agent.name, agent.primary_name(server.uid), seen)
 
@@ -198,9 +198,9 @@ class Operations:
             why=answer.why,
         )
 
-    async def _matrix(self) -> Matrix:
+    async def _matrix(self, wait: float) -> Matrix:
         agent = self.agent
-        found = await agent.inquiries.ask(agent.config.devices)
+        found = await agent.inquiries.ask(agent.config.devices, None, wait)
         reports = {device: report.links for device, report in found.items()}
         return matrix(agent.config, agent.device, reports)
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from halbctl.errors import note
-from halbctl.session import ask, get_status
+from halbctl.session import ask, ask_all, get_status
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput, TimedOut
 from protocol.nearest import nearest
@@ -29,6 +29,11 @@ GRACE_S = 15.0
 def get_views(ctx: typer.Context, vs: str) -> Gateways:
     """The gateways of a Virtual Server as all devices see them."""
     return cast("Gateways", ask(ctx, {"op": "gateways", "virtual_server": vs}))
+
+
+def ask_views(ctx: typer.Context, vs: str) -> Gateways:
+    """The same for who asks once, and may wait for devices that are slow to answer."""
+    return cast("Gateways", ask_all(ctx, {"op": "gateways", "virtual_server": vs}))
 
 
 def gateway_of(views: Gateways, name: str) -> GatewayViews:

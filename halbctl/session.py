@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 """Default wait for an answer."""
+ALL_S = 0.5
+"""Seconds before time is up in which the answers of all devices are put together."""
 
 
 def ask(
@@ -34,6 +36,14 @@ def ask(
 
     settings = settings_of(ctx)
     return ask_agent(settings.where, op, settings.timeout_or(timeout), waiting)
+
+
+def ask_all(ctx: typer.Context, op: dict[str, Any]) -> dict[str, Any]:
+    """As :func:`ask`, for what all devices are asked: they have what the operator waits."""
+    own = settings_of(ctx).timeout
+    if own is None:
+        return ask(ctx, op)
+    return ask(ctx, {**op, "patience": own - min(ALL_S, own / 4)})
 
 
 def order(

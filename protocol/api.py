@@ -21,7 +21,10 @@ from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.diagnosis import Diagnosis
 from protocol.diagnosis import GetDoctor as GetDoctor
 from protocol.ids import GroupId, Revision
+from protocol.insight import Explain as Explain
 from protocol.insight import Explanation, Gateways, Matrix, Traced
+from protocol.insight import GetGateways as GetGateways
+from protocol.insight import GetMatrix as GetMatrix
 from protocol.traffic import Counters as Counters
 from protocol.traffic import Metrics as Metrics
 
@@ -106,12 +109,6 @@ class PromoteTo(msgspec.Struct, frozen=True, tag_field="op", tag="promote"):
     timeout: float = 10.0
 
 
-class Explain(msgspec.Struct, frozen=True, tag_field="op", tag="explain"):
-    """Answered by :class:`protocol.insight.Explanation`, after all devices were asked."""
-
-    virtual_server: str
-
-
 class Trace(msgspec.Struct, frozen=True, tag_field="op", tag="trace"):
     """Which gateway a flow goes to. Answered by :class:`protocol.insight.Traced`."""
 
@@ -124,22 +121,12 @@ class Trace(msgspec.Struct, frozen=True, tag_field="op", tag="trace"):
     """tcp | udp; None: tcp if there is such a listener."""
 
 
-class GetMatrix(msgspec.Struct, frozen=True, tag_field="op", tag="matrix"):
-    """Answered by :class:`protocol.insight.Matrix`, after all devices were asked."""
-
-
 class GetCounters(msgspec.Struct, frozen=True, tag_field="op", tag="counters"):
     """Answered by :class:`protocol.traffic.Counters`."""
 
 
 class GetMetrics(msgspec.Struct, frozen=True, tag_field="op", tag="metrics"):
     """Answered by :class:`protocol.traffic.Metrics`."""
-
-
-class GetGateways(msgspec.Struct, frozen=True, tag_field="op", tag="gateways"):
-    """Answered by :class:`protocol.insight.Gateways`, after all devices were asked."""
-
-    virtual_server: str
 
 
 class Failover(msgspec.Struct, frozen=True, tag_field="op", tag="failover"):

@@ -99,6 +99,20 @@ class _Case:
         """One of two serves, as the operator chose, without an answer of the other."""
         leading = {d: r for d, r in self.reports.items() if r.role == Role.PRIMARY}
         self.primary = max(leading, key=lambda d: leading[d].term, default=None)
+        promise = Timing.of(server.profile).promise // MILLISECOND
+        self.hearing = {
+            d: r
+            for d, r in self.reports.items()
+            if r.leader and r.leader not in self.reports and r.heard_ms < promise
+        }
+        """Devices that hear a primary which did not answer."""
+
+    @property
+    def silent_primary(self) -> DeviceId | None:
+        """The primary, where it serves but did not answer."""
+        if self.primary or not self.hearing:
+            return None
+        return max(self.hearing.values(), key=lambda report: report.term).leader
 
     def name(self, device: DeviceId) -> str:
         known = self.config.devices.get(device)
@@ -115,8 +129,10 @@ class _Case:
     def lacks(self, device: DeviceId) -> str:
         """Why ``device`` could not be primary; empty if it could."""
         known = self.config.devices.get(device)
+        if device not in self.carriers and device in self.voters:
+            return "only votes" if device in self.reports else "only votes; did not answer"
         if device not in self.carriers:
-            return "only votes" if device in self.voters else "is no voter of it yet"
+            return "is no voter of it yet"
         if known is not None and known.drained:
             return "is drained"
         found = self.reports.get(device)
@@ -141,10 +157,11 @@ def explain(config: Config, server: VirtualServer, me: DeviceId, reports: Report
     """What the reports of the devices come to, in words and numbers."""
     case = _Case(config, server, reports)
     report = case.reports.get(case.primary) if case.primary else None
+    primary = case.primary or case.silent_primary
     return Explanation(
         virtual_server=server.name,
         device=case.name(me),
-        primary=case.name(case.primary) if case.primary else None,
+        primary=case.name(primary) if primary else None,
         term=max((r.term for r in case.reports.values()), default=0),
         why=_why(case, report),
         election=_told(case, report.election if report else None),
@@ -215,6 +232,9 @@ def _why(case: _Case, report: GroupReport | None) -> str:
 
 
 def _why_nobody(case: _Case) -> str:
+    if case.silent_primary:
+        name, who = case.name(case.silent_primary), case.names(list(case.hearing))
+        return f"{name} is primary, for {who} hear it; it did not answer, so more is not known"
     answered = [d for d in case.voters if d in case.reports]
     needed = majority(case.voters)
     if len(answered) < needed:
@@ -236,6 +256,8 @@ def _moves(case: _Case) -> Iterator[str]:
         yield f"frozen: nothing but `halbctl promote {server.name}`, until `vs unfreeze`"
         return
     others = [d for d in case.ranked() if d != primary and not case.lacks(d)]
+    if case.silent_primary:
+        return
     if primary is None:
         yield from (f"{case.name(d)} would stand: it lacks nothing" for d in others[:1])
         return

@@ -1,8 +1,31 @@
-"""What ``halbctl explain`` and ``halbctl matrix`` show: replies of the control API."""
+"""What ``halbctl explain``, ``matrix`` and ``gateway list`` ask for, and show."""
 
 from __future__ import annotations
 
 import msgspec
+
+
+class Explain(msgspec.Struct, frozen=True, tag_field="op", tag="explain"):
+    """Answered by :class:`Explanation`, after all devices were asked."""
+
+    virtual_server: str
+    patience: float = 0.0
+    """Seconds that the other devices have to answer; 0: as is usual."""
+
+
+class GetMatrix(msgspec.Struct, frozen=True, tag_field="op", tag="matrix"):
+    """Answered by :class:`Matrix`, after all devices were asked."""
+
+    patience: float = 0.0
+    """As of :class:`Explain`."""
+
+
+class GetGateways(msgspec.Struct, frozen=True, tag_field="op", tag="gateways"):
+    """Answered by :class:`Gateways`, after all devices were asked."""
+
+    virtual_server: str
+    patience: float = 0.0
+    """As of :class:`Explain`."""
 
 
 class ElectionTold(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import typer
 
 from halbctl.app import area
 from halbctl.output import Cell, Paint, clean, emit, table
-from halbctl.session import ask
+from halbctl.session import ask_all
 from halbctl.settings import settings_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ SILENT_MS = 5000
 @app.command()
 def explain(ctx: typer.Context, vs: Annotated[str, typer.Argument(metavar="VS")]) -> None:
     """Say why a Virtual Server is where it is, what each device lacks, what would move it."""
-    found = ask(ctx, {"op": "explain", "virtual_server": vs})
+    found = ask_all(ctx, {"op": "explain", "virtual_server": vs})
     paint = Paint.for_stream(sys.stdout)
     emit(found, settings_of(ctx).output, explain_lines(cast("Explanation", found), paint))
 
@@ -34,7 +34,7 @@ def explain(ctx: typer.Context, vs: Annotated[str, typer.Argument(metavar="VS")]
 @app.command()
 def matrix(ctx: typer.Context) -> None:
     """Show who hears whom: last heard, loss per connection, round trips."""
-    found = ask(ctx, {"op": "matrix"})
+    found = ask_all(ctx, {"op": "matrix"})
     paint = Paint.for_stream(sys.stdout)
     nothing = f"no links: {found['device']} is the only device"
     emit(found, settings_of(ctx).output, matrix_lines(cast("Matrix", found), paint), nothing)
@@ -43,7 +43,7 @@ def matrix(ctx: typer.Context) -> None:
 def explain_lines(found: Explanation, paint: Paint) -> list[str]:
     """The explanation for people."""
     lines = [paint(clean(found["why"]), "bold")]
-    if found["primary"] is not None:
+    if found["confirmed_ms"] >= 0:
         lines.append(
             f"  confirmed by {found['majority']} of {found['voters']} voters"
             f" {found['confirmed_ms']} ms ago; without an ack it gives up in"
@@ -72,7 +72,14 @@ def explain_lines(found: Explanation, paint: Paint) -> list[str]:
     lines += ["", *table(titles, rows, paint)]
     if found["moves"]:
         lines += ["", *(f"{paint('->', 'cyan')} {clean(move)}" for move in found["moves"])]
-    return lines
+    silent = [device["name"] for device in found["devices"] if device["role"] == "unknown"]
+    return [*lines, *_silent(silent, paint)]
+
+
+def _silent(names: list[str], paint: Paint) -> Iterator[str]:
+    for name in names:
+        warning = paint("warning:", "yellow", "bold")
+        yield f"{warning} {clean(name)} did not answer in time; --timeout waits longer for it"
 
 
 def _election(found: Explanation) -> Iterator[str]:
@@ -100,12 +107,7 @@ def matrix_lines(found: Matrix, paint: Paint) -> list[str]:
     """A line for each pair and direction."""
     rows = [_row(link, found["silent"]) for link in found["links"]]
     titles = ("HEARS", "OF", "LAST HEARD", "LOSS", "ROUND TRIP p50", "p99")
-    lines = table(titles, rows, paint)
-    lines += [
-        f"{paint('warning:', 'yellow', 'bold')} {clean(name)} did not answer"
-        for name in found["silent"]
-    ]
-    return lines
+    return [*table(titles, rows, paint), *_silent(found["silent"], paint)]
 
 
 def _row(link: Link, silent: list[str]) -> tuple[Cell | str, ...]:

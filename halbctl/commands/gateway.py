@@ -124,10 +124,10 @@ def drain(
 @app.command("list")
 def list_(ctx: typer.Context, vs: VirtualServer) -> None:
     """List the gateways of a Virtual Server as each device sees them, side by side."""
-    from halbctl.draining import get_views
+    from halbctl.draining import ask_views
     from halbctl.gateways import side_by_side
 
-    views = get_views(ctx, vs)
+    views = ask_views(ctx, vs)
     paint = Paint.for_stream(sys.stdout)
     nothing = f"no gateways of {vs}: `halbctl gateway add` adds one"
     emit(views, settings_of(ctx).output, side_by_side(views, paint), nothing)
@@ -136,10 +136,10 @@ def list_(ctx: typer.Context, vs: VirtualServer) -> None:
 @app.command()
 def show(ctx: typer.Context, vs: VirtualServer, gateway: Gateway) -> None:
     """Show one gateway: what each device sees, why, and its connections."""
-    from halbctl.draining import gateway_of, get_views
+    from halbctl.draining import ask_views, gateway_of
     from halbctl.gateways import by_device
 
-    found = gateway_of(get_views(ctx, vs), gateway)
+    found = gateway_of(ask_views(ctx, vs), gateway)
     paint = Paint.for_stream(sys.stdout)
     emit(found, settings_of(ctx).output, by_device(found, paint))
 

@@ -69,6 +69,7 @@ b       primary       2  nothing                   2  to b, 260 ms  b           
 c       unknown       3  did not answer            ?
 
 -> a ranks better, but `preempt` is off: it stays
+warning: c did not answer in time; --timeout waits longer for it
 """
     )
 
@@ -83,9 +84,26 @@ def test_the_matrix_has_a_line_per_direction(peer: Peer, halbctl: Halbctl) -> No
 HEARS  OF  LAST HEARD    LOSS         ROUND TRIP p50  p99
 a      b   40 ms ago     0 % / 7.5 %  0.3 ms          1.3 ms
 a      c   61000 MS AGO  ? / ?        ?               ?
-warning: c did not answer
+warning: c did not answer in time; --timeout waits longer for it
 """
     )
+
+
+@pytest.mark.parametrize(("seconds", "patience"), [("1", 0.75), ("8", 7.5)])
+def test_how_long_the_devices_may_take_is_for_the_operator_to_say(
+    peer: Peer, halbctl: Halbctl, seconds: str, patience: float
+) -> None:
+    peer.answers[api.Explain] = EXPLANATION
+    peer.answers[api.GetMatrix] = MATRIX
+    peer.answers[api.GetGateways] = insight.Gateways("rdp", "a", "b", ())
+    for words in (("explain", "rdp"), ("matrix",), ("gateway", "list", "rdp")):
+        assert halbctl(*words, "--timeout", seconds).code == 0
+    asked = [request.op for request in peer.requests]
+    assert asked == [
+        api.Explain("rdp", patience),
+        api.GetMatrix(patience),
+        api.GetGateways("rdp", patience),
+    ]
 
 
 def test_events_are_lines_and_followed_events_come_once(

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from agent.inquiry import Inquiries
+from agent.inquiry import PATIENCE_S, Inquiries
 from agent.quality import Quality
 from protocol.changes import FreezeVirtualServer, PutVirtualServer
 from protocol.document import VirtualServerDocument
@@ -125,6 +125,20 @@ def test_a_frozen_service_without_its_primary_says_so() -> None:
     assert explained(cluster).why.startswith("nobody is primary: it is frozen")
 
 
+def test_a_primary_that_is_heard_but_did_not_answer_is_the_primary() -> None:
+    cluster = Cluster().settled()
+    second = cluster.devices[1].id
+    config = cluster.nodes[second].configuration.in_force
+    reports = {d: n.report(RDP, cluster.now) for d, n in cluster.nodes.items()}
+    del reports[cluster.devices[0].id]
+    found = explain(config, config.virtual_servers[RDP], second, reports)
+    assert found.primary == "d1"
+    assert found.why == (
+        "d1 is primary, for d2, d3 hear it; it did not answer, so more is not known"
+    )
+    assert (found.confirmed_ms, found.moves) == (-1, ())
+
+
 def test_a_minority_says_how_many_are_needed() -> None:
     cluster = Cluster().settled()
     for dead in cluster.devices[:2]:
@@ -227,6 +241,26 @@ def test_devices_that_do_not_answer_are_left_out(answers: bool) -> None:
         return set(await asking)
 
     assert asyncio.run(ask()) == ({a, b} if answers else {a})
+
+
+def test_a_device_that_is_slow_to_answer_is_waited_for_as_long_as_is_asked() -> None:
+    a, b = DeviceId("a" * 16), DeviceId("b" * 16)
+    sent: list[Message] = []
+
+    def report(request: str, group: GroupId | None) -> Report:
+        return Report(request, ())
+
+    async def ask(patience: float, after: float) -> set[DeviceId]:
+        inquiries = Inquiries(a, lambda to, m: sent.append(m), report, lambda: ([b], True))
+        asking = asyncio.create_task(inquiries.ask([a, b], None, patience))
+        await asyncio.wait([asking], timeout=after)
+        question = sent.pop()
+        assert isinstance(question, Inquire)
+        inquiries.on_message(b, report(question.id, None))
+        return set(await asking)
+
+    assert asyncio.run(ask(30.0, 2 * PATIENCE_S)) == {a, b}
+    assert asyncio.run(ask(0.01, PATIENCE_S)) == {a}
 
 
 def test_a_witness_is_called_one_and_sees_no_gateways() -> None:
