@@ -85,7 +85,8 @@ def next_edit(
     ``settled(uid)`` tells whether the last change of that assignment can no
     longer meet a lease from before it, ``ready(device)`` whether a device has
     the present configuration, ``stays(uid, device)`` whether a voter that is to
-    go has to hand over first, ``term(uid)`` the newest term that is known of it.
+    go has to hand over first, ``term(uid)`` the newest term that is known of it,
+    those of all former voters among them that have the change in force.
     Empty where nothing is to be done.
     """
     held = _held_vips(config)
@@ -97,8 +98,9 @@ def next_edit(
         step = _step(config, assignment, server, settled(uid), ready, leaving, held)
         if step is None:
             continue
-        if step.voters != assignment.voters:
-            # New voters may not have heard of it, and would count up to it again.
+        if step.voters != assignment.voters or step.settled != assignment.settled:
+            # Those who did not hear of it would count up to it again: new voters, and once the
+            # former ones are of no weight, a majority that none of those belongs to who did.
             step = msgspec.structs.replace(step, term=max(step.term, term(uid)))
         if server is None and step.settled and not step.vips:
             delete.append(("assignment", uid))

@@ -63,6 +63,8 @@ class Configuration:
         self.others: Others | None = None
         """Whom the coordinator asks about devices that it is not connected to."""
         self.office: Callable[[GroupId], tuple[DeviceId | None, int]] = lambda _: (None, 0)
+        self.term_of: Callable[[GroupId], int] = lambda _: 0
+        """The term of this device's ballot in a group, also in one that it votes in no more."""
         """Whom the coordinator takes for the primary of a Virtual Server, and the term."""
         self.local = local
         """Break-glass edits of this device."""
@@ -132,7 +134,19 @@ class Configuration:
         # Having voted in a newer term, this device no longer confirms for the older one.
         leader = self._leader if self._leader_term >= site_term else None
         if leader is not None and leader in self.audience:
-            out.send(leader, self.replica.report(self._leader_term))
+            out.send(leader, self.replica.report(self._leader_term, self._terms()))
+
+    def _terms(self) -> tuple[tuple[GroupId, int], ...]:
+        """What the coordinator has to know before voters change once more."""
+        return tuple(
+            (uid, self.term_of(uid))
+            for uid, each in self.in_force.assignments.items()
+            if not each.settled and self.me in (*each.former, *each.voters)
+        )
+
+    def _office_of(self, group: GroupId) -> tuple[DeviceId | None, int]:
+        holder, term = self.office(group)
+        return holder, max(term, self.term_of(group))
 
     def on_disk(self, works: bool, out: Outbox) -> None:
         if works:
@@ -178,7 +192,7 @@ class Configuration:
         if self.coordinator is None and term is not None:
             self._leader = None
             self.coordinator = Coordinator(
-                self.replica, self.me, term, self.random, self.audience, self.office, now, out
+                self.replica, self.me, term, self.random, self.audience, self._office_of, now, out
             )
 
     def on_report(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:

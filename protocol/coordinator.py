@@ -9,8 +9,8 @@ everything before it.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field
 from random import Random
 
 from protocol.assignment import next_edit
@@ -45,6 +45,8 @@ class _Follower:
 
     stored: Revision | None = None
     committed: Revision | None = None
+    terms: Mapping[GroupId, int] = field(default_factory=dict)
+    """Its own, of Virtual Servers whose voters change."""
     sent: tuple[Revision, Revision] | None = None
     sent_at: int = 0
 
@@ -226,6 +228,7 @@ class Coordinator:
         if follower.stored != message.revision:
             follower.sent = None
         follower.stored, follower.committed = message.revision, message.committed
+        follower.terms = dict(message.terms)
         self._idle_until = 0
         self.advance(out)
         self.replicate(now, out)
@@ -290,7 +293,7 @@ class Coordinator:
                 lambda uid: self._settled(uid, now),
                 self._ready,
                 lambda uid, device: self._stays(uid, device, now),
-                lambda uid: self._office(uid)[1],
+                self._newest_term,
             )
             if edit.put or edit.delete:
                 self._write(edit, out)
@@ -357,6 +360,10 @@ class Coordinator:
         if config.virtual_servers[uid].frozen:
             return True
         return now < self._leaving.see(config.assignments[uid], now) + HAND_OVER_NS
+
+    def _newest_term(self, uid: GroupId) -> int:
+        told = (follower.terms.get(uid, 0) for follower in self.followers.values())
+        return max(self._office(uid)[1], *told)
 
     def _settled(self, uid: GroupId, now: int) -> bool:
         config = self.replica.committed

@@ -68,6 +68,11 @@ class Groups(Mapping[GroupId, Group]):
     def __len__(self) -> int:
         return len(self.by_id)
 
+    def term(self, gid: GroupId) -> int:
+        """The term of this device's ballot, also in a group that it votes in no more."""
+        group = self.by_id.get(gid)
+        return group.voter.term if group else self._ballots.get(gid, Ballot()).term
+
     def outgrow(self, gid: GroupId, term: int, now: int, out: Outbox) -> bool:
         """End what this device does in a term below ``term``; whether there was any."""
         group = self.by_id.get(gid)

@@ -1,10 +1,8 @@
 """The messages between devices.
 
-The sender is not part of a message: the transport knows it from the key that
-the connection is pinned to, and hands it in beside the message. ``Beat`` and
-``Ack`` travel on their own sockets, so that configuration never delays them;
-see :data:`URGENT`. Terms and times are integers, times in nanoseconds of the
-*sender's* clock: they are echoed, never compared with another device's clock.
+The sender is not part of a message: the transport knows it from the key of the connection.
+``Beat`` and ``Ack`` travel on their own sockets, so that configuration never delays them; see
+:data:`URGENT`. Times are nanoseconds of the *sender's* clock, and are echoed only.
 """
 
 from __future__ import annotations
@@ -168,6 +166,8 @@ class Stored(msgspec.Struct, frozen=True, tag_field="t", tag="stored"):
     """On disk."""
     committed: Revision
     """Newest revision that the device knows to be committed; in force for its votes."""
+    terms: tuple[tuple[GroupId, int], ...] = ()
+    """Its terms in groups whose voters change: once that is in force, it votes in no older one."""
 
 
 class Lead(msgspec.Struct, frozen=True, array_like=True):

@@ -128,6 +128,7 @@ class Node:
         self.configuration.others = self.neighbourhood
         self.offices = Offices(device, self.groups, contacts, self.neighbourhood, unix_offset)
         self.configuration.office = self.offices.holder
+        self.configuration.term_of = self.groups.term
         self.requests = Requests()
         self.moving = Moving(device)
         self.preference = Preference(device, self.moving.flushes)
@@ -307,6 +308,8 @@ class Node:
                 self.requests.on_return(sender, message, out)
             case _:
                 self.neighbourhood.receive(sender, message, self.configuration, now, out)
+        # What is said to be in force is so for the votes that are asked for next.
+        self._follow_configuration(now, out, touched)
 
     # Configuration
 
@@ -339,18 +342,16 @@ class Node:
     def _judge_fitness(self, touched: list[GroupId]) -> None:
         device = self.configuration.in_force.devices.get(self.me)
         drained = device is not None and device.drained
-        unfit = dict(self.roster.unfit)
-        if reason := cannot_speak(self.configuration.in_force, self.roster.protocol):
-            unfit = dict.fromkeys(self.groups, reason)
+        reason = cannot_speak(self.configuration.in_force, self.roster.protocol)
+        unfit = dict.fromkeys(self.groups, reason) if reason else dict(self.roster.unfit)
         touched.extend(self.groups.judge(unfit, drained, self.stopping))
-        outdated, untold = dict(self.roster.outdated), dict(self.roster.untold)
-        touched.extend(self.groups.fall_behind(outdated, untold))
+        old, untold = dict(self.roster.outdated), dict(self.roster.untold)
+        touched.extend(self.groups.fall_behind(old, untold))
 
     def _coordinate(self, now: int, out: Outbox) -> None:
         """Carry out what operators asked of this device, as coordinator and as primary."""
         site = self.groups.get(SITE_GROUP)
-        in_office = site is not None and site.role is Role.PRIMARY
-        term = site.voter.term if site is not None and in_office else None
+        term = site.voter.term if site is not None and site.role is Role.PRIMARY else None
         self.configuration.take_office(term, now, out)
         for message in self.requests.on_time(self.offices.holder, self.me, now, out):
             if isinstance(message, ProposeChange):

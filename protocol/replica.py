@@ -11,7 +11,7 @@ from protocol.config import Config, Epoch, remembered
 from protocol.conflicts import dropped
 from protocol.effects import Apply, Event, KeepConflict, PersistConfig
 from protocol.hearsay import Copy
-from protocol.ids import SITE_GROUP, Revision
+from protocol.ids import SITE_GROUP, GroupId, Revision
 from protocol.messages import Append, Stored
 from protocol.objects import Record
 from protocol.outbox import Outbox
@@ -122,9 +122,9 @@ class Replica:
         out.do(Apply(config))
         self._write(out)
 
-    def report(self, term: int) -> Stored:
-        """What this device has, for the coordinator of ``term``."""
-        return Stored(term, self.durable, self.committed.revision)
+    def report(self, term: int, terms: tuple[tuple[GroupId, int], ...]) -> Stored:
+        """What this device has, for the coordinator of ``term``, and its ``terms`` in groups."""
+        return Stored(term, self.durable, self.committed.revision, terms)
 
 
 def built(base: Config, message: Append | Copy) -> Config | None:

@@ -34,8 +34,6 @@ class LeaseCheck:
         """Devices that were paused, and until when their lease may be open beside another's."""
         self.pause_overlap = 0
         """Most nanoseconds with two announcers of which one had been paused: a known limit."""
-        self._former: dict[DeviceId, tuple[int, Config | None]] = {}
-        """When a device's newest configuration came into force, and the one before it."""
         self._barred: set[tuple[DeviceId, GroupId]] = set()
         """Devices that must not take a frozen Virtual Server by themselves."""
         self._lame: set[tuple[int, str]] = set()
@@ -183,7 +181,6 @@ class LeaseCheck:
     def freezing(self, process: Process, config: Config) -> None:
         """A configuration comes into force: who was not primary of what is frozen is barred."""
         device, ballots = process.machine.id, process.machine.disk.ballots
-        self._former[device] = (process.stepped_at, process.in_force)
         for uid, server in config.virtual_servers.items():
             if not server.frozen:
                 self._barred.discard((device, uid))
@@ -196,9 +193,6 @@ class LeaseCheck:
         One that turned so as the primary keeps what nobody else can take.
         """
         config, device = process.in_force, process.machine.id
-        at, former = self._former.get(device, (-1, None))
-        if at == process.stepped_at:
-            config = former  # what the step began with: votes came in the same moment
         if (device, group) in self._barred:
             if not self._checker.votes.was_named(group, device):
                 text = f"{process.name} takes {group}, frozen, of which it was not primary"

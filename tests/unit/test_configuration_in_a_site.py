@@ -195,11 +195,26 @@ def test_voters_change_one_at_a_time_with_overlapping_majorities() -> None:
     assert all(seen[n].term >= term for n in seen if seen[n].voters != numbered[0])
 
 
-def dropped(cluster: Cluster, *others: str) -> None:
-    """An edit that leaves a Virtual Server to other devices than its primary."""
-    document = VirtualServerDocument(name="rdp", vips=("10.0.0.1/24",), devices=others)
-    change, request = PutVirtualServer(document), f"dropped at {cluster.now}"
-    assert propose(cluster, cluster.devices[-1].id, change, request).error is None
+def test_a_term_that_only_a_former_voter_knew_is_not_used_again() -> None:
+    """It tells of it with the last thing that counts: that it votes by the new list."""
+    first, second, third = (d.id for d in Cluster().devices)
+    cluster = Cluster(servers=(server(devices=(second,)),)).settled()
+    cluster.drop = lambda a, b, m: a == second and not isinstance(m, Stored)
+    for _ in range(3):
+        cluster.kill(second)
+        cluster.restart(second)
+        cluster.run_until(lambda: cluster.primary() == second)
+    term = cluster.view(second).term
+    give_to(cluster, "d2", "d3", "d1")
+    cluster.run_until(lambda: cluster.primary() in (first, third))
+    assert cluster.view(third).term > term
+
+
+def give_to(cluster: Cluster, *devices: str) -> None:
+    """An edit that gives the Virtual Server to these devices."""
+    document = VirtualServerDocument(name="rdp", vips=("10.0.0.1/24",), devices=devices)
+    change, request = PutVirtualServer(document), f"given at {cluster.now}"
+    assert propose(cluster, cluster.devices[0].id, change, request).error is None
 
 
 def voters(cluster: Cluster) -> tuple[DeviceId, ...]:
@@ -216,7 +231,7 @@ def test_a_primary_that_is_to_serve_no_more_hands_over_before_it_is_removed(prim
     assert cluster.primary() == ids[primary]
     began = cluster.now
     others = [name for name in ids if name != primary]
-    dropped(cluster, *others)
+    give_to(cluster, *others)
     cluster.run(3000)
     assert cluster.primary() == ids[others[0]]
     assert set(voters(cluster)) == {ids[name] for name in others}
@@ -236,7 +251,7 @@ def dropped_with_nobody_to_follow() -> Cluster:
     for other in cluster.devices[1:]:
         cluster.give(other.id, Fitness(((RDP, "interface is down"),)))
     cluster.run(100)
-    dropped(cluster, "d2", "d3", "d4")
+    give_to(cluster, "d2", "d3", "d4")
     return cluster
 
 
@@ -255,13 +270,13 @@ def test_a_primary_that_was_to_go_before_has_all_the_time_again() -> None:
     cluster = dropped_with_nobody_to_follow()
     first, *others = (d.id for d in cluster.devices)
     cluster.run(1000)
-    dropped(cluster, "d1", "d2", "d3", "d4")
+    give_to(cluster, "d1", "d2", "d3", "d4")
     for other in others:
         cluster.give(other, Fitness())
     cluster.run(10_000)
     assert cluster.primary() == first
     began = cluster.now
-    dropped(cluster, "d2", "d3", "d4")
+    give_to(cluster, "d2", "d3", "d4")
     cluster.run(3000)
     assert handed_over(cluster, first, began)
 
@@ -270,7 +285,7 @@ def test_a_primary_of_what_is_frozen_hands_over_once_that_may_move() -> None:
     cluster = Cluster(4).settled()
     first, second, *_ = (d.id for d in cluster.devices)
     assert propose(cluster, second, FreezeVirtualServer("rdp", True), "f").error is None
-    dropped(cluster, "d2", "d3", "d4")
+    give_to(cluster, "d2", "d3", "d4")
     cluster.run(20_000)
     assert cluster.primary() == first
     began = cluster.now
