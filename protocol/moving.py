@@ -191,7 +191,8 @@ def _unwanted(group: Group) -> bool:
     """Whether another device should be primary.
 
     A disk that takes no votes is no reason: a primary needs none to stay, and what it gave up it
-    could not take again.
+    could not take again. A coordinator needs one, and has no VIP to lose.
     """
     carries = group.me in group.voter.electorate.carriers
-    return not carries or bool(group.unfit) or group.stopping
+    useless = group.group == SITE_GROUP and group.voter.lacks
+    return bool(not carries or group.unfit or group.stopping or useless)

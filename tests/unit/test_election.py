@@ -194,6 +194,16 @@ def test_a_primary_that_cannot_write_its_votes_stays_until_it_is_asked_to_hand_o
     assert cluster.primary() == second
 
 
+def test_a_coordinator_that_cannot_write_hands_over() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    assert cluster.primary(SITE_GROUP) == first
+    cluster.give(first, PersistFailed())
+    cluster.run(1000)
+    assert cluster.primary(SITE_GROUP) not in (None, first)
+    assert cluster.primary() == first
+
+
 def test_a_primary_stays_while_no_device_can_write_its_votes() -> None:
     cluster = Cluster().settled()
     first = cluster.primary()
