@@ -35,7 +35,7 @@ def conflicts(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """List the last ten edits that this device had to give up, and how to make them again."""
+    """List the edits that this device had to give up. The last ten; --apply makes one again."""
     found: list[Conflict] = ask(ctx, {"op": "conflicts"})["conflicts"]
     if apply is not None:
         _apply(ctx, found, apply, yes=yes)

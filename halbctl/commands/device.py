@@ -14,7 +14,7 @@ from halbctl.session import change, confirm, finish, get_status
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
-app = area("Show, drain, rename, replace and remove the devices of the Site.")
+app = area("Show, drain, rename, replace and remove devices.")
 
 Name = Annotated[str, typer.Argument(metavar="DEVICE")]
 
@@ -98,7 +98,7 @@ def replace(
         bool, typer.Option("--force", help="Although the old one still runs.")
     ] = False,
 ) -> None:
-    """Put a device that has joined in the place of another, in all lists."""
+    """Put a device in the place of another. It has joined; all lists name it then."""
     from protocol.changes import ReplaceDevice
 
     confirm(f"Put {by} in the place of {device}, which leaves the Site?", yes=yes)

@@ -28,7 +28,9 @@ def doctor(
     ctx: typer.Context,
     every: Annotated[bool, typer.Option("--all", help="Show what is well, too.")] = False,
 ) -> None:
-    """Look at this device, its host and its gateways; name each problem with its remedy.
+    """Name what is wrong with this device, and the remedy.
+
+    Looks at its host, its peers and its gateways, too.
 
     Ends with exit code 1 if there is a problem; warnings alone end with 0.
     """

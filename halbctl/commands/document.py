@@ -43,7 +43,7 @@ def apply(
         bool, typer.Option("--yes", "-y", help="Do not ask before Virtual Servers are deleted.")
     ] = False,
 ) -> None:
-    """Make the Virtual Servers what the file says; others are deleted."""
+    """Make the Virtual Servers what a file says; delete others."""
     from halbctl.yaml import read
     from protocol.changes import ApplyDocument
     from protocol.document import parse_site

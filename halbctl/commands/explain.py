@@ -25,7 +25,7 @@ SILENT_MS = 5000
 
 @app.command()
 def explain(ctx: typer.Context, vs: Annotated[str, typer.Argument(metavar="VS")]) -> None:
-    """Say why a Virtual Server is where it is, what each device lacks, what would move it."""
+    """Say why a Virtual Server is where it is. Also what each device lacks, what would move it."""
     found = ask_all(ctx, {"op": "explain", "virtual_server": vs})
     paint = Paint.for_stream(sys.stdout)
     emit(found, settings_of(ctx).output, explain_lines(cast("Explanation", found), paint))
@@ -33,7 +33,7 @@ def explain(ctx: typer.Context, vs: Annotated[str, typer.Argument(metavar="VS")]
 
 @app.command()
 def matrix(ctx: typer.Context) -> None:
-    """Show who hears whom: last heard, loss per connection, round trips."""
+    """Show who hears whom: last heard, loss, round trips."""
     found = ask_all(ctx, {"op": "matrix"})
     paint = Paint.for_stream(sys.stdout)
     nothing = f"no links: {found['device']} is the only device"

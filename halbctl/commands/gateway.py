@@ -63,7 +63,7 @@ def remove(
     ] = False,
     if_revision: IfRevision = None,
 ) -> None:
-    """Remove a gateway that has no connections, or with --drain or --force make it so."""
+    """Remove a gateway that has no connections. With --drain or --force make it so."""
     from protocol.changes import RemoveGateway
 
     if force and drain is not None:
@@ -113,7 +113,7 @@ def drain(
     ] = False,
     if_revision: IfRevision = None,
 ) -> None:
-    """Send a gateway nothing new; it keeps its connections, until the deadline if one is given."""
+    """Send a gateway nothing new. It keeps its connections, until the deadline if one is given."""
     from halbctl.draining import wait_until_empty
 
     finish(ctx, _drained(ctx, vs, gateway, deadline, if_revision))
@@ -123,7 +123,7 @@ def drain(
 
 @app.command("list")
 def list_(ctx: typer.Context, vs: VirtualServer) -> None:
-    """List the gateways of a Virtual Server as each device sees them, side by side."""
+    """List the gateways as each device sees them, side by side."""
     from halbctl.draining import ask_views
     from halbctl.gateways import side_by_side
 
@@ -135,7 +135,7 @@ def list_(ctx: typer.Context, vs: VirtualServer) -> None:
 
 @app.command()
 def show(ctx: typer.Context, vs: VirtualServer, gateway: Gateway) -> None:
-    """Show one gateway: what each device sees, why, and its connections."""
+    """Show one gateway as each device sees it, and why."""
     from halbctl.draining import ask_views, gateway_of
     from halbctl.gateways import by_device
 

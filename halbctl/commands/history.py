@@ -34,7 +34,7 @@ def history(
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="Newest events.")
     ] = 100,
 ) -> None:
-    """Show what happened, oldest first, with the milliseconds of each move."""
+    """Show what happened, with the milliseconds of each move. Oldest first."""
     found = ask(ctx, {"op": "history", "virtual_server": vs, "limit": limit})
     emit(found, settings_of(ctx).output, _lines(found["entries"]), _nothing(vs))
 
@@ -48,7 +48,7 @@ def events(
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="To begin with.")
     ] = 20,
 ) -> None:
-    """Print what happened, a line each; with --follow also what happens."""
+    """Print what happened, a line each. With --follow also what happens."""
     waiting = Waiting()
     known: set[tuple[object, ...]] | None = None
     count = max(limit, FOLLOWED)

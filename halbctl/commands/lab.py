@@ -14,7 +14,7 @@ from halbctl.output import Cell, Paint, emit, table
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
-app = area("Make a Site of namespaces on this machine, break it, look, remove it.")
+app = area("Make a Site on this machine, break it, look, remove it.")
 
 Name = Annotated[str, typer.Option("--name", metavar="NAME", help="Which lab.")]
 Device = Annotated[str, typer.Argument(metavar="DEVICE")]
@@ -37,7 +37,7 @@ def up(
     witness: Annotated[bool, typer.Option("--witness", help="One more voter, no VIP.")] = False,
     ipv6: Annotated[bool, typer.Option("--ipv6", help="An IPv6 VIP too.")] = False,
 ) -> None:
-    """Make a lab: a switch, devices with agents, gateways, a client, a Virtual Server."""
+    """Make a lab. A switch, devices with agents, gateways, a client, a Virtual Server."""
     from halbctl.lab.lifecycle import ending_signals_raise, up
     from halbctl.lab.plan import Plan
 
@@ -65,7 +65,7 @@ def list_(ctx: typer.Context) -> None:
 
 @app.command()
 def status(ctx: typer.Context, name: Name = "lab") -> None:
-    """Show the hosts of a lab: what runs, which cables are out, who is cut from whom."""
+    """Show what runs in a lab, and who is cut from whom."""
     from halbctl.lab.lifecycle import find
 
     found = find(name).describe()
@@ -99,7 +99,7 @@ def exec_(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...")],
     name: Name = "lab",
 ) -> None:
-    """Run a command on a host of the lab; `halbctl` in it talks to that device's agent."""
+    """Run a command on a host of the lab. `halbctl` in it talks to that device's agent."""
     from halbctl.lab.lifecycle import find
 
     # What follows HOST is the command's own, so the parser leaves a first "--" in it.
@@ -175,7 +175,7 @@ def down(
     name: Name = "lab",
     every: Annotated[bool, typer.Option("--all", help="All labs of this user.")] = False,
 ) -> None:
-    """Remove a lab completely, also a half-made one; no error if there is none."""
+    """Remove a lab completely, also a half-made one. No error if there is none."""
     from halbctl.lab.lifecycle import down, labs
 
     for lab in labs() if every else [name]:

@@ -17,7 +17,7 @@ from halbctl.where import Remote
 from protocol.durations import utc
 from protocol.errors import HalbError, InvalidInput, NoQuorum, Refused
 
-app = area("Let operators in over the network, with a key, and keep them out again.")
+app = area("Let operators in over the network by key, or keep them out.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 

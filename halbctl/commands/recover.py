@@ -34,7 +34,7 @@ def recover(
         bool, typer.Option("--yes", "-y", help="Do not ask for the Site's name.")
     ] = False,
 ) -> None:
-    """Give up voters that are lost for good, where they were a majority. [timeout: 20]"""
+    """Give up voters that are lost for good. Where they were a majority. [timeout: 20]"""
     from protocol.api import Recover
 
     if not accept:

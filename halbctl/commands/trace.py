@@ -28,7 +28,7 @@ def trace(
         typer.Option(help="Where both listen on the port. [default: tcp]"),
     ] = None,
 ) -> None:
-    """Say which gateway a client's flow goes to, and why, by this device's rules.
+    """Say which gateway a client's flow goes to, and why. By this device's rules.
 
     \b
     halbctl trace 192.0.2.7:51000 web:443

@@ -36,9 +36,9 @@ def top(
     count: Annotated[int, typer.Option("--count", "-n", min=0, help="Looks; 0: no end.")] = 0,
     total: Annotated[bool, typer.Option("--total", help="Totals in place of rates.")] = False,
 ) -> None:
-    """Follow the traffic of the asked device, by listener and gateway, until Ctrl-C.
+    """Follow the traffic of the asked device, until Ctrl-C.
 
-    An agent that goes away is said so, and waited for.
+    By listener and gateway; with what fits in the terminal. An agent that goes away is said so, and waited for.
     """
     from halbctl.watching import draw, drawing
 

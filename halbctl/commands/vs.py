@@ -177,7 +177,7 @@ def list_(ctx: typer.Context) -> None:
 
 @app.command()
 def show(ctx: typer.Context, name: Name) -> None:
-    """Show one Virtual Server: its devices and gateways, and its traffic here."""
+    """Show one Virtual Server, and its traffic here."""
     from halbctl.traffic import get_counters, of_server, traffic_lines
 
     status = get_status(ctx)
@@ -267,7 +267,7 @@ def edit(
 
 @app.command()
 def freeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> None:
-    """Keep it where it is: no move but `promote`, no takeover by another device."""
+    """Keep it where it is. No move but `promote`, no takeover by another device."""
     from protocol.changes import FreezeVirtualServer
 
     finish(ctx, change(ctx, FreezeVirtualServer(name, True), if_revision))
@@ -288,7 +288,7 @@ def delete(
     if_revision: IfRevision = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a Virtual Server; its VIPs fall silent and its connections end."""
+    """Delete a Virtual Server. Its VIPs fall silent and its connections end."""
     from protocol.changes import DeleteVirtualServer
 
     confirm(f"Delete Virtual Server {name}, with the connections through it?", yes=yes)

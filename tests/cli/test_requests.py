@@ -239,3 +239,14 @@ def test_each_command_has_help(halbctl: Halbctl) -> None:
             ran = halbctl(name, "--help")
             assert (ran.code, ran.err) == (0, "")
             assert ran.out.startswith(f"Usage: halbctl {name} ")
+
+
+def test_no_summary_of_a_command_is_cut(halbctl: Halbctl) -> None:
+    from halbctl.app import AREAS
+
+    groups = [(area,) for area, names in AREAS.items() if not names]
+    for words in ((), *groups):
+        lines = halbctl(*words, "--help").out.splitlines()
+        commands = lines[lines.index("Commands:") + 1 :]
+        assert commands
+        assert not [line for line in commands if line.endswith("...")]
