@@ -18,7 +18,7 @@ from protocol.api import (
     VirtualServerDevice,
     VirtualServerStatus,
 )
-from protocol.durations import say
+from protocol.durations import say, utc
 from protocol.ids import DeviceId
 from protocol.objects import Gateway, VirtualServer
 from protocol.timing import SECOND
@@ -242,7 +242,7 @@ def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
     planned = picture.config.planned_moves.get(server.uid)
     if planned is not None:
         to = "the next in rank" if planned.to is None else picture.name(planned.to)
-        yield f"moves to {to} at {_iso(planned.at * 1000)}, as planned"
+        yield f"moves to {to} at {utc(planned.at)}, as planned"
     if seen is not None and seen.damped:
         left = say(seen.damped // SECOND)
         yield f"moved too often: stays where it is for {left} more, or until `halbctl promote`"

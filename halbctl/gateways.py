@@ -28,7 +28,7 @@ def side_by_side(found: Gateways, paint: Paint) -> list[str]:
         )
         for gateway in found["gateways"]
     ]
-    lines = table(tuple(titles), rows, paint)
+    lines = table(titles, rows, paint, spare=("ADDRESS", "WEIGHT"))
     for gateway in found["gateways"]:
         lines += [
             f"{paint(clean(gateway['name']), 'bold')} as seen by {clean(view['device'])}:"

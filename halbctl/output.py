@@ -19,16 +19,20 @@ _CODES = {
 
 
 class Paint:
-    """Colours text, or leaves it as it is."""
+    """Colours text, or leaves it as it is; knows how much room a line has."""
 
-    def __init__(self, on: bool) -> None:
+    def __init__(self, on: bool, room: int | None = None) -> None:
         self.on = on
+        self.room = room
+        """Columns of the terminal; None where lines may be of any length."""
 
     @classmethod
     def for_stream(cls, stream: TextIO) -> Paint:
         """Colour for people only: a terminal, not ``dumb``, without ``NO_COLOR``."""
         wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        return cls(wanted and stream.isatty())
+        if not stream.isatty():
+            return cls(False)
+        return cls(wanted, shutil.get_terminal_size().columns)
 
     def __call__(self, text: str, *styles: str) -> str:
         codes = ";".join(_CODES[style] for style in styles if style)
@@ -51,11 +55,6 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def room(stream: TextIO) -> int | None:
-    """Columns of a terminal; None for what has no width, such as a pipe."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
-
-
 def table(
     titles: Sequence[str],
     rows: Iterable[Sequence[Cell | str | int]],
@@ -63,12 +62,11 @@ def table(
     indent: str = "",
     *,
     spare: Sequence[str] = (),
-    room: int | None = None,
 ) -> list[str]:
     """Lines of a table: two blanks between columns, numbers to the right, no borders.
 
     Columns without any content are left out; without rows there are no titles either.
-    Where lines do not fit in ``room``, columns go whose titles are ``spare``, the first one first.
+    Where lines have no room, columns go whose titles are ``spare``, the first one first.
     """
     body = [[_cell(value) for value in row] for row in rows]
     if not body:
@@ -78,7 +76,8 @@ def table(
     right = {i for row in body for i in columns if row[i].right}
     width = {i: max(len(row[i].text) for row in (head, *body)) for i in columns}
     for title in spare:
-        if room is None or len(indent) + sum(width[i] + 2 for i in columns) - 2 <= room:
+        needed = len(indent) + sum(width[i] + 2 for i in columns) - 2
+        if paint.room is None or needed <= paint.room:
             break
         columns = [i for i in columns if titles[i] != title]
     lines = []

@@ -77,7 +77,7 @@ def virtual_server_block(
                 paint(word.text, word.style, "bold"),
                 _primary(vs, now, paint),
                 f"term {vs['term']}",
-                f"profile {clean(vs['profile'])}",
+                *([f"profile {clean(vs['profile'])}"] if vs["profile"] != "normal" else []),
                 *_way(vs),
                 *([f"without peer: {clean(vs['peer_loss'])}"] if vs["peer_loss"] else []),
             ]
@@ -174,7 +174,7 @@ def virtual_server_table(items: Iterable[VirtualServer], now: float, paint: Pain
             )
         )
     titles = ("NAME", "STATE", "PRIMARY", "FOR", "TERM", "GATEWAYS", "VIPS", "LISTENERS")
-    return table(titles, rows, paint)
+    return table(titles, rows, paint, spare=("TERM", "LISTENERS", "VIPS"))
 
 
 def device_table(devices: Iterable[Device], revision: str, paint: Paint) -> list[str]:
@@ -193,7 +193,7 @@ def device_table(devices: Iterable[Device], revision: str, paint: Paint) -> list
         for device in devices
     ]
     titles = ("DEVICE", "STATE", "MARK", "PRIMARY OF", "REVISION", "VERSION", "ADDRESSES", "ID")
-    return table(titles, rows, paint)
+    return table(titles, rows, paint, spare=("ID", "VERSION", "ADDRESSES"))
 
 
 def _marks(device: Device) -> list[str]:

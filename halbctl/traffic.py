@@ -46,25 +46,25 @@ def traffic_lines(
     paint: Paint,
     *,
     gateways: bool = True,
-    room: int | None = None,
+    indent: str = "",
 ) -> list[str]:
     """The traffic for people: per second since ``before``, or in total without it.
 
-    A line for each Virtual Server and listener, and for each of its ``gateways``. In little
-    ``room`` the least important columns are left out, and names are cut.
+    A line for each Virtual Server and listener, and for each of its ``gateways``. Where
+    there is little room the least important columns are left out, and names are cut.
     """
     if not now["virtual_servers"]:
         return [f"{clean(now['device'])} carries no Virtual Server"]
     seconds = (now["at"] - before["at"]) / 1000 if before else 0.0
     was = {s["name"]: s for s in before["virtual_servers"]} if before else {}
-    longest = None if room is None else room // 2
+    longest = None if paint.room is None else paint.room // 2
     rows = [
         row
         for server in now["virtual_servers"]
         for row in _rows(server, was.get(server["name"]), seconds, 2 if gateways else 1, longest)
     ]
     titles = TOTALS if before is None else RATES
-    return table(titles, rows, paint, spare=SPARE, room=room)
+    return table(titles, rows, paint, indent, spare=SPARE)
 
 
 def _rows(

@@ -68,7 +68,6 @@ class _Screen:
 
     def __init__(self, interval: float) -> None:
         self._interval = interval
-        self._paint = Paint.for_stream(sys.stdout)
         self._last: Status | None = None
 
     def show(self, status: Status) -> None:
@@ -80,11 +79,11 @@ class _Screen:
             self._draw(self._last, f"OUT OF DATE: {why}")
 
     def _draw(self, status: Status, alarm: str) -> None:
-        now = time.time()
-        head = self._paint(f"{utc(now)}   at least every {self._interval:g} s", "dim")
+        now, paint = time.time(), Paint.for_stream(sys.stdout)
+        head = paint(f"{utc(now)}   at least every {self._interval:g} s", "dim")
         if alarm:
-            head = self._paint(alarm, "red", "bold")
-        lines = [head, "", *status_screen(status, now, self._paint)]
+            head = paint(alarm, "red", "bold")
+        lines = [head, "", *status_screen(status, now, paint)]
         draw(lines)
 
 
@@ -117,8 +116,8 @@ def draw(lines: list[str]) -> None:
     """Fill the screen, as far as there is room."""
     room = shutil.get_terminal_size().lines - 1
     if len(lines) > room > 1:
-        hidden = len(lines) - room + 1
-        lines[room - 1 :] = [Paint.for_stream(sys.stdout)(f"({hidden} more lines)", "dim")]
+        more = f"({len(lines) - room + 1} more lines)"
+        lines = [*lines[: room - 1], Paint.for_stream(sys.stdout)(more, "dim")]
     sys.stdout.write(HOME + "".join(f"{line}{END}\n" for line in lines) + REST)
     sys.stdout.flush()
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.contact import Contact
-from protocol.durations import say
+from protocol.durations import say, utc
 from protocol.group import Group
 from protocol.ids import DeviceId
 from protocol.insight import ElectionTold, ExplainedDevice, Explanation
@@ -106,6 +106,11 @@ class _Case:
             if r.leader and r.leader not in self.reports and r.heard_ms < promise
         }
         """Devices that hear a primary which did not answer."""
+
+    @property
+    def voters_heard(self) -> list[DeviceId]:
+        """The voters that answered."""
+        return [d for d in self.voters if d in self.reports]
 
     @property
     def silent_primary(self) -> DeviceId | None:
@@ -235,8 +240,7 @@ def _why_nobody(case: _Case) -> str:
     if case.silent_primary:
         name, who = case.name(case.silent_primary), case.names(list(case.hearing))
         return f"{name} is primary, for {who} hear it; it did not answer, so more is not known"
-    answered = [d for d in case.voters if d in case.reports]
-    needed = majority(case.voters)
+    answered, needed = case.voters_heard, majority(case.voters)
     if len(answered) < needed:
         return (
             f"nobody is primary: {len(answered)} of {len(case.voters)} voters answered,"
@@ -259,7 +263,12 @@ def _moves(case: _Case) -> Iterator[str]:
     if case.silent_primary:
         return
     if primary is None:
-        yield from (f"{case.name(d)} would stand: it lacks nothing" for d in others[:1])
+        missing = majority(case.voters) - len(case.voters_heard)
+        if missing > 0:
+            silent = case.names([d for d in case.voters if d not in case.reports])
+            yield f"it needs {missing} more of its voters: {silent} did not answer"
+        else:
+            yield from (f"{case.name(d)} would stand: it lacks nothing" for d in others[:1])
         return
     if not others:
         yield f"nobody could take over: {_shortcomings(case)}"
@@ -272,7 +281,7 @@ def _moves(case: _Case) -> Iterator[str]:
     yield from _preferences(case, primary, others)
     if planned := case.config.planned_moves.get(server.uid):
         to = "the next in rank" if planned.to is None else case.name(planned.to)
-        yield f"a move to {to} is planned"
+        yield f"a move to {to} is planned, at {utc(planned.at)}"
     if report.damped_ms:
         yield f"damped: no device moves it on its own for {say(report.damped_ms // 1000)}"
 

@@ -21,6 +21,8 @@ app = area()
 LOSSY = 5.0
 """Per cent of beats lost from which on it is said loudly."""
 SILENT_MS = 5000
+SPARE = ("TERM", "VOTED FOR", "PROMISE", "HEARD PRIMARY")
+"""Columns that are left out where there is no room, the first of them first."""
 
 
 @app.command()
@@ -69,7 +71,7 @@ def explain_lines(found: Explanation, paint: Paint) -> list[str]:
         "DEVICE", "ROLE", "RANK", "LACKS", "GATEWAYS UP", "PROMISE", "VOTED FOR", "TERM",
         "HEARD PRIMARY", "LATE",
     )  # fmt: skip
-    lines += ["", *table(titles, rows, paint)]
+    lines += ["", *table(titles, rows, paint, spare=SPARE)]
     if found["moves"]:
         lines += ["", *(f"{paint('->', 'cyan')} {clean(move)}" for move in found["moves"])]
     silent = [device["name"] for device in found["devices"] if device["role"] == "unknown"]

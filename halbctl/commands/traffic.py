@@ -13,10 +13,11 @@ import typer
 
 from halbctl.app import area
 from halbctl.errors import Waiting
-from halbctl.output import Paint, as_data, as_json, emit, room
+from halbctl.output import Paint, as_data, as_json, clean, emit
 from halbctl.session import ask
 from halbctl.settings import a_number, settings_of
 from halbctl.traffic import get_counters, of_server, traffic_lines
+from protocol.durations import utc
 from protocol.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -38,19 +39,19 @@ def top(
 ) -> None:
     """Follow the traffic of the asked device, until Ctrl-C.
 
-    By listener and gateway; with what fits in the terminal. An agent that goes away is said so, and waited for.
+    By listener and gateway, with the columns that fit in the terminal. An
+    agent that goes away is said so, and waited for.
     """
     from halbctl.watching import draw, drawing
 
     output = settings_of(ctx).output
     screen = output == "table" and sys.stdout.isatty() and count != 1
-    paint = Paint.for_stream(sys.stdout)
     lines: list[str] = []
     waiting = Waiting()
 
     def lost(why: str) -> None:
         if screen:
-            draw([paint(f"OUT OF DATE: {why}", "red", "bold"), *lines])
+            draw([Paint.for_stream(sys.stdout)(f"OUT OF DATE: {why}", "red", "bold"), *lines])
         else:
             waiting.lost(why)
 
@@ -58,8 +59,14 @@ def top(
         looks = _looks(partial(_get, ctx, vs), interval, lost, total=total)
         for number, (now, before) in enumerate(looks, 1):
             waiting.back()
-            lines = traffic_lines(now, before, paint, room=room(sys.stdout))
+            paint = Paint.for_stream(sys.stdout)
+            lines = traffic_lines(now, before, paint)
             if screen:
+                over = "in total"
+                if before is not None:
+                    over = f"per second, over {(now['at'] - before['at']) / 1000:.1f} s"
+                head = f"{clean(now['device'])}   {utc(now['at'] / 1000)}   {over}"
+                lines = [paint(head, "dim"), "", *lines]
                 draw(lines)
             elif output == "table":
                 sys.stdout.write("".join(f"{line}\n" for line in [*lines, ""]))

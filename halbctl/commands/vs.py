@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from halbctl.app import area
-from halbctl.output import Paint, clean, emit, room
+from halbctl.output import Paint, clean, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
 from halbctl.session import change, confirm, finish, get_document, get_status
 from halbctl.settings import settings_of
@@ -195,10 +195,7 @@ def show(ctx: typer.Context, name: Name) -> None:
     for counted in counters["virtual_servers"]:
         traffic = {"device": counters["device"], "at": counters["at"], **counted}
         lines += ["", f"  traffic through {clean(counters['device'])}, in total"]
-        width = room(sys.stdout)
-        left = None if width is None else width - 2
-        here = traffic_lines(counters, None, paint, gateways=False, room=left)
-        lines += [f"  {line}" for line in here]
+        lines += traffic_lines(counters, None, paint, gateways=False, indent="  ")
     emit({**found, "traffic": traffic}, settings_of(ctx).output, lines)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from halbctl.commands.explain import explain_lines
+from halbctl.output import Paint
 from protocol import api, insight
 from protocol.errors import ExitCode
 from tests.cli import recorded
@@ -72,6 +75,14 @@ c       unknown       3  did not answer            ?
 warning: c did not answer in time; --timeout waits longer for it
 """
     )
+
+
+def test_in_80_columns_the_table_of_an_explanation_does_not_wrap() -> None:
+    found = json.loads(msgspec.json.encode(EXPLANATION))
+    lines = explain_lines(found, Paint(False, 80))
+    table = lines[lines.index("") + 1 :][:4]
+    assert table[0].startswith("DEVICE  ROLE       RANK  LACKS ")
+    assert max(map(len, table)) <= 80
 
 
 def test_the_matrix_has_a_line_per_direction(peer: Peer, halbctl: Halbctl) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from time import monotonic
 
@@ -19,6 +22,7 @@ from protocol.control import WATCH_LEASE_S
 from protocol.errors import Unreachable
 from tests.cli import recorded
 from tests.cli.peer import Peer
+from tests.cli.test_traffic import counters
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +186,25 @@ def test_watch_on_a_terminal_hands_it_back(peer: Peer, sent: signal.Signals, cod
         rest = read_until(main, "\x1b[?25h\x1b[?7h")
         assert "Traceback" not in rest
         assert running.wait(20) == code
+    os.close(terminal)
+    os.close(main)
+
+
+def test_top_on_a_terminal_says_whose_traffic_it_is_and_since_when(peer: Peer) -> None:
+    figures = iter((1000, 3000))
+    peer.answers[api.GetCounters] = lambda _: counters(next(figures, 5000), 40)
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        command("top", "--interval", "0.5"), env=environment(peer),
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        drawn = read_until(main, "gw1")
+        assert "a   1970-01-01 00:00:03Z   per second, over 2.0 s" in drawn
+        assert "DROPPED/s" in drawn
+        assert "pkt/s" not in drawn
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 130
     os.close(terminal)
     os.close(main)
 

@@ -48,7 +48,7 @@ mail   DOWN   NO PRIMARY   term 7   profile wan
   10.77.0.102/24   tcp/25 hash
   because no majority of its voters answers
 
-rdp   ok   primary a for 3h 0m (since 2025-05-01 10:00:00Z)   term 4   profile normal
+rdp   ok   primary a for 3h 0m (since 2025-05-01 10:00:00Z)   term 4
   10.77.0.100/24  fd77::100/64   tcp/443 hash, udp/443->8443 source-hash
   DEVICE  ROLE       STATE  REASON
   a       primary    alive
@@ -125,6 +125,15 @@ def test_devices_without_marks_have_no_column_for_them() -> None:
         "DEVICE  STATE  PRIMARY OF  REVISION  VERSION  ADDRESSES       ID",
         "a       alive           0  1.1       0.1.0    10.77.0.1:7480  0123456789abcdef",
     ]
+
+
+def test_in_80_columns_no_table_wraps() -> None:
+    narrow = Paint(False, 80)
+    servers = data(recorded.BUSY.virtual_servers)
+    devices = device_table(data(recorded.BUSY.devices), "3.17", narrow)
+    assert devices[0].endswith("  REVISION  ADDRESSES")
+    for lines in (devices, virtual_server_table(servers, recorded.NOW, narrow)):
+        assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_rates_are_between_two_looks() -> None:
 @pytest.mark.parametrize("room", range(40, 130))
 def test_no_line_is_longer_than_the_terminal_is_wide(total: bool, room: int) -> None:
     now, before = (_plain(counters(at, 40_000_000)) for at in (3000, 1000))
-    lines = traffic_lines(now, None if total else before, Paint(False), room=room)
+    lines = traffic_lines(now, None if total else before, Paint(False, room))
     assert max(map(len, lines)) <= room
     assert lines[0].split()[:1] == ["ACTIVE"]
     assert lines[1].startswith("web (primary here)")
@@ -92,11 +92,11 @@ def test_no_line_is_longer_than_the_terminal_is_wide(total: bool, room: int) -> 
 
 def test_in_80_columns_what_is_refused_and_dropped_and_the_bytes_are_seen() -> None:
     now, before = (_plain(counters(at, 40_000_000)) for at in (3000, 1000))
-    rates = traffic_lines(now, before, Paint(False), room=80)
+    rates = traffic_lines(now, before, Paint(False, 80))
     assert rates[0].split("  ")[-1].strip() == "OUT B/s"
     assert "DROPPED/s" in rates[0]
     assert "pkt/s" not in rates[0]
-    totals = traffic_lines(now, None, Paint(False), room=80)
+    totals = traffic_lines(now, None, Paint(False, 80))
     assert "DROPPED" in totals[0]
     assert totals[0].endswith("OUT bytes")
 
@@ -104,7 +104,7 @@ def test_in_80_columns_what_is_refused_and_dropped_and_the_bytes_are_seen() -> N
 def test_a_name_that_leaves_no_room_is_cut() -> None:
     now = _plain(counters(1000, 40))
     now["virtual_servers"][0]["name"] = "x" * 63
-    lines = traffic_lines(now, None, Paint(False), room=80)
+    lines = traffic_lines(now, None, Paint(False, 80))
     assert lines[1].startswith("x" * 24 + "… (primary here)")
     assert max(map(len, lines)) <= 80
 

@@ -144,7 +144,9 @@ def test_a_minority_says_how_many_are_needed() -> None:
     for dead in cluster.devices[:2]:
         cluster.kill(dead.id)
     cluster.run(1_000)
-    assert explained(cluster).why == "nobody is primary: 1 of 3 voters answered, 2 are needed"
+    found = explained(cluster)
+    assert found.why == "nobody is primary: 1 of 3 voters answered, 2 are needed"
+    assert found.moves == ("it needs 1 more of its voters: d1, d2 did not answer",)
 
 
 # Who hears whom
