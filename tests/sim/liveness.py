@@ -12,6 +12,7 @@ from random import Random
 from typing import cast
 
 from protocol.assignment import carriers_of
+from protocol.coordinator import HAND_OVER_NS
 from protocol.effects import Ballot
 from protocol.ids import SITE_GROUP, GroupId
 from protocol.node import Node
@@ -27,8 +28,9 @@ Assignments = Mapping[GroupId, Assignment]
 
 CONFIG_NS = 5 * SECOND
 """The core has a coordinator, and one committed configuration, within this (L2, L3)."""
-SETTLE_NS = 4 * SECOND
-"""After the last change of the configuration; longer than its tombstones live."""
+SETTLE_NS = HAND_OVER_NS + SECOND
+"""After the last change of the configuration; longer than its tombstones live, and than a primary
+that is to go is left in office for the sake of its hand-over."""
 QUIET_NS = 3 * SECOND
 
 
