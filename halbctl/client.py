@@ -28,6 +28,7 @@ GRACE_S = 1.0
 PATIENCE_S = 0.25
 """Silence after which it is worth asking why the agent is silent."""
 TICK_S = 0.1
+SILENT = "It may be busy or hung: see `systemctl status halb-agent`."
 
 Result = dict[str, Any]
 
@@ -48,17 +49,19 @@ def ask(
     op: dict[str, Any],
     timeout: float,
     waiting: Callable[[float], None] | None = None,
+    remedy: str = SILENT,
 ) -> Result:
     """Send ``op`` and return the agent's result, as plain data.
 
     ``timeout`` is in seconds, for all of it; ``waiting`` is called about ten
-    times a second with the seconds passed. Raises the agent's refusal as the
-    error that it is, and Unreachable if no answer comes.
+    times a second with the seconds passed; ``remedy`` is for silence.
+    Raises the agent's refusal as the error that it is, and Unreachable if no
+    answer comes.
     """
     deadline = monotonic() + timeout
     with _link(where, timeout) as link:
         link.send(op)
-        return link.receive(deadline, timeout, waiting)
+        return link.receive(deadline, timeout, waiting, remedy)
 
 
 def watch(where: Where, op: dict[str, Any], interval: float, timeout: float) -> Iterator[Result]:
@@ -141,7 +144,11 @@ class _Link:
         self.socket.send(frame)
 
     def receive(
-        self, deadline: float, within: float, waiting: Callable[[float], None] | None
+        self,
+        deadline: float,
+        within: float,
+        waiting: Callable[[float], None] | None,
+        remedy: str = SILENT,
     ) -> Result:
         """The next result; ``deadline``, after ``within`` seconds, is a time of ``monotonic()``."""
         began = monotonic()
@@ -156,10 +163,7 @@ class _Link:
             elif now > patience:
                 self.line.why_silent(min(GRACE_S, deadline - now))
                 patience = monotonic() + GRACE_S
-        raise Unreachable(
-            f"{self.line.who} did not answer within {within:.1f} s",
-            "It may be busy or hung: see `systemctl status halb-agent`.",
-        )
+        raise Unreachable(f"{self.line.who} did not answer within {within:.1f} s", remedy)
 
     def _result(self, frame: bytes) -> Result | None:
         """The result in a reply, or None if it answers another request."""

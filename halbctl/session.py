@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 ANSWER_S = 5.0
 """Default wait for an answer."""
+UNDECIDED = (
+    "It may be busy or hung, and do later what was asked: see `systemctl status halb-agent`, and"
+    " `halbctl status` for what became of it."
+)
+"""Of a change that was sent and not answered nobody knows yet."""
 ALL_S = 0.5
 """Seconds before time is up in which the answers of all devices are put together."""
 
@@ -66,7 +71,8 @@ def order(
             "this concerns the device that is asked, and none is named",
             "Name it with --agent NAME.",
         )
-    return ask_agent(where, msgspec.to_builtins(op), settings.timeout_or(timeout), waiting)
+    limit = settings.timeout_or(timeout)
+    return ask_agent(where, msgspec.to_builtins(op), limit, waiting, UNDECIDED)
 
 
 def _of_one_device(op: Op) -> bool:

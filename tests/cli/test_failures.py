@@ -71,6 +71,7 @@ def test_a_change_does_not_wait_longer_either(
     ran = halbctl(*argv, "--timeout", "0.4")
     assert ran.code == ExitCode.UNREACHABLE
     assert "did not answer within 0.4 s" in ran.err
+    assert "do later what was asked" in ran.err
 
 
 def test_an_agent_that_just_starts_is_waited_for(
