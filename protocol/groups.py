@@ -243,7 +243,10 @@ class Groups(Mapping[GroupId, Group]):
 
     def unfit(self) -> list[tuple[GroupId, str]]:
         """Groups that this device may not be primary of now, with the reason."""
-        found = ((gid, group.voter.lacks or group.unfit) for gid, group in self.by_id.items())
+        ask = self._ballots_lost or not self.disk_works  # rare, and this is asked at each beat
+        found = (
+            (gid, (ask and group.voter.lacks) or group.unfit) for gid, group in self.by_id.items()
+        )
         return [(gid, why) for gid, why in found if why]
 
     def deliver(
