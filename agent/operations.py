@@ -33,7 +33,7 @@ from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.describe import describe
 from protocol.diagnosis import Diagnosis
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
-from protocol.errors import InvalidInput, NoQuorum, Refused
+from protocol.errors import HalbError, InvalidInput, Refused
 from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
@@ -391,7 +391,7 @@ class Operations:
             if not alone:
                 try:
                     await self._propose(request, RemoveDevice(self.agent.name), None, 6.0)
-                except (NoQuorum, Refused):
+                except HalbError:  # also where it is in doubt: who is removed is told so
                     if not force:
                         self.agent.come_back()
                         raise

@@ -353,7 +353,7 @@ class Node:
         site = self.groups.get(SITE_GROUP)
         term = site.voter.term if site is not None and site.role is Role.PRIMARY else None
         self.configuration.take_office(term, now, out)
-        for message in self.requests.on_time(self.offices.holder, self.me, now, out):
+        for message in self.requests.on_time(self.offices.to_ask, self.me, now, out):
             if isinstance(message, ProposeChange):
                 taken = self.configuration.on_propose(None, message, now, out)
             else:

@@ -62,13 +62,25 @@ class Offices:
         if holder is None or holder == self.me:
             return holder
         if group is not None and group.voter.votes:
-            return holder if now - group.voter.heard < group.timing.promise else None
+            return self.to_ask(SITE_GROUP, now)[0]
         contact = self._contacts.get(holder)
         if contact is not None:
             alive = contact.alive(now)
         else:
             alive = self._neighbourhood.membership.state(holder) is PeerState.ALIVE
         return holder if alive else None
+
+    def to_ask(self, gid: GroupId, now: int) -> tuple[DeviceId | None, int]:
+        """:meth:`holder`, but None for one that this device as a voter hears no more.
+
+        What is sent to one that is long silent would come to nothing, or be in doubt for ever.
+        """
+        holder, term = self.holder(gid)
+        group = self._groups.get(gid)
+        if holder not in (None, self.me) and group is not None and group.voter.votes:
+            silent = now - group.voter.heard >= group.timing.promise
+            holder = None if silent else holder
+        return holder, term
 
     def _since(self, gid: GroupId, leader: DeviceId | None, term: int) -> int:
         if leader == self.me:

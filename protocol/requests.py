@@ -68,20 +68,20 @@ class Requests:
 
     def on_time(
         self,
-        office: Callable[[GroupId], tuple[DeviceId | None, int]],
+        office: Callable[[GroupId, int], tuple[DeviceId | None, int]],
         me: DeviceId,
         now: int,
         out: Outbox,
     ) -> list[ProposeChange | RequestMove]:
         """Send what is due; return the requests that this device itself must carry out.
 
-        ``office(group)`` is the known primary of a group and its term.
+        ``office(group, now)`` is the primary of a group that can be asked, and its term.
         """
         mine: list[ProposeChange | RequestMove] = []
         for request, waiting in list(self._waiting.items()):
             message = waiting.message
             group = message.group if isinstance(message, RequestMove) else SITE_GROUP
-            addressee, term = office(group)
+            addressee, term = office(group, now)
             new, waiting.addressee = addressee != waiting.addressee, addressee
             if isinstance(message, RequestMove) and addressee is not None and not message.term:
                 message = waiting.message = msgspec.structs.replace(message, term=term)
@@ -102,8 +102,12 @@ class Requests:
     def _not_answered(self, waiting: _Waiting, group: GroupId, now: int) -> HalbError:
         """Why a request ends that nobody has said anything of."""
         if group == SITE_GROUP:
-            return self.plight(waiting.sent_to, now)
-        if waiting.addressee is None:
+            why = self.plight(waiting.sent_to, now)
+            if waiting.sent_to is None or not isinstance(why, NoQuorum):
+                return why
+            text = f"the change may have been made by who was asked before; {why.message}"
+            return TimedOut(text, why.remedy)
+        if waiting.sent_to is None:
             return NoQuorum(
                 "the Virtual Server has no primary that could hand it over",
                 "`halbctl status` shows why.",

@@ -303,7 +303,7 @@ def change(site: Site, device: str, *command: str) -> str:
     outcomes: list[Outcome] = []
     again = {ExitCode.NO_QUORUM}
     if not _REPEATABLE.isdisjoint(command):
-        again.add(ExitCode.NOT_COMMITTED)
+        again |= {ExitCode.NOT_COMMITTED, ExitCode.TIMED_OUT}
 
     def taken() -> bool:
         outcomes.append(site.halbctl(device, *command))

@@ -10,7 +10,7 @@ import msgspec
 from protocol.changes import PutToken
 from protocol.config import Config
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
-from protocol.errors import InvalidInput, Refused, RevisionConflict
+from protocol.errors import InvalidInput, NoQuorum, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
 from protocol.objects import Key, Record, VirtualServer
 from protocol.quorum import majority
@@ -223,7 +223,7 @@ class ConfigCheck:
                 continue
             if outcome.error is None and request.token not in tokens:
                 self._checker.fail("S11", f"{name} was committed at {outcome.revision}, is lost")
-            refused = isinstance(outcome.error, (InvalidInput, Refused, RevisionConflict))
+            refused = isinstance(outcome.error, (InvalidInput, NoQuorum, Refused, RevisionConflict))
             if refused and request.token in tokens:
                 self._checker.fail("S11", f"{name} was refused ({outcome.error}) but is stored")
 

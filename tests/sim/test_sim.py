@@ -89,6 +89,7 @@ SELDOM = (
     "tombstones collected",
     "propose: NoQuorum",
     "propose: NotCommitted",
+    "propose: TimedOut",
 )
 """What these seeds must visit among them."""
 

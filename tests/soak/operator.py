@@ -77,8 +77,7 @@ class Operator:
     ) -> None:
         code = self._run(what, subject, *command)
         if code not in NOT_DONE:
-            tell = self.wishes.applied if whole else self.wishes.tried
-            tell(wanted, committed=code == ExitCode.DONE)
+            self.wishes.tried(wanted, committed=code == ExitCode.DONE, whole=whole)
 
     def _copy(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is believed in, to be changed; and the Virtual Servers in it by name."""

@@ -40,28 +40,17 @@ class Wishes:
         self._committed = parts(document)
         self._perhaps: dict[Key, set[str]] = {}
 
-    def tried(self, wanted: dict[str, Any], *, committed: bool) -> None:
-        """A change to ``wanted`` was committed, or may be at any time until :meth:`settle`."""
-        before, after = parts(self.document), parts(wanted)
-        changed = {
-            key: after.get(key, GONE)
-            for key in before.keys() | after.keys()
-            if before.get(key, GONE) != after.get(key, GONE)
-        }
-        for key, value in changed.items():
-            if committed:
-                self._committed[key] = value
-            else:
-                self._perhaps.setdefault(key, set()).add(value)
-        if committed:
-            self.document = copy.deepcopy(wanted)
+    def tried(self, wanted: dict[str, Any], *, committed: bool, whole: bool = False) -> None:
+        """A change to ``wanted`` was committed, or may be at any time until :meth:`settle`.
 
-    def applied(self, wanted: dict[str, Any], *, committed: bool) -> None:
-        """The same for a whole document, which says of every part what it is."""
-        after = parts(wanted)
+        A ``whole`` document says of every part what it is; any other change, of those that differ.
+        """
+        before, after = parts(self.document), parts(wanted)
         known = self._committed.keys() | self._perhaps.keys() | after.keys()
         for key in known:
             value = after.get(key, GONE)
+            if not whole and value == before.get(key, GONE):
+                continue
             if committed:
                 self._committed[key] = value
             else:
