@@ -39,6 +39,23 @@ class Paint:
         return f"\x1b[{codes}m{text}\x1b[0m" if self.on and codes and text else text
 
 
+def sentence(text: str, paint: Paint, label: str = "", *styles: str, indent: str = "") -> list[str]:
+    """A sentence behind a label in ``styles``, in lines that break between words.
+
+    They are one line where there is room for it; later lines are indented by two more blanks.
+    """
+    lines, used = [indent + paint(label, *styles)], len(indent + label)
+    for number, word in enumerate(clean(text).split(" ")):
+        blank = " " if label or number else ""
+        if number and paint.room is not None and used + 1 + len(word) > paint.room:
+            lines.append(f"{indent}  {word}")
+            used = len(lines[-1])
+        else:
+            lines[-1] += blank + word
+            used += len(blank + word)
+    return lines
+
+
 class Cell(NamedTuple):
     """One cell of a table, and its colour (empty: none)."""
 

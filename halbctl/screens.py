@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from halbctl.output import Cell, Paint, clean, table
+from halbctl.output import Cell, Paint, clean, sentence, table
 from protocol.durations import utc
 from protocol.ports import ports_text
 
@@ -39,10 +39,14 @@ def status_screen(status: Status, now: float, paint: Paint) -> list[str]:
     if status["devices"]:
         lines += ["", *device_table(status["devices"], status["revision"], paint)]
     if status["warnings"]:
-        lines.append("")
-        label = paint("warning:", "yellow", "bold")
-        lines += [f"{label} {clean(warning)}" for warning in status["warnings"]]
+        lines += ["", *warning_lines(status["warnings"], paint)]
     return lines
+
+
+def warning_lines(warnings: Iterable[str], paint: Paint) -> list[str]:
+    """What is not as it should be, a sentence each."""
+    told = (sentence(each, paint, "warning:", "yellow", "bold") for each in warnings)
+    return [line for lines in told for line in lines]
 
 
 def _headline(status: Status, paint: Paint) -> str:
@@ -82,10 +86,12 @@ def virtual_server_block(
                 *([f"without peer: {clean(vs['peer_loss'])}"] if vs["peer_loss"] else []),
             ]
         ),
-        f"  {'  '.join(map(clean, vs['vips']))}{_mac(vs)}   {listeners(vs['listeners'])}".rstrip(),
+        *_where(vs, paint),
     ]
-    lines += [f"  {paint('because', word.style)} {clean(reason)}" for reason in vs["reasons"]]
-    lines += [f"  {paint('note', 'cyan')} {clean(note)}" for note in vs["notes"]]
+    for reason in vs["reasons"]:
+        lines += sentence(reason, paint, "because", word.style, indent="  ")
+    for note in vs["notes"]:
+        lines += sentence(note, paint, "note", "cyan", indent="  ")
     devices = [
         (
             device["name"],
@@ -122,6 +128,15 @@ def _way(vs: VirtualServer) -> list[str]:
         return []
     through = f" through {clean(', '.join(vs['inner_vips']))}" if vs["inner_vips"] else ""
     return [f"{clean(vs['forwarding'])}{through}"]
+
+
+def _where(vs: VirtualServer, paint: Paint) -> list[str]:
+    """VIPs and listeners, on a line where there is room for both."""
+    vips, ports = "  ".join(map(clean, vs["vips"])) + _mac(vs), listeners(vs["listeners"])
+    line = f"  {vips}   {ports}".rstrip()
+    if paint.room is None or len(line) <= paint.room:
+        return [line]
+    return [f"  {vips}", *sentence(ports, paint, indent="  ")]
 
 
 def _mac(vs: VirtualServer) -> str:
@@ -174,7 +189,7 @@ def virtual_server_table(items: Iterable[VirtualServer], now: float, paint: Pain
             )
         )
     titles = ("NAME", "STATE", "PRIMARY", "FOR", "TERM", "GATEWAYS", "VIPS", "LISTENERS")
-    return table(titles, rows, paint, spare=("TERM", "LISTENERS", "VIPS"))
+    return table(titles, rows, paint, spare=("LISTENERS", "TERM", "VIPS"))
 
 
 def device_table(devices: Iterable[Device], revision: str, paint: Paint) -> list[str]:

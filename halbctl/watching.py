@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from halbctl.client import watch
 from halbctl.errors import Waiting
 from halbctl.output import Paint, as_data, as_json
-from halbctl.screens import status_screen
+from halbctl.screens import status_screen, warning_lines
 from halbctl.session import ANSWER_S
 from protocol.durations import utc
 from protocol.errors import Unreachable
@@ -84,7 +84,7 @@ class _Screen:
         if alarm:
             head = paint(alarm, "red", "bold")
         lines = [head, "", *status_screen(status, now, paint)]
-        draw(lines)
+        draw(lines, last=len(warning_lines(status["warnings"], paint)))
 
 
 class _Stream:
@@ -112,12 +112,13 @@ class _Stream:
         self._waiting.lost(why)
 
 
-def draw(lines: list[str]) -> None:
-    """Fill the screen, as far as there is room."""
+def draw(lines: list[str], last: int = 0) -> None:
+    """Fill the screen, as far as there is room; the ``last`` lines go last, up to half of them."""
     room = shutil.get_terminal_size().lines - 1
     if len(lines) > room > 1:
-        more = f"({len(lines) - room + 1} more lines)"
-        lines = [*lines[: room - 1], Paint.for_stream(sys.stdout)(more, "dim")]
+        more = Paint.for_stream(sys.stdout)(f"({len(lines) - room + 1} more lines)", "dim")
+        kept = min(last, room // 2)
+        lines = [*lines[: room - 1 - kept], more, *lines[len(lines) - kept :]]
     sys.stdout.write(HOME + "".join(f"{line}{END}\n" for line in lines) + REST)
     sys.stdout.flush()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from halbctl.app import area
-from halbctl.output import Paint, clean, emit
+from halbctl.output import Paint, clean, emit, sentence
 from halbctl.session import ask
 from halbctl.settings import settings_of
 
@@ -45,10 +45,10 @@ def _lines(found: Diagnosis, paint: Paint, every: bool) -> Iterator[str]:
         state = finding["state"]
         if state == "ok" and not every:
             continue
-        shown = paint(state, *PAINTS.get(state, ()))
-        yield f"{shown}  {finding['check']}: {clean(finding['text'])}"
+        said = f" {finding['check']}: {finding['text']}"
+        yield from sentence(said, paint, state, *PAINTS.get(state, ()))
         if finding["remedy"]:
-            yield f"  {clean(finding['remedy'])}"
+            yield from sentence(finding["remedy"], paint, indent="  ")
     states = [finding["state"] for finding in found["findings"]]
     problems, warnings = states.count("problem"), states.count("warning")
     outside = "" if found["site"] else "; it belongs to no Site, so only its host was looked at"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from halbctl.app import area
-from halbctl.output import Cell, Paint, clean, emit, table
+from halbctl.output import Cell, Paint, clean, emit, sentence, table
 from halbctl.session import ask_all
 from halbctl.settings import settings_of
 
@@ -44,7 +44,7 @@ def matrix(ctx: typer.Context) -> None:
 
 def explain_lines(found: Explanation, paint: Paint) -> list[str]:
     """The explanation for people."""
-    lines = [paint(clean(found["why"]), "bold")]
+    lines = [paint(line, "bold") for line in sentence(found["why"], paint)]
     if found["confirmed_ms"] >= 0:
         lines.append(
             f"  confirmed by {found['majority']} of {found['voters']} voters"
@@ -73,15 +73,16 @@ def explain_lines(found: Explanation, paint: Paint) -> list[str]:
     )  # fmt: skip
     lines += ["", *table(titles, rows, paint, spare=SPARE)]
     if found["moves"]:
-        lines += ["", *(f"{paint('->', 'cyan')} {clean(move)}" for move in found["moves"])]
+        moves = (sentence(move, paint, "->", "cyan") for move in found["moves"])
+        lines += ["", *(line for move in moves for line in move)]
     silent = [device["name"] for device in found["devices"] if device["role"] == "unknown"]
     return [*lines, *_silent(silent, paint)]
 
 
 def _silent(names: list[str], paint: Paint) -> Iterator[str]:
     for name in names:
-        warning = paint("warning:", "yellow", "bold")
-        yield f"{warning} {clean(name)} did not answer in time; --timeout waits longer for it"
+        said = f"{name} did not answer in time; --timeout waits longer for it"
+        yield from sentence(said, paint, "warning:", "yellow", "bold")
 
 
 def _election(found: Explanation) -> Iterator[str]:

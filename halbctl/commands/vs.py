@@ -41,7 +41,7 @@ Devices = Annotated[
     typer.Option(
         "--device",
         metavar="NAME|all",
-        help="May carry it, in order of rank. Repeat. [default: all]",
+        help="May carry it, in order of rank. Repeat.",
     ),
 ]
 Witnesses = Annotated[

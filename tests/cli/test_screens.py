@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
 from halbctl.commands.history import timeline
-from halbctl.output import Paint, clean, table
+from halbctl.output import Paint, clean, sentence, table
 from halbctl.screens import (
     age,
     device_table,
     status_screen,
+    virtual_server_block,
     virtual_server_table,
 )
+from halbctl.watching import draw
 from protocol import api, insight
 from protocol.contacts import GetOperators, Operators
 from tests.cli import recorded
@@ -93,8 +96,6 @@ def test_a_device_without_a_site_says_what_comes_next() -> None:
 
 
 def test_colour_adds_nothing_but_colour() -> None:
-    import re
-
     status = data(recorded.BUSY)
     coloured = status_screen(status, recorded.NOW, Paint(True))
     bare = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in coloured]
@@ -134,6 +135,40 @@ def test_in_80_columns_no_table_wraps() -> None:
     assert devices[0].endswith("  REVISION  ADDRESSES")
     for lines in (devices, virtual_server_table(servers, recorded.NOW, narrow)):
         assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("room", [None, 40, 80])
+def test_sentences_break_between_words(room: int | None) -> None:
+    text = "its kernel does not know `update` " * 4 + "x" * 50
+    lines = sentence(text, Paint(True, room), "note", "cyan", indent="  ")
+    bare = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+    assert " ".join(line.strip() for line in bare) == f"note {text}"
+    assert bare[0].startswith("  note its")
+    assert all(line.startswith("    ") for line in bare[1:])
+    if room is None:
+        assert len(lines) == 1
+    else:
+        assert all(len(line) <= room for line in bare if "x" * 50 not in line)
+
+
+def test_a_short_screen_keeps_the_warnings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINES", "11")
+    monkeypatch.setenv("COLUMNS", "80")
+    draw([*(f"line {n}" for n in range(20)), "warning: one", "warning: two"], last=2)
+    drawn = [line.removesuffix("\x1b[K") for line in capsys.readouterr().out.split("\n")]
+    assert drawn[1:10] == [
+        *(f"line {n}" for n in range(1, 7)), "(13 more lines)", "warning: one", "warning: two",
+    ]  # fmt: skip
+
+
+def test_in_80_columns_no_line_of_a_virtual_server_wraps() -> None:
+    many = tuple(api.ListenerStatus("tcp", port, port, "hash") for port in range(7001, 7009))
+    rdp = msgspec.structs.replace(recorded.RDP, listeners=many, notes=("a note of words " * 9,))
+    lines = virtual_server_block(data(rdp), {}, recorded.NOW, Paint(False, 80))
+    assert max(map(len, lines)) <= 80
+    assert lines[1] == "  10.77.0.100/24  fd77::100/64"
 
 
 @pytest.mark.parametrize(
