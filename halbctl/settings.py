@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from math import isfinite
+from time import monotonic
 from typing import Any
 
 import typer
@@ -16,6 +17,8 @@ from protocol.errors import InvalidInput
 
 OUTPUTS = ("table", "json", "yaml")
 MAX_TIMEOUT_S = 86_400.0
+LAST_LOOK_S = 1.0
+"""An answer is waited for so long also where the time that requests share is over."""
 EPILOG = (
     "Global options, also here: --control PATH, --agent HOST, --key FILE,"
     " --output table|json|yaml, --timeout SECONDS."
@@ -34,6 +37,8 @@ class Settings:
     """Break glass: change the asked device only, without the Site."""
     timeout: float | None = None
     """Seconds; None: what suits the command."""
+    until: float | None = None
+    """End, by ``monotonic()``, of the time that several requests share."""
 
     @classmethod
     def from_environment(cls) -> Settings:
@@ -48,7 +53,17 @@ class Settings:
         return chosen(self.line, self.environment)
 
     def timeout_or(self, default: float) -> float:
-        return default if self.timeout is None else self.timeout
+        """Seconds for what is asked now: ``default``, or what the operator said."""
+        if self.timeout is None:
+            return default
+        if self.until is None:
+            return self.timeout
+        return max(self.until - monotonic(), min(LAST_LOOK_S, self.timeout))
+
+    def share(self) -> None:
+        """Have all that is asked from now on share the time that the operator gave, if any."""
+        if self.timeout is not None:
+            self.until = monotonic() + self.timeout
 
 
 def settings_of(ctx: typer.Context) -> Settings:

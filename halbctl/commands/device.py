@@ -61,6 +61,7 @@ def drain(
     """Move everything off a device, and send nothing new to it. It still votes."""
     from protocol.changes import SetDevice
 
+    settings_of(ctx).share()
     finish(ctx, change(ctx, SetDevice(device, True)))
     if wait:
         from halbctl.draining import wait_until_idle

@@ -58,6 +58,7 @@ def apply(
         gone = _deleted(ctx, wanted)
         if gone:
             confirm(f"This deletes {', '.join(gone)}. Go on?", yes=yes)
+    settings_of(ctx).share()
     done = change(ctx, ApplyDocument(wanted), if_revision)
     if wait:
         from halbctl.applied import wait_until_applied

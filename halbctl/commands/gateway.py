@@ -78,6 +78,7 @@ def remove(
         return
     from halbctl.draining import wait_until_empty
 
+    settings_of(ctx).share()
     # What would be refused in the end, such as to remove the last one, ends no connection first.
     change(ctx, removal, dry_run=True, force=True)
     note(_drained(ctx, vs, gateway, "0s" if drain is None else drain, if_revision)["detail"])
@@ -116,6 +117,7 @@ def drain(
     """Send a gateway nothing new. It keeps its connections, until the deadline if one is given."""
     from halbctl.draining import wait_until_empty
 
+    settings_of(ctx).share()
     finish(ctx, _drained(ctx, vs, gateway, deadline, if_revision))
     if wait:
         wait_until_empty(ctx, vs, gateway)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -89,6 +90,29 @@ def test_waiting_ends_when_the_operator_said(
     assert ran.code == 7
     assert "gw1: 3 connections left" in ran.err
     assert "still has 3 connections" in ran.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("gateway", "drain", "rdp", "gw1", "--wait"),
+        ("gateway", "remove", "rdp", "gw1", "--drain", "1h"),
+        ("device", "drain", "a", "--wait"),
+    ],
+)
+def test_a_change_and_the_wait_for_it_share_the_time_that_the_operator_gave(
+    peer: Peer, halbctl: Halbctl, argv: tuple[str, ...]
+) -> None:
+    def slowly(_: object) -> api.Done:
+        time.sleep(0.3)
+        return api.Done("drained", "1.2")
+
+    peer.answers[api.PutChange] = slowly
+    ran = halbctl("--timeout", "1.4", *argv)
+    assert ran.code == ExitCode.UNREACHABLE
+    seconds = re.search(r"did not answer within ([0-9.]+) s", ran.err)
+    assert seconds is not None
+    assert float(seconds[1]) < 1.2
 
 
 @pytest.mark.parametrize(("option", "seconds"), [(("--force",), 0), (("--drain", "10m"), 600)])
