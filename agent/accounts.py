@@ -31,6 +31,8 @@ SETS = (
     *(name + end for name in (FORTH, BACK) for end in ("", RANGED)), "opened", "carried",
 )  # fmt: skip
 """Sets with counters, in the order of a packet's way."""
+DYNAMIC = frozenset({"untracked", "entered", "opened", "carried"})
+"""Those whose elements come to be with packets."""
 
 _SERVICE = "ct original {ip} daddr . meta l4proto . ct original proto-dst"
 _WAY = _SERVICE + " . ct reply {ip} saddr . ct direction"

@@ -6,10 +6,13 @@ Trouble here is never a reason not to carry a Virtual Server.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 
 from agent import accounts
 from agent.accounts import Accounts, accounts_of
-from agent.counters import Ledger, Reading, range_of, service_of, vip_of
+from agent.closing import AT_ONCE, Gone, Held, closed, held_of
+from agent.counters import Key, Ledger, Reading, range_of, service_of, vip_of
 from agent.ipversion import SUFFIX
 from agent.listing import blocks, difference
 from agent.netlink import NetlinkError
@@ -30,6 +33,9 @@ class Books:
         """In force; None until the first pass, and after somebody altered the table."""
         self._shape: dict[str, str] = {}
         self._desired = Desired()
+        self._held: Held | None = Held()
+        """Of ``_desired``; None until it is asked for."""
+        self._gone = Gone()
         self._refused = ""
 
     def inspect(self) -> tuple[str, ...]:
@@ -48,7 +54,10 @@ class Books:
         """Count for the listeners of ``desired``; whether anything had to be changed."""
         if desired == self._desired and self._accounts is not None:
             return False
-        self._desired, wanted = desired, accounts_of(desired)
+        former, self._desired, wanted = self._desired, desired, accounts_of(desired)
+        # Not for each gateway that goes up or down: it takes a while where there are thousands.
+        if (desired.virtual_servers, desired.vips) != (former.virtual_servers, former.vips):
+            self._held = None
         if wanted == self._accounts:
             return False
         try:
@@ -107,6 +116,30 @@ class Books:
             if self._accounts is None and not self._refused:
                 return self._ledger.totals()
             raise
+
+    def close_accounts(self) -> int:
+        """Close what nobody has any more, by the newest reading; how many transactions it took."""
+        if self._accounts is None:
+            return 0
+        held = self._held = self._held or held_of(self._desired)
+        due = self._gone.due(held, self._ledger, time.monotonic())
+        return sum(self._close(held, due[at : at + AT_ONCE]) for at in range(0, len(due), AT_ONCE))
+
+    def _close(self, held: Held, due: Sequence[Key]) -> bool:
+        rests = {key: held.remainder(key) for key in due}
+        sure = self._ledger.is_sure
+        keys = [key for key, rest in rests.items() if sure(key) and (rest is None or sure(rest))]
+        remainders = {key: rest for key in keys if (rest := rests[key]) is not None}
+        script = closed(keys, remainders, self._ledger)
+        try:
+            if script:
+                self._nft.run(script)
+        except KernelRefused as error:
+            _log.warning("accounts cannot be closed: %s", error.message)
+            return False
+        for key in keys:
+            self._ledger.close(key, remainders.get(key))
+        return bool(script)
 
     def remove(self) -> None:
         """Leave nothing behind."""

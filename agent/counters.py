@@ -27,7 +27,8 @@ _BYTES, _PACKETS = 1, 2
 _SIZE = struct.Struct("=H")
 _VALUES = struct.Struct("=4xQ4xQ")
 _ADDRESS = {4: 4, 6: 16}
-_PROTOCOL = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
+PROTOCOL_NUMBER = {"tcp": int(socket.IPPROTO_TCP), "udp": int(socket.IPPROTO_UDP)}
+_PROTOCOL = {number: name for name, number in PROTOCOL_NUMBER.items()}
 
 Service = tuple[str, str, int]
 """(VIP, protocol, port)."""
@@ -40,6 +41,9 @@ class Tally(NamedTuple):
 
     packets: int = 0
     bytes: int = 0
+
+
+_NOTHING = Tally()
 
 
 def added(one: Tally, other: Tally) -> Tally:
@@ -56,7 +60,7 @@ class Reading:
     entered: Mapping[Service, int]
     """First packets of flows that were sent to a gateway, and met other firewalls then."""
     opened: Mapping[Account, int]
-    """Flows that went out to a gateway."""
+    """Flows that went out to a gateway; with its unspecified address, to those that are gone."""
     forth: Mapping[Account, Tally]
     """From clients to the gateway."""
     back: Mapping[Account, Tally]
@@ -78,7 +82,7 @@ class Reading:
         return {service: max(0, number) for service, number in left.items()}
 
 
-_Key = tuple[str, bytes]
+Key = tuple[str, bytes]
 """(set, key as the kernel has it)."""
 
 
@@ -86,10 +90,12 @@ class Ledger:
     """Totals of all counters; used by one thread only."""
 
     def __init__(self) -> None:
-        self._before: dict[_Key, Tally] = {}
+        self._before: dict[Key, Tally] = {}
         """What counters held that started again."""
-        self._newest: dict[_Key, Tally] = {}
+        self._newest: dict[Key, Tally] = {}
         """What each was when it was last seen."""
+        self._passed_over: set[Key] = set()
+        """What packets made, the newest dump lacked, and the kernel may still have."""
 
     def read(self) -> Reading:
         """Dump the kernel's sets. Raises NetlinkError where the table is missing."""
@@ -101,7 +107,7 @@ class Ledger:
         """The elements of one of our sets, as the kernel has them now."""
         return dump_counters(accounts.TABLE, name)
 
-    def add(self, seen: Mapping[_Key, Tally]) -> None:
+    def add(self, seen: Mapping[Key, Tally]) -> None:
         """Take in one dump.
 
         One that it lacks keeps what it had: while packets make a set grow, the kernel
@@ -112,32 +118,59 @@ class Ledger:
             if old is not None and new.packets < old.packets:
                 self._put_by(key, old)
         self._newest.update(seen)
+        lacking = self._newest.keys() - seen.keys()
+        self._passed_over = {key for key in lacking if kind_of(key[0])[0] in accounts.DYNAMIC}
 
     def start_again(self) -> None:
         """The kernel's counters are known to begin at zero now."""
         for key, old in self._newest.items():
             self._put_by(key, old)
-        self._newest = {}
+        self._newest, self._passed_over = {}, set()
 
-    def _put_by(self, key: _Key, tally: Tally) -> None:
+    def keys(self) -> set[Key]:
+        """All accounts there are."""
+        return self._newest.keys() | self._before.keys()
+
+    def total(self, key: Key) -> Tally:
+        """What an account has counted so far."""
+        now, before = self._newest.get(key, _NOTHING), self._before.get(key)
+        return now if before is None else added(now, before)
+
+    def is_sure(self, key: Key) -> bool:
+        """Whether it is known what the kernel has of an account, which may be nothing."""
+        return key not in self._passed_over
+
+    def in_kernel(self, key: Key) -> Tally | None:
+        """What the kernel's element holds, without what was counted before it; None without one."""
+        return self._newest.get(key)
+
+    def close(self, key: Key, remainder: Key | None) -> None:
+        """The kernel has an account no more, and has added its flows to another one."""
+        for counted in (self._newest, self._before):
+            tally = counted.pop(key, None)
+            if tally is not None and remainder is not None:
+                counted[remainder] = added(counted.get(remainder, Tally()), Tally(tally.packets))
+
+    def _put_by(self, key: Key, tally: Tally) -> None:
         self._before[key] = added(self._before.get(key, Tally()), tally)
 
     def totals(self) -> Reading:
         """Everything counted so far."""
         found: dict[str, dict[Any, Any]] = {name: {} for name in (*accounts.SETS, "back")}
-        nothing = Tally()
-        for key in self._newest.keys() | self._before.keys():
+        for key in self.keys():
             name, raw = key
-            tally = self._newest.get(key, nothing)
-            if key in self._before:
-                tally = added(tally, self._before[key])
-            kind, size = name.removesuffix("6"), _ADDRESS[6 if name.endswith("6") else 4]
+            tally = self.total(key)
+            kind, size = kind_of(name)
             if kind == "untracked":
                 found[kind][_address(raw)] = tally.packets
                 continue
             service = _service(raw, size)
-            if kind in ("offered", "offered_range", "entered"):
+            if kind == "entered":
                 found[kind][service] = tally.packets
+                continue
+            if kind in ("offered", "offered_range"):
+                # Of a listener that has other ports now as well, but the same first one.
+                found["offered"][service] = found["offered"].get(service, 0) + tally.packets
                 continue
             if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
                 found[kind][service] = tally
@@ -148,7 +181,7 @@ class Ledger:
             else:
                 found["back" if raw[2 * size + 8] else kind][account] = tally
         return Reading(
-            offered=found["offered"] | found["offered_range"],
+            offered=found["offered"],
             entered=found["entered"],
             opened=found["opened"],
             forth=found["carried"],
@@ -162,6 +195,26 @@ class Ledger:
 def _set_names() -> Iterator[str]:
     for suffix in SUFFIX.values():
         yield from (f"{name}{suffix}" for name in accounts.SETS)
+
+
+def kind_of(name: str) -> tuple[str, int]:
+    """A set's name for both IP versions, and the size of its addresses."""
+    return name.removesuffix("6"), _ADDRESS[6 if name.endswith("6") else 4]
+
+
+def element_of(account: Key) -> str:
+    """An account of a gateway, or of less, as nftables takes it."""
+    name, raw = account
+    kind, size = kind_of(name)
+    if kind == "untracked":
+        return _address(raw)
+    service = service_of(raw[: size + 8])
+    if kind == "entered":
+        return service
+    flow = f"{service} . {_address(raw[size + 8 : 2 * size + 8])}"
+    if kind == "opened":
+        return flow
+    return f"{flow} . {'reply' if raw[2 * size + 8] else 'original'}"
 
 
 def vip_of(key: bytes) -> str:

@@ -225,16 +225,16 @@ class DataPlane:
 
     def enter_clients(self, name: str, told: Iterable[Client]) -> None:
         """Remember sticky clients that another device told of."""
-        seen, before = self._seen, ruleset_generation()
+        before = ruleset_generation()
         self._sticky.enter(name, told)
-        # What is sticky is no part of what is compared: the next pass need not look.
-        if seen and seen.generation == before == ruleset_generation() - 1:
-            self._seen = replace(seen, generation=before + 1)
+        self._ours(before, 1)
 
     def traffic(self, active: bool = False) -> tuple[Reading, Mapping[Flow, int] | None]:
         """What the kernel counted, by VIP, listener and gateway; live flows where asked for."""
         flows = count_flows(self._rules.desired.addresses) if active else None
-        return self._books.read(), flows
+        reading, before = self._books.read(), ruleset_generation()
+        self._ours(before, self._books.close_accounts())
+        return reading, flows
 
     def remove(self) -> None:
         """Leave nothing behind: addresses, tables and settings, also those of a killed agent."""
@@ -303,14 +303,16 @@ class DataPlane:
     def _set_rules(self, desired: Desired) -> Done:
         before = ruleset_generation()
         done = self._rules.want(desired)
-        seen, after = self._seen, ruleset_generation()
-        if (
-            seen
-            and done.parts is not None
-            and seen.generation == before == after - done.transactions
-        ):
-            self._seen = replace(seen, generation=after, unread=seen.unread | done.parts)
+        if done.parts is not None:
+            self._ours(before, done.transactions, done.parts)
         return done
+
+    def _ours(self, before: int, count: int, parts: frozenset[str] = frozenset()) -> None:
+        """So many transactions since a generation were ours, and changed nothing that is
+        compared but ``parts``: if there were no others, the next pass need not look."""
+        seen, after = self._seen, ruleset_generation()
+        if seen and seen.generation == before == after - count:
+            self._seen = replace(seen, generation=after, unread=seen.unread | parts)
 
     def _set_addresses(
         self, desired: Desired

@@ -1,0 +1,144 @@
+"""Accounts of what no Virtual Server has any more: which of them are to be closed. Pure.
+
+Elements come to be with packets and stay, and their sets have room for a bounded number:
+a Site whose gateways change each day would fill them within months, and count nothing of
+newer ones. So an account that nobody has any more is closed once nothing was counted in
+it for a while. Never at once: flows that go on after their gateway was removed would
+make it anew with the next packet, and a gateway may be away for a moment only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from agent import accounts
+from agent.counters import PROTOCOL_NUMBER, Key, Ledger, Tally, element_of, kind_of
+from agent.forwarding import memoryless
+from agent.ruleset import Desired, carried
+from protocol.addresses import family
+
+KEPT_S = 3600.0
+"""An account is closed so many seconds after it was needed, and counted in, last."""
+AT_ONCE = 1000
+"""Accounts closed in one transaction, which takes 5 ms."""
+MOST = 4 * AT_ONCE
+"""Accounts closed after one reading."""
+
+
+def _packed(address: str) -> bytes:
+    return ip_address(address).packed
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the carried Virtual Servers have, as keys of accounts have it."""
+
+    vips: frozenset[bytes] = frozenset()
+    listeners: Mapping[bytes, frozenset[tuple[int, int, frozenset[bytes]]]] = field(
+        default_factory=dict
+    )
+    """First port, last port and gateways of each, by VIP and protocol."""
+    gateways: frozenset[bytes] = frozenset()
+    """Gateway, protocol and first port where no flows are remembered."""
+
+    def has(self, key: Key) -> bool:
+        """Whether what an account is about is still there."""
+        name, raw = key
+        kind, size = kind_of(name)
+        if kind == "untracked":
+            return raw in self.vips
+        if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
+            return raw[: size + 6] in self.gateways
+        port = int.from_bytes(raw[size + 4 : size + 6], "big")
+        listeners = self.listeners.get(raw[: size + 4], ())
+        if kind.removesuffix(accounts.RANGED) == "offered":
+            return any(first == port for first, _, _ in listeners)
+        gateway = raw[size + 8 : 2 * size + 8]
+        return any(
+            first <= port <= last and (not any(gateway) or gateway in gateways)
+            for first, last, gateways in listeners
+        )
+
+    def remainder(self, key: Key) -> Key | None:
+        """Where flows that an account counted go on being counted once it is closed: those
+        to gateways that are gone, of a listener that stays; else it would seem as if they had
+        been sent to a gateway, and had never gone out."""
+        name, raw = key
+        kind, size = kind_of(name)
+        rest = name, raw[: size + 8] + bytes(size)
+        return rest if kind == "opened" and self.has(rest) else None
+
+
+def held_of(desired: Desired) -> Held:
+    """What the Virtual Servers have that a device carries."""
+    listeners: dict[bytes, set[tuple[int, int, frozenset[bytes]]]] = {}
+    unremembered: set[bytes] = set()
+    for _, vs, listener, version, vips in carried(desired):
+        protocol = bytes([PROTOCOL_NUMBER[listener.protocol], 0, 0, 0])
+        gateways = frozenset(
+            _packed(each.address) for each in vs.gateways if family(each.address) == version
+        )
+        for vip in vips:
+            listeners.setdefault(_packed(vip) + protocol, set()).add((*listener.ports, gateways))
+        if memoryless(vs, listener, vips):
+            port = protocol + listener.gateway_ports[0].to_bytes(2, "big")
+            unremembered.update(gateway + port for gateway in gateways)
+    return Held(
+        frozenset(map(_packed, desired.addresses)),
+        {key: frozenset(each) for key, each in listeners.items()},
+        frozenset(unremembered),
+    )
+
+
+class Gone:
+    """Accounts that nobody has any more. Times are seconds that never decrease."""
+
+    def __init__(self) -> None:
+        self._held = Held()
+        self._kept: set[Key] = set()
+        """Known to be held: not looked at again until that changes."""
+        self._since: dict[Key, tuple[float, Tally]] = {}
+        """What those have counted that nobody has, and since when it is no more."""
+
+    def due(self, held: Held, ledger: Ledger, now: float) -> list[Key]:
+        """Those of all accounts that are to be closed now."""
+        judged: Mapping[Key, tuple[float, Tally]] = self._since
+        if held != self._held:
+            self._held, self._kept, judged = held, set(), {}
+        gone: dict[Key, tuple[float, Tally]] = {}
+        for key in ledger.keys() - self._kept:
+            if key not in judged and held.has(key):
+                self._kept.add(key)
+                continue
+            tally = ledger.total(key)
+            rests = self._since.get(key)
+            gone[key] = (now, tally) if rests is None or rests[1] != tally else rests
+        self._since = gone
+        return [key for key, (since, _) in gone.items() if now - since >= KEPT_S][:MOST]
+
+
+def closed(keys: Iterable[Key], remainders: Mapping[Key, Key], ledger: Ledger) -> str:
+    """The script that removes accounts, and adds their flows to their remainders.
+
+    What packets did not make has left the kernel with its listener or gateway.
+    """
+    flows: dict[Key, int] = {}
+    for key, rest in remainders.items():
+        both = (ledger.in_kernel(each) or Tally() for each in (key, rest))
+        one, before = (tally.packets for tally in both)
+        flows[rest] = flows.get(rest, before) + one
+    old: dict[str, list[str]] = {}
+    for key in (*keys, *flows):
+        if kind_of(key[0])[0] in accounts.DYNAMIC and ledger.in_kernel(key) is not None:
+            old.setdefault(key[0], []).append(element_of(key))
+    new: dict[str, list[str]] = {}
+    for key, number in flows.items():
+        new.setdefault(key[0], []).append(f"{element_of(key)} counter packets {number} bytes 0")
+    return "".join((*_lines("delete", old), *_lines("add", new)))
+
+
+def _lines(verb: str, elements: Mapping[str, list[str]]) -> Iterator[str]:
+    for name, some in elements.items():
+        yield f"{verb} element inet {accounts.TABLE} {name} {{ {', '.join(some)} }}\n"
