@@ -30,7 +30,7 @@ class Barrier:
         self._marks.pop(effect.group, None)
 
     def drop(self, group: GroupId) -> None:
-        """The group moves, or this device has lost it."""
+        """The group moves, or stays for now, or this device has lost it."""
         self._to.pop(group, None)
         self._marks.pop(group, None)
 

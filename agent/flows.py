@@ -114,6 +114,8 @@ class Flows:
 
     def on_event(self, event: Event) -> None:
         """Follow who is primary of what."""
+        if event.kind == "handover-aborted" and event.group is not None:
+            self._barrier.drop(event.group)
         group, now = office_of(event), self._loop.time()
         if group is None:
             return
@@ -381,6 +383,8 @@ class Flows:
             self._send(device, out.sign())
             if not self._tellers.vips_of(out.groups) <= out.vips:
                 self._begin(device, out.groups, now)
+        recent = {d: at for d, at in self._begun.items() if d in self._out or now < at + PAUSE_S}
+        self._begun = recent
         self._judge()
         self._listen()
 

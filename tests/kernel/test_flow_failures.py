@@ -16,11 +16,12 @@ from agent.flows import Flows
 from agent.flowstream import SILENT_S
 from agent.flowtable import FlowTable
 from protocol.effects import Event
-from protocol.flows import FlowsPart, FlowsWanted
+from protocol.flows import FlowsPart, FlowsWanted, Flush
 from protocol.ids import DeviceId
 from protocol.messages import Message
 from tests.kernel.namespaces import UID, Inside, hosts
 from tests.kernel.test_slots_that_move import ME, NOTHING, PEER, config
+from tests.unit.cluster import device
 
 pytestmark = pytest.mark.kernel
 
@@ -188,6 +189,36 @@ def test_a_primary_that_could_not_listen_tries_again(
         assert done == [True]
         await telling.asks_until(lambda: telling.epoch)
         assert telling.is_ended() == (name == "listen")
+        await telling.flows.close()
+
+    inside(test)
+
+
+def test_a_move_that_was_given_up_is_waited_for_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the kernel would be a whole one, and each word of a secondary the next."""
+    looks: list[bool] = []
+
+    def noted(*args: Any, **named: Any) -> Any:
+        looks.append(named["whole"])
+        return flowreading.changes(*args, **named)
+
+    monkeypatch.setattr("agent.flows.changes", noted)
+    dead = device(3).id
+
+    async def asked(telling: Telling) -> None:
+        end = time.monotonic() + 10 * ASK_S
+        await telling.asks_until(lambda: time.monotonic() > end)
+
+    async def test() -> None:
+        telling = Telling()
+        await telling.begins()
+        telling.flows.flush(Flush(UID, dead))
+        await telling.asks_until(lambda: len(looks) > 3)
+        telling.flows.on_event(Event("handover-aborted", UID, "", 1, dead))
+        await asked(telling)
+        made = len(looks)
+        await asked(telling)
+        assert len(looks) == made
         await telling.flows.close()
 
     inside(test)
