@@ -62,7 +62,7 @@ class Books:
             return False
         try:
             self._follow(wanted)
-        except KernelRefused as error:
+        except (KernelRefused, NetlinkError) as error:
             before, self._refused, self._accounts = self._refused, error.message, None
             if before != error.message:
                 _log.error("traffic is not counted: %s", error.message)

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from agent import netlink
-from agent.counters import Reading, dump_counters
+from agent.counters import Ledger, Reading, Tally, dump_counters
 from agent.netlink import NetlinkError
 from agent.nft import Nft
 from halbctl.lab.servers import ECHO
@@ -190,6 +190,27 @@ def test_a_port_scan_of_a_vip_fills_nothing(farm: Farm) -> None:
         with pytest.raises(TimeoutError):
             farm.client.call(connect, VIP, port, 0.01)
     assert set(farm.read().offered) == {(vip, p, ECHO) for vip in VIPS for p in ("tcp", "udp")}
+
+
+def test_a_table_that_goes_while_it_is_looked_at_keeps_nothing_from_being_carried(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next pass makes it again."""
+    farm.device.close()
+    farm.device = device = Device(farm.device.network, "a")
+    dump = Ledger.dump
+
+    def gone(ledger: Ledger, name: str) -> Iterator[tuple[bytes, Tally]]:
+        monkeypatch.setattr(Ledger, "dump", dump)
+        device.network.run("a", "nft", "delete", "table", "inet", "halb_count")
+        return dump(ledger, name)
+
+    monkeypatch.setattr(Ledger, "dump", gone)
+    assert not device.reconcile(WANTED).unfit
+    device.reconcile(WANTED)
+    device.take()
+    farm.talk(VIP)
+    assert farm.read().opened[VIP, "tcp", ECHO, ADDRESS[VIP]] == 1
 
 
 SUCCESSOR = Gateway(name="gw9", address="10.77.0.99")
