@@ -1,0 +1,89 @@
+"""The soak's own checks object to bad samples: lost changes, and connections lost for no reason."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from halbctl.lab.plan import Plan
+from tests.soak.holder import Lost
+from tests.soak.journal import Journal
+from tests.soak.judge import CALM_S, Judge
+from tests.soak.stage import FLOW, SIX, TARGETS, WEB, Stage, document
+from tests.soak.wishes import Wishes
+
+FIRST = document(Plan(ipv6=True), sticky=False)
+
+
+def weighing(weight: int) -> dict[str, Any]:
+    """The document, with another weight of the first gateway."""
+    changed = copy.deepcopy(FIRST)
+    changed["virtual_servers"][0]["gateways"][0]["weight"] = weight
+    return changed
+
+
+def test_a_committed_change_that_is_not_there_is_lost() -> None:
+    wishes = Wishes(FIRST)
+    wishes.tried(weighing(7), committed=True)
+    assert not wishes.lost(weighing(7))
+    assert wishes.lost(FIRST) == ["web/gateway/gw1/weight is '2', may be ['7']"]
+
+
+def test_a_change_that_was_refused_must_not_be_there_and_one_in_doubt_may() -> None:
+    wishes = Wishes(FIRST)
+    assert wishes.lost(weighing(7))
+    wishes.tried(weighing(7), committed=False)
+    assert not wishes.lost(weighing(7))
+    assert not wishes.lost(FIRST)
+    wishes.settle(FIRST)
+    assert wishes.lost(weighing(7))
+
+
+def test_a_virtual_server_that_nobody_deleted_is_missed() -> None:
+    rest = {"virtual_servers": FIRST["virtual_servers"][1:]}
+    assert any("is 'gone'" in wrong for wrong in Wishes(FIRST).lost(rest))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path, 1)
+    yield made
+    made.close()
+
+
+def explained(journal: Journal, server: str) -> bool:
+    """Whether a reason is found why a connection of 100 to 160 s to gw1 was reset."""
+    stage = Stage(cast(Any, None), journal, FIRST)
+    judge = Judge(stage, cast(Any, None), sticky=False)
+    target = next(i for i, each in enumerate(TARGETS) if each.server == server)
+    return judge._why(Lost(target, 160.0, "ECONNRESET", "gw1", 100.0, 159.9, 40_000))[1]
+
+
+def test_only_the_death_of_its_own_gateway_explains_a_reset(journal: Journal) -> None:
+    assert not explained(journal, WEB)
+    journal.note("act", "gateway-dead", "gw2", at=120.0)
+    journal.note("act", "crash", "a", at=150.0)
+    assert not explained(journal, WEB)
+    journal.note("act", "gateway-dead", "gw1", at=155.0)
+    assert explained(journal, WEB)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_where_no_slot_tells_of_it_a_reset_is_explained_if_secondaries_could_not_be_told(
+    journal: Journal, hangs: bool
+) -> None:
+    if hangs:
+        journal.note("act", "hang", "b", at=101.0 + CALM_S / 2)
+        journal.note("act", "end-hang", "b", at=161.0)
+    assert explained(journal, SIX) == hangs
+    assert not explained(journal, WEB), "its slot never moved"
+
+
+def test_a_slot_that_moved_explains_the_reset_of_what_nothing_remembers(journal: Journal) -> None:
+    assert not explained(journal, FLOW)
+    journal.note("act", "slots", FLOW, at=130.0)
+    assert explained(journal, FLOW)
