@@ -17,6 +17,8 @@ FLUSHED_S = 1.0
 """After all rules of a device were lost it may answer beside another, until they are made anew."""
 LARGEST_MB = 160
 """Resident memory of an agent with a handful of Virtual Servers: three times what it is at rest."""
+EARLY_S = 0.45
+"""A sample that waits for replies when its window ends is told as so much older than it is."""
 _LOOK_S = 1.0
 _TALLIES_S = 4.0
 _BAD = re.compile(r"Traceback|\bCRITICAL\b|\bAssertionError\b|Segmentation|never awaited")
@@ -76,7 +78,7 @@ class Watch:
                 journal.note("saw", "owner", vip, names, at)
             if len(macs) < 2:
                 continue
-            flushed = list(journal.find("flush", since=at - FLUSHED_S, until=at + 0.1))
+            flushed = list(journal.find("flush", since=at - FLUSHED_S, until=at + EARLY_S))
             if not any(entry.subject in names.split("+") for entry in flushed):
                 detail = f"{vip}: {names}, {tally['two_owners_ms']:g} ms within a second"
                 journal.violation("two owners", detail, at)
