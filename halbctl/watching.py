@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 import signal
 import sys
@@ -28,6 +29,9 @@ HOME, CLEAR, REST, END = "\x1b[H", "\x1b[2J", "\x1b[J", "\x1b[K"
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 CUT, WRAP = "\x1b[?7l", "\x1b[?7h"
 """Let the terminal cut long lines, which keeps the number of lines known; undo it."""
+
+
+_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def follow(settings: Settings, interval: float) -> None:
@@ -114,13 +118,28 @@ class _Stream:
 
 def draw(lines: list[str], last: int = 0) -> None:
     """Fill the screen, as far as there is room; the ``last`` lines go last, up to half of them."""
-    room = shutil.get_terminal_size().lines - 1
+    columns, rows = shutil.get_terminal_size()
+    room = rows - 1
     if len(lines) > room > 1:
         more = Paint.for_stream(sys.stdout)(f"({len(lines) - room + 1} more lines)", "dim")
         kept = min(last, room // 2)
         lines = [*lines[: room - 1 - kept], more, *lines[len(lines) - kept :]]
-    sys.stdout.write(HOME + "".join(f"{line}{END}\n" for line in lines) + REST)
+    # Erased before it is written: at the end of a full line that would take its last character.
+    text = "".join(f"{END}{_cut(line, columns)}\n" for line in lines)
+    sys.stdout.write(HOME + text + REST)
     sys.stdout.flush()
+
+
+def _cut(line: str, columns: int) -> str:
+    """As much of ``line`` as is seen; a terminal would write the rest over its last character."""
+    seen = ""
+    for part in _COLOUR.split(line):
+        if part.startswith("\x1b"):
+            seen += part
+        else:
+            seen += part[:columns]
+            columns -= min(columns, len(part))
+    return seen
 
 
 @contextmanager

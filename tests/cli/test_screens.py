@@ -157,10 +157,24 @@ def test_a_short_screen_keeps_the_warnings(
     monkeypatch.setenv("LINES", "11")
     monkeypatch.setenv("COLUMNS", "80")
     draw([*(f"line {n}" for n in range(20)), "warning: one", "warning: two"], last=2)
-    drawn = [line.removesuffix("\x1b[K") for line in capsys.readouterr().out.split("\n")]
+    drawn = [line.removeprefix("\x1b[K") for line in capsys.readouterr().out.split("\n")]
     assert drawn[1:10] == [
         *(f"line {n}" for n in range(1, 7)), "(13 more lines)", "warning: one", "warning: two",
     ]  # fmt: skip
+
+
+def test_a_screen_shows_full_lines_to_their_end_and_cuts_longer_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINES", "11")
+    monkeypatch.setenv("COLUMNS", "8")
+    draw(["", "12345678", "\x1b[2m1234\x1b[0m567890", "\x1b[1m1234567890\x1b[0m"])
+    _, *lines, _ = capsys.readouterr().out.split("\n")
+    assert lines == [
+        "\x1b[K12345678",
+        "\x1b[K\x1b[2m1234\x1b[0m5678",
+        "\x1b[K\x1b[1m12345678\x1b[0m",
+    ]
 
 
 def test_in_80_columns_no_line_of_a_virtual_server_wraps() -> None:
