@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from agent import accounts
-from agent.counters import PROTOCOL_NUMBER, Key, Ledger, Tally, element_of, kind_of
+from agent.counters import PROTOCOL_NUMBER, Key, Ledger, Tally, added, element_of, kind_of
 from agent.forwarding import memoryless
 from agent.ruleset import Desired, carried
 from protocol.addresses import family
@@ -62,13 +62,13 @@ class Held:
         )
 
     def remainder(self, key: Key) -> Key | None:
-        """Where flows that an account counted go on being counted once it is closed: those
-        to gateways that are gone, of a listener that stays; else it would seem as if they had
-        been sent to a gateway, and had never gone out."""
+        """Where what an account counted goes on being counted once it is closed: that of
+        gateways that are gone, of a listener that stays. Else its totals would fall, and flows
+        seem to have been sent to a gateway and never gone out."""
         name, raw = key
         kind, size = kind_of(name)
-        rest = name, raw[: size + 8] + bytes(size)
-        return rest if kind == "opened" and self.has(rest) else None
+        rest = name, raw[: size + 8] + bytes(size) + raw[2 * size + 8 :]
+        return rest if kind in ("opened", "carried") and self.has(rest) else None
 
 
 def held_of(desired: Desired) -> Held:
@@ -120,22 +120,22 @@ class Gone:
 
 
 def closed(keys: Iterable[Key], remainders: Mapping[Key, Key], ledger: Ledger) -> str:
-    """The script that removes accounts, and adds their flows to their remainders.
+    """The script that removes accounts, and adds what they counted to their remainders.
 
     What packets did not make has left the kernel with its listener or gateway.
     """
-    flows: dict[Key, int] = {}
+    sums: dict[Key, Tally] = {}
     for key, rest in remainders.items():
-        both = (ledger.in_kernel(each) or Tally() for each in (key, rest))
-        one, before = (tally.packets for tally in both)
-        flows[rest] = flows.get(rest, before) + one
+        one, before = (ledger.in_kernel(each) or Tally() for each in (key, rest))
+        sums[rest] = added(sums.get(rest, before), one)
     old: dict[str, list[str]] = {}
-    for key in (*keys, *flows):
+    for key in (*keys, *sums):
         if kind_of(key[0])[0] in accounts.DYNAMIC and ledger.in_kernel(key) is not None:
             old.setdefault(key[0], []).append(element_of(key))
     new: dict[str, list[str]] = {}
-    for key, number in flows.items():
-        new.setdefault(key[0], []).append(f"{element_of(key)} counter packets {number} bytes 0")
+    for key, tally in sums.items():
+        text = f"{element_of(key)} counter packets {tally.packets} bytes {tally.bytes}"
+        new.setdefault(key[0], []).append(text)
     return "".join((*_lines("delete", old), *_lines("add", new)))
 
 

@@ -145,11 +145,11 @@ class Ledger:
         return self._newest.get(key)
 
     def close(self, key: Key, remainder: Key | None) -> None:
-        """The kernel has an account no more, and has added its flows to another one."""
+        """The kernel has an account no more, and has added what it counted to another one."""
         for counted in (self._newest, self._before):
             tally = counted.pop(key, None)
             if tally is not None and remainder is not None:
-                counted[remainder] = added(counted.get(remainder, Tally()), Tally(tally.packets))
+                counted[remainder] = added(counted.get(remainder, Tally()), tally)
 
     def _put_by(self, key: Key, tally: Tally) -> None:
         self._before[key] = added(self._before.get(key, Tally()), tally)

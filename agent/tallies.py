@@ -50,6 +50,10 @@ class _Books:
         self._dropped = now.reading.dropped
         self._ports: dict[tuple[str, str], set[int]] = {}
         """Ports that were used, by VIP and protocol."""
+        self._gateways: dict[Service, set[str]] = {}
+        """Gateways that have an account, by listener: also those that are gone."""
+        for account in now.reading.opened.keys() | now.reading.forth.keys():
+            self._gateways.setdefault(account[:3], set()).add(account[3])
         for vip, protocol, port in now.reading.entered.keys() | now.reading.offered.keys():
             self._ports.setdefault((vip, protocol), set()).add(port)
 
@@ -72,7 +76,7 @@ class _Books:
             GatewayTraffic(each.name, self._gateway(server, listener, each, vips, services))
             for each in server.gateways
         )
-        total = summed(each.traffic for each in gateways)
+        total = summed((*(each.traffic for each in gateways), *self._gone(server, services)))
         if any(_unremembered(server, listener, some) for _, some in split(vips)):
             return ListenerTraffic(listener.key, replace(total, refused=-1, dropped=-1), gateways)
         reading = self._now.reading
@@ -86,6 +90,13 @@ class _Books:
             dropped=sum(self._dropped.get(service, 0) for service in services),
         )
         return ListenerTraffic(listener.key, total, gateways)
+
+    def _gone(self, server: VirtualServer, services: Iterable[Service]) -> Iterator[Traffic]:
+        """What gateways counted that are gone: totals of a listener do not fall with them."""
+        here = {str(ip_address(each.address)) for each in server.gateways}
+        for service in services:
+            for gateway in self._gateways.get(service, set()) - here:
+                yield self._account((*service, gateway))
 
     def _gateway(
         self,

@@ -127,6 +127,24 @@ def test_an_operator_sees_them_by_listener_and_gateway() -> None:
     assert found.traffic == listener.traffic
 
 
+def test_totals_do_not_fall_when_a_gateway_is_removed() -> None:
+    rest = (VIP, "tcp", 443, "0.0.0.0")
+    counted = reading(20, 17, 14)
+    closed = dataclasses.replace(
+        counted,
+        opened={**counted.opened, rest: 6},
+        forth={**counted.forth, rest: Tally(60, 6000)},
+        back={**counted.back, rest: Tally(40, 18000)},
+    )
+    now = Sample(12.0, closed, {})
+    [before] = traffic_of(config(), {UID}, {UID}, now, now)
+    left = (Gateway(name="gw2", address="10.77.0.32"),)
+    [found] = traffic_of(config(gateways=left), {UID}, {UID}, now, now)
+    assert found.traffic == before.traffic
+    assert found.traffic.connections == 20
+    assert found.traffic.bytes_in == 6700
+
+
 def test_a_first_sample_has_no_rate() -> None:
     only = Sample(10.0, reading(10, 10, 10))
     [found] = traffic_of(config(), {UID}, set(), only, only)
