@@ -63,9 +63,9 @@ class Configuration:
         self.others: Others | None = None
         """Whom the coordinator asks about devices that it is not connected to."""
         self.office: Callable[[GroupId], tuple[DeviceId | None, int]] = lambda _: (None, 0)
+        """Whom the coordinator takes for the primary of a Virtual Server, and the term."""
         self.term_of: Callable[[GroupId], int] = lambda _: 0
         """The term of this device's ballot in a group, also in one that it votes in no more."""
-        """Whom the coordinator takes for the primary of a Virtual Server, and the term."""
         self.local = local
         """Break-glass edits of this device."""
         self._next = NEVER
