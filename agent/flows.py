@@ -35,13 +35,14 @@ from protocol.messages import Message
 BATCH_S = 0.1
 """Between two looks. A flow is told of with the second one after it was established."""
 HASTE_S = 0.005
-"""The same while this device hands over, or slots move: another device may meet a flow at any
-moment that no slot tells of, and is told of it with the first look."""
+"""The same while this device hands over, or slots move; a flow is told with the first look then."""
 SHARE = 0.1
 """Of a processor, for what the kernel tells of flows; as much for reading all of them anew.
 Where flows come faster, they are told later, and in the end not at all: traffic goes first."""
 KEEP_S = 2.0
 """Seconds between two signs of life of a stream."""
+ROUNDS, AGAIN_S = 8, KEEP_S / 8
+"""How often a stream is asked for that does not begin, and seconds until the next time."""
 PAUSE_S = 1.0
 """A stream begins at most this often."""
 COMPARE_S = 300.0
@@ -135,7 +136,7 @@ class Flows:
                 # Also of those that it told of before: what it said meanwhile was not heeded.
                 source = self._in.setdefault(leader, Incoming(groups))
                 source.wanted, source.anew = groups, True
-                self._ask(leader)
+                self._ask_anew(leader)
         self._in_step &= self._tellers.carried
         self._in_step |= self._tellers.led()
         self._judge()
@@ -146,11 +147,8 @@ class Flows:
         now = self._loop.time()
         wanted = frozenset().union(*self._wanted.values())
         self._lacking = {g: self._lacking.get(g, now) for g in wanted - self._in_step}
-        behind = tuple(
-            (group, BEHIND)
-            for group, since in sorted(self._lacking.items())
-            if now - since < BEHIND_S
-        )
+        lacking = sorted(self._lacking.items())
+        behind = tuple((group, BEHIND) for group, since in lacking if now - since < BEHIND_S)
         if behind != self._behind:
             self._behind = behind
             self._deliver(Behind(behind))
@@ -300,6 +298,12 @@ class Flows:
 
     # As secondary
 
+    def _ask_anew(self, leader: DeviceId, times: int = ROUNDS) -> None:
+        """What is sent while a connection is made may be lost."""
+        if times and leader in self._in and self._in[leader].anew:
+            self._ask(leader)
+            self._loop.call_later(AGAIN_S, self._ask_anew, leader, times - 1)
+
     def _ask(self, leader: DeviceId) -> None:
         for question in self._in[leader].questions() if leader in self._in else ():
             self._send(leader, question)
@@ -383,8 +387,7 @@ class Flows:
             self._send(device, out.sign())
             if not self._tellers.vips_of(out.groups) <= out.vips:
                 self._begin(device, out.groups, now)
-        recent = {d: at for d, at in self._begun.items() if d in self._out or now < at + PAUSE_S}
-        self._begun = recent
+        self._begun = {d: t for d, t in self._begun.items() if d in self._out or now < t + PAUSE_S}
         self._judge()
         self._listen()
 
@@ -393,4 +396,5 @@ class Flows:
         if self._tasks is not None:
             self._tasks.cancel()
             await asyncio.wait([self._tasks])
+        self._in.clear()
         await self._worker.close()

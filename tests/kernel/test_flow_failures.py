@@ -22,6 +22,7 @@ from protocol.messages import Message
 from tests.kernel.namespaces import UID, Inside, hosts
 from tests.kernel.test_slots_that_move import ME, NOTHING, PEER, config
 from tests.unit.cluster import device
+from tests.unit.listening import until
 
 pytestmark = pytest.mark.kernel
 
@@ -244,3 +245,28 @@ def test_a_primary_that_starts_anew_numbers_its_streams_above_all_it_told_before
 
     inside(test)
     assert epochs == sorted(set(epochs))
+
+
+def test_a_secondary_whose_questions_are_lost_asks_again_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those are that it sends while its connection to the primary is made."""
+    monkeypatch.setattr("agent.flows.KEEP_S", 60.0)
+    monkeypatch.setattr("agent.flows.AGAIN_S", 0.02)
+    asked: list[Message] = []
+    anew, here = FlowsWanted((UID,), 0, 0), FlowsWanted((), 5, 1)
+
+    async def test() -> None:
+        flows: Any = Flows(ME.id, 1, lambda _, message: asked.append(message), NOTHING)
+        await flows.start()
+        flows.on_config(config())
+        flows.on_event(Event("leader", UID, "", 1, PEER.id))
+        await until(lambda: asked.count(anew) >= 3)
+        flows.on_message(PEER.id, FlowsPart(5, 1, True, (UID,)))
+        await until(lambda: here in asked)
+        before = asked.count(anew)
+        await asyncio.sleep(0.1)
+        assert asked.count(anew) == before
+        await flows.close()
+
+    inside(test)
