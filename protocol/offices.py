@@ -57,12 +57,10 @@ class Offices:
 
     def hears_coordinator(self, now: int) -> DeviceId | None:
         """The coordinator, if it was heard of so lately that it still holds office."""
-        holder, _ = self.holder(SITE_GROUP)
+        holder, _ = self.to_ask(SITE_GROUP, now)
         group = self._groups.get(SITE_GROUP)
-        if holder is None or holder == self.me:
+        if holder is None or holder == self.me or (group is not None and group.voter.votes):
             return holder
-        if group is not None and group.voter.votes:
-            return self.to_ask(SITE_GROUP, now)[0]
         contact = self._contacts.get(holder)
         if contact is not None:
             alive = contact.alive(now)
