@@ -10,6 +10,7 @@ from random import Random
 
 from halbctl.lab.namespaces import SWITCH
 from protocol.errors import HalbError, TimedOut
+from tests.soak.chance import Kinds, drawn
 from tests.soak.stage import Stage
 
 STOP_S = 20.0
@@ -39,7 +40,7 @@ class Nemesis:
         self.active: list[Fault] = []
         self.limit = 0
         """Devices that may be faulty at a time."""
-        self._kinds: list[tuple[int, Callable[[], None]]] = [
+        self._kinds: Kinds = [
             (5, self._crash),
             (5, self._hang),
             (5, self._kill),
@@ -56,9 +57,7 @@ class Nemesis:
     def step(self) -> None:
         """Undo what is over, then make one more fault."""
         self.undo(time.monotonic())
-        weights = [weight for weight, _ in self._kinds]
-        ((_, make),) = self._random.choices(self._kinds, weights)
-        make()
+        drawn(self._random, self._kinds)()
 
     def undo(self, now: float) -> None:
         """Undo faults whose time is over."""

@@ -6,13 +6,13 @@ import copy
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from halbctl.lab.plan import VIP, VIP6
 from halbctl.lab.servers import BANNER, ECHO
 from protocol.errors import ExitCode
+from tests.soak.chance import Kinds, drawn
 from tests.soak.stage import EXTRAS, FLOW, MORE_VIP, SIX, WEB, Stage
 from tests.soak.wishes import Wishes
 
@@ -29,7 +29,7 @@ class Operator:
         self.wishes = Wishes(stage.document)
         self.drained: set[str] = set()
         self.outcomes: dict[int, int] = {}
-        self._kinds: list[tuple[int, Callable[[], None]]] = [
+        self._kinds: Kinds = [
             (5, self._weight),
             (4, self._promote),
             (3, self._drain_device),
@@ -44,9 +44,7 @@ class Operator:
 
     def step(self) -> None:
         """Do one thing."""
-        weights = [weight for weight, _ in self._kinds]
-        ((_, act),) = self._random.choices(self._kinds, weights)
-        act()
+        drawn(self._random, self._kinds)()
 
     def undrain(self) -> None:
         """Let all devices serve again, whatever was known to be drained."""
