@@ -8,12 +8,13 @@ themselves with the first packet, so the table costs nothing to load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
 from agent.forwarding import memoryless
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
+from agent.numbers import HASH, MAX_NUMBERED, text_of
 from agent.ruleset import Desired, carried
 from protocol.addresses import family
 from protocol.objects import Listener
@@ -26,6 +27,9 @@ FORTH, BACK = "passed", "answered"
 """Packets that no flow is remembered of, to and from a gateway: that of `routed` without memory."""
 RANGED = "_range"
 """Ends the name of a set for listeners with several ports."""
+OPENED_BY, CARRIED_BY = "marked_opened", ("marked", "marked_back")
+"""The same as in ``opened`` and, forth and back, ``carried``, of flows with an account's number."""
+MARKED = (OPENED_BY, *CARRIED_BY)
 SETS = (
     "offered", "offered_range", "untracked", "entered",
     *(name + end for name in (FORTH, BACK) for end in ("", RANGED)), "opened", "carried",
@@ -38,6 +42,7 @@ _SERVICE = "ct original {ip} daddr . meta l4proto . ct original proto-dst"
 _WAY = _SERVICE + " . ct reply {ip} saddr . ct direction"
 _FIRST = _SERVICE + " . {ip} daddr"
 """The account of a flow's first packet: what a packet says is read quicker than its flow."""
+_NUMBER = f"ct mark 0 ct mark set jhash {_FIRST} {HASH} accept"
 _STATUS = "ct status & (dnat | confirmed) == "
 _GO_ON = f"{_STATUS}(dnat | confirmed) goto known"
 
@@ -95,8 +100,11 @@ def _keys(addresses: Iterable[str], listener: Listener, ports: Ports) -> Iterato
     return (f"{ip_address(each)} . {listener.protocol} . {text}" for each in addresses)
 
 
-def table() -> str:
-    """A script that makes the table; counters of one that stands there stay."""
+def table(*, flow_marks: bool = True) -> str:
+    """A script that makes the table; counters of one that stands there stay.
+
+    Without ``flow_marks`` no flow is marked any more.
+    """
     lines = [f"add table inet {TABLE}"]
     for version in (4, 6):
         suffix, address = SUFFIX[version], ADDRESS[version]
@@ -120,7 +128,11 @@ def table() -> str:
                 ),
             )
         )
-    for chain, (hook, rules) in _chains().items():
+    lines += (
+        f"add set inet {TABLE} {name} {{ type mark; size {MAX_NUMBERED}; counter; }}"
+        for name in MARKED
+    )
+    for chain, (hook, rules) in _chains(flow_marks=flow_marks).items():
         how = f" {{ type {hook}; policy accept; }}" if hook else ""
         lines.append(f"add chain inet {TABLE} {chain}{how}")
         lines.append(f"flush chain inet {TABLE} {chain}")
@@ -128,7 +140,7 @@ def table() -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
+def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Hook and rules; one without a hook is led to by those behind it.
 
     Chains of type nat see the first packet of each flow, and no other.
@@ -152,23 +164,18 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
             ),
         ),
         # On its way between a client and a gateway, whose address it has both ways here.
-        "passing": (
-            "",
-            tuple(
-                f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} accept"
-                for base, end in ((FORTH, "d"), (BACK, "s"))
-                for name in (base, base + RANGED)
-                for v in (4, 6)
-            ),
-        ),
+        "passing": ("", _passing()),
         # Of a flow that has passed this host before.
         "known": ("", _counted("carried", _WAY)),
+        "number": ("", _each(_NUMBER) if flow_marks else ()),
         # Balanced, and not confirmed: it has yet to pass the other firewalls of this host.
-        "fresh": ("", _counted("entered", _SERVICE)),
-        # On its way to or from a gateway. Most packets meet but the first rule.
+        "fresh": ("", _counted("entered", _SERVICE, "goto number")),
+        # On its way to or from a gateway. Most packets meet but the first rules.
         "entered": (
             "filter hook forward priority -400",
             (
+                f"ct direction original ct mark @{CARRIED_BY[0]} accept",
+                f"ct mark @{CARRIED_BY[1]} accept",
                 _GO_ON,
                 f"{_STATUS}dnat goto fresh",
                 "ct state untracked goto passing",
@@ -177,11 +184,24 @@ def _chains() -> dict[str, tuple[str, tuple[str, ...]]]:
         "first": ("", _counted("carried", f"{_FIRST} . ct direction")),
         "opened": (
             "nat hook postrouting priority srcnat - 11",
-            ("ct status & dnat == 0 accept", *_counted("opened", _FIRST, "goto first")),
+            (
+                f"ct mark @{OPENED_BY} ct mark @{CARRIED_BY[0]} accept",
+                "ct status & dnat == 0 accept",
+                *_counted("opened", _FIRST, "goto first"),
+            ),
         ),
         # From a process of this device.
         "carried": ("filter hook output priority 300", (_GO_ON,)),
     }
+
+
+def _passing() -> tuple[str, ...]:
+    return tuple(
+        f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} accept"
+        for base, end in ((FORTH, "d"), (BACK, "s"))
+        for name in (base, base + RANGED)
+        for v in (4, 6)
+    )
 
 
 def change(old: Accounts, new: Accounts) -> str:
@@ -211,9 +231,15 @@ def _elements(verb: str, name: str, keys: frozenset[str]) -> Iterator[str]:
             yield f"{verb} element inet {TABLE} {name}{SUFFIX[version]} {{ {', '.join(some)} }}"
 
 
+def numbered(marks: Sequence[bytes]) -> str:
+    """A script that counts for accounts by their numbers from now on."""
+    elements = ", ".join(text_of(mark) for mark in marks)
+    return "".join(f"add element inet {TABLE} {name} {{ {elements} }}\n" for name in MARKED)
+
+
 def sample() -> str:
     """Every statement of this module, to be tried on a kernel."""
     some = frozenset({"192.0.2.1", "2001:db8::1"})
     ports = (frozenset(f"{vip} . tcp . {each}" for vip in some) for each in ("443", "80-90"))
     accounts = Accounts(some, *ports, *ports)
-    return table() + change(Accounts(), accounts)
+    return table() + change(Accounts(), accounts) + numbered([bytes(4)])

@@ -26,8 +26,9 @@ _NAME = f"table inet {accounts.TABLE}"
 class Books:
     """Table ``inet halb_count`` of this network namespace; used by one thread only."""
 
-    def __init__(self, nft: Nft) -> None:
+    def __init__(self, nft: Nft, *, flow_marks: bool = True) -> None:
         self._nft = nft
+        self._flow_marks = flow_marks
         self._ledger = Ledger()
         self._accounts: Accounts | None = None
         """In force; None until the first pass, and after somebody altered the table."""
@@ -82,11 +83,11 @@ class Books:
     def _make(self) -> None:
         """The table, with the counters that stand there already."""
         try:
-            self._nft.run(accounts.table())
+            self._nft.run(accounts.table(flow_marks=self._flow_marks))
         except KernelRefused:
             # A table of another release, whose sets have other types.
             self.remove()
-            self._nft.run(accounts.table())
+            self._nft.run(accounts.table(flow_marks=self._flow_marks))
 
     def _present(self) -> Accounts:
         found = [
@@ -116,6 +117,18 @@ class Books:
             if self._accounts is None and not self._refused:
                 return self._ledger.totals()
             raise
+
+    def number_accounts(self) -> int:
+        """Count by their numbers for what was busy by the newest reading; how many transactions
+        it took."""
+        marks = self._ledger.unnumbered()[:AT_ONCE] if self._accounts is not None else []
+        try:
+            if marks:
+                self._nft.run(accounts.numbered(marks))
+        except KernelRefused as error:
+            _log.warning("accounts cannot be numbered: %s", error.message)
+            return 0
+        return bool(marks)
 
     def close_accounts(self) -> int:
         """Close what nobody has any more, by the newest reading; how many transactions it took."""

@@ -93,7 +93,7 @@ class Carrier:
         self._routers: tuple[str, ...] = ()
         self._networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
         self._told: Fitness | None = None
-        self._plane = DataPlane(interface)
+        self._plane = DataPlane(interface, flow_marks=settings.flow_marks)
         self.kernel = Kernel(self._plane, self._on_pass, self._look_soon)
         self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
         self.clients = StickyClients(device, self.kernel)

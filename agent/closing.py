@@ -129,9 +129,11 @@ def closed(keys: Iterable[Key], remainders: Mapping[Key, Key], ledger: Ledger) -
         one, before = (ledger.in_kernel(each) or Tally() for each in (key, rest))
         sums[rest] = added(sums.get(rest, before), one)
     old: dict[str, list[str]] = {}
-    for key in (*keys, *sums):
-        if kind_of(key[0])[0] in accounts.DYNAMIC and ledger.in_kernel(key) is not None:
-            old.setdefault(key[0], []).append(element_of(key))
+    for part in (part for key in (*keys, *sums) for part in ledger.parts(key)):
+        name = part[0]
+        made = name in accounts.MARKED or kind_of(name)[0] in accounts.DYNAMIC
+        if made and ledger.has(part):
+            old.setdefault(name, []).append(element_of(part))
     new: dict[str, list[str]] = {}
     for key, tally in sums.items():
         text = f"{element_of(key)} counter packets {tally.packets} bytes {tally.bytes}"

@@ -10,12 +10,14 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from agent import accounts, netlink
 from agent.ipversion import SUFFIX
 from agent.netlink import attribute, attributes
+from agent.numbers import BUSY, MAX_NUMBERED, Numbers, text_of
 
 _GET_ELEMENTS = (10 << 8) | 13
 _INET = struct.Struct("!BBH").pack(1, 0, 0)
@@ -27,6 +29,9 @@ _BYTES, _PACKETS = 1, 2
 _SIZE = struct.Struct("=H")
 _VALUES = struct.Struct("=4xQ4xQ")
 _ADDRESS = {4: 4, 6: 16}
+_WAY = 4
+"""Bytes that say at the end of a key which way packets went: none is set for those to gateways."""
+_CARRIED = frozenset(f"carried{suffix}" for suffix in SUFFIX.values())
 PROTOCOL_NUMBER = {"tcp": int(socket.IPPROTO_TCP), "udp": int(socket.IPPROTO_UDP)}
 _PROTOCOL = {number: name for name, number in PROTOCOL_NUMBER.items()}
 
@@ -96,6 +101,9 @@ class Ledger:
         """What each was when it was last seen."""
         self._passed_over: set[Key] = set()
         """What packets made, the newest dump lacked, and the kernel may still have."""
+        self._numbers = Numbers()
+        self._busy: set[Key] = set()
+        """Accounts that much was counted in by what flows say, between two readings."""
 
     def read(self) -> Reading:
         """Dump the kernel's sets. Raises NetlinkError where the table is missing."""
@@ -113,13 +121,19 @@ class Ledger:
         One that it lacks keeps what it had: while packets make a set grow, the kernel
         passes over elements that are there.
         """
+        self._busy, began = set(), bool(self._newest)
         for key, new in seen.items():
-            old = self._newest.get(key)
-            if old is not None and new.packets < old.packets:
+            old = self._newest.get(key, _NOTHING)
+            if new.packets < old.packets:
                 self._put_by(key, old)
+            elif key[0] in _CARRIED and new.packets - old.packets >= BUSY and began:
+                self._busy.add(key)
         self._newest.update(seen)
         lacking = self._newest.keys() - seen.keys()
         self._passed_over = {key for key in lacking if kind_of(key[0])[0] in accounts.DYNAMIC}
+        marks = (raw for name, raw in seen if name in accounts.MARKED)
+        opened = (raw for name, raw in self._newest if kind_of(name)[0] == "opened")
+        self._numbers.learn(marks, opened)
 
     def start_again(self) -> None:
         """The kernel's counters are known to begin at zero now."""
@@ -127,29 +141,63 @@ class Ledger:
             self._put_by(key, old)
         self._newest, self._passed_over = {}, set()
 
+    def unnumbered(self) -> list[bytes]:
+        """Marks of the accounts that much was counted in since the reading before, and that
+        the kernel does not know by their number yet; no more than it has room for."""
+        kept = {raw for name, raw in self._newest if name in accounts.MARKED}
+        # Those of gateways that are gone are no flow's.
+        busy = {raw[:-_WAY] for name, raw in self._busy if any(_gateway_of(name, raw))}
+        given = (self._numbers.give(account) for account in sorted(busy))
+        return [mark for mark in given if mark and mark not in kept][: MAX_NUMBERED - len(kept)]
+
     def keys(self) -> set[Key]:
         """All accounts there are."""
-        return self._newest.keys() | self._before.keys()
+        every = self._newest.keys() | self._before.keys()
+        return {key for key in every if key[0] not in accounts.MARKED}
+
+    def parts(self, key: Key) -> tuple[Key, ...]:
+        """Where the kernel counts for an account: also by the number that its flows have."""
+        name, raw = key
+        kind = kind_of(name)[0]
+        if kind == "opened":
+            account, by_number = raw, accounts.OPENED_BY
+        elif kind == "carried":
+            account, by_number = raw[:-_WAY], accounts.CARRIED_BY[raw[-_WAY] != 0]
+        else:
+            return (key,)
+        mark = self._numbers.mark_of(account)
+        return (key,) if mark is None else (key, (by_number, mark))
 
     def total(self, key: Key) -> Tally:
         """What an account has counted so far."""
-        now, before = self._newest.get(key, _NOTHING), self._before.get(key)
-        return now if before is None else added(now, before)
+        parts = self.parts(key)
+        held = [
+            each[part] for each in (self._newest, self._before) for part in parts if part in each
+        ]
+        return reduce(added, held, _NOTHING)
 
     def is_sure(self, key: Key) -> bool:
         """Whether it is known what the kernel has of an account, which may be nothing."""
         return key not in self._passed_over
 
+    def has(self, part: Key) -> bool:
+        """Whether the kernel has this element."""
+        return part in self._newest
+
     def in_kernel(self, key: Key) -> Tally | None:
-        """What the kernel's element holds, without what was counted before it; None without one."""
-        return self._newest.get(key)
+        """What the kernel holds of an account, without what was counted before that; None if
+        nothing."""
+        held = [self._newest[part] for part in self.parts(key) if part in self._newest]
+        return reduce(added, held) if held else None
 
     def close(self, key: Key, remainder: Key | None) -> None:
         """The kernel has an account no more, and has added what it counted to another one."""
+        parts = self.parts(key)
         for counted in (self._newest, self._before):
-            tally = counted.pop(key, None)
-            if tally is not None and remainder is not None:
-                counted[remainder] = added(counted.get(remainder, Tally()), tally)
+            for part in parts:
+                tally = counted.pop(part, None)
+                if tally is not None and remainder is not None:
+                    counted[remainder] = added(counted.get(remainder, Tally()), tally)
 
     def _put_by(self, key: Key, tally: Tally) -> None:
         self._before[key] = added(self._before.get(key, Tally()), tally)
@@ -175,11 +223,11 @@ class Ledger:
             if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
                 found[kind][service] = tally
                 continue
-            account = (*service, _address(raw[size + 8 : 2 * size + 8]))
+            account = (*service, _address(_gateway_of(name, raw)))
             if kind == "opened":
                 found[kind][account] = tally.packets
             else:
-                found["back" if raw[2 * size + 8] else kind][account] = tally
+                found["back" if raw[-_WAY] else kind][account] = tally
         return Reading(
             offered=found["offered"],
             entered=found["entered"],
@@ -195,6 +243,7 @@ class Ledger:
 def _set_names() -> Iterator[str]:
     for suffix in SUFFIX.values():
         yield from (f"{name}{suffix}" for name in accounts.SETS)
+    yield from accounts.MARKED
 
 
 def kind_of(name: str) -> tuple[str, int]:
@@ -203,18 +252,26 @@ def kind_of(name: str) -> tuple[str, int]:
 
 
 def element_of(account: Key) -> str:
-    """An account of a gateway, or of less, as nftables takes it."""
+    """What a set has of an account, as nftables takes it."""
     name, raw = account
     kind, size = kind_of(name)
+    if name in accounts.MARKED:
+        return text_of(raw)
     if kind == "untracked":
         return _address(raw)
     service = service_of(raw[: size + 8])
     if kind == "entered":
         return service
-    flow = f"{service} . {_address(raw[size + 8 : 2 * size + 8])}"
+    flow = f"{service} . {_address(_gateway_of(name, raw))}"
     if kind == "opened":
         return flow
-    return f"{flow} . {'reply' if raw[2 * size + 8] else 'original'}"
+    return f"{flow} . {'reply' if raw[-_WAY] else 'original'}"
+
+
+def _gateway_of(name: str, raw: bytes) -> bytes:
+    """The gateway of an account."""
+    size = kind_of(name)[1]
+    return raw[size + 8 : 2 * size + 8]
 
 
 def vip_of(key: bytes) -> str:

@@ -109,11 +109,11 @@ class _Drift:
 class DataPlane:
     """Rules, addresses and settings of one service interface; used by one thread only."""
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, *, flow_marks: bool = True) -> None:
         self.interface = gate.check_interface(interface)
         self._nft = Nft()
         self._sticky = StickyMaps(self._nft)
-        self._books = Books(self._nft)
+        self._books = Books(self._nft, flow_marks=flow_marks)
         self._macs = Macs(self._nft, self.interface)
         self._rules = Rules(self._nft, self._sticky, self.interface)
         self._placed: frozenset[str] = frozenset()
@@ -233,7 +233,7 @@ class DataPlane:
         """What the kernel counted, by VIP, listener and gateway; live flows where asked for."""
         flows = count_flows(self._rules.desired.addresses) if active else None
         reading, before = self._books.read(), ruleset_generation()
-        self._ours(before, self._books.close_accounts())
+        self._ours(before, self._books.number_accounts() + self._books.close_accounts())
         return reading, flows
 
     def remove(self) -> None:

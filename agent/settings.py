@@ -10,6 +10,7 @@ Each key of the file is a flag of the same name::
     checks-dir: /etc/halb/checks       # programs that checks of type exec may name
     witness: false
     no-kernel-lease: false
+    no-flow-marks: false               # leave ct mark alone: for rules that copy it to packets
     log-level: info                    # debug, info, warning or error
 """
 
@@ -64,6 +65,8 @@ class Settings:
     """Programs that health checks of type ``exec`` may name; nothing else is ever run."""
     witness: bool = False
     kernel_lease: bool = True
+    flow_marks: bool = True
+    """Marks of balanced flows (``ct mark``) that nobody has set carry an account's number."""
     log_level: str = "info"
 
 
@@ -95,6 +98,7 @@ def read_settings(
         checks_dir=Path(values.get("checks-dir", DEFAULT_CHECKS_DIR)),
         witness=values.get("witness", False),
         kernel_lease=_kernel_lease(values.get("no-kernel-lease", False)),
+        flow_marks=not values.get("no-flow-marks", False),
         log_level=values.get("log-level", "info"),
     )
 
@@ -156,6 +160,8 @@ def _parser(version: str) -> argparse.ArgumentParser:
     add("--witness", action="store_true", help="vote, but never carry a VIP")
     add("--no-kernel-lease", dest="no-kernel-lease", action="store_true",
         help="refused in this release: a hung agent would keep its VIPs")  # fmt: skip
+    add("--no-flow-marks", dest="no-flow-marks", action="store_true",
+        help="leave the marks of flows alone, for rules that copy them to packets")  # fmt: skip
     add("--log-level", dest="log-level", choices=LEVELS, help="default info")
     add("--version", action="version", version=f"halb-agent {version}")
     return parser
@@ -170,6 +176,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "checks-dir": (str,),
     "witness": (bool,),
     "no-kernel-lease": (bool,),
+    "no-flow-marks": (bool,),
     "log-level": (str,),
 }
 

@@ -107,9 +107,11 @@ def away_from_the_host() -> Iterator[None]:
 class Device(Inside):
     """A host with the data plane and the lease of an agent, but without the agent."""
 
-    def __init__(self, network: Network, host: str, interface: str = "eth0") -> None:
+    def __init__(
+        self, network: Network, host: str, interface: str = "eth0", *, flow_marks: bool = True
+    ) -> None:
         super().__init__(network, host)
-        self.plane = self.call(DataPlane, interface)
+        self.plane = self.call(DataPlane, interface, flow_marks=flow_marks)
         self.call(self.plane.prepare)
         self.lease = self.call(KernelLease, interface)
         self.announcer = self.call(Announcer, interface)

@@ -53,6 +53,7 @@ def test_without_anything_the_host_decides() -> None:
 FILE = """
 name: a
 state-dir: /srv/halb
+no-flow-marks: true
 address: ["10.78.0.11:7000", "[fd77::11]:7010"]
 control: /tmp/c
 witness: true
@@ -69,6 +70,7 @@ def test_the_file_says_what_it_says(tmp_path: Path) -> None:
         control=Path("/tmp/c"),
         witness=True,
         kernel_lease=True,
+        flow_marks=False,
         log_level="debug",
     )
 
