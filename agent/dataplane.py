@@ -8,21 +8,21 @@ device ever answers for a VIP without a lease.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from agent import accounts, addresses, direct, gate, relay, ruleset, sysctl, virtual_mac
+from agent import accounts, addresses, direct, gate, gatekeeper, relay, ruleset, sysctl
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
+from agent.gatekeeper import GateDrift, Gatekeeper, GateSeen
 from agent.lease import KernelLease
-from agent.listing import blocks, difference, elements, static_sets
+from agent.listing import blocks, difference, static_sets
 from agent.macs import Macs
 from agent.netlink import NetlinkError, ruleset_generation
-from agent.nft import KernelRefused, Nft, check
+from agent.nft import Nft, check
 from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
 from agent.sticky import StickyMaps
@@ -30,14 +30,12 @@ from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
 from protocol.ids import GroupId
 
-_DEVICE = re.compile(r'hook \w+ device "([^"]+)"')
 _TABLES = (
-    ("netdev", gate.TABLE),
+    *gate.TABLES,
     ("netdev", direct.TABLE),
     ("inet", ruleset.TABLE),
     *relay.TABLES,
 )
-_COMMENT = re.compile(r'^\tcomment "(.*)"$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,8 @@ class _Seen:
 
     generation: int
     rules: Mapping[str, str]
-    gate: Mapping[str, str]
+    gate: GateSeen
     direct: Mapping[str, str]
-    guarded: frozenset[str]
     index: int
     unread: frozenset[str] = frozenset()
     """Parts of ``rules`` that we changed since, and did not read back yet."""
@@ -100,10 +97,8 @@ class _Drift:
     """What others changed, in words."""
 
     rules: tuple[str, ...] = ()
-    gate: tuple[str, ...] = ()
+    gate: GateDrift = field(default_factory=GateDrift)
     books: tuple[str, ...] = ()
-    anew: bool = False
-    """The gate cannot be mended in place."""
 
 
 class DataPlane:
@@ -112,6 +107,7 @@ class DataPlane:
     def __init__(self, interface: str, *, flow_marks: bool = True) -> None:
         self.interface = gate.check_interface(interface)
         self._nft = Nft()
+        self._gate = Gatekeeper(self._nft, self.interface)
         self._sticky = StickyMaps(self._nft)
         self._books = Books(self._nft, flow_marks=flow_marks)
         self._macs = Macs(self._nft, self.interface)
@@ -136,11 +132,11 @@ class DataPlane:
         sysctl.require_changeable(self.interface)
         self._macs.prepare()
         self._rules.begin()
-        self._former = self._former_settings()
+        self._former = self._gate.former_settings()
         for interface, vip in addresses.ours():
             if interface != self.interface:
                 addresses.remove(interface, vip)
-        self._load_gate(anew=not self._gate_fits())
+        self._gate.load(self._former, anew=not self._gate.fits())
         sysctl.enforce(self.interface)
         lease = KernelLease(self.interface)
         try:
@@ -174,34 +170,36 @@ class DataPlane:
         self, drift: _Drift, desired: Desired, unfit: Mapping[GroupId, str]
     ) -> Reconciled:
         changed: list[str] = []
-        if drift.gate:
-            self._load_gate(anew=drift.anew)
+        if drift.gate.words:
+            self._gate.load(self._former, anew=drift.gate.anew)
             self._rules.forget_ways()
             self._macs.forget()
-            changed.append("gate made anew" if drift.anew else "gate mended")
+            changed.append("gate made anew" if drift.gate.anew else "gate mended")
         reset = tuple(f"{name} was changed" for name in sysctl.enforce(self.interface))
         guarded = self._guarded()
         # Also of what the kernel may refuse then: no VIP is ever balanced and not guarded.
         if unguarded := sorted(desired.addresses - guarded):
-            self._nft.run(gate.guard(unguarded))
+            self._gate.guard(unguarded)
             changed.append(f"gate closed for {', '.join(unguarded)}")
+        turned = self._gate.look_inward(desired)
         done = self._set_rules(desired)
         changed += done.changed
         changed += self._macs.reconcile(done.desired)
         placed, missing, homeless = self._set_addresses(done.desired)
         kept = desired.addresses | done.desired.addresses
         if stale := sorted((guarded | set(unguarded)) - kept):
-            self._nft.run(gate.unguard(stale))
+            self._gate.unguard(stale)
             changed.append(f"gate forgets {', '.join(stale)}")
-        if self._books.reconcile(done.desired):
+        turned |= self._gate.look_no_more(ruleset.joined((desired, done.desired)))
+        if self._books.reconcile(done.desired) or turned:
             self._seen = None
-        found = (*drift.rules, *drift.gate, *drift.books, *reset, *missing)
+        found = (*drift.rules, *drift.gate.words, *drift.books, *reset, *missing)
         older = {uid: why for uid, why in done.refused.items() if uid in done.desired.vips}
         outdated = {**self._macs.refused, **older}
         new = {uid: why for uid, why in done.refused.items() if uid not in older}
         unfit = {**unfit, **homeless, **new}
         moved, words = self._macs.moved, (*changed, *placed)
-        return Reconciled(words, found, unfit, outdated, drift.anew, moved, done.desired)
+        return Reconciled(words, found, unfit, outdated, drift.gate.anew, moved, done.desired)
 
     def undisturbed(self) -> bool:
         """Whether nobody has changed any rules since the newest pass looked."""
@@ -238,7 +236,7 @@ class DataPlane:
 
     def remove(self) -> None:
         """Leave nothing behind: addresses, tables and settings, also those of a killed agent."""
-        former = self._former or self._former_settings()
+        former = self._former or self._gate.former_settings()
         for interface, vip in addresses.ours():
             addresses.remove(interface, vip)
         for family, name in _TABLES:
@@ -253,34 +251,6 @@ class DataPlane:
         """The kernel stays as it is, but frames to virtual MACs come no more."""
         self._macs.close()
 
-    def _former_settings(self) -> Mapping[str, int]:
-        """The settings before our first change: noted in the kernel, or as they are now."""
-        listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
-        if listing is None:
-            return sysctl.former(self.interface)
-        noted = _COMMENT.search(listing)
-        return sysctl.from_note(noted[1]) if noted else {}
-
-    def _gate_fits(self) -> bool:
-        """Whether the gate, if there is one, hangs on the service interface and no other."""
-        listing = self._nft.list_table("netdev", gate.TABLE, elements=False)
-        return listing is None or set(_DEVICE.findall(listing)) == {self.interface, "lo"}
-
-    def _load_gate(self, *, anew: bool = False) -> None:
-        """Make the gate, with every VIP behind it that a killed agent left on the interface."""
-        note = "was " + sysctl.note(self._former)
-        if not anew:
-            try:
-                self._nft.run(gate.table(self.interface, note))
-            except KernelRefused:
-                # A table of another release: its sets have other types.
-                anew = True
-        left = [vip for _, vip in addresses.ours()]
-        if anew:
-            self._nft.run(gate.replaced(self.interface, note) + gate.guard(left))
-        elif left:
-            self._nft.run(gate.guard(left))
-
     def _forget(self) -> None:
         """Nothing is known of the kernel: the next pass makes all of it anew."""
         self._rules.forget_rules()
@@ -291,14 +261,8 @@ class DataPlane:
     def _guarded(self) -> frozenset[str]:
         """VIPs behind the gate, as the kernel says."""
         if self._seen is not None and self._seen.generation == ruleset_generation():
-            return self._seen.guarded
-        return self._read_guarded()
-
-    def _read_guarded(self) -> frozenset[str]:
-        found = (
-            self._nft.list_timed("set", "netdev", gate.TABLE, name) for name in ("vips", "vips6")
-        )
-        return frozenset(vip for listing in found for vip in elements(listing))
+            return self._seen.gate.guarded
+        return frozenset.intersection(*self._gate.vips().values())
 
     def _set_rules(self, desired: Desired) -> Done:
         before = ruleset_generation()
@@ -353,26 +317,22 @@ class DataPlane:
         if self._seen is None:
             return _Drift()
         if index != self._seen.index:
-            return _Drift(gate=(f"interface {self.interface} was made anew",), anew=True)
+            words = (f"interface {self.interface} was made anew",)
+            return _Drift(gate=GateDrift(words, anew=True))
         if ruleset_generation() == self._seen.generation:
             return _Drift()
         before, now = self._seen, self._look()
-        name = f"table netdev {gate.TABLE}"
         rules = difference(
             f"table inet {ruleset.TABLE}", before.known(before.unread), now.known(before.unread)
         )
         ways = difference(f"table netdev {direct.TABLE}", before.direct, now.direct)
-        gated = difference(name, before.gate, now.gate)
-        if not gated and now.guarded != before.guarded:
-            gated = (f"{name}: its VIPs were altered",)
+        gated = gatekeeper.drift(before.gate, now.gate)
         if rules:
             self._rules.forget_rules()
         if ways:
             self._rules.forget_ways()
         self._seen = now
-        ours = before.gate.keys() - virtual_mac.PARTS
-        anew = bool(gated) and now.gate.keys() - virtual_mac.PARTS != ours
-        return _Drift((*rules, *ways), gated, self._books.inspect(), anew)
+        return _Drift((*rules, *ways), gated, self._books.inspect())
 
     def _shape(self) -> Mapping[str, str]:
         """Our table without what packets put into its sets, which may be much."""
@@ -385,16 +345,10 @@ class DataPlane:
     def _look(self) -> _Seen:
         """Read the kernel's state of our tables."""
         generation = ruleset_generation()
-        listed = self._nft.list_table("netdev", gate.TABLE, elements=False)
-        gated = blocks(listed or "")
-        for kind, name in virtual_mac.SETS:
-            if f"{kind} {name}" in gated:
-                gated |= blocks(self._nft.list_elements(kind, "netdev", gate.TABLE, name))
         return _Seen(
             generation,
             self._shape(),
-            gated,
+            self._gate.look(),
             blocks(self._nft.list_table("netdev", direct.TABLE) or ""),
-            frozenset() if listed is None else self._read_guarded(),
             addresses.link(self.interface).index,
         )

@@ -1,10 +1,11 @@
-"""The lease as nftables text: table ``netdev halb_lease``.
+"""The lease as nftables text: tables ``netdev`` and ``inet halb_lease``.
 
-Pure. The table drops ARP, neighbour discovery and IP of each VIP in ``vips``
+Pure. The first drops ARP, neighbour discovery and IP from each VIP in ``vips``
 that is not in a timeout set: ``announced`` opens ARP and neighbour discovery,
 ``accepted`` opens IP. No element, no VIP: nothing has to run for a device to
-fall silent. The chain ``refresh`` renews elements that still exist when a
-marked datagram to the VIP comes in on ``lo``; it creates none.
+fall silent. The second, which has an ``accepted`` of its own, drops what would
+begin a flow to such a VIP. The chains ``refresh`` renew elements that still exist
+when a marked datagram to the VIP comes in on ``lo``; they create none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from protocol.errors import InvalidInput
 from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
 
 TABLE = "halb_lease"
+TABLES = (("netdev", TABLE), ("inet", TABLE))
 MARK = 0x48414C42
 """Mark of refresh datagrams ("HALB"); setting it takes CAP_NET_ADMIN."""
 REFRESH_PORT: dict[Profile, int] = {p: 7990 + i for i, p in enumerate(INTERVAL_NS)}
@@ -26,7 +28,11 @@ REFRESH_PORTS = f"{min(REFRESH_PORT.values())}-{max(REFRESH_PORT.values())}"
 MAX_VIPS = 65535
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
-RENEWED = ("announced", "accepted")
+ANNOUNCED, ACCEPTED = RENEWED = ("announced", "accepted")
+_SETS = {"netdev": RENEWED, "inet": (ACCEPTED,)}
+"""Timeout sets of each table: rules see none of another one."""
+_ON_LO = 'filter hook ingress device "lo" priority {}'
+_TAKEN = f"meta mark {MARK:#x} udp dport {REFRESH_PORTS} drop"
 _DEFAULT_MS = 100
 """Shorter than every lease, and different: the kernel does not list an equal timeout."""
 
@@ -48,43 +54,60 @@ def split(vips: Iterable[str]) -> tuple[tuple[int, tuple[str, ...]], ...]:
     return tuple((version, some) for version, some in found if some)
 
 
-def table(interface: str, note: str) -> str:
-    """The whole table, in a form that may be loaded again at any time.
+def table(interface: str, note: str, *, inward: bool = True) -> str:
+    """Both tables whole, in a form that may be loaded again at any time.
 
     Sets keep their elements, so a lease in force stays in force. ``note``
-    (letters, digits, spaces, at most 120) is kept as the table's comment.
+    (letters, digits, spaces, at most 120) is kept as the first table's comment.
+    With ``inward`` packets *to* VIPs are looked at, too, wherever they go then.
     """
     assert re.fullmatch(r"[a-z0-9 :-]{0,120}", note), note
-    hooks = {
-        "ingress": f'filter hook ingress device "{interface}" priority -500',
-        "egress": f'filter hook egress device "{interface}" priority -500',
-        "refresh": 'filter hook ingress device "lo" priority -500',
-    }
-    rules = {"ingress": _ingress(), "egress": _egress(), "refresh": _refresh()}
-    lines = [f'add table netdev {TABLE} {{ comment "{note}"; }}']
+    lines = [f'add table netdev {TABLE} {{ comment "{note}"; }}', f"add table inet {TABLE}"]
     for version in (4, 6):
         kind, suffix = ADDRESS[version], SUFFIX[version]
-        lines.append(f"add set netdev {TABLE} vips{suffix} {{ type {kind}; }}")
-        # The set's own timeout makes an element without one impossible.
-        lines += (
-            f"add set netdev {TABLE} {name}{suffix} {{ type {kind}; size {MAX_VIPS}; "
-            f"flags dynamic,timeout; timeout {_DEFAULT_MS}ms; }}"
-            for name in RENEWED
-        )
-    for chain, hook in hooks.items():
-        lines.append(f"add chain netdev {TABLE} {chain} {{ type {hook}; policy accept; }}")
-        lines.append(f"flush chain netdev {TABLE} {chain}")
-        lines += (f"add rule netdev {TABLE} {chain} {rule}" for rule in rules[chain])
-    return "\n".join(lines) + "\n"
+        for family, names in _SETS.items():
+            lines.append(f"add set {family} {TABLE} vips{suffix} {{ type {kind}; }}")
+            # The set's own timeout makes an element without one impossible.
+            lines += (
+                f"add set {family} {TABLE} {name}{suffix} {{ type {kind}; size {MAX_VIPS}; "
+                f"flags dynamic,timeout; timeout {_DEFAULT_MS}ms; }}"
+                for name in names
+            )
+    egress = f'filter hook egress device "{interface}" priority -500'
+    lines += _chain("netdev", "egress", egress, _egress())
+    # Before the other one, which drops the datagram.
+    lines += _chain("inet", "refresh", _ON_LO.format(-501), _refresh("inet"))
+    lines += _chain("netdev", "refresh", _ON_LO.format(-500), (*_refresh("netdev"), _TAKEN))
+    lines += _chain("inet", "opens", "nat hook prerouting priority dstnat - 12", _opens())
+    return "".join(f"{line}\n" for line in lines) + looking_inward(interface, wanted=inward)
 
 
-def replaced(interface: str, note: str) -> str:
+def looking_inward(interface: str, *, wanted: bool) -> str:
+    """Make or remove what looks at packets *to* VIPs as they come in; either may be so already."""
+    hook = f'filter hook ingress device "{interface}" priority -500'
+    lines = _chain("netdev", "ingress", hook, _ingress() if wanted else ())
+    if not wanted:
+        lines.append(f"delete chain netdev {TABLE} ingress")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _chain(family: str, name: str, hook: str, rules: Iterable[str]) -> list[str]:
+    where = f"{family} {TABLE} {name}"
+    return [
+        f"add chain {where} {{ type {hook}; policy accept; }}",
+        f"flush chain {where}",
+        *(f"add rule {where} {rule}" for rule in rules),
+    ]
+
+
+def replaced(interface: str, note: str, *, inward: bool = True) -> str:
     """As :func:`table`, but instead of whatever stands under this name; closes all leases."""
-    return f"add table netdev {TABLE}\ndelete table netdev {TABLE}\n" + table(interface, note)
+    gone = (f"add table {each}\ndelete table {each}\n" for each in map(" ".join, TABLES))
+    return "".join(gone) + table(interface, note, inward=inward)
 
 
-# Each packet that a device forwards meets both chains, so IPv4 comes first, and what passes
-# there is through with one lookup.
+# Each packet that a device forwards meets these, so IPv4 comes first, and what passes there is
+# through with one lookup.
 
 
 def _ingress() -> Iterable[str]:
@@ -114,15 +137,23 @@ def _egress() -> Iterable[str]:
     yield "arp saddr ip @vips arp saddr ip != @announced counter drop"
 
 
-def _refresh() -> Iterable[str]:
+def _opens() -> Iterable[str]:
+    """Of a flow that leads nowhere not even an entry is made, which would be there later."""
+    for version in (4, 6):
+        key, suffix = f"{KEYWORD[version]} daddr", SUFFIX[version]
+        yield f"{key} @{ACCEPTED}{suffix} accept"
+        yield f"{key} @vips{suffix} counter drop"
+
+
+def _refresh(family: str) -> Iterable[str]:
+    names = _SETS[family]
     for profile, port in REFRESH_PORT.items():
         timeout = f"timeout {Timing.of(profile).lease // MILLISECOND}ms"
         for version in (4, 6):
             key, suffix = f"{KEYWORD[version]} daddr", SUFFIX[version]
-            held = f"{key} @announced{suffix} {key} @accepted{suffix}"
-            renew = " ".join(f"update @{name}{suffix} {{ {key} {timeout} }}" for name in RENEWED)
+            held = " ".join(f"{key} @{name}{suffix}" for name in names)
+            renew = " ".join(f"update @{name}{suffix} {{ {key} {timeout} }}" for name in names)
             yield f"meta mark {MARK:#x} udp dport {port} {held} {renew}"
-    yield f"meta mark {MARK:#x} udp dport {REFRESH_PORTS} drop"
 
 
 def guard(vips: Sequence[str]) -> str:
@@ -138,20 +169,20 @@ def unguard(vips: Sequence[str]) -> str:
 
 def acquire(vips: Sequence[str], lease_ns: int) -> str:
     """Open both sets for ``lease_ns``, whether they hold the VIPs or not."""
-    return _renewed("announced", vips, lease_ns) + _renewed("accepted", vips, lease_ns)
+    return "".join(_renewed(name, vips, lease_ns) for name in RENEWED)
 
 
 def release(vips: Sequence[str]) -> str:
     """Close both sets, whether they hold the VIPs or not."""
-    return _removed("announced", vips) + _removed("accepted", vips)
+    return "".join(_removed(name, vips) for name in RENEWED)
 
 
 def lame(vips: Sequence[str], drain_ns: int) -> str:
     """Close ``announced``; keep ``accepted`` for ``drain_ns``, refused if it ran out already."""
-    lines = [_removed("announced", vips)]
+    lines = [_removed(ANNOUNCED, vips)]
     for version, some in split(vips):
-        lines.append(_element("delete", "accepted", version, some))
-        lines.append(_element("add", "accepted", version, some, drain_ns))
+        lines.append(_element("delete", ACCEPTED, version, some))
+        lines.append(_element("add", ACCEPTED, version, some, drain_ns))
     return "".join(lines)
 
 
@@ -175,4 +206,8 @@ def _element(
 ) -> str:
     timeout = "" if timeout_ns is None else f" timeout {timeout_ns // MILLISECOND}ms"
     elements = ", ".join(f"{vip}{timeout}" for vip in vips)
-    return f"{verb} element netdev {TABLE} {name}{SUFFIX[version]} {{ {elements} }}\n"
+    return "".join(
+        f"{verb} element {family} {TABLE} {name}{SUFFIX[version]} {{ {elements} }}\n"
+        for family, names in _SETS.items()
+        if name not in RENEWED or name in names
+    )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from agent import gate, relay
 from agent.clock import boottime
 from agent.gate import REFRESH_PORT
+from agent.ipversion import SUFFIX
 from agent.listing import elements
 from agent.nft import KernelBusy, KernelRefused, Nft
 from agent.renewal import Renewals
@@ -128,13 +129,9 @@ class KernelLease:
 
     def held(self) -> Held:
         """Read the lease back from the kernel."""
-        _, accepted = gate.RENEWED
-        return Held(self.announced(), {**self._left(accepted), **self._left(accepted + "6")})
-
-    def announced(self) -> Mapping[str, int]:
-        """The part of :meth:`held` that decides who answers for a VIP."""
-        announced, _ = gate.RENEWED
-        return {**self._left(announced), **self._left(announced + "6")}
+        one, other = (self._left(gate.ACCEPTED, family) for family, _ in gate.TABLES)
+        both = {vip: min(one[vip], other[vip]) for vip in one.keys() & other.keys()}
+        return Held(self._left(gate.ANNOUNCED), both)
 
     def verify(self) -> None:
         """Try opening, renewing and closing with harmless addresses.
@@ -167,10 +164,13 @@ class KernelLease:
         """Renew no more; the lease itself ends by its timeout."""
         self._renewals.close()
 
-    def _left(self, name: str) -> dict[str, int]:
-        """Milliseconds left of each element."""
-        listing = self._nft.list_timed("set", "netdev", gate.TABLE, name)
-        found = (element.partition(" ") for element in elements(listing))
+    def _left(self, name: str, family: str = "netdev") -> dict[str, int]:
+        """Milliseconds left of each element, of both IP versions."""
+        listings = (
+            self._nft.list_timed("set", family, gate.TABLE, name + suffix)
+            for suffix in SUFFIX.values()
+        )
+        found = (each.partition(" ") for listing in listings for each in elements(listing))
         return {vip: _milliseconds(times.partition("expires ")[2]) for vip, _, times in found}
 
     def _expect(self, asked_ns: int, before_ns: int, began: int, verb: str) -> None:

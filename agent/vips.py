@@ -158,7 +158,8 @@ class Vips:
         """Compare with the kernel: a lease that should be open and is not has lapsed."""
         if not self._open:
             return
-        held = self._lease.announced()
+        lease = self._lease.held()
+        held = lease.announced.keys() & lease.accepted.keys()
         lapsed = tuple(
             group for group, vips in self._open.items() if any(v not in held for v in vips)
         )

@@ -160,12 +160,15 @@ def test_only_what_changed_is_touched(device: Device) -> None:
     [
         ("nft flush ruleset", "table inet halb was deleted"),
         ("nft delete table netdev halb_lease", "table netdev halb_lease was deleted"),
+        ("nft delete table inet halb_lease", "table inet halb_lease was deleted"),
         ("nft flush chain netdev halb_lease egress", "chain egress was altered"),
+        ("nft flush chain inet halb_lease opens", "chain opens was altered"),
         ("nft flush chain inet halb guard", "chain guard was altered"),
         ("nft flush map inet halb services", "map services was altered"),
         ("nft add rule inet halb distribute accept", "chain distribute was altered"),
         ("nft add chain inet halb mine", "chain mine was added"),
-        ("nft flush set netdev halb_lease vips", "VIPs were altered"),
+        ("nft flush set netdev halb_lease vips", "netdev halb_lease: its VIPs were altered"),
+        ("nft flush set inet halb_lease vips", "inet halb_lease: its VIPs were altered"),
         (f"ip address del {VIP}/32 dev eth0", f"{VIP} had been removed"),
         ("sysctl -w net.ipv4.ip_forward=0", "net/ipv4/ip_forward"),
     ],
@@ -176,9 +179,7 @@ def test_damage_is_repaired_and_reported(device: Device, damage: str, reported: 
     device.run(*damage.split())
     found = device.reconcile(WANTED)
     assert any(reported in text for text in found.drift), found
-    assert found.lease_lost == (
-        damage in {"nft flush ruleset", "nft delete table netdev halb_lease"}
-    )
+    assert found.lease_lost == damage.startswith(("nft flush ruleset", "nft delete table"))
     repaired = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
     assert _words(repaired) == _words(whole)
     again = device.reconcile(WANTED)
@@ -191,7 +192,16 @@ def _words(listings: tuple[str, ...]) -> list[str]:
     return sorted(word for word in "".join(listings).split() if word != "tentative")
 
 
-@pytest.mark.parametrize("part", ["chain netdev halb_lease ingress", "set netdev halb_lease vips"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "chain netdev halb_lease egress",
+        "chain inet halb_lease opens",
+        "chain inet halb_lease refresh",
+        "set netdev halb_lease vips",
+        "set inet halb_lease vips",
+    ],
+)
 def test_mending_the_gate_keeps_a_lease_in_force(device: Device, part: str) -> None:
     device.reconcile(WANTED)
     device.take()

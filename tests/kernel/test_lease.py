@@ -13,7 +13,7 @@ from agent.gate import REFRESH_PORT
 from agent.lease import Held, KernelLease
 from agent.nft import KernelBusy
 from protocol.errors import HalbError
-from protocol.objects import Listener
+from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from tests.kernel.namespaces import (
     LONG,
@@ -32,16 +32,26 @@ from tests.kernel.namespaces import (
 pytestmark = pytest.mark.kernel
 
 PORT = 80
-REFUSING = virtual_server([], [Listener(protocol="tcp", port=PORT, gateway_port=PORT)])
-"""A Virtual Server that refuses connections fast: so a refusal shows that packets are taken."""
+NEAR, FAR = "10.77.0.99", "192.0.2.99"
+"""Gateways that take nothing: in the network of the service interface, and elsewhere."""
+
+
+def refusing(gateway: str) -> VirtualServer:
+    """A Virtual Server that refuses connections fast: so a refusal shows that packets are taken."""
+    listener = Listener(protocol="tcp", port=PORT, gateway_port=PORT)
+    return virtual_server([Gateway(name="gw", address=gateway, state="disabled")], [listener])
+
+
 SHORT = Timing.of(Profile.NORMAL).lease
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Device, Inside]]:
+@pytest.fixture(scope="module", params=[NEAR, FAR], ids=["outward", "inward"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Device, Inside]]:
+    """With a gate that looks at packets from VIPs alone, and with one that looks at both ways."""
     with hosts("a", "client") as network:
         device, client = Device(network, "a"), Inside(network, "client")
-        device.reconcile(desired(REFUSING))
+        device.reconcile(desired(refusing(request.param)))
+        assert ("chain ingress" in gate_of(device)) is (request.param == FAR)
         yield device, client
         device.close()
         client.close()
@@ -67,6 +77,10 @@ def takes_packets(client: Inside, vip: str) -> bool:
     except OSError:
         return False
     raise AssertionError("nobody listens there")
+
+
+def gate_of(device: Device) -> str:
+    return device.run("nft", "list", "table", "netdev", "halb_lease")
 
 
 def know_by_heart(device: Device, client: Inside) -> None:

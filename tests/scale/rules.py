@@ -16,30 +16,36 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from socket import inet_aton
 from statistics import median
 
 from agent import accounts, gate
+from agent.counters import PROTOCOL_NUMBER
+from agent.numbers import mark_of
 from halbctl.lab import dataplane as bench
 from halbctl.lab.lifecycle import build, down
+from halbctl.lab.load import PORTS
 from halbctl.lab.namespaces import INTERFACE
 from halbctl.lab.others import balance_by_hand
 from halbctl.lab.site import Site
+from protocol.timing import SECOND
 
 ROUNDS, SECONDS = 12, 0.25
-_HELD = "1h"
-_NO_INGRESS = f"delete chain netdev {gate.TABLE} ingress\n"
+_HELD_NS = 3600 * SECOND
+_BOTH_WAYS = gate.looking_inward(INTERFACE, wanted=True)
 _NO_EGRESS = f"delete chain netdev {gate.TABLE} egress\n"
+_BY_FLOW = "".join(f"flush set inet {accounts.TABLE} {name}\n" for name in accounts.MARKED)
 _NO_ACCOUNTS = f"delete chain inet {accounts.TABLE} entered\n"
 PARTS = {
     "all of HALB": "",
-    "without the gate at ingress": _NO_INGRESS,
-    "without the gate at egress": _NO_EGRESS,
-    "without the gate": _NO_INGRESS + _NO_EGRESS,
-    "accounts without lookups": f"flush chain inet {accounts.TABLE} known\n",
+    "gate both ways": _BOTH_WAYS,
+    "accounts by what flows say": _BY_FLOW,
+    "both of these": _BOTH_WAYS + _BY_FLOW,
+    "without the gate": _NO_EGRESS,
     "without accounts": _NO_ACCOUNTS,
-    "without gate and accounts": _NO_INGRESS + _NO_EGRESS + _NO_ACCOUNTS,
+    "without gate and accounts": _NO_EGRESS + _NO_ACCOUNTS,
 }
-"""What is taken away, by what is left."""
+"""What is changed of all of it, by what there is then."""
 
 
 @contextmanager
@@ -66,14 +72,20 @@ def _lab() -> Iterator[Site]:
 def _load(site: Site, script: str) -> None:
     """All rules anew but for what ``script`` takes away, and the lease open."""
     vip = bench.ADDRESS[bench.ALONE]
-    opened = "".join(
-        f"add element netdev {gate.TABLE} {name} {{ {vip} }}\n"
-        f"delete element netdev {gate.TABLE} {name} {{ {vip} }}\n"
-        f"add element netdev {gate.TABLE} {name} {{ {vip} timeout {_HELD} }}\n"
-        for name in gate.RENEWED
-    )
-    text = gate.table(INTERFACE, "measured") + accounts.table() + script + opened
+    table = gate.table(INTERFACE, "measured", inward=False) + accounts.table()
+    numbered = accounts.numbered(_numbers(site))
+    text = table + numbered + script + gate.acquire([vip], _HELD_NS)
     site.network.run(bench.ALONE, "nft", "-f", "-", text=text)
+
+
+def _numbers(site: Site) -> list[bytes]:
+    """Those of all accounts of the Virtual Server."""
+    vip, protocol = inet_aton(bench.ADDRESS[bench.ALONE]), bytes([PROTOCOL_NUMBER["tcp"], 0, 0, 0])
+    return [
+        mark_of(vip + protocol + port.to_bytes(2, "big") + bytes(2) + inet_aton(gateway.ipv4))
+        for gateway in site.plan.gateway_hosts
+        for port in PORTS
+    ]
 
 
 def _turns(site: Site, rounds: int) -> Mapping[str, list[float]]:

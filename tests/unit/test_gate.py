@@ -17,16 +17,21 @@ def test_opening_never_fails_and_never_keeps_an_old_timeout() -> None:
         "delete element netdev halb_lease announced { 10.0.0.100 }",
         "add element netdev halb_lease announced { 10.0.0.100 timeout 250ms }",
         "add element netdev halb_lease accepted { 10.0.0.100 }",
+        "add element inet halb_lease accepted { 10.0.0.100 }",
         "delete element netdev halb_lease accepted { 10.0.0.100 }",
+        "delete element inet halb_lease accepted { 10.0.0.100 }",
         "add element netdev halb_lease accepted { 10.0.0.100 timeout 250ms }",
+        "add element inet halb_lease accepted { 10.0.0.100 timeout 250ms }",
     ]
 
 
 def test_turning_lame_is_refused_once_the_lease_ran_out() -> None:
     """A deletion without an addition before it fails where nothing is left."""
-    assert gate.lame(["10.0.0.100"], 2000 * MILLISECOND).splitlines()[-2:] == [
+    assert gate.lame(["10.0.0.100"], 2000 * MILLISECOND).splitlines()[-4:] == [
         "delete element netdev halb_lease accepted { 10.0.0.100 }",
+        "delete element inet halb_lease accepted { 10.0.0.100 }",
         "add element netdev halb_lease accepted { 10.0.0.100 timeout 2000ms }",
+        "add element inet halb_lease accepted { 10.0.0.100 timeout 2000ms }",
     ]
 
 
@@ -41,16 +46,19 @@ def test_each_profile_has_a_port_that_renews_for_its_lease(profile: Profile) -> 
     lease = Timing.of(profile).lease // MILLISECOND
     port = gate.REFRESH_PORT[profile]
     lines = [line for line in gate.table("eth0", "").splitlines() if f"dport {port} " in line]
-    assert len(lines) == 2
-    for line in lines:
-        assert f"meta mark {gate.MARK:#x} " in line
-        assert line.count(f"timeout {lease}ms") == 2
+    both_versions = 2
+    for family, sets in (("netdev", 2), ("inet", 1)):
+        of_family = [line for line in lines if f" {family} " in line]
+        assert len(of_family) == both_versions
+        for line in of_family:
+            assert f"meta mark {gate.MARK:#x} " in line
+            assert line.count(f"timeout {lease}ms") == line.count("update @") == sets
 
 
 def test_no_set_can_hold_an_element_for_ever() -> None:
     lines = gate.table("eth0", "").splitlines()
     timed = [line for line in lines if "flags dynamic,timeout" in line]
-    assert len(timed) == 4
+    assert len(timed) == 6
     assert all("; timeout 100ms; }" in line for line in timed)
 
 
