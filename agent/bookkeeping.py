@@ -45,10 +45,12 @@ class Books:
             return ()
         now = self._look()
         found = difference(_NAME, self._shape, now)
+        if not now:
+            # Also where that happened before it was looked at.
+            found = (f"{_NAME} was deleted",)
+            self._ledger.start_again()
         if found:
             self._accounts = None
-        if not now:
-            self._ledger.start_again()
         return found
 
     def reconcile(self, desired: Desired) -> bool:

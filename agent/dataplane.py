@@ -22,7 +22,7 @@ from agent.lease import KernelLease
 from agent.listing import blocks, difference, static_sets
 from agent.macs import Macs
 from agent.netlink import NetlinkError, ruleset_generation
-from agent.nft import Nft, check
+from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
 from agent.sticky import StickyMaps
@@ -30,6 +30,8 @@ from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
 from protocol.ids import GroupId
 
+_ATTEMPTS = 3
+"""Passes that follow each other at once where somebody removes our tables meanwhile."""
 _TABLES = (
     *gate.TABLES,
     ("netdev", direct.TABLE),
@@ -57,6 +59,16 @@ class Reconciled:
     in_force: Desired = field(default_factory=Desired)
     """What the rules are of now: what was desired, but for what the kernel refused."""
 
+    def then(self, later: Reconciled) -> Reconciled:
+        """This pass and one right after it, in one."""
+        return replace(
+            later,
+            changed=(*self.changed, *later.changed),
+            drift=(*self.drift, *later.drift),
+            lease_lost=self.lease_lost or later.lease_lost,
+            moved=self.moved | later.moved,
+        )
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -69,6 +81,11 @@ class _Seen:
     index: int
     unread: frozenset[str] = frozenset()
     """Parts of ``rules`` that we changed since, and did not read back yet."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tables are there that are always there."""
+        return bool(self.rules) and all(self.gate.parts.values())
 
     def known(self, of: frozenset[str]) -> Mapping[str, str]:
         """The rules without the parts ``of`` that nothing can be said about."""
@@ -151,6 +168,21 @@ class DataPlane:
         KernelRefused if the kernel takes no rules; what cannot be done for one
         Virtual Server alone is in ``unfit``.
         """
+        done = Reconciled()
+        for attempt in reversed(range(_ATTEMPTS)):
+            try:
+                done = done.then(self._pass(desired))
+            except KernelRefused:
+                if not attempt or not self._gate.missing().words:
+                    raise
+                continue
+            if self._seen is None or self._seen.whole:
+                break
+            # Somebody flushed all rules while this was at work: what is there is not what was made.
+            self._forget()
+        return done
+
+    def _pass(self, desired: Desired) -> Reconciled:
         drift = self._drift()
         possible, unfit = _possible(desired, addresses.of_others())
         try:
@@ -170,8 +202,9 @@ class DataPlane:
         self, drift: _Drift, desired: Desired, unfit: Mapping[GroupId, str]
     ) -> Reconciled:
         changed: list[str] = []
-        if drift.gate.words:
+        if drift.gate.words or self._seen is None:
             self._gate.load(self._former, anew=drift.gate.anew)
+        if drift.gate.words:
             self._rules.forget_ways()
             self._macs.forget()
             changed.append("gate made anew" if drift.gate.anew else "gate mended")
@@ -315,7 +348,8 @@ class DataPlane:
         """
         index = addresses.link(self.interface).index
         if self._seen is None:
-            return _Drift()
+            # After a pass that failed half-way; somebody may have removed something just then.
+            return _Drift(gate=self._gate.missing(), books=self._books.inspect())
         if index != self._seen.index:
             words = (f"interface {self.interface} was made anew",)
             return _Drift(gate=GateDrift(words, anew=True))

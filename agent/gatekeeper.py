@@ -129,6 +129,11 @@ class Gatekeeper:
             for family, _ in gate.TABLES
         }
 
+    def missing(self) -> GateDrift:
+        """Whether the gate is not there at all any more, or one of its tables."""
+        gone = [f"table {family} {name}" for family, name in gate.TABLES if not self._list(family)]
+        return GateDrift(tuple(f"{name} was deleted" for name in gone), bool(gone))
+
     def look(self) -> GateSeen:
         """Read the kernel's state of it."""
         listed = {family: self._list(family) for family, _ in gate.TABLES}

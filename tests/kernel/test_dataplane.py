@@ -230,6 +230,45 @@ def test_a_pass_that_was_refused_leaves_no_drift_behind(
     assert device.call(device.lease.held).announced
 
 
+@pytest.mark.parametrize("step", ["_set_rules", "_set_addresses", "_look"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_rules_that_are_flushed_while_a_pass_is_at_work_are_back_when_it_ends(
+    device: Device, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
+) -> None:
+    """What was lost then is neither what this pass made nor what others changed since."""
+    device.reconcile(WANTED)
+    whole = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
+    device.reconcile(desired(WANTED.virtual_servers[0], [VIP]))
+    device.take([VIP])
+    plane, flushes = device.plane, ["nft", "flush", "ruleset"]
+    own = getattr(plane, step)
+
+    def flushed(*given: object) -> object:
+        if before and flushes:
+            device.run(*flushes)
+            flushes.clear()
+        found = own(*given)
+        if flushes:
+            device.run(*flushes)
+            flushes.clear()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plane, step, flushed)
+        done = device.reconcile(WANTED)
+    assert not flushes
+    if done.lease_lost:
+        assert "table netdev halb_lease was deleted" in done.drift
+    last = device.reconcile(WANTED)
+    assert done.lease_lost or last.lease_lost
+    assert not last.unfit
+    mended = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
+    assert _words(mended) == _words(whole)
+    again = device.reconcile(WANTED)
+    assert not again.changed
+    assert not again.drift
+
+
 def test_foreign_rules_are_no_drift_and_stay(device: Device) -> None:
     device.reconcile(WANTED)
     device.network.run("a", "nft", "-f", "-", text=FOREIGN)

@@ -17,6 +17,10 @@ STOP_S = 20.0
 """Within which an agent that is asked to end has ended."""
 MENDED_S = 5.0
 """Within which tables that were lost are made anew."""
+_TABLES = {
+    "table inet halb", "table inet halb_count", "table inet halb_lease", "table netdev halb_lease"
+}  # fmt: skip
+"""Those of a device that carries something."""
 Undo = Callable[[], None]
 
 
@@ -207,7 +211,8 @@ class Nemesis:
         network.run(device, "nft", "flush", "ruleset")
 
         def mended() -> bool:
-            return "inet halb" in network.run(device, "nft", "list", "tables")
+            listed = network.run(device, "nft", "list", "tables").splitlines()
+            return set(listed) >= _TABLES
 
         try:
             self._site.wait(f"tables of {device} are back", mended, MENDED_S)

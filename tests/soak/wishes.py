@@ -10,6 +10,8 @@ Key = tuple[str, ...]
 """(Virtual Server, part) or (Virtual Server, ``gateway``, name, part)."""
 Parts = dict[Key, str]
 GONE = "gone"
+ON_ITS_WAY = {"draining", "disabled"}
+"""A gateway that is to be removed is drained first, and that goes on without who asked for it."""
 
 
 def parts(document: Mapping[str, Any]) -> Parts:
@@ -54,7 +56,10 @@ class Wishes:
             if committed:
                 self._committed[key] = value
             else:
-                self._perhaps.setdefault(key, set()).add(value)
+                perhaps = self._perhaps.setdefault(key, set())
+                perhaps.add(value)
+                if key[-1] == "state" and value == GONE:
+                    perhaps |= ON_ITS_WAY
         if committed:
             self.document = copy.deepcopy(wanted)
 

@@ -43,6 +43,23 @@ def test_a_change_that_was_refused_must_not_be_there_and_one_in_doubt_may() -> N
     assert wishes.lost(weighing(7))
 
 
+def test_a_gateway_whose_removal_was_not_heard_of_may_be_anywhere_on_its_way() -> None:
+    def removed(state: str | None) -> dict[str, Any]:
+        changed = copy.deepcopy(FIRST)
+        gateways = changed["virtual_servers"][0]["gateways"]
+        if state is None:
+            del gateways[0]
+        else:
+            gateways[0]["state"] = state
+        return changed
+
+    wishes = Wishes(FIRST)
+    assert wishes.lost(removed("disabled"))
+    wishes.tried(removed(None), committed=False)
+    assert not any(wishes.lost(removed(state)) for state in (None, "draining", "disabled"))
+    assert not wishes.lost(FIRST)
+
+
 def test_a_virtual_server_that_nobody_deleted_is_missed() -> None:
     rest = {"virtual_servers": FIRST["virtual_servers"][1:]}
     assert any("is 'gone'" in wrong for wrong in Wishes(FIRST).lost(rest))
