@@ -181,13 +181,13 @@ def test_damage_is_repaired_and_reported(device: Device, damage: str, reported: 
     assert any(reported in text for text in found.drift), found
     assert found.lease_lost == damage.startswith(("nft flush ruleset", "nft delete table"))
     repaired = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
-    assert _words(repaired) == _words(whole)
+    assert words(repaired) == words(whole)
     again = device.reconcile(WANTED)
     assert not again.changed
     assert not again.drift
 
 
-def _words(listings: tuple[str, ...]) -> list[str]:
+def words(listings: tuple[str, ...]) -> list[str]:
     """What is listed, in no order; new addresses of the host are tentative for a moment."""
     return sorted(word for word in "".join(listings).split() if word != "tentative")
 
@@ -228,45 +228,6 @@ def test_a_pass_that_was_refused_leaves_no_drift_behind(
     assert not done.drift
     assert not done.lease_lost
     assert device.call(device.lease.held).announced
-
-
-@pytest.mark.parametrize("step", ["_set_rules", "_set_addresses", "_look"])
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_rules_that_are_flushed_while_a_pass_is_at_work_are_back_when_it_ends(
-    device: Device, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
-) -> None:
-    """What was lost then is neither what this pass made nor what others changed since."""
-    device.reconcile(WANTED)
-    whole = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
-    device.reconcile(desired(WANTED.virtual_servers[0], [VIP]))
-    device.take([VIP])
-    plane, flushes = device.plane, ["nft", "flush", "ruleset"]
-    own = getattr(plane, step)
-
-    def flushed(*given: object) -> object:
-        if before and flushes:
-            device.run(*flushes)
-            flushes.clear()
-        found = own(*given)
-        if flushes:
-            device.run(*flushes)
-            flushes.clear()
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(plane, step, flushed)
-        done = device.reconcile(WANTED)
-    assert not flushes
-    if done.lease_lost:
-        assert "table netdev halb_lease was deleted" in done.drift
-    last = device.reconcile(WANTED)
-    assert done.lease_lost or last.lease_lost
-    assert not last.unfit
-    mended = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
-    assert _words(mended) == _words(whole)
-    again = device.reconcile(WANTED)
-    assert not again.changed
-    assert not again.drift
 
 
 def test_foreign_rules_are_no_drift_and_stay(device: Device) -> None:
