@@ -168,12 +168,12 @@ def unguard(vips: Sequence[str]) -> str:
 
 
 def acquire(vips: Sequence[str], lease_ns: int) -> str:
-    """Open both sets for ``lease_ns``, whether they hold the VIPs or not."""
+    """Open all sets for ``lease_ns``, whether they hold the VIPs or not."""
     return "".join(_renewed(name, vips, lease_ns) for name in RENEWED)
 
 
 def release(vips: Sequence[str]) -> str:
-    """Close both sets, whether they hold the VIPs or not."""
+    """Close all sets, whether they hold the VIPs or not."""
     return "".join(_removed(name, vips) for name in RENEWED)
 
 
