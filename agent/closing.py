@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from agent import accounts
-from agent.counters import PROTOCOL_NUMBER, Key, Ledger, Tally, added, element_of, kind_of
+from agent.counters import (
+    PROTOCOL_NUMBER,
+    Key,
+    Ledger,
+    Tally,
+    added,
+    element_of,
+    gateway_of,
+    kind_of,
+)
 from agent.forwarding import memoryless
 from agent.ruleset import Desired, carried
 from protocol.addresses import family
@@ -55,7 +64,7 @@ class Held:
         listeners = self.listeners.get(raw[: size + 4], ())
         if kind.removesuffix(accounts.RANGED) == "offered":
             return any(first == port for first, _, _ in listeners)
-        gateway = raw[size + 8 : 2 * size + 8]
+        gateway = gateway_of(name, raw)
         return any(
             first <= port <= last and (not any(gateway) or gateway in gateways)
             for first, last, gateways in listeners

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache, reduce
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
@@ -31,7 +31,9 @@ _VALUES = struct.Struct("=4xQ4xQ")
 _ADDRESS = {4: 4, 6: 16}
 _WAY = 4
 """Bytes that say at the end of a key which way packets went: none is set for those to gateways."""
-_CARRIED = frozenset(f"carried{suffix}" for suffix in SUFFIX.values())
+_OPENED, _CARRIED = (
+    frozenset(name + suffix for suffix in SUFFIX.values()) for name in ("opened", "carried")
+)
 PROTOCOL_NUMBER = {"tcp": int(socket.IPPROTO_TCP), "udp": int(socket.IPPROTO_UDP)}
 _PROTOCOL = {number: name for name, number in PROTOCOL_NUMBER.items()}
 
@@ -132,7 +134,7 @@ class Ledger:
         lacking = self._newest.keys() - seen.keys()
         self._passed_over = {key for key in lacking if kind_of(key[0])[0] in accounts.DYNAMIC}
         marks = (raw for name, raw in seen if name in accounts.MARKED)
-        opened = (raw for name, raw in self._newest if kind_of(name)[0] == "opened")
+        opened = (raw for name, raw in self._newest if name in _OPENED)
         self._numbers.learn(marks, opened)
 
     def start_again(self) -> None:
@@ -146,7 +148,7 @@ class Ledger:
         the kernel does not know by their number yet; no more than it has room for."""
         kept = {raw for name, raw in self._newest if name in accounts.MARKED}
         # Those of gateways that are gone are no flow's.
-        busy = {raw[:-_WAY] for name, raw in self._busy if any(_gateway_of(name, raw))}
+        busy = {raw[:-_WAY] for name, raw in self._busy if any(gateway_of(name, raw))}
         given = (self._numbers.give(account) for account in sorted(busy))
         return [mark for mark in given if mark and mark not in kept][: MAX_NUMBERED - len(kept)]
 
@@ -158,10 +160,9 @@ class Ledger:
     def parts(self, key: Key) -> tuple[Key, ...]:
         """Where the kernel counts for an account: also by the number that its flows have."""
         name, raw = key
-        kind = kind_of(name)[0]
-        if kind == "opened":
+        if name in _OPENED:
             account, by_number = raw, accounts.OPENED_BY
-        elif kind == "carried":
+        elif name in _CARRIED:
             account, by_number = raw[:-_WAY], accounts.CARRIED_BY[raw[-_WAY] != 0]
         else:
             return (key,)
@@ -170,11 +171,12 @@ class Ledger:
 
     def total(self, key: Key) -> Tally:
         """What an account has counted so far."""
-        parts = self.parts(key)
-        held = [
-            each[part] for each in (self._newest, self._before) for part in parts if part in each
-        ]
-        return reduce(added, held, _NOTHING)
+        first, *others = self.parts(key)
+        return reduce(added, map(self._counted, others), self._counted(first))
+
+    def _counted(self, part: Key) -> Tally:
+        now, before = self._newest.get(part, _NOTHING), self._before.get(part)
+        return now if before is None else added(now, before)
 
     def is_sure(self, key: Key) -> bool:
         """Whether it is known what the kernel has of an account, which may be nothing."""
@@ -223,7 +225,7 @@ class Ledger:
             if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
                 found[kind][service] = tally
                 continue
-            account = (*service, _address(_gateway_of(name, raw)))
+            account = (*service, _address(gateway_of(name, raw)))
             if kind == "opened":
                 found[kind][account] = tally.packets
             else:
@@ -246,6 +248,7 @@ def _set_names() -> Iterator[str]:
     yield from accounts.MARKED
 
 
+@cache
 def kind_of(name: str) -> tuple[str, int]:
     """A set's name for both IP versions, and the size of its addresses."""
     return name.removesuffix("6"), _ADDRESS[6 if name.endswith("6") else 4]
@@ -262,14 +265,14 @@ def element_of(account: Key) -> str:
     service = service_of(raw[: size + 8])
     if kind == "entered":
         return service
-    flow = f"{service} . {_address(_gateway_of(name, raw))}"
+    flow = f"{service} . {_address(gateway_of(name, raw))}"
     if kind == "opened":
         return flow
     return f"{flow} . {'reply' if raw[-_WAY] else 'original'}"
 
 
-def _gateway_of(name: str, raw: bytes) -> bytes:
-    """The gateway of an account."""
+def gateway_of(name: str, raw: bytes) -> bytes:
+    """The gateway of an account; empty where it is about no gateway."""
     size = kind_of(name)[1]
     return raw[size + 8 : 2 * size + 8]
 

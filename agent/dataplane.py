@@ -295,7 +295,7 @@ class DataPlane:
         """VIPs behind the gate, as the kernel says."""
         if self._seen is not None and self._seen.generation == ruleset_generation():
             return self._seen.gate.guarded
-        return frozenset.intersection(*self._gate.vips().values())
+        return gatekeeper.behind_all(self._gate.vips())
 
     def _set_rules(self, desired: Desired) -> Done:
         before = ruleset_generation()

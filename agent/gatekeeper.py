@@ -36,7 +36,12 @@ class GateSeen:
     @property
     def guarded(self) -> frozenset[str]:
         """VIPs behind all of it."""
-        return frozenset.intersection(*self.vips.values())
+        return behind_all(self.vips)
+
+
+def behind_all(vips: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """VIPs that are in each table, of those ``vips`` that are in one."""
+    return frozenset.intersection(*vips.values())
 
 
 @dataclass(frozen=True)

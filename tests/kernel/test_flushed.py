@@ -6,18 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from protocol.objects import Gateway, Listener
-from tests.kernel.namespaces import VIP, Device, desired, hosts, virtual_server
-from tests.kernel.test_dataplane import words
+from tests.kernel.namespaces import VIP, Device, desired, hosts
+from tests.kernel.test_dataplane import WANTED, words
 
 pytestmark = pytest.mark.kernel
-
-WANTED = desired(
-    virtual_server(
-        [Gateway(name="gw1", address="10.77.0.13"), Gateway(name="gw2", address="fd77::13")],
-        [Listener(protocol="tcp", port=443, gateway_port=443)],
-    )
-)
 
 
 @pytest.fixture
