@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from protocol.evidence import Evidence
 from protocol.ids import DeviceId
-from protocol.messages import Answer, Ask, Vote, Voted
+from protocol.messages import Answer, Ask, Reason, Vote, Voted
 from protocol.outbox import Outbox
 from protocol.quorum import has_majority
 from protocol.timing import NEVER
@@ -52,6 +52,8 @@ class Candidacy:
         self.evidence = Evidence()
         self._searching = False
         self._ask_next = 0
+        self._hearsay = 0
+        """When others last said that they hear the primary, too many to be elected against it."""
         self._answers: dict[DeviceId, int] = {}
         """When each voter last said that it would vote for this device."""
 
@@ -138,8 +140,10 @@ class Candidacy:
         self.evidence.answered(sender, answer)
         if answer.would_vote and answer.term == self.next_term():
             self._answers[sender] = now
-        else:
-            self._answers.pop(sender, None)
+            return
+        self._answers.pop(sender, None)
+        if answer.reason is Reason.HEARS_PRIMARY and not self._backed(now):
+            self._hearsay = now
 
     def rank(self) -> int:
         """Place among the possible successors; the silent primary is not one."""
@@ -159,13 +163,15 @@ class Candidacy:
 
     def ripe(self, now: int) -> bool:
         """Whether silence, promises and the others' word let this device stand now."""
-        voter = self._voter
         if not self.timely(now):
             return False
+        return self.vacant_since is not None or self._backed(now)
+
+    def _backed(self, now: int) -> bool:
+        """Whether a majority would vote for this device, as it said a moment ago."""
+        voter = self._voter
         fresh = {v for v, at in self._answers.items() if now - at <= voter.timing.ask}
-        return self.vacant_since is not None or has_majority(
-            voter.electorate.voters, fresh | {voter.me}
-        )
+        return has_majority(voter.electorate.voters, fresh | {voter.me})
 
     def ask_if_due(self, now: int, out: Outbox) -> bool:
         """Ask all other voters if it is time; whether it was."""
@@ -193,7 +199,15 @@ class Candidacy:
             return self.vacant_since + stagger
         if self.standing:
             return self.not_before
-        return voter.heard + voter.timing.promise + stagger
+        return self._silent_since() + voter.timing.promise + stagger
+
+    def _silent_since(self) -> int:
+        """When the primary was last heard, by this device or by those who could elect it.
+
+        Who missed it while they heard it was cut off from it, and lacks what it said last: so
+        one of them stands first.
+        """
+        return max(self._voter.heard, self._hearsay)
 
     def due(self, now: int) -> int:
         """When to look again."""

@@ -12,7 +12,7 @@ from protocol.voter import Voter
 from tests.sim import operators
 from tests.sim.run import quiet_world
 from tests.sim.site import Setup
-from tests.sim.test_ablations import ALL_RULES
+from tests.sim.test_ablations import ALL_RULES, eager
 from tests.sim.world import World
 
 
@@ -40,6 +40,7 @@ def world_after_a_move_that_nobody_took(seed: int) -> World:
 
 def test_a_hand_over_that_frees_voters_for_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then a planned move may end at a device that nobody named."""
+    eager(monkeypatch)
     worlds = [world_after_a_move_that_nobody_took(seed) for seed in range(5)]
     assert not any(world.checker.violations for world in worlds)
     monkeypatch.setattr(Voter, "free", free_for_all)

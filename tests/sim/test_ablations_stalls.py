@@ -17,6 +17,7 @@ from protocol.timing import MILLISECOND, SECOND
 from protocol.view import PeerState
 from tests.sim.run import quiet_world
 from tests.sim.site import Setup
+from tests.sim.test_ablations import eager
 from tests.sim.world import World
 
 SEEDS = range(6)
@@ -57,12 +58,14 @@ def moves_while_the_third_device_stands_still(seed: int) -> int:
 def test_a_device_that_stood_still_is_no_witness_against_the_primary(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    eager(monkeypatch)
     assert_forgiving_matters(monkeypatch, Groups, moves_while_the_third_device_stands_still)
 
 
 def test_a_voter_that_answers_late_is_asked_again_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    eager(monkeypatch)
     monkeypatch.setattr(Contact, "answered_late", lambda *_: False)
     assert any(moves_while_the_third_device_stands_still(seed) for seed in SEEDS)
 
