@@ -48,7 +48,7 @@ from protocol.clients import ClientsKept
 from protocol.config import Config
 from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input, Propose
 from protocol.errors import HalbError
-from protocol.flows import FlowsPart, FlowsWanted
+from protocol.flows import FlowsMessage
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import GatewaySeen, Message
 from protocol.objects import VirtualServer
@@ -257,7 +257,7 @@ class Carrier:
         """What another device says of what its kernel knows; False if it is of something else."""
         if isinstance(message, ClientsKept):
             self.clients.on_message(sender, message)
-        elif isinstance(message, FlowsWanted | FlowsPart):
+        elif isinstance(message, FlowsMessage):
             self.flows.on_message(sender, message)
         else:
             return False

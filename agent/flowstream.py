@@ -13,7 +13,16 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from protocol.flows import MAX_FLOWS, VERSION, Flow, FlowsPart, FlowsWanted, Key, vip_of
+from protocol.flows import (
+    MAX_FLOWS,
+    VERSION,
+    Flow,
+    FlowsKept,
+    FlowsPart,
+    FlowsWanted,
+    Key,
+    vip_of,
+)
 from protocol.ids import GroupId
 
 EPOCH_BITS = 20
@@ -50,6 +59,13 @@ def chunks(
         Chunk(*(b"".join(each[at : at + MAX_FLOWS]) for each in sorts))
         for at in range(0, longest, MAX_FLOWS)
     )
+
+
+def kept(flows: Iterable[Flow]) -> Iterator[FlowsKept]:
+    """Flows of a primary that is gone, as its successor is told of them."""
+    records = list(flows)
+    for chunk in chunks(records, (), frozenset(map(vip_of, records))):
+        yield FlowsKept(chunk.begun4, chunk.begun6)
 
 
 class Outgoing:
@@ -145,6 +161,8 @@ class Incoming:
         """The next stream is asked for, although the present one is whole."""
         self.blurred = False
         """It began while this device still forwarded: what was only here has been kept."""
+        self.heard = 0.0
+        """When the primary last said anything of the present stream."""
         self._epoch = 0
         self._live = False
         self._number = 0
@@ -163,8 +181,14 @@ class Incoming:
         here = FlowsWanted((), self._epoch, self._entered)
         return (here, anew) if self.anew else (here,)
 
-    def take(self, part: FlowsPart) -> Step:
+    def take(self, part: FlowsPart, now: float) -> Step:
         """Judge a part that came; a gap ends the stream."""
+        step = self._judge(part)
+        if step is not Step.GAP and part.epoch == self._epoch:
+            self.heard = now
+        return step
+
+    def _judge(self, part: FlowsPart) -> Step:
         if part.number == 1 and part.epoch > self._epoch and not part.sign:
             self._live, self._epoch, self._number, self._entered = True, part.epoch, 1, 0
             self.anew = False

@@ -183,6 +183,11 @@ class FlowTable:
         again = self._requests.send([entry(flow, at) for at, flow in enumerate(gives_way)])
         return len(refused) - len(there) + len(again)
 
+    def add(self, flows: Sequence[Flow]) -> list[Flow]:
+        """Enter flows where nothing at all is in their way; those that were entered."""
+        refused = self._requests.send([entry(flow, at) for at, flow in enumerate(flows)])
+        return [flow for at, flow in enumerate(flows) if at not in refused]
+
     def _stays(self, flow: Flow, *, replace: bool) -> bool:
         """Whether what is in the way of a flow has to stay."""
         version = VERSION[len(flow)]

@@ -1,25 +1,38 @@
 """What a primary tells of its flows, entered in this kernel; runs in a worker thread.
 
 At the beginning of a stream the kernel is read once. What is there already stays,
-what is missing is entered, and what the primary no longer has is removed in the end.
+what is missing is entered, and what the primary no longer has is removed in the end:
+but for what a primary never had, that has just taken over from another one.
 """
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from agent.flowtable import FlowTable
 from protocol.errors import HalbError
-from protocol.flows import UDP, Flow, FlowsPart, key_of, vip_of
+from protocol.flows import UDP, Flow, FlowsKept, FlowsPart, key_of, vip_of
 
 _log = logging.getLogger("halb.flows")
+
+
+class Entered(NamedTuple):
+    """What became of a part."""
+
+    refused: int
+    """Flows that the kernel refused."""
+    untold: tuple[Flow, ...] = ()
+    """With the last of all flows there are: those that stay although the primary lacks them."""
 
 
 class Mirror:
     """One stream of one primary."""
 
-    def __init__(self, table: FlowTable) -> None:
+    def __init__(self, table: FlowTable, kept: frozenset[bytes] = frozenset()) -> None:
+        """Flows to the VIPs ``kept`` stay also if the primary does not tell of them."""
         self._table = table
+        self._kept = kept
         self._present: frozenset[Flow] = frozenset()
         self._stale: set[Flow] = set()
         """Flows that were here when the stream began and were not told of yet."""
@@ -31,8 +44,8 @@ class Mirror:
         self._present = frozenset(self._table.all(vips))
         self._stale = set(self._present)
 
-    def enter(self, part: FlowsPart, vips: frozenset[bytes], mine: frozenset[bytes]) -> int:
-        """Enter a part's flows to ``vips``; how many the kernel refused.
+    def enter(self, part: FlowsPart, vips: frozenset[bytes], mine: frozenset[bytes]) -> Entered:
+        """Enter a part's flows to ``vips``.
 
         ``mine`` are VIPs that this device itself has by now, or had a moment ago: none of
         the flows to them is removed, and only one that began later replaces one that
@@ -46,11 +59,22 @@ class Mirror:
         refused = self._table.put([f for f in new if vip_of(f) not in older])
         self._table.put([f for f in new if vip_of(f) in older], replace=False)
         gone = [key for key in part.ended if vip_of(key) in vips and vip_of(key) not in mine]
+        untold: tuple[Flow, ...] = ()
         if part.complete:
-            gone += [key_of(flow) for flow in self._stale if vip_of(flow) not in mine]
+            stale = [flow for flow in self._stale if vip_of(flow) not in mine]
+            untold = tuple(flow for flow in stale if vip_of(flow) in self._kept)
+            gone += [key_of(flow) for flow in stale if vip_of(flow) not in self._kept]
             self._present, self._stale, self._whole = frozenset(), set(), True
         self._table.remove(gone)
-        return refused
+        return Entered(refused, untold)
+
+
+def add(table: FlowTable, told: FlowsKept, vips: frozenset[bytes]) -> list[Flow]:
+    """Enter flows to ``vips`` that this device lacks; those that it lacked.
+
+    Raises MalformedMessage.
+    """
+    return table.add([flow for flow in told.flows if vip_of(flow) in vips])
 
 
 def enter(
@@ -60,7 +84,7 @@ def enter(
     mine: frozenset[bytes],
     *,
     first: bool,
-) -> int | None:
+) -> Entered | None:
     """Enter a part; None if that failed and everything has to be told anew."""
     try:
         if first:

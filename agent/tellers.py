@@ -14,6 +14,9 @@ from protocol.timing import DRAIN_NS, SECOND
 DRAIN_S = DRAIN_NS / SECOND
 """After a hand-over the predecessor still forwards, and its entries must stay."""
 
+FRESH_S = 30.0
+"""So long a new primary is told of flows that it lacks."""
+
 _OFFICES = ("primary", "leader", "released", "lame")
 """Kinds of events that tell who is primary."""
 _NONE: frozenset[bytes] = frozenset()
@@ -32,6 +35,8 @@ class Tellers:
         self._leaders: dict[GroupId, DeviceId] = {}
         self._former: dict[GroupId, float] = {}
         """Until when the flows of a group that this device led last are told on."""
+        self._since: dict[GroupId, float] = {}
+        """When this device became primary of a group last."""
         self._configured: frozenset[GroupId] = frozenset()
         """All groups there are: one of which an office was heard may not be among them yet."""
         self._vips: Mapping[GroupId, frozenset[bytes]] = {}
@@ -43,6 +48,7 @@ class Tellers:
         for group in before - self._configured:
             self._leaders.pop(group, None)
             self._former.pop(group, None)
+            self._since.pop(group, None)
         carried = {
             server.uid: frozenset(carriers_of(config, server))
             for server in config.virtual_servers.values()
@@ -66,6 +72,8 @@ class Tellers:
             self._leaders[group] = leader
         if before == self._me != leader:
             self._former[group] = now + DRAIN_S
+        if before != self._me == leader:
+            self._since[group] = now
         return event.kind == "primary" and before not in (None, self._me)
 
     @property
@@ -85,6 +93,10 @@ class Tellers:
     def led(self) -> frozenset[GroupId]:
         """Groups that this device is primary of."""
         return frozenset(g for g, leader in self._leaders.items() if leader == self._me)
+
+    def fresh(self, now: float) -> frozenset[GroupId]:
+        """Groups that this device is primary of since a short time."""
+        return frozenset(g for g in self.led() if now - self._since[g] < FRESH_S)
 
     def told(self, now: float) -> frozenset[GroupId]:
         """Groups whose flows this device tells of."""

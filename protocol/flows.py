@@ -121,6 +121,23 @@ class FlowsPart(msgspec.Struct, frozen=True, tag_field="t", tag="flows-part"):
         yield from _cut(self.ended6, KEY_SIZE[6])
 
 
+class FlowsKept(msgspec.Struct, frozen=True, tag_field="t", tag="flows-kept"):
+    """Secondary to a new primary: flows of the primary before, which the new one does not tell."""
+
+    flows4: Records = b""
+    flows6: Records = b""
+
+    @property
+    def flows(self) -> Iterator[Flow]:
+        """Records of both IP versions; raises MalformedMessage for a torn one."""
+        yield from _cut(self.flows4, RECORD[4].size)
+        yield from _cut(self.flows6, RECORD[6].size)
+
+
+FlowsMessage = FlowsWanted | FlowsPart | FlowsKept
+"""All that devices say of flows."""
+
+
 def _cut(data: bytes, size: int) -> Iterator[bytes]:
     if len(data) % size:
         raise MalformedMessage(f"{len(data)} bytes are not records of {size}")

@@ -14,7 +14,7 @@ import msgspec
 from protocol.api import HistoryEntry
 from protocol.changes import Change
 from protocol.clients import ClientsKept
-from protocol.flows import FlowsPart, FlowsWanted
+from protocol.flows import FlowsMessage
 from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.objects import Record
@@ -390,10 +390,10 @@ Message = (
     Beat | Ack | Ask | Answer | Vote | Voted | HandOver | Resign
     | Append | Stored | Info | ProposeChange | RequestMove | Return | Inquire | Report | Moved
     | News | ProbeFor | ProbeAck | Sync | Part | Fetch | Copy
-    | FlowsWanted | FlowsPart | ClientsKept
+    | FlowsMessage | ClientsKept
 )  # fmt: skip
 
-ShellMessage = Moved | Inquire | Report | FlowsWanted | FlowsPart | ClientsKept
+ShellMessage = Moved | Inquire | Report | FlowsMessage | ClientsKept
 """Messages that the shell deals with, and the core never sees."""
 
 URGENT = (Beat, Ack, Ask, Answer, Vote, Voted, HandOver, Resign)

@@ -31,8 +31,8 @@ ASK_S = 0.05
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("KEEP_S", ASK_S), ("PAUSE_S", 0.0)):
-        monkeypatch.setattr(f"agent.flows.{name}", seconds)
+    for name, seconds in (("flows.KEEP_S", ASK_S), ("flowtelling.PAUSE_S", 0.0)):
+        monkeypatch.setattr(f"agent.{name}", seconds)
 
 
 def without_descriptors(job: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,7 +108,7 @@ def inside(test: Callable[[], Any], seconds: float = 30.0) -> None:
 def test_a_full_reading_that_failed_is_tried_again_at_the_next_question(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.flows.everything", without_descriptors(flowreading.everything))
+    monkeypatch.setattr("agent.flowtelling.everything", without_descriptors(flowreading.everything))
 
     async def test() -> None:
         telling = Telling()
@@ -130,7 +130,7 @@ def test_a_full_reading_may_take_longer_than_a_secondary_may_be_silent(
         over.wait()
         return flowreading.everything(*args)
 
-    monkeypatch.setattr("agent.flows.everything", slow)
+    monkeypatch.setattr("agent.flowtelling.everything", slow)
 
     async def test() -> None:
         telling = Telling()
@@ -148,7 +148,7 @@ def test_a_full_reading_may_take_longer_than_a_secondary_may_be_silent(
 def test_a_look_that_failed_has_all_flows_told_anew_and_the_next_one_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.flows.changes", refused_once(flowreading.changes))
+    monkeypatch.setattr("agent.flowtelling.changes", refused_once(flowreading.changes))
     looks: list[bool] = []
 
     async def test() -> None:
@@ -162,7 +162,7 @@ def test_a_look_that_failed_has_all_flows_told_anew_and_the_next_one_is_made(
             looks.append(True)
             return flowreading.changes(*args, **named)
 
-        monkeypatch.setattr("agent.flows.changes", noted)
+        monkeypatch.setattr("agent.flowtelling.changes", noted)
         telling.flows.hasten(0.0)
         await telling.asks_until(lambda: looks)
         await telling.flows.close()
@@ -203,7 +203,7 @@ def test_a_move_that_was_given_up_is_waited_for_no_more(monkeypatch: pytest.Monk
         looks.append(named["whole"])
         return flowreading.changes(*args, **named)
 
-    monkeypatch.setattr("agent.flows.changes", noted)
+    monkeypatch.setattr("agent.flowtelling.changes", noted)
     dead = device(3).id
 
     async def asked(telling: Telling) -> None:
@@ -252,7 +252,7 @@ def test_a_secondary_whose_questions_are_lost_asks_again_soon(
 ) -> None:
     """As those are that it sends while its connection to the primary is made."""
     monkeypatch.setattr("agent.flows.KEEP_S", 60.0)
-    monkeypatch.setattr("agent.flows.AGAIN_S", 0.02)
+    monkeypatch.setattr("agent.flowfollowing.AGAIN_S", 0.02)
     asked: list[Message] = []
     anew, here = FlowsWanted((UID,), 0, 0), FlowsWanted((), 5, 1)
 

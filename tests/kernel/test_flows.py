@@ -11,7 +11,7 @@ import pytest
 
 from agent.aftermath import Aftermath, aftermath, carried
 from agent.flowstream import Outgoing, chunks
-from agent.mirror import Mirror
+from agent.mirror import Entered, Mirror
 from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
 from halbctl.lab.servers import ECHO
@@ -50,7 +50,7 @@ def tell(sender: Tracked, receiver: Tracked, mine: frozenset[bytes] = frozenset(
     mirror = Mirror(receiver.table)
     receiver.call(mirror.begin, PACKED)
     for part in out.due():
-        assert receiver.call(mirror.enter, part, PACKED, mine) == 0
+        assert receiver.call(mirror.enter, part, PACKED, mine) == Entered(0)
 
 
 def take_over(network: Network, pair: tuple[Tracked, Tracked]) -> None:
@@ -172,7 +172,7 @@ def test_a_flow_that_began_just_now_replaces_what_a_device_has_of_an_older_one(
         mirror = Mirror(b.table)
         b.call(mirror.begin, PACKED)
         for part in out.due():
-            assert b.call(mirror.enter, part, PACKED, PACKED) == 0
+            assert b.call(mirror.enter, part, PACKED, PACKED) == Entered(0)
         assert b.flows() == {flow}
 
 

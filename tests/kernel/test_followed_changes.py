@@ -36,8 +36,8 @@ def with_vips(*vips: str) -> Config:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("KEEP_S", 0.05), ("PAUSE_S", 0.0)):
-        monkeypatch.setattr(f"agent.flows.{name}", seconds)
+    for name, seconds in (("flows.KEEP_S", 0.05), ("flowtelling.PAUSE_S", 0.0)):
+        monkeypatch.setattr(f"agent.{name}", seconds)
 
 
 def test_a_primary_tells_of_flows_to_a_vip_that_was_added() -> None:
@@ -89,7 +89,7 @@ def test_a_secondary_is_not_sent_away_while_a_newer_stream_is_read_for_it() -> N
         flows.on_config(with_vips(VIP))
         flows.on_event(Event("primary", UID, "", 1, ME.id))
         flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
-        await until(lambda: told and flows._readings.free_at <= loop.time())
+        await until(lambda: told and flows._telling._readings.free_at <= loop.time())
         flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
         flows.on_message(PEER.id, FlowsWanted((), told[0].epoch, 1))
         assert len(told) == 1

@@ -59,7 +59,7 @@ def config() -> Config:
 def test_haste_tells_at_once_what_would_have_waited_for_the_next_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.flows.BATCH_S", 3600.0)
+    monkeypatch.setattr("agent.flowtelling.BATCH_S", 3600.0)
     told: list[FlowsPart] = []
 
     def send(to: DeviceId, message: Message) -> None:

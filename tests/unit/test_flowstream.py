@@ -6,7 +6,17 @@ from collections.abc import Iterable
 
 import pytest
 
-from agent.flowstream import MAX_WAITING, SILENT_S, WINDOW, Chunk, Incoming, Outgoing, Step, chunks
+from agent.flowstream import (
+    MAX_WAITING,
+    SILENT_S,
+    WINDOW,
+    Chunk,
+    Incoming,
+    Outgoing,
+    Step,
+    chunks,
+    kept,
+)
 from protocol.errors import MalformedMessage
 from protocol.flows import MAX_FLOWS, RECORD, TCP, UDP, Flow, FlowsPart, FlowsWanted, key_of, vip_of
 from protocol.ids import GroupId
@@ -52,6 +62,25 @@ def test_records_of_both_ip_versions_go_through_a_part_unharmed() -> None:
 
 def test_flows_to_other_vips_are_not_told() -> None:
     assert chunks([flow(1, OTHER)], [key_of(flow(2, OTHER))], VIPS) == ()
+
+
+def test_flows_that_a_new_primary_lacks_are_told_it_whole_and_in_messages_of_bounded_size() -> None:
+    lacked = [*map(flow, range(MAX_FLOWS + 1)), flow(1, VIP6)]
+    first, second = kept(lacked)
+    assert sorted([*first.flows, *second.flows]) == sorted(lacked)
+    assert len(first.flows4) == MAX_FLOWS * RECORD[4].size
+    assert list(kept([])) == []
+
+
+def test_the_last_word_of_a_stream_is_its_primarys_and_none_about_another_stream() -> None:
+    source, out = Incoming(frozenset({WEB})), stream(1)
+    for part in out.due():
+        source.take(part, 1.0)
+    assert source.heard == 1.0
+    source.take(out.sign(), 3.0)
+    assert source.heard == 3.0
+    source.take(FlowsPart(99, 7, False, sign=True), 5.0)
+    assert source.heard == 3.0
 
 
 def test_many_flows_are_cut_into_parts() -> None:
@@ -130,7 +159,7 @@ def following(out: Outgoing) -> Incoming:
     """A receiver that has everything."""
     source = Incoming(frozenset({WEB, MAIL}))
     for part in out.due():
-        source.take(part)
+        source.take(part, 0.0)
         source.enter(part)
     return source
 
@@ -138,9 +167,9 @@ def following(out: Outgoing) -> Incoming:
 def test_a_receiver_is_in_step_once_the_beginning_is_in_its_kernel() -> None:
     source = Incoming(frozenset({WEB, MAIL}))
     first, last = stream(2 * MAX_FLOWS).due()
-    assert source.take(first) is Step.FIRST
+    assert source.take(first, 0.0) is Step.FIRST
     assert source.covered == {WEB}
-    assert source.take(last) is Step.NEXT
+    assert source.take(last, 0.0) is Step.NEXT
     assert not source.enter(first)
     assert not source.complete
     assert source.enter(last)
@@ -152,7 +181,7 @@ def test_a_receiver_asks_for_all_first_and_then_says_where_it_is() -> None:
     assert source.questions() == (ANEW,)
     out = stream()
     (part,) = out.due()
-    source.take(part)
+    source.take(part, 0.0)
     assert source.questions() == (FlowsWanted((), 1, 0),)
     source.enter(part)
     assert source.questions() == (FlowsWanted((), 1, 1),)
@@ -166,14 +195,14 @@ def test_a_receiver_that_wants_a_new_stream_goes_on_with_the_present_one_until_i
     for number in range(2 * WINDOW):
         out.go_on(change(number))
         (part,) = out.due()
-        assert source.take(part) is Step.NEXT
+        assert source.take(part, 0.0) is Step.NEXT
         source.enter(part)
         here, anew = source.questions()
         assert (anew.epoch, set(anew.groups)) == (0, {WEB, MAIL})
         out.acknowledge(here.number, 1.0)
     newer = Outgoing(2, (WEB,), VIPS, 0.0)
     newer.begin(())
-    assert [source.take(part) for part in newer.due()] == [Step.FIRST]
+    assert [source.take(part, 0.0) for part in newer.due()] == [Step.FIRST]
     assert source.questions() == (FlowsWanted((), 2, 0),)
 
 
@@ -182,9 +211,9 @@ def test_a_repeated_part_is_nothing_new() -> None:
     source = following(out)
     out.go_on(change(1))
     (part,) = out.due()
-    assert source.take(part) is Step.NEXT
-    assert source.take(part) is Step.SIGN
-    assert source.take(out.sign()) is Step.SIGN
+    assert source.take(part, 0.0) is Step.NEXT
+    assert source.take(part, 0.0) is Step.SIGN
+    assert source.take(out.sign(), 0.0) is Step.SIGN
 
 
 def test_a_lost_part_ends_the_stream_and_a_new_one_mends_it() -> None:
@@ -194,14 +223,14 @@ def test_a_lost_part_ends_the_stream_and_a_new_one_mends_it() -> None:
     list(out.due())
     out.go_on(change(2))
     (late,) = out.due()
-    assert source.take(late) is Step.GAP
+    assert source.take(late, 0.0) is Step.GAP
     source.forget()
     assert not source.complete
     assert [each.epoch for each in source.questions()] == [0]
-    assert source.take(late) is Step.SIGN
+    assert source.take(late, 0.0) is Step.SIGN
     again = Outgoing(2, (WEB,), VIPS, 0.0)
     again.begin(())
-    assert [source.take(part) for part in again.due()] == [Step.FIRST]
+    assert [source.take(part, 0.0) for part in again.due()] == [Step.FIRST]
 
 
 def test_a_lost_last_part_shows_in_the_next_sign_of_life() -> None:
@@ -209,27 +238,27 @@ def test_a_lost_last_part_shows_in_the_next_sign_of_life() -> None:
     source = following(out)
     out.go_on(change(1))
     list(out.due())
-    assert source.take(out.sign()) is Step.GAP
+    assert source.take(out.sign(), 0.0) is Step.GAP
 
 
 def test_a_part_of_an_older_stream_is_ignored() -> None:
     older, newer = stream(), Outgoing(2, (WEB,), VIPS, 0.0)
     newer.begin(())
     source = following(newer)
-    assert [source.take(part) for part in older.due()] == [Step.SIGN]
+    assert [source.take(part, 0.0) for part in older.due()] == [Step.SIGN]
 
 
 def test_a_primary_that_knows_nothing_of_the_stream_has_it_begun_anew() -> None:
     source = following(stream())
-    assert source.take(FlowsPart(0, 0, False)) is Step.GAP
+    assert source.take(FlowsPart(0, 0, False), 0.0) is Step.GAP
 
 
 def test_more_parts_than_were_asked_for_end_the_stream() -> None:
     out = stream()
     source = Incoming(frozenset({WEB}))
     (first,) = out.due()
-    source.take(first)
-    steps = [source.take(FlowsPart(1, n, False)) for n in range(2, 2 * WINDOW + 4)]
+    source.take(first, 0.0)
+    steps = [source.take(FlowsPart(1, n, False), 0.0) for n in range(2, 2 * WINDOW + 4)]
     assert steps[-1] is Step.GAP
 
 
@@ -240,7 +269,7 @@ def test_a_stream_that_is_begun_anew_to_compare_leaves_the_receiver_in_step() ->
     again = Outgoing(2, (WEB,), VIPS, 0.0)
     again.begin(())
     (part,) = again.due()
-    assert source.take(part) is Step.FIRST
+    assert source.take(part, 0.0) is Step.FIRST
     assert source.complete
     assert not source.anew
 
@@ -252,6 +281,6 @@ def test_what_only_the_next_stream_covers_is_in_step_at_its_end() -> None:
         out = Outgoing(epoch, groups, VIPS, 0.0)
         out.begin(())
         (part,) = out.due()
-        assert source.take(part) is Step.FIRST
+        assert source.take(part, 0.0) is Step.FIRST
         assert source.covered == set(groups)
         assert source.enter(part)

@@ -1,0 +1,241 @@
+"""A primary tells its secondaries of its flows: what there is, what begins, what ends.
+
+The kernel is read by a worker; the loop only numbers what was found and passes it on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from agent.barrier import Barrier
+from agent.flowreading import Found, changes, everything
+from agent.flowstream import Chunk, Outgoing, chunks
+from agent.flowtable import FlowTable
+from agent.flowworker import FlowWorker
+from agent.mirror import add
+from agent.rate import Share
+from agent.tellers import Tellers
+from protocol.flows import Flow, FlowsKept, FlowsPart, FlowsWanted, Flush
+from protocol.ids import DeviceId, GroupId
+from protocol.messages import Message
+
+BATCH_S = 0.1
+"""Between two looks. A flow is told of with the second one after it was established."""
+HASTE_S = 0.005
+"""The same while this device hands over, or slots move; a flow is told with the first look then."""
+SHARE = 0.1
+"""Of a processor, for what the kernel tells of flows; as much for reading all of them anew.
+Where flows come faster, they are told later, and in the end not at all: traffic goes first."""
+PAUSE_S = 1.0
+"""A stream begins at most this often."""
+
+_log = logging.getLogger("halb.flows")
+UNKNOWN = FlowsPart(0, 0, False)
+"""There is no such stream: begin anew."""
+
+
+class Telling:
+    """What this device tells, as primary of some groups. Times are seconds."""
+
+    def __init__(
+        self,
+        epoch: int,
+        send: Callable[[DeviceId, Message], None],
+        worker: FlowWorker,
+        tellers: Tellers,
+        barrier: Barrier,
+    ) -> None:
+        """``epoch`` is below the number of the first stream."""
+        self._epoch = epoch
+        self._send = send
+        self._worker = worker
+        self._tellers = tellers
+        self._barrier = barrier
+        self._loop = asyncio.get_running_loop()
+        self._attending = self._looking = self._shared = False
+        self._soon: asyncio.TimerHandle | None = None
+        self._looks, self._readings = (Share(SHARE, self._loop.time) for _ in range(2))
+        self._hasty_until = 0.0
+        self._out: dict[DeviceId, Outgoing] = {}
+        self._begun: dict[DeviceId, float] = {}
+        """When the first part of the newest stream to each device was sent."""
+
+    # The kernel's notices
+
+    def listen(self) -> None:
+        """Hear of changes while there is somebody to tell; what fails is tried again soon."""
+        table = self._worker.table
+        if table is None:
+            return
+        if self._shared != self._tellers.accompanied:
+            self._shared = not self._shared
+            self._worker.do(partial(table.share, self._shared), lambda _: None, self._not_shared)
+        attend = bool(self._out)
+        if attend != self._attending:
+            self._attending = attend
+            then = partial(table.listen, attend), lambda _: self._await_notice()
+            self._worker.do(*then, self._not_heard)
+
+    def _not_shared(self) -> None:
+        self._shared = not self._shared
+
+    def _not_heard(self) -> None:
+        self._attending = False
+        for out in self._out.values():
+            out.given_up = True
+
+    def _await_notice(self) -> None:
+        table = self._worker.table
+        if not self._attending or table is None or self._looking:
+            return
+        if table.waiting:
+            self._look_soon()
+        else:
+            self._loop.add_reader(table.fileno(), self._noticed, table)
+
+    def _noticed(self, table: FlowTable) -> None:
+        self._loop.remove_reader(table.fileno())
+        self._look_soon()
+
+    @property
+    def _hasty(self) -> bool:
+        return self._loop.time() < self._hasty_until
+
+    def _look_soon(self) -> None:
+        if self._soon is None:
+            now = self._loop.time()
+            at = now + HASTE_S if self._hasty else max(now + BATCH_S, self._looks.free_at)
+            self._soon = self._loop.call_at(at, self._look)
+
+    def hasten(self, seconds: float) -> None:
+        """For so long other devices may need any flow at any moment: tell them at once."""
+        self._hasty_until = max(self._hasty_until, self._loop.time() + seconds)
+        self._look()
+
+    def flush(self, effect: Flush) -> None:
+        """Say when the device that is to be primary next has every flow of the group."""
+        self._barrier.add(effect)
+        self._read()
+
+    def _look(self) -> None:
+        """Read what changed, and tell it, unless that is under way."""
+        if self._looking:
+            self._soon = None
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        table = self._worker.table
+        if table is None:
+            return
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
+        self._looking = True
+        awaited = self._barrier.unmarked
+        shares = {out.vips for out in self._out.values()}
+        vips, whole = self._tellers.mine(self._loop.time()), self._hasty or bool(awaited)
+        job = partial(changes, table, vips, shares, whole=whole)
+        looked = partial(self._looked, awaited)
+        self._worker.do(job, looked, partial(looked, None), self._looks)
+
+    def _looked(self, awaited: frozenset[GroupId], found: Found | None) -> None:
+        self._looking = False
+        for device, out in self._out.items():
+            if found is None:
+                out.given_up = True
+            else:
+                out.go_on(found.get(out.vips, ()))
+            self._tell(device)
+        self._barrier.looked(awaited, self._out)
+        self._await_notice()
+
+    # Streams
+
+    def _tell(self, device: DeviceId) -> None:
+        out = self._out[device]
+        for part in (UNKNOWN,) if out.given_up else out.due():
+            self._send(device, part)
+
+    def on_wanted(self, device: DeviceId, message: FlowsWanted) -> None:
+        """A secondary says where it is in its stream, or asks for one."""
+        now, out = self._loop.time(), self._out.get(device)
+        if not message.epoch:
+            self._begin(device, message.groups, now)
+        elif out is not None and out.epoch == message.epoch and not out.given_up:
+            out.acknowledge(message.number, now)
+            self._tell(device)
+            self._barrier.check(self._out)
+            if self._barrier.unmarked:
+                self._read()
+        elif out is None or out.given_up or (out.ready and now >= self._begun[device] + PAUSE_S):
+            # Not while a newer stream is read for it, or has its beginning on the way.
+            self._send(device, UNKNOWN)
+
+    def _begin(self, device: DeviceId, wanted: Iterable[GroupId], now: float) -> None:
+        """Tell of all flows of ``wanted``, as far as this device does and if that is due."""
+        table = self._worker.table
+        assert table is not None
+        present, groups = self._out.get(device), self._tellers.told_to(device, wanted, now)
+        # A question that is repeated while the table is read must not begin that anew.
+        reading = present is not None and not present.ready
+        if present is not None and reading:
+            present.acknowledge(0, now)
+        due = max(self._begun.get(device, -PAUSE_S) + PAUSE_S, self._readings.free_at)
+        if not groups or reading or now < due:
+            return
+        self._epoch += 1
+        out = self._out[device] = Outgoing(self._epoch, groups, self._tellers.vips_of(groups), now)
+        self.listen()
+
+        def read(flows: tuple[Chunk, ...]) -> None:
+            out.begin(flows)
+            self._begun[device] = self._loop.time()
+            if self._out.get(device) is out:
+                self._tell(device)
+
+        def failed() -> None:
+            """The next question for a stream, a moment later, has one begun."""
+            self._begun[device] = self._loop.time()
+            if self._out.get(device) is out:
+                del self._out[device]
+
+        self._worker.do(partial(everything, table, out.vips), read, failed, self._readings)
+
+    def keep(self, now: float) -> None:
+        """Signs of life to whom flows are told; let go of who asks for nothing any more."""
+        for device, out in list(self._out.items()):
+            if out.silent(now) or not self._tellers.told(now):
+                del self._out[device]
+                continue
+            self._send(device, out.sign())
+            if not self._tellers.vips_of(out.groups) <= out.vips:
+                self._begin(device, out.groups, now)
+        self._begun = {d: t for d, t in self._begun.items() if d in self._out or now < t + PAUSE_S}
+        self.listen()
+
+    # What this device lacked when it became primary
+
+    def on_kept(self, device: DeviceId, message: FlowsKept) -> None:
+        """A secondary tells of flows of the primary before: enter those that are missing here."""
+        table = self._worker.table
+        vips = self._tellers.vips_of(self._tellers.fresh(self._loop.time()))
+        if table is not None and vips:
+            added = partial(self._added, device)
+            self._worker.do(partial(add, table, message, vips), added, _not_added)
+
+    def _added(self, device: DeviceId, flows: list[Flow]) -> None:
+        if not flows:
+            return
+        _log.info("%s told of %d flows of the primary before, unknown here", device, len(flows))
+        # Of what this device enters itself the kernel gives no notice.
+        for other, out in self._out.items():
+            out.go_on(chunks(flows, (), out.vips))
+            self._tell(other)
+
+
+def _not_added() -> None:
+    """The worker has said why; the flows are as lost as they were."""
