@@ -23,6 +23,7 @@ from agent.history import MAX_ENTRIES, History, two_owners_lately
 from agent.inquiry import Inquiries
 from agent.joining import ask_to_join
 from agent.kernel import Counts
+from agent.lasting import Faults
 from agent.loop import Loop
 from agent.meter import Sample
 from agent.news import News
@@ -83,6 +84,7 @@ class Agent:
         self.errands = Errands()
         self.news = News()
         self.lateness = Lateness()
+        self.faults = Faults()
         self._incarnation = loaded.incarnation
         self._random = Random(secrets.randbits(128))
         self._storage = Storage(disk, loaded.ballots, self.deliver)
@@ -124,10 +126,7 @@ class Agent:
         if self._carrier is not None:
             await self._carrier.start(self._transport.send, self.primary_of)
         executor = Executor(
-            send=self._transport.send,
-            storage=self._storage,
-            carrier=self._carrier,
-            listener=self,
+            send=self._transport.send, storage=self._storage, carrier=self._carrier, listener=self
         )
         if self.config.site is not None:
             self.on_config(self.config)

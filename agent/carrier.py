@@ -29,6 +29,7 @@ from agent.flows import Flows
 from agent.gateway_news import GatewayNews
 from agent.host import HostWatch
 from agent.kernel import Kernel
+from agent.lasting import lasting
 from agent.lease import KernelLease
 from agent.meter import Meter
 from agent.neighbour import mac_of
@@ -131,8 +132,8 @@ class Carrier:
         self.passive.start()
         create = asyncio.get_running_loop().create_task
         self._tasks = (
-            create(self._look_forever(), name="look"),
-            create(self._follow_forever(), name="follow"),
+            create(lasting(self._look_forever), name="look"),
+            create(lasting(self._follow_forever), name="follow"),
         )
 
     # What is wished

@@ -19,6 +19,7 @@ from agent.dataplane import DataPlane
 from agent.distribution import chain_of
 from agent.gated import numbers, sticky_map
 from agent.kernel import Kernel
+from agent.lasting import lasting
 from protocol.assignment import carriers_of
 from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
 from protocol.config import Config
@@ -85,7 +86,7 @@ class StickyClients:
     def start(self, send: Send, holder: Holder) -> None:
         """Begin; ``holder`` says who is primary of a group."""
         self._send, self._holder = send, holder
-        self._task = self._loop.create_task(self._tell_forever(), name="sticky clients")
+        self._task = self._loop.create_task(lasting(self._tell_forever), name="sticky clients")
 
     def on_config(self, config: Config, carried: Iterable[VirtualServer]) -> None:
         """The Virtual Servers that this device carries now."""

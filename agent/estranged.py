@@ -15,6 +15,7 @@ from collections.abc import Callable
 from agent.clock import next_round
 from agent.joining import ask_member
 from agent.keys import KeyPair
+from agent.lasting import lasting
 from protocol.config import Config
 from protocol.errors import HalbError
 from protocol.joining import JoinRequest
@@ -46,7 +47,7 @@ class Estranged:
         self._told: str | None = None
 
     def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._watch(), name="estranged")
+        self._task = asyncio.get_running_loop().create_task(lasting(self._watch), name="estranged")
 
     async def _watch(self) -> None:
         lonely = False

@@ -21,6 +21,7 @@ from agent.flowfollowing import KEEP_S, Following
 from agent.flowstream import EPOCH_BITS
 from agent.flowtelling import Telling
 from agent.flowworker import FlowWorker
+from agent.lasting import lasting
 from agent.tellers import DRAIN_S, Tellers, office_of
 from protocol.config import Config
 from protocol.effects import Event, Input
@@ -61,7 +62,7 @@ class Flows:
     async def start(self) -> None:
         """Open the connection table; raises HalbError with the remedy."""
         await self._worker.open()
-        self._tasks = self._loop.create_task(self._keep_forever(), name="flows")
+        self._tasks = self._loop.create_task(lasting(self._keep_forever), name="flows")
         self._telling.listen()
 
     def on_config(self, config: Config) -> None:

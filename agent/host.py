@@ -17,6 +17,7 @@ from agent.clock import next_round
 from agent.conntrack_limit import Alarm
 from agent.counters import Service
 from agent.firewall import RAW, Chain, foreign_chains, suspects
+from agent.lasting import lasting
 from agent.meter import Sample
 from protocol.effects import Event
 
@@ -70,7 +71,7 @@ class HostWatch:
 
     def start(self, on_event: OnEvent) -> None:
         self.on_event = on_event
-        self._task = asyncio.get_running_loop().create_task(self._forever(), name="host")
+        self._task = asyncio.get_running_loop().create_task(lasting(self._forever), name="host")
 
     async def _forever(self) -> None:
         while True:

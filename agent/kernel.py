@@ -19,6 +19,7 @@ from agent.clock import until_round
 from agent.conntrack import Flow
 from agent.counters import Reading
 from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.lasting import lasting
 from agent.watch import KernelWatch
 from protocol.errors import HalbError
 from protocol.ids import GroupId, Revision
@@ -78,7 +79,7 @@ class Kernel:
         """
         await self._prepare()
         self._watch = KernelWatch(self._plane.interface, self._changed)
-        self._task = self._loop.create_task(self._passes(), name="kernel passes")
+        self._task = self._loop.create_task(lasting(self._passes), name="kernel passes")
 
     def _changed(self) -> None:
         self._wished.set()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agent.clock import next_round, rest
 from agent.conntrack import Flow
 from agent.counters import Reading
+from agent.lasting import lasting
 from protocol.errors import HalbError
 
 SAMPLE_S = 10.0
@@ -54,7 +55,7 @@ class Meter:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._forever(), name="meter")
+        self._task = self._loop.create_task(lasting(self._forever), name="meter")
 
     async def sample(self) -> tuple[Sample, Sample]:
         """The newest sample, and the newest one that is old enough to take a rate from."""

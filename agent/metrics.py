@@ -34,6 +34,8 @@ class Figures:
     """Frames from other devices, by what became of them."""
     room: Room | None = None
     """The kernel's connection table; None on a witness."""
+    faults: int = 0
+    """What nobody foresaw, and the log tells with its trace, since the agent started."""
 
 
 def render(
@@ -158,6 +160,10 @@ def _about_host(figures: Figures) -> Iterator[Family]:
     yield (
         "halb_loop_lateness_seconds", "gauge", "99 of 100 wake-ups were at most so late.",
         [((), figures.lateness_ns / 1e9)],
+    )  # fmt: skip
+    yield (
+        "halb_faults", "counter", "What nobody foresaw: the agent's log has each with its trace.",
+        [((), figures.faults)],
     )  # fmt: skip
     yield (
         "halb_transport_frames", "counter", "Frames from other devices, by their fate.",

@@ -21,6 +21,7 @@ from agent.checks import GatewayKey
 from agent.clock import next_round
 from agent.conntrack import unanswered
 from agent.ctnetlink import versions_of
+from agent.lasting import lasting
 from protocol.errors import HalbError
 from protocol.flows import TCP
 from protocol.objects import VirtualServer
@@ -113,7 +114,9 @@ class Passive:
 
     def start(self) -> None:
         """Begin to look."""
-        self._task = asyncio.get_running_loop().create_task(self._look_forever(), name="passive")
+        self._task = asyncio.get_running_loop().create_task(
+            lasting(self._look_forever), name="passive"
+        )
 
     async def _look_forever(self) -> None:
         evidence = Evidence()

@@ -27,6 +27,7 @@ async def metrics(agent: Agent, status: api.Status) -> str:
         version=agent.version,
         events=agent.history.counts,
         lateness_ns=agent.lateness.p99(),
+        faults=agent.faults.count,
         frames={str(fate): number for fate, number in agent.frames().items()},
         room=None if agent.settings.witness else room(),
     )

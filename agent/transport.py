@@ -20,6 +20,7 @@ from agent import sockets
 from agent.arrivals import Verdict
 from agent.clock import next_round
 from agent.keys import KeyPair
+from agent.lasting import lasting
 from agent.links import Link, Peer, PeerLinks
 from agent.sockets import AllowList, Publisher
 from protocol.addresses import check_endpoint, split_endpoint
@@ -107,7 +108,7 @@ class Transport:
         except BaseException:
             await self.close()
             raise
-        self._ticks = asyncio.get_running_loop().create_task(self._tick_forever())
+        self._ticks = asyncio.get_running_loop().create_task(lasting(self._tick_forever))
 
     def _bind(self, context: sockets.Context, urgent: bool) -> None:
         queue = URGENT_QUEUE if urgent else BULK_QUEUE

@@ -121,7 +121,7 @@ class Holder:
                         return
                     self._give_up(time.monotonic())
                 elif key.data is self._resets:
-                    self._note_reset()
+                    self._note_resets()
                 else:
                     self._ready(key.data, time.monotonic())
             now = time.monotonic()
@@ -135,10 +135,13 @@ class Holder:
                 tell_at = now + _TELL
                 self._tell(now)
 
-    def _note_reset(self) -> None:
-        came = resets.read(self._resets)
-        if came is not None:
-            self._reset_by[came.vip, came.port] = f"{came.mac} {came.hops}"
+    def _note_resets(self) -> None:
+        """All that came; a connection that one of them ended may have had it read before."""
+        with suppress(BlockingIOError):
+            while True:
+                came = resets.read(self._resets)
+                if came is not None:
+                    self._reset_by[came.vip, came.port] = f"{came.mac} {came.hops}"
 
     def _tend(self, place: int, now: float) -> None:
         held = self._held[place]
@@ -244,9 +247,8 @@ class Holder:
             self._failed[held.target] += 1
 
     def _as_lost(self, held: Connection, reason: str, now: float) -> Lost:
-        with suppress(BlockingIOError):
-            while reason == "ECONNRESET":  # it may not have been read yet
-                self._note_reset()
+        if reason == "ECONNRESET":  # it may not have been read yet
+            self._note_resets()
         port = 0
         with suppress(OSError):
             port = held.sock.getsockname()[1]

@@ -198,11 +198,14 @@ class Judge:
 
 
 def evidence(stage: Stage) -> None:
-    """Keep what the agents logged and know, before the lab is removed."""
+    """Keep what the agents logged and know, before the lab is removed; judge faults in it."""
     for name in stage.devices:
         folder = stage.journal.folder / name
         folder.mkdir(exist_ok=True)
-        (folder / "agent.log").write_bytes(stage.site.service(name).log.read_bytes())
+        log = stage.site.service(name).log.read_bytes()
+        (folder / "agent.log").write_bytes(log)
+        if faults := log.count(b"Traceback (most recent call last)"):
+            stage.journal.violation(f"{faults} faults in the log", name)
         for question in ("status", "history"):
             with suppress(HalbError):
                 command = (question, "--output", "json")

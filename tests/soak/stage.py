@@ -157,13 +157,16 @@ def holding(stage: Stage) -> Iterator[None]:
     """The client's connections, and a thread that reads what becomes of them."""
     told = json.dumps([asdict(target) for target in TARGETS])
     argv = [sys.executable, "-m", "tests.soak.holder", told]
-    process = subprocess.Popen(
-        stage.site.network.within(CLIENT.name, argv),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=python_environment(),
-        text=True,
-    )
+    complaints = stage.journal.folder / "holder.log"
+    with complaints.open("w") as stderr:
+        process = subprocess.Popen(
+            stage.site.network.within(CLIENT.name, argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env=python_environment(),
+            text=True,
+        )
 
     def read() -> None:
         assert process.stdout is not None
@@ -178,7 +181,8 @@ def holding(stage: Stage) -> Iterator[None]:
                 silent = tuple(Lost(**each) for each in told.pop("silent"))
                 stage.tally = Tally(silent=silent, **told)
         if not stage.over.is_set():
-            stage.journal.violation("instruments", "the client's connections ended by themselves")
+            why = complaints.read_text()[-1000:]
+            stage.journal.violation("instruments", f"the client ended by itself: {why}")
 
     def give_up() -> None:
         assert process.stdin is not None

@@ -182,7 +182,9 @@ def test_what_passes_beside_the_device_is_unknown_and_not_in_the_metrics() -> No
 def exposition() -> str:
     now = Sample(12.0, reading(20, 17, 14), {})
     traffic = traffic_of(config(), {UID}, {UID}, now, now)
-    figures = Figures("0.1.0", {("two-owners", "rdp"): 2}, 3_000_000, {"refused": 1}, Room(10, 100))
+    figures = Figures(
+        "0.1.0", {("two-owners", "rdp"): 2}, 3_000_000, {"refused": 1}, Room(10, 100), 7
+    )
     return render(BUSY, traffic, figures)
 
 
@@ -202,6 +204,7 @@ def test_metrics_are_in_the_form_of_openmetrics() -> None:
     assert f"halb_refused_connections_total{{{labels}}} 3" in lines
     assert 'halb_events_total{virtual_server="rdp",kind="two-owners"} 2' in lines
     assert "halb_loop_lateness_seconds 0.003" in lines
+    assert "halb_faults_total 7" in lines
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
