@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100000)
-    parser.add_argument("--devices", type=int, choices=(3, 4, 5), default=3)
+    parser.add_argument("--devices", type=int, choices=(2, 3, 4, 5), default=3)
     parser.add_argument("--folder", type=Path, help="for logs; default: a new one")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"halb-soak-{options.seed}-"))
@@ -80,7 +80,8 @@ def run(journal: Journal, devices: int, seconds: float) -> None:
 def _round(stage: Stage, nemesis: Nemesis, operator: Operator, random: Random) -> None:
     """Faults and commands beside each other for a while, then everything healed."""
     number = len(stage.devices)
-    nemesis.limit = number if random.random() < MAJORITY else (number - 1) // 2
+    # Of two with an arbiter one may fail, of more a minority.
+    nemesis.limit = number if random.random() < MAJORITY else max(1, (number - 1) // 2)
     seconds = random.uniform(*ROUND_S)
     stage.journal.note("act", "round", "", f"{seconds:.0f} s, at most {nemesis.limit} faulty")
     end = time.monotonic() + seconds

@@ -9,7 +9,7 @@ import time
 from random import Random
 from typing import Any
 
-from halbctl.lab.plan import VIP, VIP6
+from halbctl.lab.plan import CLIENT, VIP, VIP6
 from halbctl.lab.servers import BANNER, ECHO
 from protocol.errors import ExitCode
 from tests.soak.chance import Kinds, drawn
@@ -136,8 +136,10 @@ class Operator:
             self._change("delete", name, wanted, "vs", "delete", name, "--yes")
             return
         gateway = {"name": "gw1", "address": "10.77.0.31", "weight": 1}
+        arbiter = CLIENT.ipv4 if len(self._stage.devices) == 2 else ""
         wanted["virtual_servers"].append(
             {
+                **({"arbiter": arbiter} if arbiter else {}),
                 "name": name,
                 "vips": [f"{vip}/24"],
                 "gateways": [gateway],
@@ -147,7 +149,7 @@ class Operator:
         self._change(
             "create", name, wanted,
             "vs", "create", name, "--vip", f"{vip}/24", "--tcp", str(BANNER),
-            "--gateway", "gw1=10.77.0.31",
+            "--gateway", "gw1=10.77.0.31", *(("--arbiter", arbiter) if arbiter else ()),
         )  # fmt: skip
 
     def _more_vips(self) -> None:

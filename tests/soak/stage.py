@@ -12,12 +12,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from halbctl.lab.lifecycle import build, down
-from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab.namespaces import INTERFACE, SWITCH
 from halbctl.lab.plan import CLIENT, VIP, VIP6, Plan
 from halbctl.lab.probes import Probe, python_environment
 from halbctl.lab.processes import Service
 from halbctl.lab.servers import BANNER, ECHO
 from halbctl.lab.site import START_TIMEOUT, Site, apply, form, start_server
+from protocol.api import DEFAULT_PORT
 from tests.soak.gateway import NAMED, TALKING
 from tests.soak.holder import Lost, Tally, Target
 from tests.soak.journal import Journal
@@ -40,6 +41,14 @@ TARGETS = (
     Target(SIX, "push", SIX_VIP, 8),
 )
 WATCHED = (VIP, VIP6, FLOW_VIP, INNER, SIX_VIP, MORE_VIP, *EXTRAS.values())
+_LINKS = f"{DEFAULT_PORT}-{DEFAULT_PORT + 2}"
+_CUT_LINKS_ONLY = f"""
+flush chain bridge cuts forward
+add rule bridge cuts forward iifname . oifname @pairs tcp dport {_LINKS} drop
+add rule bridge cuts forward iifname . oifname @pairs tcp sport {_LINKS} drop
+"""
+"""Two devices ask each other for the VIPs on their network: where they are cut off from each
+other there, too, both serve, as docs/protocol.md says."""
 _CHECK = {"type": "tcp", "interval": 0.5, "timeout": 0.5}
 
 
@@ -54,7 +63,9 @@ def document(plan: Plan, *, sticky: bool) -> dict[str, Any]:
         six = [g for g in plan.gateway_hosts if any(":" in vip for vip in vips)]
         four = [g for g in plan.gateway_hosts if any(":" not in vip for vip in vips)]
         gateways = [(g.name, g.ipv4) for g in four] + [(f"{g.name}-6", g.ipv6) for g in six]
+        arbiter = CLIENT.ipv4 if four else CLIENT.ipv6
         return {
+            **({"arbiter": arbiter} if plan.devices == 2 else {}),
             "name": name,
             "vips": vips,
             "devices": names[turn:] + names[:turn],
@@ -136,6 +147,8 @@ def staged(devices: int, journal: Journal, *, sticky: bool) -> Iterator[Stage]:
             start_named(site, host.name)
             route = ("ip", "route", "replace", f"{CLIENT.ipv4}/32", "via", INNER)
             site.network.run(host.name, *route)
+        if devices == 2:
+            site.network.run(SWITCH, "nft", "-f", "-", text=_CUT_LINKS_ONLY)
         form(site)
         stage = Stage(site, journal, document(plan, sticky=sticky))
         apply(site, json.dumps(stage.document))
