@@ -22,6 +22,9 @@ RATE = 4_000.0
 BURST = 16_000.0
 """Frames that it may send at once: an election of all Virtual Servers is a few thousand."""
 
+BUNDLED = 0.1
+"""Frames that a message within a bundle counts for, beside the frame that brought it."""
+
 
 class Verdict(StrEnum):
     """What becomes of a frame; the value is the name of its counter."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from agent.bundles import Bundles
 from agent.carrier import Carrier
 from agent.storage import Storage
+from protocol.bundle import Bundle
 from protocol.config import Config
 from protocol.conflicts import Conflict
 from protocol.effects import (
@@ -50,13 +52,13 @@ class Executor:
     def __init__(
         self,
         *,
-        send: Callable[[DeviceId, Message], None],
+        send: Callable[[DeviceId, Message | Bundle], None],
         storage: Storage,
         carrier: Carrier | None,
         listener: Listener,
     ) -> None:
         """``carrier``, once started; None on a witness, which has no part in the kernel."""
-        self._send = send
+        self._bundles = Bundles(send)
         self._storage = storage
         self._carrier = carrier
         self._vips = carrier.vips if carrier else None
@@ -66,17 +68,25 @@ class Executor:
 
     def carry_out(self, effects: list[Effect]) -> None:
         """All effects of one step, in their order."""
+        try:
+            self._do(effects)
+        finally:
+            self._bundles.flush()
+
+    def _do(self, effects: list[Effect]) -> None:
         opened = closed = 0
         for at, effect in enumerate(effects):
             if isinstance(effect, Send):
-                self._send(effect.to, effect.message)
+                self._bundles.send(effect.to, effect.message)
             elif isinstance(effect, Refresh):
                 if self._vips is not None:
                     self._vips.refresh(effect)
             elif isinstance(effect, PersistBallots):
+                self._bundles.flush()
                 self._storage.save_ballots(effect.number, effect.ballots)
             elif isinstance(effect, Acquire):
                 if at >= opened:
+                    self._bundles.flush()
                     opened = self._acquire(effects, at)
             elif isinstance(effect, Release | Lame):
                 if at >= closed:

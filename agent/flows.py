@@ -56,6 +56,8 @@ class Flows:
         above = incarnation << EPOCH_BITS
         self._telling = Telling(above, send, self._worker, self._tellers, self._barrier)
         self._following = Following(send, self._worker, self._tellers, agent.deliver)
+        self._soon: asyncio.Handle | None = None
+        self._more = False
         self.hasten = self._telling.hasten
         self.flush = self._telling.flush
 
@@ -83,9 +85,20 @@ class Flows:
             return
         if self._tellers.on_event(event, now):
             self._survey.moved_here(group, event.term, self._tellers.vips_of((group,)))
-        self._arrange()
+        # Hundreds may change their primary in one step: after the first all others at once.
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self._moved)
+            self._arrange()
+        else:
+            self._more = True
+
+    def _moved(self) -> None:
+        self._soon = None
+        if self._more:
+            self._arrange()
 
     def _arrange(self) -> None:
+        self._more = False
         self._following.arrange()
         self._telling.listen()
 
@@ -112,5 +125,7 @@ class Flows:
         if self._tasks is not None:
             self._tasks.cancel()
             await asyncio.wait([self._tasks])
+        if self._soon is not None:
+            self._soon.cancel()
         self._following.forget_all()
         await self._worker.close()

@@ -18,7 +18,7 @@ from protocol.node import Node
 
 _log = logging.getLogger("halb.loop")
 
-MAX_INPUTS = 10_000
+MAX_INPUTS = 100_000
 """Inputs that may wait for a step; more than this means that nobody steps."""
 
 

@@ -30,6 +30,10 @@ class Rate:
         self._left = left - 1 if left >= 1 else left
         return left >= 1
 
+    def charge(self, permits: float) -> None:
+        """What was admitted turned out to be worth so many permits more."""
+        self._left = max(0.0, self._left - permits)
+
 
 class Share:
     """Work of one thread that may take a share of a processor: after it, when there may be more."""

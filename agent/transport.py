@@ -17,13 +17,14 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from agent import sockets
-from agent.arrivals import Verdict
+from agent.arrivals import BUNDLED, Verdict
 from agent.clock import next_round
 from agent.keys import KeyPair
 from agent.lasting import lasting
 from agent.links import Link, Peer, PeerLinks
 from agent.sockets import AllowList, Publisher
 from protocol.addresses import check_endpoint, split_endpoint
+from protocol.bundle import Bundle
 from protocol.errors import MalformedMessage
 from protocol.ids import DeviceId
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, URGENT, Beat, Info, Message
@@ -52,7 +53,7 @@ URGENT_QUEUE, BULK_QUEUE = 2048, 64
 leave the host; what is stale is bounded by TCP_MAXRT, not by this."""
 FAREWELL_MS = 100
 """How long :meth:`Transport.close` waits for the last frames to leave."""
-_URGENT = frozenset(URGENT)
+_URGENT = frozenset({*URGENT, Bundle})
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Transport:
         """The Site's gate: what is sent is encoded for it."""
         self._sequences: Counter[tuple[DeviceId, bool]] = Counter()
         """Newest number sent, per receiver and channel: a gap is a loss."""
-        self._encoded: tuple[Message | None, bytes] = (None, b"")
+        self._encoded: tuple[Message | Bundle | None, bytes] = (None, b"")
         self._next_tick = 0.0
         self._peers: dict[DeviceId, PeerLinks] = {}
         self._gone: Counter[str] = Counter()
@@ -177,7 +178,7 @@ class Transport:
                 for endpoint in self._endpoints(urgent) if self._channels else ():
                     await sockets.rebind(channel, endpoint, lambda: bool(self._channels))
 
-    def send(self, to: DeviceId, message: Message) -> None:
+    def send(self, to: DeviceId, message: Message | Bundle) -> None:
         """Hand a message to the network, which may lose it. Never blocks, never raises for that."""
         if to not in self._known or not self._site or not self._channels:
             self._counts["unknown_receiver"] += 1
@@ -203,7 +204,7 @@ class Transport:
         self._channels[urgent].send(to.encode() + header + body)
         self._counts["sent"] += 1
 
-    def _body(self, message: Message) -> bytes:
+    def _body(self, message: Message | Bundle) -> bytes:
         """Encoded once for all peers that are sent the same."""
         if message != self._encoded[0]:
             self._encoded = message, encode(message)
@@ -227,12 +228,19 @@ class Transport:
             if links.counters["malformed"] == 1:
                 _log.warning("device %s sent what is no message: %s", links.peer.id, error)
             return
+        if isinstance(message, Bundle):
+            links.arrivals.rate.charge(len(message.messages) * BUNDLED)
+            for each in message.messages:
+                self._deliver(links.peer.id, each)
+            return
+        if isinstance(message, Beat):
+            links.their_interval = message.interval
         if message is not None:
-            if type(message) is Beat:
-                links.their_interval = message.interval
             self._deliver(links.peer.id, message)
 
-    def _judge(self, links: PeerLinks, link: Link, frame: bytes, now: float) -> Message | None:
+    def _judge(
+        self, links: PeerLinks, link: Link, frame: bytes, now: float
+    ) -> Message | Bundle | None:
         """The message in ``frame``, or None where the header tells to drop it."""
         urgent = link.urgent
         if urgent and frame == links.newest[0]:
@@ -248,11 +256,9 @@ class Transport:
         if urgent:
             links.newest = frame, header
         body = frame[TOPIC_SIZE + HEADER_SIZE :]
-        if body == links.told[0]:
-            message = links.told[1]
-        else:
-            message = decode(body, MAX_URGENT if urgent else MAX_BULK)
-        if type(message) is Info:
+        same = body == links.told[0]
+        message = links.told[1] if same else decode(body, MAX_URGENT if urgent else MAX_BULK)
+        if isinstance(message, Info):
             links.told = body, message
         if (type(message) in _URGENT) is not urgent:
             raise MalformedMessage(f"a {type(message).__name__} on the wrong channel")

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agent.flowfollowing import Following
 from agent.flows import Flows
 from halbctl.lab.servers import ECHO
 from protocol.config import Config, Edit
 from protocol.effects import Event
 from protocol.flows import FlowsPart, FlowsWanted, vip_of
-from protocol.ids import DeviceId
+from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
 from protocol.objects import Gateway
 from tests.kernel.namespaces import UID, VIP, VIP6, Device, Inside, connect, desired, hosts
@@ -95,6 +96,30 @@ def test_a_secondary_is_not_sent_away_while_a_newer_stream_is_read_for_it() -> N
         assert len(told) == 1
         await until(lambda: len(told) > 1)
         assert told[1].epoch > told[0].epoch > 0
+        await flows.close()
+
+    with hosts("a") as network:
+        a = Inside(network, "a")
+        a.call(asyncio.run, asyncio.wait_for(test(), 60))
+        a.close()
+
+
+def test_many_groups_that_move_at_once_are_arranged_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that dies may have been primary of a thousand, and each look is at all of them."""
+    arranged: list[int] = []
+    monkeypatch.setattr(Following, "arrange", lambda self: arranged.append(1))
+
+    async def test() -> None:
+        flows = Flows(ME.id, 1, lambda *_: None, NOTHING)
+        await flows.start()
+        for number in range(1000):
+            flows.on_event(Event("leader", GroupId(f"{number:016x}"), "", 1, PEER.id))
+        assert len(arranged) == 1
+        await until(lambda: len(arranged) == 2)
+        await asyncio.sleep(0)
+        assert len(arranged) == 2
         await flows.close()
 
     with hosts("a") as network:

@@ -70,6 +70,7 @@ class Third:
 
     async def is_told(self, leader: DeviceId, *flows: Flow) -> None:
         """All that this primary has."""
+        await asyncio.sleep(0)
         self.epoch += 1
         part = FlowsPart(self.epoch, 1, True, (UID,), b"".join(flows))
         self.flows.on_message(leader, part)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from protocol.bundle import Bundle
 from protocol.effects import Received
 from protocol.ids import DeviceId
 from protocol.messages import Message, News
@@ -51,7 +52,9 @@ def cost_of_one(site: Large, device: DeviceId) -> Cost:
             now=site.now, random=Random(device), incarnation=1, version="1.0.0",
         )  # fmt: skip
         for sender, frame in frames:
-            node.step(site.now, [Received(sender, decode(frame, MAX_BULK))])
+            message = decode(frame, MAX_BULK)
+            assert not isinstance(message, Bundle)
+            node.step(site.now, [Received(sender, message)])
         of_all = _now()
     finally:
         tracemalloc.stop()

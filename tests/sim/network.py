@@ -13,6 +13,7 @@ from math import log
 from random import Random
 from typing import Any
 
+from protocol.bundle import Bundle
 from protocol.effects import Received
 from protocol.ids import DeviceId
 from protocol.messages import URGENT, Message
@@ -87,7 +88,9 @@ class Network:
 
     def send(self, now: int, source: int, target: int, message: Message) -> None:
         if self._codec:
-            message = decode(encode(message))
+            copied = decode(encode(message))
+            assert not isinstance(copied, Bundle)
+            message = copied
         link = self._links[source][target]
         if link.cut:
             return

@@ -67,3 +67,12 @@ def test_a_rate_is_bounded_and_refills() -> None:
     rate = Rate(RATE, BURST)
     assert sum(rate.admit(100.0) for _ in range(20_000)) == BURST
     assert sum(rate.admit(100.5) for _ in range(20_000)) == RATE / 2
+
+
+def test_what_a_frame_brings_counts_too_and_is_never_owed() -> None:
+    rate = Rate(RATE, BURST)
+    assert rate.admit(100.0)
+    rate.charge(BURST - 11)
+    assert sum(rate.admit(100.0) for _ in range(100)) == 10
+    rate.charge(BURST)
+    assert sum(rate.admit(100.5) for _ in range(20_000)) == RATE / 2

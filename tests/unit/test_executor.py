@@ -14,8 +14,10 @@ from protocol.effects import (
     PersistConfig,
     Refresh,
     Release,
+    Send,
 )
-from protocol.ids import NO_REVISION, GroupId, Revision
+from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.messages import Ask
 from protocol.timing import SECOND, Profile
 
 WEB, MAIL, RDP = (GroupId(digit * 16) for digit in "123")
@@ -49,6 +51,18 @@ class Device:
 
     def save_ballots(self, number: int, ballots: object) -> None:
         self.done.append(f"vote {number}")
+
+
+def test_what_is_said_before_a_vote_or_a_lease_is_not_held_back_beyond_it() -> None:
+    device: Any = Device()
+    executor = Executor(
+        send=lambda _, message: device.done.append(type(message).__name__),
+        storage=device, carrier=device, listener=device,
+    )  # fmt: skip
+    question = Ask(WEB, 1, 1, NO_REVISION)
+    asks = [Send(DeviceId("a" * 16), question)] * 2
+    executor.carry_out([*asks, opens(WEB), *asks, PersistBallots(1, {}), *asks])
+    assert device.done == ["Bundle", "open 1", "Bundle", "vote 1", "Bundle"]
 
 
 def carried_out(*effects: Effect) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -74,7 +75,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def explained(journal: Journal, server: str) -> bool:
     """Whether a reason is found why a connection of 100 to 160 s to gw1 was reset."""
-    stage = Stage(cast(Any, None), journal, FIRST)
+    site: Any = SimpleNamespace(plan=Plan("x", 3, 4))
+    stage = Stage(site, journal, FIRST)
     judge = Judge(stage, cast(Any, None), sticky=False)
     target = next(i for i, each in enumerate(TARGETS) if each.server == server)
     return judge._why(Lost(target, 160.0, "ECONNRESET", "gw1", 100.0, 159.9, 40_000))[1]

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import msgspec
 import msgspec.inspect
 
+from protocol.bundle import Bundle
 from protocol.changes import Change
 from protocol.config import Config, Edit
 from protocol.messages import Append, Message, ProposeChange
@@ -27,7 +28,7 @@ def samples() -> Iterator[tuple[str, bytes]]:
 
 
 def _samples() -> Iterator[tuple[str, bytes]]:
-    for kind in get_args(Message):
+    for kind in (*get_args(Message), Bundle):
         yield _tag(kind), encode(_full(kind))
     for change in get_args(Change):
         base: ProposeChange = _full(ProposeChange)
