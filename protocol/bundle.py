@@ -23,4 +23,4 @@ OF_GROUP = frozenset({Ask, Answer, Vote, Voted, HandOver, Resign})
 class Bundle(msgspec.Struct, frozen=True, tag_field="t", tag="bundle"):
     """Messages of one sender to one receiver, in the order in which they were said."""
 
-    messages: Annotated[tuple[OfGroup, ...], msgspec.Meta(min_length=1, max_length=MAX_BUNDLE)]
+    messages: Annotated[tuple[OfGroup, ...], msgspec.Meta(max_length=MAX_BUNDLE)]
