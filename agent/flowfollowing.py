@@ -81,6 +81,11 @@ class Following:
         self._in_step |= self._tellers.led()
         self._judge()
 
+    def was_away(self, group: GroupId) -> None:
+        """This device lost its office, and handed it to nobody: for a while it heard nothing, or
+        was not heard, and what began elsewhere meanwhile is not in its kernel."""
+        self._in_step.discard(group)
+
     def _judge(self) -> None:
         """Tell the core for which groups this device is no choice of a planned move yet."""
         now = self._loop.time()

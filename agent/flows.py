@@ -85,6 +85,8 @@ class Flows:
             return
         if self._tellers.on_event(event, now):
             self._survey.moved_here(group, event.term, self._tellers.vips_of((group,)))
+        if event.kind == "released":
+            self._following.was_away(group)
         # Hundreds may change their primary in one step: after the first all others at once.
         if self._soon is None:
             self._soon = self._loop.call_soon(self._moved)

@@ -115,6 +115,24 @@ def test_what_a_new_primary_does_not_tell_of_stays_and_is_told_to_it(
     inside(test)
 
 
+@pytest.mark.parametrize("how", ["released", "lame"])
+def test_who_lost_its_office_is_out_of_step_and_who_handed_it_over_is_not(how: str) -> None:
+    async def test() -> None:
+        former = Third()
+        await former.start(config())
+        former.flows.on_event(Event("primary", UID, "", 1, ME.id))
+        former.flows.on_event(Event(how, UID, "", 1, ME.id if how == "released" else OTHER))
+        former.follows(OTHER)
+        await asyncio.sleep(0)
+        in_step = former.flows._following._in_step
+        assert (UID in in_step) == (how == "lame")
+        await former.is_told(OTHER)
+        assert UID in in_step
+        await former.flows.close()
+
+    inside(test)
+
+
 def long_ago(third: Third) -> None:
     """The primary had said nothing for a while when another one took over."""
     third.flows._following._in[PEER.id].heard -= WORTH_S
