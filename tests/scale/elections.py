@@ -1,0 +1,118 @@
+"""``python -m tests.scale.elections 500``: the primary of so many Virtual Servers loses power.
+
+Real agents in a lab, on the processors of this machine; prints when each Virtual Server was
+served again, as its new primary tells. As root, as every lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from halbctl.lab.lifecycle import build, down, ending_signals_raise
+from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab.plan import Plan
+from halbctl.lab.servers import ECHO
+from halbctl.lab.site import Site, change, form
+from protocol.errors import HalbError
+
+IN_ORDER_S = 120.0
+"""Within which all that was applied is in order."""
+CALM_S, SERVED_S = 8.0, 10.0
+"""Before a device loses power, and from then until its Virtual Servers are looked at."""
+PER_BLOCK = 250
+
+
+def document(plan: Plan, servers: int) -> str:
+    """Virtual Servers on all devices, in networks of their own."""
+    check = {"type": "tcp", "interval": 30.0, "timeout": 1.0}
+    gateways = [{"name": host.name, "address": host.ipv4} for host in plan.gateway_hosts]
+    listeners = [{"protocol": "tcp", "port": ECHO, "check": check}]
+    many = [
+        {
+            "name": f"vs{number}",
+            "vips": [f"10.80.{1 + number // PER_BLOCK}.{1 + number % PER_BLOCK}/16"],
+            "devices": [host.name for host in plan.device_hosts],
+            "gateways": gateways,
+            "listeners": listeners,
+        }
+        for number in range(servers)
+    ]
+    return json.dumps({"virtual_servers": many})
+
+
+def served(site: Site, device: str) -> list[dict[str, Any]]:
+    """What a device knows of the Virtual Servers; nothing while it is too busy to say."""
+    with suppress(HalbError):
+        return list(site.status(device)["virtual_servers"])
+    return []
+
+
+def lose_power(site: Site, number: int) -> str:
+    """The device that is primary of most loses power, and comes back; what happened."""
+    names = [host.name for host in site.plan.device_hosts]
+    before = Counter(server["primary"] for server in served(site, names[0]))
+    lost, had = before.most_common(1)[0]
+    began = time.time()
+    site.crash(lost)
+    time.sleep(SERVED_S)
+    after = served(site, next(name for name in names if name != lost))
+    since = [datetime.fromisoformat(each["since"]).timestamp() for each in after if each["since"]]
+    took = sorted(1000 * (at - began) for at in since if at > began)
+    without = number - sum(1 for each in after if each["primary"] not in (None, lost))
+    site.start(lost)
+    if not took:
+        return f"{lost} had {had}: nobody took them"
+    middle = took[len(took) // 2]
+    return (
+        f"{lost} had {had}: {len(took)} served again after {took[0]:.0f} ms (first),"
+        f" {middle:.0f} (median), {took[-1]:.0f} (last); {without} without a primary"
+    )
+
+
+def main() -> None:
+    """Run it; see the module."""
+    parser = argparse.ArgumentParser(prog="python -m tests.scale.elections", description=__doc__)
+    parser.add_argument("servers", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    plan = Plan("elections", devices=3, gateways=2)
+    with ending_signals_raise():
+        try:
+            run(build(plan), options.servers, options.rounds)
+        finally:
+            down(plan.name)
+
+
+def run(site: Site, servers: int, rounds: int) -> None:
+    """Fill a lab, then take devices away."""
+    for number, host in enumerate(site.plan.device_hosts, 1):
+        address = f"10.80.0.{number}/16"
+        site.network.run(host.name, "ip", "address", "add", address, "dev", INTERFACE)
+    form(site)
+    first = site.plan.device_hosts[0].name
+    path = site.folder / "elections.json"
+    path.write_text(document(site.plan, servers))
+    began = time.monotonic()
+    change(site, first, "--timeout", str(IN_ORDER_S), "apply", "-f", str(path))
+
+    def in_order() -> bool:
+        states = [each["state"] for each in served(site, first)]
+        return states == ["ok"] * servers
+
+    site.wait(f"{servers} Virtual Servers are in order", in_order, IN_ORDER_S, 1.0)
+    sys.stdout.write(f"{servers} in order after {time.monotonic() - began:.1f} s\n")
+    for _ in range(rounds):
+        time.sleep(CALM_S)
+        sys.stdout.write(lose_power(site, servers) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
