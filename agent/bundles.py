@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from protocol.bundle import MAX_BUNDLE, OF_GROUP, Bundle, OfGroup
+from protocol.bundle import MAX_BUNDLE, Bundle, Frame, OfGroup
 from protocol.ids import DeviceId
 from protocol.messages import Message
 
@@ -13,14 +13,14 @@ class Bundles:
     """Holds such messages back until the step is over, or another goes to the same device: so
     each device is told everything in the order in which it was said."""
 
-    def __init__(self, send: Callable[[DeviceId, Message | Bundle], None]) -> None:
+    def __init__(self, send: Callable[[DeviceId, Frame], None]) -> None:
         self._send = send
         self._held: dict[DeviceId, list[OfGroup]] = {}
 
     def send(self, to: DeviceId, message: Message) -> None:
         """Send now or, one about an election, with :meth:`flush`."""
-        if type(message) in OF_GROUP:
-            self._held.setdefault(to, []).append(message)  # type: ignore[arg-type]  # see OF_GROUP
+        if isinstance(message, OfGroup):
+            self._held.setdefault(to, []).append(message)
             return
         if to in self._held:
             self._send_held(to, self._held.pop(to))

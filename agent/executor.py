@@ -8,7 +8,7 @@ from typing import Protocol
 from agent.bundles import Bundles
 from agent.carrier import Carrier
 from agent.storage import Storage
-from protocol.bundle import Bundle
+from protocol.bundle import Frame
 from protocol.config import Config
 from protocol.conflicts import Conflict
 from protocol.effects import (
@@ -32,7 +32,6 @@ from protocol.effects import (
 )
 from protocol.flows import Flush
 from protocol.ids import DeviceId
-from protocol.messages import Message
 
 
 class Listener(Protocol):
@@ -52,7 +51,7 @@ class Executor:
     def __init__(
         self,
         *,
-        send: Callable[[DeviceId, Message | Bundle], None],
+        send: Callable[[DeviceId, Frame], None],
         storage: Storage,
         carrier: Carrier | None,
         listener: Listener,

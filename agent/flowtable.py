@@ -176,17 +176,21 @@ class FlowTable:
         With ``replace`` False others that live stay, and that is no refusal. One that has
         ended never stays: its client has begun anew from the same port.
         """
-        refused = self._requests.send([entry(flow, at) for at, flow in enumerate(flows)])
+        refused = self._enter(flows)
         there = [flows[at] for at, code in refused.items() if code == errno.EEXIST]
         gives_way = [flow for flow in there if not self._stays(flow, replace=replace)]
         self._requests.send([m for flow in gives_way for m in _removals(flow)])
-        again = self._requests.send([entry(flow, at) for at, flow in enumerate(gives_way)])
+        again = self._enter(gives_way)
         return len(refused) - len(there) + len(again)
 
     def add(self, flows: Sequence[Flow]) -> list[Flow]:
         """Enter flows where nothing at all is in their way; those that were entered."""
-        refused = self._requests.send([entry(flow, at) for at, flow in enumerate(flows)])
+        refused = self._enter(flows)
         return [flow for at, flow in enumerate(flows) if at not in refused]
+
+    def _enter(self, flows: Sequence[Flow]) -> dict[int, int]:
+        """By the places of flows that were refused, why: errno."""
+        return self._requests.send([entry(flow, at) for at, flow in enumerate(flows)])
 
     def _stays(self, flow: Flow, *, replace: bool) -> bool:
         """Whether what is in the way of a flow has to stay."""

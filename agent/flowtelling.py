@@ -221,11 +221,11 @@ class Telling:
 
     def on_kept(self, device: DeviceId, message: FlowsKept) -> None:
         """A secondary tells of flows of the primary before: enter those that are missing here."""
-        table = self._worker.table
         vips = self._tellers.vips_of(self._tellers.fresh(self._loop.time()))
-        if table is not None and vips:
-            added = partial(self._added, device)
-            self._worker.do(partial(add, table, message, vips), added, _not_added)
+        if vips:
+            # What fails is said there, and lost as it was.
+            job = partial(add, told=message, vips=vips)
+            self._worker.count(job, partial(self._added, device))
 
     def _added(self, device: DeviceId, flows: list[Flow]) -> None:
         if not flows:
@@ -235,7 +235,3 @@ class Telling:
         for other, out in self._out.items():
             out.go_on(chunks(flows, (), out.vips))
             self._tell(other)
-
-
-def _not_added() -> None:
-    """The worker has said why; the flows are as lost as they were."""

@@ -24,7 +24,7 @@ from agent.lasting import lasting
 from agent.links import Link, Peer, PeerLinks
 from agent.sockets import AllowList, Publisher
 from protocol.addresses import check_endpoint, split_endpoint
-from protocol.bundle import Bundle
+from protocol.bundle import Bundle, Frame
 from protocol.errors import MalformedMessage
 from protocol.ids import DeviceId
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, URGENT, Beat, Info, Message
@@ -82,7 +82,7 @@ class Transport:
         """The Site's gate: what is sent is encoded for it."""
         self._sequences: Counter[tuple[DeviceId, bool]] = Counter()
         """Newest number sent, per receiver and channel: a gap is a loss."""
-        self._encoded: tuple[Message | Bundle | None, bytes] = (None, b"")
+        self._encoded: tuple[Frame | None, bytes] = (None, b"")
         self._next_tick = 0.0
         self._peers: dict[DeviceId, PeerLinks] = {}
         self._gone: Counter[str] = Counter()
@@ -178,7 +178,7 @@ class Transport:
                 for endpoint in self._endpoints(urgent) if self._channels else ():
                     await sockets.rebind(channel, endpoint, lambda: bool(self._channels))
 
-    def send(self, to: DeviceId, message: Message | Bundle) -> None:
+    def send(self, to: DeviceId, message: Frame) -> None:
         """Hand a message to the network, which may lose it. Never blocks, never raises for that."""
         if to not in self._known or not self._site or not self._channels:
             self._counts["unknown_receiver"] += 1
@@ -204,7 +204,7 @@ class Transport:
         self._channels[urgent].send(to.encode() + header + body)
         self._counts["sent"] += 1
 
-    def _body(self, message: Message | Bundle) -> bytes:
+    def _body(self, message: Frame) -> bytes:
         """Encoded once for all peers that are sent the same."""
         if message != self._encoded[0]:
             self._encoded = message, encode(message)
@@ -238,9 +238,7 @@ class Transport:
         if message is not None:
             self._deliver(links.peer.id, message)
 
-    def _judge(
-        self, links: PeerLinks, link: Link, frame: bytes, now: float
-    ) -> Message | Bundle | None:
+    def _judge(self, links: PeerLinks, link: Link, frame: bytes, now: float) -> Frame | None:
         """The message in ``frame``, or None where the header tells to drop it."""
         urgent = link.urgent
         if urgent and frame == links.newest[0]:

@@ -11,16 +11,19 @@ from typing import Annotated
 
 import msgspec
 
-from protocol.messages import Answer, Ask, HandOver, Resign, Vote, Voted
+from protocol.messages import Answer, Ask, HandOver, Message, Resign, Vote, Voted
 
 MAX_BUNDLE = 256
 """Messages in one bundle; all of the longest kind stay below the largest urgent frame."""
 OfGroup = Ask | Answer | Vote | Voted | HandOver | Resign
-OF_GROUP = frozenset({Ask, Answer, Vote, Voted, HandOver, Resign})
-"""What may be in one: messages about one group's election."""
+"""Messages about one group's election: what may be in one."""
 
 
 class Bundle(msgspec.Struct, frozen=True, tag_field="t", tag="bundle"):
     """Messages of one sender to one receiver, in the order in which they were said."""
 
     messages: Annotated[tuple[OfGroup, ...], msgspec.Meta(max_length=MAX_BUNDLE)]
+
+
+Frame = Message | Bundle
+"""What the body of one frame says."""

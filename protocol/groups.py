@@ -8,6 +8,7 @@ from random import Random
 from msgspec.structs import replace
 
 from protocol.alone import Heard
+from protocol.bundle import OfGroup
 from protocol.config import Config
 from protocol.effects import Ballot, Event, Paused
 from protocol.electorates import electorate_of, site_electorate
@@ -252,7 +253,7 @@ class Groups(Mapping[GroupId, Group]):
     def deliver(
         self,
         sender: DeviceId,
-        message: Ask | Answer | Vote | Voted | HandOver | Resign,
+        message: OfGroup,
         now: int,
         out: Outbox,
     ) -> bool:

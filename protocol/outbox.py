@@ -6,11 +6,10 @@ messages about that group. All other groups, and the leases in force, go on mean
 
 from __future__ import annotations
 
+from protocol.bundle import OfGroup
 from protocol.effects import Ballot, Effect, PersistBallots, Send
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
-from protocol.messages import Answer, Ask, HandOver, Message, Resign, Stored, Vote, Voted
-
-_OF_A_GROUP = Ask | Answer | Vote | Voted | HandOver | Resign
+from protocol.messages import Message, Stored
 
 
 class Outbox:
@@ -70,6 +69,6 @@ class Outbox:
 
 def _told_of(message: Message) -> GroupId | None:
     """The group whose ballot a message tells of."""
-    if isinstance(message, _OF_A_GROUP):
+    if isinstance(message, OfGroup):
         return message.group
     return SITE_GROUP if isinstance(message, Stored) else None

@@ -17,7 +17,7 @@ import msgpack
 import msgspec
 
 from protocol import api
-from protocol.bundle import Bundle
+from protocol.bundle import Frame
 from protocol.config import Config, Epoch
 from protocol.errors import MalformedMessage
 from protocol.ids import Revision
@@ -96,16 +96,15 @@ class UnknownKind(MalformedMessage):
 MAX_TAG = 32
 """Characters of the name of a kind of message."""
 
-_KINDS = (*get_args(Message), Bundle)
-_BY_TAG: dict[str, type[Any]] = {c.__struct_config__.tag: c for c in _KINDS}
+_BY_TAG: dict[str, type[Any]] = {c.__struct_config__.tag: c for c in get_args(Frame)}
 
 
-def encode(message: Message | Bundle) -> bytes:
+def encode(message: Frame) -> bytes:
     """The body of a frame that carries ``message``."""
     return pack(message)
 
 
-def decode(data: bytes, limit: int = MAX_BULK) -> Message | Bundle:
+def decode(data: bytes, limit: int = MAX_BULK) -> Frame:
     """The message in a frame's body of at most ``limit`` bytes."""
     plain = _unpack_plain(data, limit)
     tag = plain.get("t") if type(plain) is dict else None
@@ -115,7 +114,7 @@ def decode(data: bytes, limit: int = MAX_BULK) -> Message | Bundle:
             raise UnknownKind(f"a message of kind {tag!r}, of a newer release")
         raise MalformedMessage(f"not a known kind of message: {str(tag)[:40]!r}")
     _check_plain(plain, LOWEST if kind is ProposeChange else 0, MAX_DEPTH)
-    message: Message | Bundle = _convert(plain, kind)
+    message: Frame = _convert(plain, kind)
     return message
 
 

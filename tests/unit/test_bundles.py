@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.bundles import Bundles
-from protocol.bundle import MAX_BUNDLE, OF_GROUP, Bundle
+from protocol.bundle import MAX_BUNDLE, Bundle, Frame, OfGroup
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import URGENT, Ack, Answer, Ask, Message, Reason
 from protocol.wire import HEADER_SIZE, MAX_URGENT, encode
@@ -23,7 +25,7 @@ class Step:
     """What one step of the core says, and the frames that leave."""
 
     def __init__(self) -> None:
-        self.frames: list[tuple[DeviceId, Message | Bundle]] = []
+        self.frames: list[tuple[DeviceId, Frame]] = []
         self.bundles = Bundles(lambda to, message: self.frames.append((to, message)))
 
     def heard(self, by: DeviceId) -> list[Message]:
@@ -79,4 +81,4 @@ def test_the_longest_bundle_fits_in_a_frame() -> None:
 
 
 def test_all_of_them_belong_to_the_lease_plane() -> None:
-    assert set(URGENT) > OF_GROUP
+    assert set(URGENT) > set(get_args(OfGroup))

@@ -13,10 +13,10 @@ from typing import Any, get_args
 import msgspec
 import msgspec.inspect
 
-from protocol.bundle import Bundle
+from protocol.bundle import Frame
 from protocol.changes import Change
 from protocol.config import Config, Edit
-from protocol.messages import Append, Message, ProposeChange
+from protocol.messages import Append, ProposeChange
 from protocol.objects import Record, Value
 from protocol.wire import config_to_bytes, encode
 
@@ -28,7 +28,7 @@ def samples() -> Iterator[tuple[str, bytes]]:
 
 
 def _samples() -> Iterator[tuple[str, bytes]]:
-    for kind in (*get_args(Message), Bundle):
+    for kind in get_args(Frame):
         yield _tag(kind), encode(_full(kind))
     for change in get_args(Change):
         base: ProposeChange = _full(ProposeChange)
