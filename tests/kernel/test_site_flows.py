@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from agent.flowtable import FlowTable
 from halbctl.lab.measure import Stage, next_device
 from halbctl.lab.site import Site
-from protocol.flows import key_of
+from protocol.flows import Flow, key_of
 from tests.kernel.namespaces import Inside
 from tests.kernel.sites import CONNECTIONS, assert_kept, serving, stage
 from tests.kernel.tracked import PACKED
@@ -37,27 +37,48 @@ def test_gateway_push_survives_a_crash_the_return_and_a_planned_move(on_stage: S
 
 def test_a_successor_that_lost_its_flows_is_told_them_by_the_third_device(on_stage: Stage) -> None:
     on_stage.wait_agreed()
+    assert_kept(on_stage.measure("rest", lambda: None))
     site, successor = on_stage.site, next_device(on_stage.site)
+    for host in site.plan.device_hosts:
+        _wait_for_flows(site, host.name)
     # It would stand first: the other one could only be second.
-    assert _take_away_flows(site, successor) >= CONNECTIONS
+    assert _in_kernel(site, successor, _take_away_flows) >= CONNECTIONS
     crash = on_stage.crash()
     assert crash.after == successor
     assert_kept(crash)
     assert_kept(on_stage.come_back(crash.before))
 
 
-def _take_away_flows(site: Site, device: str) -> int:
-    """Remove all flows from a device's kernel, of which its agent does not hear; how many."""
+def _wait_for_flows(site: Site, device: str) -> None:
+    """Wait until a device's kernel holds a flow for each connection."""
+
+    def told() -> bool:
+        return _in_kernel(site, device, lambda table: len(_flows(table))) >= CONNECTIONS
+
+    site.wait(f"{device} holds all flows", told, 15.0)
+
+
+def _take_away_flows(table: FlowTable) -> int:
+    """Remove all flows, of which the device's agent does not hear; how many."""
+    flows = _flows(table)
+    table.remove([key_of(flow) for flow in flows])
+    return len(flows)
+
+
+def _flows(table: FlowTable) -> list[Flow]:
+    return list(table.all(PACKED))
+
+
+def _in_kernel(site: Site, device: str, look: Callable[[FlowTable], int]) -> int:
+    """What ``look`` makes of the connections in a device's kernel."""
     inside = Inside(site.network, device)
 
-    def take_away() -> int:
+    def with_table() -> int:
         with closing(FlowTable()) as table:
-            flows = list(table.all(PACKED))
-            table.remove([key_of(flow) for flow in flows])
-            return len(flows)
+            return look(table)
 
     try:
-        return inside.call(take_away)
+        return inside.call(with_table)
     finally:
         inside.close()
 
