@@ -31,11 +31,11 @@ from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lasting import lasting
 from agent.lease import KernelLease
+from agent.leftovers import Leftovers
 from agent.meter import Meter
 from agent.neighbour import mac_of
 from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
-from agent.redispatch import Redispatch
 from agent.repertoire import repertoire
 from agent.settings import Settings
 from agent.tracing import Answer, Question, question_of, trace
@@ -103,7 +103,7 @@ class Carrier:
         self.balancer = Balancer(asyncio.get_running_loop().time)
         self._desired = Desired()
         self.draining = Draining(news.on_event)
-        self._redispatch = Redispatch()
+        self._leftovers = Leftovers()
         self._gateway_news = GatewayNews(news.on_event)
         self.passive = Passive(self._led, self.checks.suspect)
         self.vips: Vips | None = None
@@ -280,7 +280,7 @@ class Carrier:
         if done is not None:
             self._refused, self._outdated = dict(done.unfit), dict(done.outdated)
             self._loaded = frozenset(server.uid for server in desired.virtual_servers)
-            self._redispatch.on_pass(done.in_force)
+            self._leftovers.on_pass(done.in_force)
             self._deliver(ConfigApplied(revision))
             if self.vips is not None:
                 if done.lease_lost:
@@ -379,7 +379,7 @@ class Carrier:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
         self.draining.close()
-        await self._redispatch.close()
+        await self._leftovers.close()
         await self.passive.close()
         await self.flows.close()
         await self.clients.close()

@@ -40,6 +40,9 @@ _NUMBER = {name: number for number, name in _PROTOCOL.items()}
 Flow = tuple[str, str, int, str]
 """(VIP, protocol, port, gateway address) of a flow."""
 
+Service = tuple[str, str, Ports]
+"""(VIP, protocol, ports) of a listener."""
+
 
 class Unanswered(NamedTuple):
     """A flow of TCP or UDP that no answer has come to, as the kernel has it."""
@@ -145,6 +148,34 @@ def end_unanswered(places: Iterable[tuple[str, str]]) -> int:
     return ended
 
 
+def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
+    """Take the flows of listeners out of the table, but those from ``own`` addresses; how many.
+
+    Also those that a gateway's packet was met of first. For where packets pass without
+    entries: no connection is touched. Costs as :func:`count_flows`.
+    """
+    ports: dict[tuple[bytes, int], list[Ports]] = {}
+    for vip, protocol, some in services:
+        ports.setdefault((ip_address(vip).packed, _NUMBER[protocol]), []).append(some)
+
+    def theirs(body: bytes, ends: struct.Struct) -> bool:
+        source, vip, protocol, port, answered_to, answered_port = ends.unpack_from(body)
+        if answered_to != source:
+            # A gateway's packet was met first: it goes out as the VIP's.
+            vip, port = answered_to, answered_port
+        at = int.from_bytes(port, "big")
+        some = ports.get((vip, protocol), ())
+        return source not in stay and any(first <= at <= last for first, last in some)
+
+    stay = {ip_address(address).packed for address in own}
+    ended = 0
+    for version in versions_of(vip for vip, _ in ports):
+        client, ends = _CLIENT[version], _ENDS[version]
+        listed = (body for body in _listed(version) if len(body) >= ends.size)
+        ended += _take_out(version, [body[client] for body in listed if theirs(body, ends)])
+    return ended
+
+
 _Place = tuple[bytes, int, bytes, bytes]
 """(VIP, protocol, port, gateway) of a flow, as the kernel has them."""
 _LAYOUTS = {
@@ -153,6 +184,11 @@ _LAYOUTS = {
 }
 """Where the two tuples of an entry have what we read. The kernel puts them first, always in one
 layout; entries with another one belong to a conntrack zone, which ours never do."""
+_ENDS = {
+    version: struct.Struct(f"=4x12x{size}s4x{size}s8xB3x8x4x2s2x12x{size}x4x{size}s8x4x8x4x2s2x")
+    for version, size in ADDRESS.items()
+}
+"""Who began a flow, whom with (address, protocol, port), and where answers go (address, port)."""
 _TUPLE = {version: 44 + 2 * size for version, size in ADDRESS.items()}
 """Length of each tuple."""
 _CLIENT = {version: slice(HEADER_SIZE, HEADER_SIZE + size) for version, size in _TUPLE.items()}
@@ -160,18 +196,19 @@ _REST = {version: HEADER_SIZE + 2 * size for version, size in _TUPLE.items()}
 """Where the first of the tuples stands, and what comes behind both."""
 
 
+def _listed(version: int, condition: bytes = b"") -> Iterator[bytes]:
+    """Entries that the kernel lists on a ``condition``."""
+    head = header(version) + condition
+    purpose = "list connections"
+    return netlink.request(netlink.NETFILTER, GET, head, flags=netlink.DUMP, purpose=purpose)
+
+
 def _flows(
     version: int, vips: Container[bytes], condition: bytes = b""
 ) -> Iterator[tuple[_Place, bytes]]:
     """Flows to ``vips``, of those that the kernel lists on a ``condition``, with their entries."""
     layout, length = _LAYOUTS[version], _TUPLE[version]
-    for each in netlink.request(
-        netlink.NETFILTER,
-        GET,
-        header(version) + condition,
-        flags=netlink.DUMP,
-        purpose="list connections",
-    ):
+    for each in _listed(version, condition):
         if len(each) < layout.size:
             continue
         original, vip, protocol, port, reply, gateway = layout.unpack_from(each)

@@ -26,6 +26,8 @@ from protocol.seats import seats
 
 OPENS = "tcp flags & (fin|syn|rst|ack) == syn"
 """Matches what opens a connection of TCP, not what goes on with one."""
+GOES_ON = OPENS.replace("==", "!=")
+"""Matches all other packets of TCP."""
 
 GatewayKey = tuple[GroupId, str]
 """(uid of the Virtual Server, name of the gateway)."""

@@ -4,9 +4,9 @@
 chains of :mod:`agent.ruleset`, and the kernel remembers each flow. This adds
 what ``routed`` needs. Where the flow alone decides, it does without memory: the
 destination is written into each packet on its way in, and the VIP into each
-answer on its way out. Else it remembers, and names the VIP for answers whose
-flow this device has not seen, as after a takeover. ``dsr`` is in
-:mod:`agent.direct`.
+answer on its way out. Else, and while a gateway drains, it remembers, and names the
+VIP for answers whose flow this device has not seen, as after a takeover. ``dsr`` is
+in :mod:`agent.direct`.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from msgspec.structs import replace
 
 from agent.distribution import (
     AT_REST,
+    GOES_ON,
     OPENS,
     GatewayKey,
     candidates,
     derivable,
     refusal,
     selector,
+    slot_rule,
 )
-from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
-from protocol.objects import Gateway, Listener, VirtualServer
+from agent.ipversion import KEYWORD, SUFFIX
+from protocol.objects import Listener, VirtualServer
 from protocol.ports import HIGHEST, Ports
 
-FRESH = "10m"
-"""A connection that began while a gateway drained is remembered for so long after a packet."""
-MAX_FRESH = 65_536
-"""Of more, the rest still goes to the gateway that drains."""
 EVERY: Ports = (1, HIGHEST)
 SERVICES, RANGES = "services", "ranges"
 """Maps from VIPs to the chains that translate: for one port, and for several."""
@@ -89,6 +87,7 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
 
     The answer must tell by itself which VIP it is from, and every device must
     find the same gateway; and a gateway's own connections must not look like answers.
+    While a gateway drains those that are met have entries (:func:`forgets`).
     """
     limits = listener.client_connections or listener.client_rate or vs.slow_start
     return (
@@ -98,6 +97,19 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
         and len(vips) == 1
         and listener.ports != EVERY
     )
+
+
+def forgets(vs: VirtualServer, listener: Listener, version: int, vips: tuple[str, ...]) -> bool:
+    """Whether the rules of now let packets to ``vips``, of one IP version, pass without an entry.
+
+    Not while a gateway drains: what begins then is at a gateway that no slot tells of, should
+    the drain be given up or another device take over. Only of TCP does a packet say whether it
+    opens a connection.
+    """
+    drains = listener.protocol == "tcp" and any(
+        g.state == "draining" and (":" in g.address) is (version == 6) for g in vs.gateways
+    )
+    return memoryless(vs, listener, vips) and not drains
 
 
 def passage(
@@ -122,17 +134,21 @@ def passage(
         if ip_address(gateway).version == version
     ]
     ranged = RANGED if listener.last_port else ""
-    if not memoryless(vs, listener, vips):
+    if not forgets(vs, listener, version, vips):
         known = f"{name}_answer"
+        amid = memoryless(vs, listener, vips)
+        ahead, sets = _going_on(vs, listener, version, down) if amid else ((), {})
         return Passage(
             {known: _answer(listener, version, vips)},
             {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")},
+            sets,
+            ahead,
         )
     out, back = f"{name}_out", f"{name}_back"
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
-    chains, sets = _Ways(out, vs, listener, version, down).parts()
+    rules, sets = _rewrite(vs, listener, version, down)
     return Passage(
-        {**chains, back: (_back(listener, version, vips[0]),)},
+        {out: rules, back: (_back(listener, version, vips[0]),)},
         {
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
@@ -140,6 +156,21 @@ def passage(
         },
         sets,
     )
+
+
+def _going_on(
+    vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Rules for what began without an entry, and is met while a gateway drains; sets for them.
+
+    It goes by the slots as they were before.
+    """
+    former = tuple(replace(g, state="enabled") if g.state == "draining" else g for g in vs.gateways)
+    gateways = candidates(replace(vs, gateways=former), version, down)
+    if not gateways:
+        return (), {}
+    rule, sets = slot_rule(listener, version, selector(vs, listener, version, gateways, AT_REST))
+    return (f"{GOES_ON} {rule}",), sets
 
 
 def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
@@ -174,65 +205,20 @@ def _ports(ports: Ports) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
-@dataclass(frozen=True)
-class _Ways:
-    """Chain ``out`` of a listener, which writes the gateway into packets to the VIP.
-
-    While a gateway drains, what opens a connection goes by the slots without it, and is
-    remembered for as long as it speaks; all else goes by the slots with it, as before. So what
-    a draining gateway has stays there, without a memory of old connections.
-    """
-
-    out: str
-    vs: VirtualServer
-    listener: Listener
-    version: int
-    down: frozenset[GatewayKey]
-
-    def parts(self) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-        """Rules by name of the chain, and the sets that they need."""
-        rules, sets = self._rewrite(self._candidates(draining=False))
-        if not self._drains:
-            return {self.out: rules}, {**sets}
-        key, fresh = f"{KEYWORD[self.version]} saddr . tcp sport", f"@{self.out}_fresh"
-        keep = f"update {fresh} {{ {key} timeout {FRESH} }} goto {self.out}_new"
-        old, needed = self._rewrite(self._candidates(draining=True))
-        chains = {
-            self.out: (f"{OPENS} {keep}", f"{key} {fresh} {keep}", *old),
-            f"{self.out}_new": rules,
-        }
-        return chains, {**sets, **needed, **self._memory()}
-
-    def _memory(self) -> dict[str, str]:
-        """Connections since the drain began."""
-        name, kind = f"{self.out}_fresh", ADDRESS[self.version]
-        rest = f"size {MAX_FRESH}; flags dynamic,timeout;"
-        return {name: f"set {name} {{ type {kind} . inet_service; {rest} }}"}
-
-    @property
-    def _drains(self) -> bool:
-        with_them = self._candidates(draining=True)
-        return self.listener.protocol == "tcp" and with_them != self._candidates(draining=False)
-
-    def _candidates(self, *, draining: bool) -> tuple[Gateway, ...]:
-        if not draining:
-            return candidates(self.vs, self.version, self.down)
-        asked = tuple(
-            replace(g, state="enabled") if g.state == "draining" else g for g in self.vs.gateways
-        )
-        return candidates(replace(self.vs, gateways=asked), self.version, self.down)
-
-    def _rewrite(self, gateways: tuple[Gateway, ...]) -> tuple[tuple[str, ...], Mapping[str, str]]:
-        listener, ip = self.listener, KEYWORD[self.version]
-        if not gateways:
-            return ("notrack", *refusal(listener)), {}
-        way = selector(self.vs, listener, self.version, gateways, AT_REST).gateway()
-        after = "meta priority set none " if way.ahead else ""
-        port = ""
-        if listener.gateway_ports != listener.ports:
-            port = f"{listener.protocol} dport set {listener.gateway_port} "
-        head = f"notrack {way.ahead}meta l4proto {listener.protocol} {port}"
-        return (f"{head}{ip} daddr set {way.expression} {after}accept",), way.sets
+def _rewrite(
+    vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Write the gateway into a packet to the VIP."""
+    gateways, ip = candidates(vs, version, down), KEYWORD[version]
+    if not gateways:
+        return ("notrack", *refusal(listener)), {}
+    way = selector(vs, listener, version, gateways, AT_REST).gateway()
+    after = "meta priority set none " if way.ahead else ""
+    port = ""
+    if listener.gateway_ports != listener.ports:
+        port = f"{listener.protocol} dport set {listener.gateway_port} "
+    head = f"notrack {way.ahead}meta l4proto {listener.protocol} {port}"
+    return (f"{head}{ip} daddr set {way.expression} {after}accept",), way.sets
 
 
 def _back(listener: Listener, version: int, vip: str) -> str:

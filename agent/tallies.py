@@ -108,24 +108,26 @@ class _Books:
     ) -> Traffic:
         version = family(gateway.address)
         of_its_version = tuple(vip for vip in vips if family(vip) == version)
+        remembered = summed(
+            self._account((*service, gateway.address))
+            for service in services
+            if family(service[0]) == version
+        )
         if not of_its_version or not _unremembered(server, listener, of_its_version):
-            return summed(
-                self._account((*service, gateway.address))
-                for service in services
-                if family(service[0]) == version
-            )
+            return remembered
         if server.forwarding == "dsr":
             return UNSEEN
-        # Packets are counted by the gateway's own address and port, and flows not at all.
+        # Packets are counted by the gateway's own address and port, and flows not at all; beside
+        # those that had entries while a gateway drained.
         key = (str(ip_address(gateway.address)), listener.protocol, listener.gateway_port)
         forth = self._now.reading.passed.get(key, _NOTHING)
         back = self._now.reading.answered.get(key, _NOTHING)
         return replace(
             UNSEEN,
-            packets_in=forth.packets,
-            bytes_in=forth.bytes,
-            packets_out=back.packets,
-            bytes_out=back.bytes,
+            packets_in=forth.packets + remembered.packets_in,
+            bytes_in=forth.bytes + remembered.bytes_in,
+            packets_out=back.packets + remembered.packets_out,
+            bytes_out=back.bytes + remembered.bytes_out,
         )
 
     def _account(self, account: Account) -> Traffic:

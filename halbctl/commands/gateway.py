@@ -12,7 +12,7 @@ from halbctl.errors import note
 from halbctl.output import Paint, emit
 from halbctl.session import change, finish
 from halbctl.settings import settings_of
-from protocol.errors import InvalidInput
+from protocol.errors import HalbError, InvalidInput
 
 app = area("Add, remove, drain and weigh the gateways of a Virtual Server.")
 
@@ -82,8 +82,13 @@ def remove(
     # What would be refused in the end, such as to remove the last one, ends no connection first.
     change(ctx, removal, dry_run=True, force=True)
     note(_drained(ctx, vs, gateway, "0s" if drain is None else drain, if_revision)["detail"])
-    wait_until_empty(ctx, vs, gateway)
-    finish(ctx, change(ctx, removal, force=True))
+    try:
+        wait_until_empty(ctx, vs, gateway)
+        done = change(ctx, removal, force=True)
+    except HalbError:
+        note(f"{gateway} was drained, and is not removed: the same command goes on")
+        raise
+    finish(ctx, done)
 
 
 def _drained(

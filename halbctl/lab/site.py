@@ -98,11 +98,14 @@ class Site:
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def ask(self, device: str, op: str, timeout: float = 2.0) -> dict[str, Any]:
-        """Ask a device's agent over its control socket, in this process: for polling."""
+    def ask(self, device: str, op: str, timeout: float = 2.0, **more: Any) -> dict[str, Any]:
+        """Ask a device's agent over its control socket, in this process: for polling.
+
+        ``more`` are the fields of the question beside its name ``op``.
+        """
         if self.service(device).pid is None:
             raise Unreachable(f"the agent of {device} does not run")
-        return ask(str(self.control(device)), {"op": op}, timeout)
+        return ask(str(self.control(device)), {"op": op, **more}, timeout)
 
     def status(self, device: str) -> dict[str, Any]:
         """The Site as a device sees it: the fields of ``halbctl status --output json``."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 from msgspec.structs import replace as replaced
 
 from agent.conntrack import end_unanswered
+from agent.leftovers import Leftovers
 from agent.ruleset import Desired
 from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
@@ -218,6 +221,47 @@ def test_a_gateway_that_drains_keeps_its_connections(built: Farm, mode: str, vip
         assert all(echo(sock, b"after a takeover") for sock in before)
     for sock in (*before, *since):
         sock.close()
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_entries_that_a_drain_took_go_with_it(built: Farm, vip: str) -> None:
+    built.use("routed")
+    server, client = serves("routed"), CLIENT[6 if ":" in vip else 4]
+    left = tuple(g for g in server.gateways if not g.name.startswith("gw1"))
+    leaving = tuple(replaced(g, state="draining") for g in server.gateways if g not in left)
+
+    def serve(*gateways: Gateway) -> Desired:
+        wanted = Desired((replaced(server, gateways=gateways),), {UID: built.leased})
+        built.a.reconcile(wanted)
+        return wanted
+
+    def entries() -> list[str]:
+        listed = built.a.run("conntrack", "-L", "-f", "ipv6" if ":" in vip else "ipv4")
+        return [line for line in listed.splitlines() if f"={client} " in line]
+
+    async def forget(*wanted: Desired) -> None:
+        leftovers = Leftovers()
+        for each in wanted:
+            leftovers.on_pass(each)
+        gone = partial(wait_until, lambda: not entries(), "they are gone", PATIENCE_S)
+        await asyncio.to_thread(gone)
+        await leftovers.close()
+
+    with closing(built.client.call(connect, vip, PUSH, 1.0)) as spoken_to:
+        assert not entries()
+        amid = serve(*left, *leaving)
+        spoken_to.recv(100)
+        with (
+            closing(built.client.call(connect, vip, ECHO, 1.0)) as since,
+            closing(built.a.call(connect, vip, ECHO, 1.0)) as own,
+        ):
+            # One that a gateway's packet was met of first, and one that began.
+            wait_until(lambda: len(entries()) == 2, "both have entries", PATIENCE_S)
+            built.a.call(asyncio.run, forget(amid, serve(*left)))
+            for sock in (since, own):
+                sock.sendall(b"hello")
+                assert sock.recv(100) == b"hello"
+            assert not entries()
 
 
 @pytest.mark.parametrize("vip", VIPS)

@@ -171,8 +171,12 @@ class Judge:
             list(journal.find(what, subject, born, lost.at)) for what, subject in _MOVE_SLOTS
         )  # where gateways take turns no slot tells of them
         moved = moved or bool(list(journal.find("slots", target.server, born, lost.at)))
-        if moved and target.server == FLOW and not self._sticky:
+        forgets = target.server == FLOW and not self._sticky
+        if moved and forgets:
             return "its slot moved, and nothing remembers it", True
+        # While a gateway drains, what has begun since is at a gateway that no slot tells of.
+        since = 0.0 if forgets else born
+        moved = moved or bool(list(journal.find("drained", target.server, since, lost.at)))
         told = self._told_in(lost.born + YOUNG_S[target.kind], lost.at)
         if moved and not told:
             return "its slot moved, and faults kept secondaries from being told", True

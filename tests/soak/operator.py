@@ -76,6 +76,8 @@ class Operator:
         code = self._run(what, subject, *command)
         if code not in NOT_DONE:
             self.wishes.tried(wanted, committed=code == ExitCode.DONE, whole=whole)
+        else:
+            self.wishes.begun(wanted)
 
     def _copy(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What is believed in, to be changed; and the Virtual Servers in it by name."""
@@ -95,16 +97,20 @@ class Operator:
             "gateway", "set", name, gateway["name"], "--weight", str(gateway["weight"]),
         )  # fmt: skip
 
+    @staticmethod
+    def _all_serve(server: dict[str, Any], gateway: dict[str, Any]) -> bool:
+        """Whether every gateway of the same IP version takes connections."""
+        return all(_enabled(g) for g in server["gateways"] if _six(g) == _six(gateway))
+
     def _drain_gateway(self) -> None:
         wanted, servers = self._copy()
         name, gateway = self._some_gateway(servers)
-        draining = gateway.get("state", "enabled") == "draining"
-        kin = [g for g in servers[name]["gateways"] if _six(g) == _six(gateway)]
-        if not draining and any(g.get("state", "enabled") != "enabled" for g in kin):
+        leaving = not _enabled(gateway)
+        if not leaving and not self._all_serve(servers[name], gateway):
             return  # too few would be left when others die
-        gateway["state"] = "enabled" if draining else "draining"
-        verb = "undrain" if draining else "drain"
-        self._change("slots", name, wanted, "gateway", verb, name, gateway["name"])
+        gateway["state"] = "enabled" if leaving else "draining"
+        what, verb = ("slots", "undrain") if leaving else ("drained", "drain")
+        self._change(what, name, wanted, "gateway", verb, name, gateway["name"])
 
     def _add_or_remove_gateway(self) -> None:
         wanted, servers = self._copy()
@@ -122,6 +128,8 @@ class Operator:
             new = {"name": added, "address": address, "weight": 2}
             servers[name]["gateways"].append(new)
             self._change("slots", name, wanted, "gateway", "add", name, f"{added}={written}:2")
+            return
+        if _enabled(gateway) and not self._all_serve(servers[name], gateway):
             return
         servers[name]["gateways"].remove(gateway)
         self._stage.journal.note("act", "removed", f"{name}/{gateway['name']}")
@@ -200,6 +208,10 @@ class Operator:
             device = self._random.choice(self._stage.devices)
             self.drained.add(device)
             self._run("drain", device, "device", "drain", device)
+
+
+def _enabled(gateway: dict[str, Any]) -> bool:
+    return bool(gateway.get("state", "enabled") == "enabled")
 
 
 def _six(gateway: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,8 +20,9 @@ from halbctl.lab.processes import Service
 from halbctl.lab.servers import BANNER, ECHO
 from halbctl.lab.site import START_TIMEOUT, Site, apply, form, start_server
 from protocol.api import DEFAULT_PORT
+from protocol.errors import HalbError
 from tests.soak.gateway import NAMED, TALKING
-from tests.soak.holder import Lost, Tally, Target
+from tests.soak.holder import PORTS, Lost, Tally, Target
 from tests.soak.journal import Journal
 
 GATEWAYS = 4
@@ -103,6 +105,8 @@ class Stage:
     losses: list[Lost] = field(default_factory=list)
     tally: Tally | None = None
     over: threading.Event = field(default_factory=threading.Event)
+    inquiries: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    """Asks devices what they think of what was reset, beside everything else."""
     give_up_silent: Callable[[], None] = lambda: None
     """Have the client close the connections that do not speak, and dial others."""
 
@@ -190,6 +194,8 @@ def holding(stage: Stage) -> Iterator[None]:
                 stage.losses.append(lost)
                 about = TARGETS[lost.target]
                 stage.journal.note("saw", "lost", f"{about.server}/{lost.gateway}", str(lost))
+                if lost.reset_by:
+                    stage.inquiries.submit(inquire, stage, about, lost)
             else:
                 silent = tuple(Lost(**each) for each in told.pop("silent"))
                 stage.tally = Tally(silent=silent, **told)
@@ -215,6 +221,24 @@ def holding(stage: Stage) -> Iterator[None]:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
+
+
+def inquire(stage: Stage, about: Target, lost: Lost) -> None:
+    """Note to which gateway each device would send what was reset, and which ones it sees down."""
+    client = CLIENT.ipv6 if ":" in about.vip else CLIENT.ipv4
+    question: dict[str, Any] = {"client": client, "port": lost.port}
+    for device in stage.running():
+        try:
+            found = stage.site.ask(
+                device, "trace", virtual_server=about.server, listener=PORTS[about.kind], **question
+            )
+            told = stage.site.virtual_server(device, about.server)
+        except HalbError as error:
+            stage.journal.note("saw", "trace", device, error.message)
+            continue
+        down = [g["name"] for g in told["gateways"] if g["state"] != "up"]
+        what = f"{found['gateway']} by {found['how']} {found['slot']}, not up: {down}"
+        stage.journal.note("saw", "trace", f"{device} {lost.port}", what)
 
 
 def owners(stage: Stage) -> Probe:

@@ -63,6 +63,13 @@ class Wishes:
         if committed:
             self.document = copy.deepcopy(wanted)
 
+    def begun(self, wanted: dict[str, Any]) -> None:
+        """A change to ``wanted`` was refused; gateways that it removes are perhaps drained."""
+        after = parts(wanted)
+        for key in self._committed.keys() - after.keys():
+            if key[-1] == "state":
+                self._perhaps.setdefault(key, set()).update(ON_ITS_WAY)
+
     def lost(self, found: Mapping[str, Any]) -> list[str]:
         """What ``found``, the Site's document, has that nobody asked for, or lacks."""
         real = parts(found)

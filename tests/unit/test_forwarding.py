@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from agent import direct
 from agent.distribution import Moment
-from agent.forwarding import memoryless, serving
+from agent.forwarding import forgets, memoryless, serving
 from agent.ruleset import (
     Desired,
     Ruleset,
@@ -187,20 +187,48 @@ def test_what_can_be_told_apart_is_allowed(changes: dict[str, object]) -> None:
     refuse_ambiguous((ROUTED, other(**changes)))
 
 
-def test_a_gateway_that_drains_keeps_its_slots_for_connections_it_has() -> None:
-    leaving = replace(ROUTED.gateways[1], state="draining")
-    drained = compiled(replace(ROUTED, gateways=(ROUTED.gateways[0], leaving)))
-    opens, fresh, old = drained.chains[f"{CHAIN}_out"]
-    assert opens.startswith("tcp flags & (fin|syn|rst|ack) == syn update")
-    assert fresh.startswith(f"ip saddr . tcp sport @{CHAIN}_out_fresh update")
-    assert old == compiled(ROUTED).chains[f"{CHAIN}_out"][0]
-    (new,) = drained.chains[f"{CHAIN}_out_new"]
-    assert new.endswith("ip daddr set 10.0.0.1 accept")
-    assert f"{CHAIN}_out_fresh" in drained.sets
+LEAVING = replace(ROUTED.gateways[1], state="draining")
+GOES_ON = "tcp flags & (fin|syn|rst|ack) != syn "
+
+
+def remembered(server: VirtualServer) -> tuple[str, ...]:
+    """Rules of the listener where each flow gets an entry."""
+    return compiled(replace(server, forwarding="snat", inner_vips=())).chains[CHAIN]
+
+
+def test_what_is_met_while_a_gateway_drains_is_remembered() -> None:
+    drained = replace(ROUTED, gateways=(ROUTED.gateways[0], LEAVING))
+    found = compiled(drained)
+    going_on, opens = found.chains[CHAIN]
+    assert (going_on.removeprefix(GOES_ON),) == remembered(ROUTED), "by the slots as they were"
+    assert (opens,) == remembered(drained)
+    assert not found.maps.get("direct"), "nothing passes without an entry"
+    assert found.maps["answers"]
 
 
 def test_the_last_gateway_that_drains_keeps_what_it_has_and_gets_nothing_new() -> None:
     leaving = tuple(replace(g, state="draining") for g in ROUTED.gateways)
-    drained = compiled(replace(ROUTED, gateways=leaving))
-    assert drained.chains[f"{CHAIN}_out"][-1] == compiled(ROUTED).chains[f"{CHAIN}_out"][0]
-    assert "reject with tcp reset" in drained.chains[f"{CHAIN}_out_new"][1]
+    going_on, refused, _ = compiled(replace(ROUTED, gateways=leaving)).chains[CHAIN]
+    assert (going_on.removeprefix(GOES_ON),) == remembered(ROUTED)
+    assert "reject with tcp reset" in refused
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gateways": (*ROUTED.gateways, replace(LEAVING, name="six", address="fd00::2"))},
+        {"listeners": (replace(WEB, protocol="udp"),), "gateways": (ROUTED.gateways[0], LEAVING)},
+    ],
+    ids=["of the other IP version", "of datagrams, which do not say what they begin"],
+)
+def test_a_drain_that_tells_nothing_apart_changes_nothing(change: dict[str, object]) -> None:
+    server = replace(ROUTED, **change)
+    (listener,) = server.listeners
+    assert memoryless(server, listener, (VIP,))
+    assert forgets(server, listener, 4, (VIP,))
+
+
+def test_flows_are_not_counted_amid_a_drain_as_not_all_of_them_were_met() -> None:
+    drained = replace(ROUTED, gateways=(ROUTED.gateways[0], LEAVING))
+    assert not forgets(drained, WEB, 4, (VIP,))
+    assert unremembered(wanted(drained)) == {UID}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from agent.redispatch import departed
+from agent.leftovers import departed
 from agent.ruleset import Desired
 from protocol.ids import GroupId
 from protocol.objects import Gateway, VirtualServer

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
-from agent.redispatch import Redispatch
+from agent.leftovers import Leftovers
 from agent.ruleset import Desired
 from tests.kernel.farm import ADDRESSES, GREET, HOLD, NAMES, UDP, Farm, farm_gateways, version
 from tests.kernel.namespaces import VIPS, wait_until
@@ -39,12 +39,12 @@ def both(*names: str) -> list[str]:
 
 async def redispatched(before: Desired, now: Desired, vip: str, gateway: str) -> None:
     """What an agent does once its rules have changed, until nothing waits for the gateway."""
-    redispatch = Redispatch()
-    redispatch.on_pass(before)
-    redispatch.on_pass(now)
+    leftovers = Leftovers()
+    leftovers.on_pass(before)
+    leftovers.on_pass(now)
     gone = partial(wait_until, lambda: not waiting(vip, gateway), "none waits", PATIENCE_S)
     await asyncio.to_thread(gone)
-    await redispatch.close()
+    await leftovers.close()
 
 
 @pytest.mark.parametrize("most", [0, 50])
