@@ -39,22 +39,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 100000)
     parser.add_argument("--devices", type=int, choices=(2, 3, 4, 5), default=3)
+    parser.add_argument("--witness", action="store_true", help="two devices and a witness")
     parser.add_argument("--folder", type=Path, help="for logs; default: a new one")
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"halb-soak-{options.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder, options.seed)
+    journal, seconds = Journal(folder, options.seed), options.minutes * 60.0
     with ending_signals_raise():
-        run(journal, options.devices, options.minutes * 60.0)
+        run(journal, 2 if options.witness else options.devices, options.witness, seconds)
     journal.close()
     sys.exit(1 if journal.broken else 0)
 
 
-def run(journal: Journal, devices: int, seconds: float) -> None:
+def run(journal: Journal, devices: int, witness: bool, seconds: float) -> None:
     """Make a lab, break it for so long, and say what was found."""
     random = Random(journal.seed)
     sticky = random.random() < 0.5
-    with staged(devices, journal, sticky=sticky) as stage:
+    with staged(devices, journal, witness=witness, sticky=sticky) as stage:
         nemesis, operator = (
             Nemesis(stage, Random(random.random())),
             Operator(stage, Random(random.random())),

@@ -203,7 +203,7 @@ class Nemesis:
     def _flush(self) -> None:
         """All rules of a device are lost at once; its agent lives, and makes them anew."""
         busy = {fault.cost for fault in self.active}
-        device = self._random.choice(self._stage.devices)
+        device = self._random.choice(self._stage.carriers)
         if device in busy or not self._site.answers(device):
             return
         self._stage.journal.note("act", "flush", device)

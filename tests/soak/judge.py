@@ -90,7 +90,9 @@ class Judge:
                 if server["primary"] is None or server["state"] == "down":
                     return f"{name}: {server['name']} {server['state']} {server['reasons']}"
                 views.setdefault(server["name"], {})[name] = (server["primary"], server["term"])
-                unfit = [d for d in server["devices"] if not d["eligible"]]
+                unfit = [
+                    d for d in server["devices"] if not d["eligible"] and d["role"] != "witness"
+                ]
                 if any("drained" not in d["reason"] for d in unfit):
                     return f"{name}: {server['name']}: {unfit}"
         for server, primaries in views.items():
@@ -180,7 +182,7 @@ class Judge:
         told = self._told_in(lost.born + YOUNG_S[target.kind], lost.at)
         if moved and not told:
             return "its slot moved, and faults kept secondaries from being told", True
-        if len(self._stage.devices) == 2 and target.kind == "push" and not told:
+        if len(self._stage.carriers) == 2 and target.kind == "push" and not told:
             return "the only other device had just come back", True
         return f"unexplained{', its slot moved' if moved else ''}", False
 

@@ -9,7 +9,7 @@ import time
 from random import Random
 from typing import Any
 
-from halbctl.lab.plan import CLIENT, VIP, VIP6
+from halbctl.lab.plan import VIP, VIP6
 from halbctl.lab.servers import BANNER, ECHO
 from protocol.errors import ExitCode
 from tests.soak.chance import Kinds, drawn
@@ -48,7 +48,7 @@ class Operator:
 
     def undrain(self) -> None:
         """Let all devices serve again, whatever was known to be drained."""
-        for device in self._stage.devices:
+        for device in self._stage.carriers:
             self._run("undrain", device, "device", "undrain", device)
         self.drained.clear()
 
@@ -144,10 +144,12 @@ class Operator:
             self._change("delete", name, wanted, "vs", "delete", name, "--yes")
             return
         gateway = {"name": "gw1", "address": "10.77.0.31", "weight": 1}
-        arbiter = CLIENT.ipv4 if len(self._stage.devices) == 2 else ""
+        voice = self._stage.third_voice
+        options = ("--arbiter", voice["arbiter"]) if "arbiter" in voice else ()
+        options = ("--witness", *voice["witnesses"]) if "witnesses" in voice else options
         wanted["virtual_servers"].append(
             {
-                **({"arbiter": arbiter} if arbiter else {}),
+                **voice,
                 "name": name,
                 "vips": [f"{vip}/24"],
                 "gateways": [gateway],
@@ -157,7 +159,7 @@ class Operator:
         self._change(
             "create", name, wanted,
             "vs", "create", name, "--vip", f"{vip}/24", "--tcp", str(BANNER),
-            "--gateway", "gw1=10.77.0.31", *(("--arbiter", arbiter) if arbiter else ()),
+            "--gateway", "gw1=10.77.0.31", *options,
         )  # fmt: skip
 
     def _more_vips(self) -> None:
@@ -197,7 +199,7 @@ class Operator:
 
     def _promote(self) -> None:
         server = self._random.choice((WEB, FLOW, SIX))
-        to = self._random.choice(self._stage.devices)
+        to = self._random.choice(self._stage.carriers)
         self._run("promote", server, "promote", server, "--to", to, "--wait")
 
     def _drain_device(self) -> None:
@@ -205,7 +207,7 @@ class Operator:
             device = self.drained.pop()
             self._run("undrain", device, "device", "undrain", device)
         else:
-            device = self._random.choice(self._stage.devices)
+            device = self._random.choice(self._stage.carriers)
             self.drained.add(device)
             self._run("drain", device, "device", "drain", device)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from halbctl.lab.lifecycle import build, down
 from halbctl.lab.namespaces import INTERFACE, SWITCH
-from halbctl.lab.plan import CLIENT, VIP, VIP6, Plan
+from halbctl.lab.plan import CLIENT, VIP, VIP6, WITNESS, Plan
 from halbctl.lab.probes import Probe, python_environment
 from halbctl.lab.processes import Service
 from halbctl.lab.servers import BANNER, ECHO
@@ -56,7 +56,7 @@ _CHECK = {"type": "tcp", "interval": 0.5, "timeout": 0.5}
 
 def document(plan: Plan, *, sticky: bool) -> dict[str, Any]:
     """What the Site begins with; ``sticky``: the routed Virtual Server remembers its flows."""
-    names = [host.name for host in plan.device_hosts]
+    names = [host.name for host in plan.device_hosts if host != WITNESS]
 
     def listener(port: int, protocol: str = "tcp", **more: Any) -> dict[str, Any]:
         return {"protocol": protocol, "port": port, "check": _CHECK, **more}
@@ -67,7 +67,7 @@ def document(plan: Plan, *, sticky: bool) -> dict[str, Any]:
         gateways = [(g.name, g.ipv4) for g in four] + [(f"{g.name}-6", g.ipv6) for g in six]
         arbiter = CLIENT.ipv4 if four else CLIENT.ipv6
         return {
-            **({"arbiter": arbiter} if plan.devices == 2 else {}),
+            **_third_voice(plan, arbiter),
             "name": name,
             "vips": vips,
             "devices": names[turn:] + names[:turn],
@@ -89,6 +89,13 @@ def document(plan: Plan, *, sticky: bool) -> dict[str, Any]:
             server(SIX, 2, [f"{SIX_VIP}/64"], turns),
         ]
     }
+
+
+def _third_voice(plan: Plan, arbiter: str) -> dict[str, Any]:
+    """What decides between two devices."""
+    if plan.witness:
+        return {"witnesses": [WITNESS.name]}
+    return {"arbiter": arbiter} if plan.devices == 2 else {}
 
 
 @dataclass
@@ -113,6 +120,16 @@ class Stage:
     @property
     def devices(self) -> list[str]:
         return [host.name for host in self.site.plan.device_hosts]
+
+    @property
+    def carriers(self) -> list[str]:
+        """Devices that may carry Virtual Servers: all but a witness."""
+        return [name for name in self.devices if name != WITNESS.name]
+
+    @property
+    def third_voice(self) -> dict[str, Any]:
+        """What a new IPv4 Virtual Server of two devices needs beside them."""
+        return _third_voice(self.site.plan, CLIENT.ipv4)
 
     @property
     def gateways(self) -> list[str]:
@@ -142,16 +159,16 @@ def start_named(site: Site, gateway: str) -> None:
 
 
 @contextmanager
-def staged(devices: int, journal: Journal, *, sticky: bool) -> Iterator[Stage]:
+def staged(devices: int, journal: Journal, *, witness: bool, sticky: bool) -> Iterator[Stage]:
     """A lab with all its Virtual Servers in order, and the client's connections."""
-    plan = Plan(f"soak{journal.seed % 100000}", devices, GATEWAYS, ipv6=True)
+    plan = Plan(f"soak{journal.seed % 100000}", devices, GATEWAYS, witness=witness, ipv6=True)
     try:
         site = build(plan)
         for host in plan.gateway_hosts:
             start_named(site, host.name)
             route = ("ip", "route", "replace", f"{CLIENT.ipv4}/32", "via", INNER)
             site.network.run(host.name, *route)
-        if devices == 2:
+        if devices == 2 and not witness:
             site.network.run(SWITCH, "nft", "-f", "-", text=_CUT_LINKS_ONLY)
         form(site)
         stage = Stage(site, journal, document(plan, sticky=sticky))
