@@ -220,11 +220,7 @@ class Carrier:
             return
         carried = self._carried()
         assignments = self._config.assignments
-        vips = {
-            server.uid: assignments[server.uid].vips
-            for server in carried
-            if server.uid in assignments
-        }
+        vips = {vs.uid: assignments[vs.uid].vips for vs in carried if vs.uid in assignments}
         desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
         if desired != self._desired:
             self.flows.hasten(SLOTS_MOVE_S)
@@ -337,6 +333,7 @@ class Carrier:
             self._routers = segment.routers(self.interface)
         except InterfaceMissing:
             link = None
+        self.checks.excuse = fitness.cut_off(self.interface, link)
         changed = (link, found) != (self._link, self._networks)
         self._link, self._networks = link, found
         return changed

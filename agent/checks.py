@@ -7,7 +7,7 @@ answers in a row and comes back after ``rise`` good ones. Until its first
 answer a check counts as good, and the first answer decides at once: a device
 that has just started neither drops all gateways nor waits for ``fall`` to
 learn that one is dead. An answer that only says something about this host
-(no file descriptors left) is not counted, but shown.
+(no file descriptors left, no carrier) is not counted, but shown.
 """
 
 from __future__ import annotations
@@ -155,6 +155,8 @@ class HealthChecks:
         self._down: Down = frozenset()
         self.made = 0
         """Checks made so far."""
+        self.excuse = ""
+        """Why bad answers say nothing about gateways now; empty: they do."""
 
     @property
     def down(self) -> Down:
@@ -239,8 +241,11 @@ class HealthChecks:
         target = watched.target
         # From start to start: a gateway that hangs is checked as often as one that answers.
         following = self._following(target.check)
+        excuse = self.excuse
 
         def done(answer: Answer) -> None:
+            if answer.verdict is Verdict.BAD and (why := excuse or self.excuse):
+                answer = Answer(Verdict.UNCLEAR, why)
             watched.cancel = None
             watched.timer = self._loop.call_at(following, self._due, watched)
             self._in_flight -= 1

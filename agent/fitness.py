@@ -54,14 +54,19 @@ def unfit(config: Config, device: DeviceId, host: Host) -> tuple[tuple[GroupId, 
     return tuple(found)
 
 
+def cut_off(interface: str, link: Link | None) -> str:
+    """Why nobody can be reached through an interface; empty if it has a carrier."""
+    if link is None:
+        return f"interface {interface} does not exist"
+    if not link.up:
+        return f"interface {interface} is down"
+    return "" if link.carrier else f"interface {interface} has no carrier"
+
+
 def _general_reason(host: Host) -> str:
-    if host.link is None:
-        return f"interface {host.interface} does not exist"
-    if not host.link.up:
-        return f"interface {host.interface} is down"
-    if not host.link.carrier:
-        return f"interface {host.interface} has no carrier"
-    if host.link.filters:
+    if reason := cut_off(host.interface, host.link):
+        return reason
+    if host.link is not None and host.link.filters:
         return f"interface {host.interface} is a bridge with br_netfilter: see `halbctl doctor`"
     return host.trouble[0] if host.trouble else ""
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from halbctl.lab.measure import Stage, next_device
+from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.site import Site
 from tests.kernel.sites import assert_kept, serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("failures")]
+
+BLACKOUT_S = 5.0
+"""Longer than the checks of a gateway that is gone need to say so."""
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +64,33 @@ def test_without_a_majority_nobody_owns_the_vip_and_healing_brings_it_back(
     apart = on_stage.shatter()
     assert_kept(apart)
     assert apart.outage_ms > 1000
+
+
+def test_a_switch_that_is_out_is_held_against_no_gateway(on_stage: Stage) -> None:
+    site = on_stage.site
+    devices = [host.name for host in site.plan.device_hosts]
+    seen: set[tuple[str, str, str]] = set()
+
+    def blackout() -> None:
+        for name in devices:
+            site.network.unplug(name)
+        time.sleep(BLACKOUT_S)
+        for name in devices:
+            told = site.ask(name, "gateways", virtual_server=VIRTUAL_SERVER)
+            seen.update(
+                (name, gateway["name"], view["state"])
+                for gateway in told["gateways"]
+                for view in gateway["devices"]
+                if view["device"] == name
+            )
+            assert "interface eth0 has no carrier" in site.status(name)["warnings"]
+        for name in devices:
+            site.network.plug(name)
+        on_stage.wait_agreed()
+        time.sleep(BLACKOUT_S + 1.0)  # TCP, that doubles its timer, has sent everything once more
+
+    measured = on_stage.measure("blackout", blackout)
+    assert measured.survivors == measured.wanted, measured
+    assert measured.two_owners_ms == 0, measured
+    gateways = [host.name for host in site.plan.gateway_hosts]
+    assert seen == {(name, gateway, "up") for name in devices for gateway in gateways}

@@ -312,6 +312,28 @@ class TestHealthChecks:
 
         run(test())
 
+    def test_bad_answers_say_nothing_about_gateways_while_this_host_is_cut_off(self) -> None:
+        async def test() -> None:
+            script = Scripted()
+            checks = HealthChecks(never, Random(1), probes={"tcp": script.start})
+            with closing(checks):
+                checks.set_targets([server_of([80], gateway())])
+                await script.answer(80, GOOD)
+                checks.excuse = "interface eth0 has no carrier"
+                for _ in range(QUICK.fall):
+                    await script.answer(80, BAD)
+                assert checks.troubles() == (checks.excuse,)
+                await until(lambda: script.open)
+                checks.excuse = ""
+                await script.answer(80, BAD)
+                assert checks.troubles(), "it was sent while the host was cut off"
+                for _ in range(QUICK.fall - 1):
+                    await script.answer(80, BAD)
+                assert checks.troubles() == ()
+                assert checks.down == frozenset()
+
+        run(test())
+
     def test_after_close_nothing_is_checked_or_told(self) -> None:
         async def test() -> None:
             script = Scripted()
