@@ -80,7 +80,7 @@ class Agent:
         self.keys = disk.identity.keys
         self.notes = loaded.notes
         self.conflicts = loaded.conflicts
-        self.history = History(settings.state_dir, report=_log.warning)
+        self.history = History(settings.state_dir, report=_log.warning, beside=True)
         self.errands = Errands()
         self.news = News()
         self.lateness = Lateness()
@@ -168,6 +168,7 @@ class Agent:
         if self._carrier is not None:
             await self._carrier.close(leave_nothing=leave_nothing)
         self._storage.close()
+        self.history.file.close()
 
     # The core
 
@@ -312,10 +313,10 @@ class Agent:
             self._removal(),
             local_note(view.local),
             *self.notes,
-            *self.history.notes,
+            *self.history.file.notes,
             *two_owners_lately(self.history.query(limit=MAX_ENTRIES), unix_ms()),
             self._storage.problem,
-            self.history.trouble,
+            self.history.file.trouble,
             self.lateness.warning(profiles),
             *(self._carrier.warnings() if self._carrier else ()),
         ]

@@ -1,13 +1,10 @@
 """What happened to the Site: the newest entries, in memory and on disk.
 
-One JSON line per entry in ``history.jsonl`` under the state directory. It is
-for people: no decision rests on it, so it is not fsync'd, a torn line costs
-that entry alone, and a full disk stops nothing but the record on disk.
+``history.jsonl`` under the state directory has them (:mod:`agent.historyfile`).
 """
 
 from __future__ import annotations
 
-import os
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -15,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.historyfile import AtOnce, Beside, HistoryFile
 from protocol.api import HistoryEntry
 from protocol.config import Config
 from protocol.effects import Event
@@ -25,9 +23,6 @@ FILE = "history.jsonl"
 MAX_ENTRIES = 1000
 FRESH_MS = 3600 * 1000
 """A warning about two owners stands this long."""
-MAX_BYTES = 4 * 1024 * 1024
-"""Of a file that is found at start; only its end is read if it is longer."""
-
 PHASES = {
     "detection": ("silent", "voted"),
     "election": ("voted", "won"),
@@ -117,8 +112,7 @@ def two_owners_lately(entries: Iterable[HistoryEntry], unix_ms: int) -> Iterator
 class History:
     """The newest ``limit`` entries, oldest first; entries of other devices are merged in.
 
-    ``report`` is told once when the disk refuses, and once when it takes
-    entries again. ``notes`` says what was wrong with the file at start.
+    ``report`` is told of troubles with the disk, to which is written ``beside`` the loop.
     """
 
     def __init__(
@@ -126,22 +120,18 @@ class History:
         state_dir: Path,
         report: Callable[[str], None] = lambda _: None,
         limit: int = MAX_ENTRIES,
+        *,
+        beside: bool = False,
     ) -> None:
-        self._path = state_dir / FILE
-        self._report = report
         self._limit = limit
         self._entries: list[HistoryEntry] = []
         self._known: dict[Hashable, HistoryEntry] = {}
-        self._lines = 0
-        """Lines in the file, replaced and dropped ones included."""
-        self._stale = False
-        """The file lacks entries and has to be written anew."""
         self.counts: Counter[tuple[str, str]] = Counter()
         """Entries by kind and Virtual Server, since the start."""
-        self.trouble = ""
-        """Why entries are not on disk; empty if they are."""
-        self.notes: tuple[str, ...] = ()
-        self._load()
+        work = Beside() if beside else AtOnce()
+        self.file = HistoryFile(state_dir / FILE, limit, lambda: self._entries, report, work)
+        for entry in self.file.load():
+            self._keep(entry)
 
     def add(self, entry: HistoryEntry) -> bool:
         """Remember ``entry``; False if it says nothing new."""
@@ -150,7 +140,7 @@ class History:
             return False
         if known is None or known.kind != entry.kind:
             self.counts[entry.kind, entry.virtual_server] += 1
-        self._save(entry)
+        self.file.save(entry)
         return True
 
     def query(
@@ -198,59 +188,6 @@ class History:
         del self._entries[: -self._limit]
         return True
 
-    def _load(self) -> None:
-        try:
-            data = _tail(self._path)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._refused(error)
-            return
-        *lines, torn = data.split(b"\n")
-        lost = 0
-        for line in (*lines, torn) if torn else lines:
-            try:
-                self._keep(msgspec.json.decode(line, type=HistoryEntry))
-            except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
-                lost += 1
-        self._lines = len(lines)
-        # A line without its end would swallow the next one.
-        self._stale = bool(lost or torn)
-        if lost:
-            entries = "1 entry" if lost == 1 else f"{lost} entries"
-            self.notes = (f"{self._path}: {entries} could not be read and went lost",)
-
-    def _save(self, entry: HistoryEntry) -> None:
-        try:
-            if self._stale or self._lines >= 2 * self._limit:
-                self._rewrite()
-            else:
-                self._append(msgspec.json.encode(entry) + b"\n")
-        except OSError as error:
-            self._stale = True
-            self._refused(error)
-            return
-        if self.trouble:
-            self.trouble = ""
-            self._report(f"history is written to {self._path} again")
-
-    def _append(self, line: bytes) -> None:
-        _write(self._path, os.O_APPEND, line)
-        self._lines += 1
-
-    def _rewrite(self) -> None:
-        fresh = self._path.with_suffix(".new")
-        lines = [msgspec.json.encode(entry) + b"\n" for entry in self._entries]
-        _write(fresh, os.O_TRUNC, b"".join(lines))
-        fresh.replace(self._path)
-        self._lines, self._stale = len(lines), False
-
-    def _refused(self, error: OSError) -> None:
-        first = not self.trouble
-        self.trouble = f"history is not written to {self._path}: {error.strerror}"
-        if first:
-            self._report(self.trouble)
-
 
 def _identity(entry: HistoryEntry) -> Hashable:
     """Equal for entries that tell of the same thing, whoever reports it."""
@@ -262,23 +199,3 @@ def _identity(entry: HistoryEntry) -> Hashable:
 def _told(entry: HistoryEntry) -> tuple[int, int]:
     """How much an entry tells, to choose between two that tell of the same thing."""
     return OFFICE.get(entry.kind, 0), len(entry.timeline)
-
-
-def _tail(path: Path) -> bytes:
-    """The last :data:`MAX_BYTES` of a file, from the beginning of a line on."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - MAX_BYTES))
-        data = file.read(MAX_BYTES)
-    return data if size <= MAX_BYTES else data.partition(b"\n")[2]
-
-
-def _write(path: Path, flags: int, data: bytes) -> None:
-    """Write all of ``data`` or raise OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o640)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)

@@ -3,7 +3,8 @@
 A disk may take longer for a write than a lease lasts. So votes have a worker of their own;
 while it writes, the newest ballots of all groups gather, and go to disk together. Another
 worker writes configurations, and what no vote rests on: local edits, conflicts. A disk that
-refuses is tried again each second.
+refuses is tried again each second. One that hangs counts as one that refuses, and what was
+written long ago is written once more: who cannot vote is to be known before an election.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ RETRY_S = 1.0
 """Seconds until a disk that refused is tried again."""
 SLOW_S = 1.0
 """Votes that take the disk longer are worth an operator's attention: elections wait for them."""
+HANGS_S = 3.0
+"""Votes that take longer are taken for refused, until the disk has them after all."""
+PROBE_S = 30.0
+"""Votes are written at least this often, also where there are no new ones."""
 _LOCAL = "local changes"
 
 _log = logging.getLogger("halb.storage")
@@ -63,6 +68,8 @@ class Storage:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-disk")
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
+        self._hanging: asyncio.TimerHandle | None = None
+        self._probe = self._loop.call_later(PROBE_S, self._look)
         self._left = 0
         """Sites that this device has left."""
 
@@ -85,6 +92,7 @@ class Storage:
 
     def _write_ballots(self) -> None:
         self._writing, self._began = True, self._loop.time()
+        self._hanging = self._loop.call_later(HANGS_S, self._hangs)
         number, left = self._asked, self._left
         ballots = dict(self._ballots)
         future = self._loop.run_in_executor(self._votes, self._save_ballots, ballots)
@@ -97,7 +105,7 @@ class Storage:
     def _wrote_ballots(self, done: asyncio.Future[None], number: int, left: int) -> None:
         if done.cancelled() or left != self._left:
             return
-        self._writing = False
+        self._wrote()
         error = done.exception()
         if isinstance(error, DiskError):
             self._failed(error)
@@ -111,6 +119,24 @@ class Storage:
             self._deliver(PersistWorks())
         if number < self._asked:
             self._write_ballots()
+
+    def _wrote(self) -> None:
+        self._writing = False
+        if self._hanging is not None:
+            self._hanging.cancel()
+
+    def _hangs(self) -> None:
+        _log.error("%s", self.problem)
+        self._again = True
+        self._deliver(PersistFailed())
+
+    def _look(self) -> None:
+        rested = self._loop.time() - self._began
+        if self._ballots and not self._writing and rested >= PROBE_S:
+            self._write_ballots()
+        # Whatever was written meanwhile, the next look is due that long after it.
+        wait = PROBE_S - rested if rested < PROBE_S else PROBE_S
+        self._probe = self._loop.call_later(wait, self._look)
 
     def save_config(self, config: Config, committed: Revision) -> None:
         """Write a configuration in the worker; the core learns when it is durable."""
@@ -187,13 +213,15 @@ class Storage:
         for worker in (self._votes, self._worker):  # after whatever each of them has to write
             worker.submit(self.disk.forget_site).result()
         self._ballots = {}
-        self._asked, self._writing, self._again = 0, False, False
+        self._asked, self._again = 0, False
+        self._wrote()
         self._beside.pop(_LOCAL, None)
         self._lacking.pop(_LOCAL, None)
         self._left += 1
 
     def close(self) -> None:
         """Finish the write under way."""
+        self._probe.cancel()
         if self._retry is not None:
             self._retry.cancel()
         self._beside.clear()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from agent.history import FILE as HISTORY
 from halbctl.lab.measure import Stage, next_device
 from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.site import Site
@@ -64,6 +67,30 @@ def test_without_a_majority_nobody_owns_the_vip_and_healing_brings_it_back(
     apart = on_stage.shatter()
     assert_kept(apart)
     assert apart.outage_ms > 1000
+
+
+def test_histories_on_disks_that_hang_hold_nobody_up(on_stage: Stage) -> None:
+    with no_history_is_written(on_stage.site):
+        assert_kept(on_stage.promote(next_device(on_stage.site)))
+        crash = on_stage.crash()
+        assert_kept(crash)
+    assert_kept(on_stage.come_back(crash.before))
+
+
+@contextmanager
+def no_history_is_written(site: Site) -> Iterator[None]:
+    """Whoever writes a device's history waits, as for a disk that hangs."""
+    files = [site.folder / host.name / "state" / HISTORY for host in site.plan.device_hosts]
+    for file in files:
+        file.unlink(missing_ok=True)
+        os.mkfifo(file)
+    try:
+        yield
+    finally:
+        for file in files:
+            reader = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+            file.unlink()
+            os.close(reader)
 
 
 def test_a_switch_that_is_out_is_held_against_no_gateway(on_stage: Stage) -> None:

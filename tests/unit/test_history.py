@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ import pytest
 
 from agent.chronicle import Chronicle
 from agent.history import FILE, History, entry_of, phases
+from agent.historyfile import AtOnce
 from protocol.api import HistoryEntry
 from protocol.config import Config
 from protocol.effects import Event
@@ -170,7 +172,7 @@ class TestDisk:
             history.add(entry(at, timeline={"total": 1.5}))
         again = History(tmp_path)
         assert again.query() == history.query()
-        assert again.notes == ()
+        assert again.file.notes == ()
 
     def test_a_torn_last_line_costs_that_entry_and_is_told(self, tmp_path: Path) -> None:
         history = History(tmp_path)
@@ -179,11 +181,11 @@ class TestDisk:
         os.truncate(tmp_path / FILE, (tmp_path / FILE).stat().st_size - 10)
         again = History(tmp_path)
         assert [e.at for e in again.query()] == [0, 1]
-        assert again.notes == (f"{tmp_path / FILE}: 1 entry could not be read and went lost",)
+        assert again.file.notes == (f"{tmp_path / FILE}: 1 entry could not be read and went lost",)
         again.add(entry(9))
         third = History(tmp_path)
         assert [e.at for e in third.query()] == [0, 1, 9]
-        assert third.notes == ()
+        assert third.file.notes == ()
 
     def test_a_line_that_only_lacks_its_end_is_kept(self, tmp_path: Path) -> None:
         History(tmp_path).add(entry(1))
@@ -200,7 +202,7 @@ class TestDisk:
         (tmp_path / FILE).write_bytes(good + garbage)
         history = History(tmp_path)
         assert history.query() == (entry(1),)
-        assert len(history.notes) == 1
+        assert len(history.file.notes) == 1
 
     def test_the_file_stays_bounded(self, tmp_path: Path) -> None:
         history = History(tmp_path, limit=10)
@@ -223,10 +225,10 @@ class TestDisk:
             history.add(entry(2))
             history.add(entry(3))
             assert told == [f"history is not written to {tmp_path / FILE}: File too large"]
-            assert history.trouble == told[0]
+            assert history.file.trouble == told[0]
         history.add(entry(4))
         assert told[1:] == [f"history is written to {tmp_path / FILE} again"]
-        assert history.trouble == ""
+        assert history.file.trouble == ""
         assert [e.at for e in History(tmp_path).query()] == [1, 2, 3, 4]
 
     def test_a_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
@@ -235,3 +237,60 @@ class TestDisk:
         history = History(tmp_path, told.append)
         assert told == [f"history is not written to {tmp_path / FILE}: Is a directory"]
         assert history.add(entry(1)), "it is remembered all the same"
+
+
+class Hanging:
+    """A disk that takes nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Callable[[], None], Callable[[OSError | None], None]]] = []
+
+    def do(self, job: Callable[[], None], done: Callable[[OSError | None], None]) -> None:
+        self.jobs.append((job, done))
+
+    def go_on(self) -> None:
+        while self.jobs:
+            AtOnce().do(*self.jobs.pop())
+
+    def close(self) -> None:
+        self.go_on()
+
+
+class TestHangingDisk:
+    def test_holds_nobody_up_and_lacks_nothing_when_it_goes_on(self, tmp_path: Path) -> None:
+        disk, history = Hanging(), History(tmp_path, limit=10)
+        history.file.work = disk
+        for at in range(5):
+            assert history.add(entry(at))
+        assert len(disk.jobs) == 1, "one at a time"
+        assert not (tmp_path / FILE).exists()
+        disk.go_on()
+        assert History(tmp_path).query() == history.query()
+
+    def test_fills_no_memory(self, tmp_path: Path) -> None:
+        disk, history = Hanging(), History(tmp_path, limit=10)
+        history.file.work = disk
+        for at in range(1000):
+            history.add(entry(at))
+        disk.go_on()
+        assert len((tmp_path / FILE).read_bytes().splitlines()) == 10
+        assert History(tmp_path).query() == history.query()
+
+    def test_what_waits_is_written_before_the_agent_ends(self, tmp_path: Path) -> None:
+        disk, history = Hanging(), History(tmp_path)
+        history.file.work = disk
+        for at in range(5):
+            history.add(entry(at))
+        history.file.close()
+        assert History(tmp_path).query() == history.query()
+
+    def test_beside_the_loop_it_is_written_all_the_same(self, tmp_path: Path) -> None:
+        async def test() -> History:
+            history = History(tmp_path, beside=True)
+            for at in range(50):
+                history.add(entry(at))
+                await asyncio.sleep(0)
+            history.file.close()
+            return history
+
+        assert asyncio.run(test()).query() == History(tmp_path).query()

@@ -192,3 +192,50 @@ def test_a_disk_that_hangs_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monk
 
     run(test())
     disk.close()
+
+
+def test_a_disk_that_hangs_is_taken_for_one_that_refuses_until_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.storage.HANGS_S", 0.01)
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    told: list[Input] = []
+    held = HeldUp(disk, "save_ballots", monkeypatch)
+
+    async def test() -> None:
+        storage = Storage(disk, {}, told.append)
+        storage.save_ballots(1, {G1: Ballot(1, A)})
+        await until(lambda: told)
+        assert told == [PersistFailed()]
+        held.go_on.set()
+        await until(lambda: PersistWorks() in told)
+        storage.close()
+
+    run(test())
+    assert told == [PersistFailed(), BallotsStored(1), PersistWorks()]
+    disk.close()
+
+
+def test_a_disk_that_takes_nothing_any_more_is_found_although_there_is_nothing_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.storage.PROBE_S", 0.02)
+    monkeypatch.setattr("agent.storage.RETRY_S", 0.01)
+    disk = Disk.open(tmp_path / "state")
+    disk.save_ballots({G1: Ballot(1, A)})
+    told: list[Input] = []
+    away = tmp_path / "away"
+
+    async def test() -> None:
+        storage = Storage(disk, {G1: Ballot(1, A)}, told.append)
+        await until(lambda: BallotsStored(0) in told)
+        disk.folder.rename(away)
+        await until(lambda: PersistFailed() in told)
+        away.rename(disk.folder)
+        await until(lambda: PersistWorks() in told)
+        storage.close()
+
+    run(test())
+    disk.close()
+    assert Disk.open(disk.folder).load().ballots == {G1: Ballot(1, A)}
