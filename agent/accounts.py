@@ -4,12 +4,15 @@ Pure. It stands apart from the table that balances, so that nothing that is done
 there, a rule swapped or the whole table made anew, touches a counter; an agent
 that starts finds it and goes on counting. Elements with counters come to be by
 themselves with the first packet, so the table costs nothing to load.
+
+There are as many as pairs of listener and gateway, whatever clients send: a listener with
+several ports has one account of a gateway, under its first port.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from agent.forwarding import memoryless
@@ -38,11 +41,10 @@ SETS = (
 DYNAMIC = frozenset({"untracked", "entered", "opened", "carried"})
 """Those whose elements come to be with packets."""
 
-_SERVICE = "ct original {ip} daddr . meta l4proto . ct original proto-dst"
-_WAY = _SERVICE + " . ct reply {ip} saddr . ct direction"
-_FIRST = _SERVICE + " . {ip} daddr"
-"""The account of a flow's first packet: what a packet says is read quicker than its flow."""
-_NUMBER = f"ct mark 0 ct mark set jhash {_FIRST} {HASH} accept"
+LANES = ("known", "fresh", "opened")
+"""Chains that flows of a listener with several ports leave for one of their own, and the
+beginning of the names of the maps that lead there."""
+_PORT = "ct original proto-dst"
 _STATUS = "ct status & (dnat | confirmed) == "
 _GO_ON = f"{_STATUS}(dnat | confirmed) goto known"
 
@@ -56,10 +58,16 @@ def _each(rule: str) -> tuple[str, ...]:
     )
 
 
-def _counted(name: str, key: str, then: str = "accept") -> tuple[str, ...]:
-    """Rules that count for an account: where there is one, to look it up is to count."""
+def _counted(
+    name: str, key: str, then: str = "accept", lane: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """Rules that count for an account: where there is one, to look it up is to count.
+
+    ``lane``: rules that come before one is made.
+    """
     return (
         *_each(f"{key} @{name}{{suffix}} {then}"),
+        *lane,
         *_each(
             f"ct original {{ip}} daddr @vips{{suffix}}"
             f" update @{name}{{suffix}} {{{{ {key} counter }}}} {then}"
@@ -80,18 +88,41 @@ class Accounts:
     """``gateway . protocol . port`` where no flows are remembered; no two listeners share one."""
     gateway_ranges: frozenset[str] = frozenset()
     """The same with ``first-last``."""
+    lanes: Mapping[str, int] = field(default_factory=dict, kw_only=True)
+    """Port under which the flows to ``VIP . protocol . first-last`` are counted."""
 
 
 def accounts_of(desired: Desired) -> Accounts:
     """The accounts of the Virtual Servers that a device carries."""
     services, gateways = (set[str](), set[str]()), (set[str](), set[str]())
+    lanes: dict[str, int] = {}
+    singles: dict[tuple[str, str], list[int]] = {}
+    for _, _, listener, _, vips in carried(desired):
+        if not listener.last_port:
+            for vip in vips:
+                singles.setdefault((vip, listener.protocol), []).append(listener.port)
     for _, vs, listener, version, vips in carried(desired):
         ranged = listener.last_port > 0
         services[ranged].update(_keys(vips, listener, listener.ports))
+        for vip in vips if ranged else ():
+            for part in _without(listener.ports, singles.get((vip, listener.protocol), ())):
+                lanes |= dict.fromkeys(_keys((vip,), listener, part), listener.port)
         if memoryless(vs, listener, vips):
             some = (g.address for g in vs.gateways if family(g.address) == version)
             gateways[ranged].update(_keys(some, listener, listener.gateway_ports))
-    return Accounts(desired.addresses, *map(frozenset, (*services, *gateways)))
+    return Accounts(desired.addresses, *map(frozenset, (*services, *gateways)), lanes=lanes)
+
+
+def _without(ports: Ports, singles: Iterable[int]) -> Iterator[Ports]:
+    """What is left of a range without ports that have a listener of their own."""
+    first, last = ports
+    for port in sorted(singles):
+        if first <= port <= last:
+            if first < port:
+                yield first, port - 1
+            first = port + 1
+    if first <= last:
+        yield first, last
 
 
 def _keys(addresses: Iterable[str], listener: Listener, ports: Ports) -> Iterator[str]:
@@ -128,6 +159,13 @@ def table(*, flow_marks: bool = True) -> str:
                 ),
             )
         )
+        lanes = [f"{name}{RANGED}{suffix}" for name in LANES]
+        lines += (
+            f"add map inet {TABLE} {name} {{ type {service} : verdict; flags interval; }}"
+            for name in lanes
+        )
+        # What leads where is said anew: somebody may have altered it.
+        lines += (f"flush map inet {TABLE} {name}" for name in lanes)
     lines += (
         f"add set inet {TABLE} {name} {{ type mark; size {MAX_NUMBERED}; counter; }}"
         for name in MARKED
@@ -150,6 +188,8 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
         for name in ("offered", "offered_range")
         for v in (4, 6)
     )
+    lane = _lane(_PORT, flow_marks=flow_marks)
+    opened = lane.pop("opened")
     return {
         "offered": ("nat hook prerouting priority dstnat - 11", offered),
         "offered_here": ("nat hook output priority -111", offered),
@@ -165,11 +205,7 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
         ),
         # On its way between a client and a gateway, whose address it has both ways here.
         "passing": ("", _passing()),
-        # Of a flow that has passed this host before.
-        "known": ("", _counted("carried", _WAY)),
-        "number": ("", _each(_NUMBER) if flow_marks else ()),
-        # Balanced, and not confirmed: it has yet to pass the other firewalls of this host.
-        "fresh": ("", _counted("entered", _SERVICE, "goto number")),
+        **{name: ("", rules) for name, rules in lane.items()},
         # On its way to or from a gateway. Most packets meet but the first rules.
         "entered": (
             "filter hook forward priority -400",
@@ -181,18 +217,59 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
                 "ct state untracked goto passing",
             ),
         ),
-        "first": ("", _counted("carried", f"{_FIRST} . ct direction")),
         "opened": (
             "nat hook postrouting priority srcnat - 11",
             (
                 f"ct mark @{OPENED_BY} ct mark @{CARRIED_BY[0]} accept",
                 "ct status & dnat == 0 accept",
-                *_counted("opened", _FIRST, "goto first"),
+                *opened,
             ),
         ),
         # From a process of this device.
         "carried": ("filter hook output priority 300", (_GO_ON,)),
     }
+
+
+def _lane(port: str, end: str = "", *, flow_marks: bool) -> dict[str, tuple[str, ...]]:
+    """Rules by chain for flows whose account is under ``port``; ``end`` ends the chains' names."""
+    service = f"ct original {{ip}} daddr . meta l4proto . {port}"
+    # What a packet says is read quicker than its flow.
+    first = service + " . {ip} daddr"
+    way = service + " . ct reply {ip} saddr . ct direction"
+    number = f"ct mark 0 ct mark set jhash {first} {HASH} accept"
+    leave = {
+        name: () if end else _each(f"{service} vmap @{name}{RANGED}{{suffix}}") for name in LANES
+    }
+    return {
+        # Of a flow that has passed this host before.
+        f"known{end}": _counted("carried", way, lane=leave["known"]),
+        f"number{end}": _each(number) if flow_marks else (),
+        # Balanced, and not confirmed: it has yet to pass the other firewalls of this host.
+        f"fresh{end}": _counted("entered", service, f"goto number{end}", leave["fresh"]),
+        f"first{end}": _counted("carried", f"{first} . ct direction"),
+        f"opened{end}": _counted("opened", first, f"goto first{end}", leave["opened"]),
+    }
+
+
+def _end(port: int) -> str:
+    return f"_{port}"
+
+
+def _lanes_made(ports: Iterable[int], *, flow_marks: bool) -> Iterator[str]:
+    """Commands for the chains of flows that are counted under these ports."""
+    for port in ports:
+        # A set is asked for an expression that has a type, which a number has not.
+        chains = _lane(f"{_PORT} & 0x0 | {port:#x}", _end(port), flow_marks=flow_marks)
+        yield from (f"add chain inet {TABLE} {name}" for name in chains)
+        for name, rules in chains.items():
+            yield f"flush chain inet {TABLE} {name}"
+            yield from (f"add rule inet {TABLE} {name} {rule}" for rule in rules)
+
+
+def _lanes_gone(ports: Iterable[int]) -> Iterator[str]:
+    names = [name for port in ports for name in _lane(_PORT, _end(port), flow_marks=True)]
+    for verb in ("flush", "delete"):
+        yield from (f"{verb} chain inet {TABLE} {name}" for name in names)
 
 
 def _passing() -> tuple[str, ...]:
@@ -204,7 +281,7 @@ def _passing() -> tuple[str, ...]:
     )
 
 
-def change(old: Accounts, new: Accounts) -> str:
+def change(old: Accounts, new: Accounts, *, flow_marks: bool = True) -> str:
     """The smallest script that leads from ``old`` to ``new``; empty if they are equal."""
     kinds = (
         (("vips",), old.vips, new.vips),
@@ -212,16 +289,27 @@ def change(old: Accounts, new: Accounts) -> str:
         (("offered_range",), old.ranges, new.ranges),
         ((FORTH, BACK), old.gateways, new.gateways),
         ((FORTH + RANGED, BACK + RANGED), old.gateway_ranges, new.gateway_ranges),
+        *(((name + RANGED,), _led(old, name), _led(new, name)) for name in LANES),
     )
+    before, after = set(old.lanes.values()), set(new.lanes.values())
     lines = [
-        line
-        for names, was, will in kinds
-        for name in names
-        # What goes may overlap with what comes.
-        for verb, keys in (("delete", was - will), ("add", will - was))
-        for line in _elements(verb, name, keys)
+        *_lanes_made(sorted(after - before), flow_marks=flow_marks),
+        *(
+            line
+            for names, was, will in kinds
+            for name in names
+            # What goes may overlap with what comes.
+            for verb, keys in (("delete", was - will), ("add", will - was))
+            for line in _elements(verb, name, keys)
+        ),
+        *_lanes_gone(sorted(before - after)),
     ]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _led(accounts: Accounts, name: str) -> frozenset[str]:
+    """Elements of the map that leads from chain ``name`` to those of the lanes."""
+    return frozenset(f"{key} : goto {name}{_end(port)}" for key, port in accounts.lanes.items())
 
 
 def _elements(verb: str, name: str, keys: frozenset[str]) -> Iterator[str]:
@@ -241,5 +329,6 @@ def sample() -> str:
     """Every statement of this module, to be tried on a kernel."""
     some = frozenset({"192.0.2.1", "2001:db8::1"})
     ports = (frozenset(f"{vip} . tcp . {each}" for vip in some) for each in ("443", "80-90"))
-    accounts = Accounts(some, *ports, *ports)
+    lanes = {f"{vip} . tcp . 80-90": 80 for vip in some}
+    accounts = Accounts(some, *ports, *ports, lanes=lanes)
     return table() + change(Accounts(), accounts) + numbered([bytes(4)])

@@ -77,7 +77,7 @@ class Books:
         if self._accounts is None:
             self._make()
         present = self._accounts or self._present()
-        if script := accounts.change(present, wanted):
+        if script := accounts.change(present, wanted, flow_marks=self._flow_marks):
             self._nft.run(script)
         self._accounts = wanted
         self._shape = self._look()

@@ -198,11 +198,12 @@ def connect(host: str, port: int, timeout: float = 0.5) -> socket.socket:
     return socket.create_connection((host, port), timeout)
 
 
-def asked(host: str, port: int, timeout: float = 0.5) -> bytes:
-    """What the UDP server behind ``host`` answers to ``?``."""
+def asked(host: str, port: int, timeout: float = 0.5, from_port: int = 0) -> bytes:
+    """What the UDP server behind ``host`` answers to ``?``; from any port if none is given."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout)
+        sock.bind(("", from_port))
         sock.connect((host, port))
         sock.send(b"?")
         return sock.recv(100)

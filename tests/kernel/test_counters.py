@@ -15,6 +15,7 @@ from agent.netlink import NetlinkError
 from agent.nft import Nft
 from halbctl.lab.servers import ECHO
 from protocol.objects import Gateway, Listener
+from protocol.ports import HIGHEST
 from tests.kernel.namespaces import (
     VIP,
     VIP6,
@@ -39,6 +40,7 @@ LISTENERS = [
 ADDRESS = {VIP: "10.77.0.13", VIP6: "fd77::13"}
 WANTED = desired(virtual_server(GATEWAYS, LISTENERS))
 ROUNDS = 5
+SCANNED = 100
 
 
 class Farm:
@@ -178,11 +180,41 @@ def test_a_range_of_ports_is_one_listener(farm: Farm) -> None:
     read = farm.settled()
     assert not read.untracked
     assert read.offered[VIP, "tcp", ECHO - 1] == read.offered[VIP6, "tcp", ECHO - 1] == 1
-    assert read.opened[VIP, "tcp", ECHO, ADDRESS[VIP]] == 1
+    for vip in VIPS:
+        assert read.opened[vip, "tcp", ECHO - 1, ADDRESS[vip]] == 1
+        assert read.entered[vip, "tcp", ECHO - 1] == 1
+    assert set(read.forth) == {(vip, "tcp", ECHO - 1, ADDRESS[vip]) for vip in VIPS}
     farm.device.close()
     farm.device = Device(farm.device.network, "a")
     farm.device.reconcile(desired(server))
     assert farm.read() == read
+    farm.talk(VIP)
+    assert farm.settled().opened[VIP, "tcp", ECHO - 1, ADDRESS[VIP]] == 2
+
+
+def test_a_port_amid_a_range_is_counted_for_its_own_listener(farm: Farm) -> None:
+    every = Listener(protocol="tcp", port=1, last_port=HIGHEST, gateway_port=1)
+    one = Listener(protocol="tcp", port=ECHO, gateway_port=ECHO)
+    farm.device.reconcile(desired(virtual_server(GATEWAYS, [every])))
+    farm.talk(VIP)
+    farm.device.reconcile(desired(virtual_server(GATEWAYS, [every, one])))
+    farm.talk(VIP)
+    farm.talk(VIP)
+    farm.device.reconcile(desired(virtual_server(GATEWAYS, [one])))
+    read = farm.settled()
+    opened = {port: n for (vip, _, port, _), n in read.opened.items() if vip == VIP}
+    assert opened == {1: 1, ECHO: 2}
+
+
+def test_a_scan_of_a_range_leaves_one_account_of_each_gateway(farm: Farm) -> None:
+    every = Listener(protocol="tcp", port=1, last_port=HIGHEST, gateway_port=1)
+    farm.device.reconcile(desired(virtual_server(GATEWAYS, [every])))
+    for port in range(1, 1 + SCANNED):
+        with pytest.raises(ConnectionRefusedError):
+            farm.client.call(connect, VIP, port)
+    read = farm.settled()
+    assert read.entered == {(VIP, "tcp", 1): SCANNED}
+    assert read.opened == {(VIP, "tcp", 1, ADDRESS[VIP]): SCANNED}
 
 
 def test_a_port_scan_of_a_vip_fills_nothing(farm: Farm) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import count
 
 import pytest
 
@@ -43,10 +44,13 @@ def farm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
         client.close()
 
 
+_ports = count(20_000)
+
+
 def ask(farm: Farm, vip: str, times: int) -> None:
-    """So many flows of one datagram each way."""
+    """So many flows of one datagram each way, from ports that had none yet."""
     for _ in range(times):
-        assert farm.client.call(asked, vip, ECHO, 3.0)
+        assert farm.client.call(asked, vip, ECHO, 3.0, next(_ports))
 
 
 def theirs(farm: Farm, family: str, hook: str, rule: str) -> None:
