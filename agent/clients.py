@@ -12,18 +12,19 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from agent.clock import next_round, rest
 from agent.dataplane import DataPlane
 from agent.distribution import chain_of
-from agent.gated import numbers, sticky_map
+from agent.gated import MAX_CLIENTS, numbers, sticky_map
 from agent.kernel import Kernel
 from agent.lasting import lasting
 from protocol.assignment import carriers_of
 from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
 from protocol.config import Config
-from protocol.errors import HalbError
+from protocol.errors import HalbError, MalformedMessage
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
 from protocol.objects import Listener, VirtualServer
@@ -38,15 +39,15 @@ RENEWED = 1 / 8
 """A client is told again when this part of its time was added."""
 MAX_PARTS = 16
 """Messages to one device in one look; the rest follows in the next one."""
-MAX_ENTERING = 32
-"""Messages that wait to be entered; more are dropped, and told again."""
+ENTER_SHARE = 0.1
+"""The same for entering what is told: what comes meanwhile is entered together."""
 
 _log = logging.getLogger("halb.clients")
 Send = Callable[[DeviceId, Message], None]
 Holder = Callable[[GroupId], DeviceId | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Told:
     number: int
     until: float
@@ -80,13 +81,18 @@ class StickyClients:
         self._others: Mapping[GroupId, tuple[DeviceId, ...]] = {}
         self._told: dict[str, dict[str, _Told]] = {}
         """What was told of each map, by address of the client."""
-        self._entering: set[asyncio.Task[None]] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._to_enter: dict[str, dict[str, Client]] = {}
+        """What other devices told of each map, and that is not entered yet, by address."""
+        self._told_of = asyncio.Event()
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def start(self, send: Send, holder: Holder) -> None:
         """Begin; ``holder`` says who is primary of a group."""
         self._send, self._holder = send, holder
-        self._task = self._loop.create_task(lasting(self._tell_forever), name="sticky clients")
+        self._tasks = (
+            self._loop.create_task(lasting(self._tell_forever), name="tell clients"),
+            self._loop.create_task(lasting(self._enter_forever), name="enter clients"),
+        )
 
     def on_config(self, config: Config, carried: Iterable[VirtualServer]) -> None:
         """The Virtual Servers that this device carries now."""
@@ -103,6 +109,7 @@ class StickyClients:
             for server in servers
         }
         names = {each.name for each in self._listeners}
+        self._to_enter = {name: some for name, some in self._to_enter.items() if name in names}
         self._told = {name: told for name, told in self._told.items() if name in names}
 
     # As primary
@@ -162,7 +169,7 @@ class StickyClients:
 
     def on_message(self, sender: DeviceId, message: ClientsKept) -> None:
         """What another device says of sticky clients: believed of the primary, of what it knows."""
-        if self._holder(message.group) != sender or len(self._entering) >= MAX_ENTERING:
+        if self._holder(message.group) != sender:
             return
         for each in self._listeners:
             if (each.server.uid, each.listener.key, each.version) == (
@@ -170,25 +177,43 @@ class StickyClients:
                 message.listener,
                 message.version,
             ):
-                task = self._loop.create_task(self._enter(each, message), name="enter clients")
-                self._entering.add(task)
-                task.add_done_callback(self._entering.discard)
+                self._remember(each, message)
 
-    async def _enter(self, each: StickyListener, message: ClientsKept) -> None:
-        known = frozenset(numbers(each.server).values())
+    def _remember(self, of: StickyListener, message: ClientsKept) -> None:
+        known = frozenset(numbers(of.server).values())
+        told = self._to_enter.setdefault(of.name, {})
+        some = ((each.address, each) for each in message.clients if each.number in known)
         try:
-            clients = [c for c in message.clients if c.number in known]
-            await self._kernel.do(partial(DataPlane.enter_clients, name=each.name, told=clients))
+            told.update(islice(some, MAX_CLIENTS - len(told)))
+        except MalformedMessage as error:
+            _log.warning("sticky clients that another device told of: %s", error.message)
+        if told:
+            self._told_of.set()
+        else:
+            del self._to_enter[of.name]
+
+    async def _enter_forever(self) -> None:
+        while True:
+            await self._told_of.wait()
+            self._told_of.clear()
+            while self._to_enter:
+                await self._enter(next(iter(self._to_enter)))
+
+    async def _enter(self, name: str) -> None:
+        """Enter what was told of one map, which is read for that: once, however much it is."""
+        told, began = tuple(self._to_enter.pop(name).values()), self._loop.time()
+        try:
+            await self._kernel.do(partial(DataPlane.enter_clients, name=name, told=told))
         except HalbError as error:
             _log.warning("sticky clients that another device told of: %s", error.message)
+        await rest(self._loop.time() - began, ENTER_SHARE, 0.0)
 
     async def close(self) -> None:
         """Stop; what the kernel remembers stays."""
-        tasks = [*self._entering, *([self._task] if self._task else [])]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 def _parts(clients: list[Client]) -> Iterator[list[Client]]:

@@ -26,7 +26,7 @@ _RECORD = {4: struct.Struct("!4sII"), 6: struct.Struct("!16sII")}
 MAX_LEFT_MS = MAX_STICKY_S * 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Client:
     """A sticky client of one listener."""
 

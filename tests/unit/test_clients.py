@@ -1,0 +1,103 @@
+"""What a secondary does with sticky clients that it is told of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from agent.clients import StickyClients
+from agent.gated import MAX_CLIENTS, numbers
+from agent.kernel import Kernel
+from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
+from protocol.config import Config
+from protocol.ids import DeviceId, GroupId
+from protocol.objects import Gateway, Listener, VirtualServer
+from tests.unit.listening import run, until
+
+ME, PRIMARY, OTHER = DeviceId("a" * 16), DeviceId("b" * 16), DeviceId("c" * 16)
+SERVER = VirtualServer(
+    uid=GroupId("0000000000000001"),
+    name="rdp",
+    vips=("10.0.0.9/24",),
+    seed=1,
+    gateways=(Gateway(name="gw1", address="10.0.0.31"),),
+    listeners=(Listener(protocol="tcp", port=443, gateway_port=443, sticky=300),),
+)
+NUMBER = numbers(SERVER)["10.0.0.31"]
+
+
+class Slow:
+    """A kernel that enters what it is given when it is let."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.entered: list[set[str]] = []
+
+    async def do(self, job: Callable[..., Any]) -> None:
+        told = cast(Any, job).keywords["told"]
+        self.entered.append({client.address for client in told})
+        await self.go_on.wait()
+
+
+def told(first: int, count: int, number: int = NUMBER) -> ClientsKept:
+    """Clients with consecutive addresses."""
+    some = [
+        Client(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}", number, 60_000)
+        for n in range(first, first + count)
+    ]
+    return ClientsKept(SERVER.uid, "tcp/443", 4, pack(4, some))
+
+
+async def secondary(kernel: Slow) -> StickyClients:
+    clients = StickyClients(ME, cast(Kernel, kernel))
+    clients.on_config(Config(), [SERVER])
+    clients.start(lambda device, message: None, lambda group: PRIMARY)
+    return clients
+
+
+def test_what_comes_while_the_kernel_is_busy_is_entered_together() -> None:
+    async def test() -> None:
+        kernel = Slow()
+        clients = await secondary(kernel)
+        clients.on_message(PRIMARY, told(0, 10))
+        await until(lambda: kernel.entered)
+        for part in range(1, 20):
+            clients.on_message(PRIMARY, told(10 * part, 10))
+        kernel.go_on.set()
+        await until(lambda: len(kernel.entered) == 2)
+        assert [len(each) for each in kernel.entered] == [10, 190]
+        await clients.close()
+
+    run(test())
+
+
+def test_nobody_else_is_believed_nor_what_the_primary_cannot_know() -> None:
+    async def test() -> None:
+        kernel = Slow()
+        clients = await secondary(kernel)
+        clients.on_message(OTHER, told(0, 10))
+        clients.on_message(PRIMARY, told(0, 10, number=NUMBER + 1))
+        clients.on_message(PRIMARY, ClientsKept(SERVER.uid, "tcp/443", 4, b"torn"))
+        clients.on_message(PRIMARY, told(7, 1))
+        await until(lambda: kernel.entered)
+        assert kernel.entered == [{"10.0.0.7"}]
+        await clients.close()
+
+    run(test())
+
+
+def test_a_flood_of_clients_fills_no_memory() -> None:
+    async def test() -> None:
+        kernel = Slow()
+        clients = await secondary(kernel)
+        clients.on_message(PRIMARY, told(0, 1))
+        await until(lambda: kernel.entered)
+        for part in range(MAX_CLIENTS // MAX_CLIENTS_TOLD + 2):
+            clients.on_message(PRIMARY, told(MAX_CLIENTS_TOLD * part, MAX_CLIENTS_TOLD))
+        kernel.go_on.set()
+        await until(lambda: len(kernel.entered) == 2)
+        assert len(kernel.entered[1]) == MAX_CLIENTS
+        await clients.close()
+
+    run(test())
