@@ -25,12 +25,11 @@ from protocol.changes import (
     RemoveDevice,
     RemoveGateway,
     ReplaceDevice,
-    edit_for,
+    foreseen,
 )
 from protocol.config import Config
 from protocol.contacts import GetContacts, GetOperators, contacts_of, operators_of
 from protocol.coordinator import NOTHING_TO_CHANGE
-from protocol.describe import describe
 from protocol.diagnosis import Diagnosis
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import HalbError, InvalidInput, Refused
@@ -96,7 +95,7 @@ class Operations:
             case api.PutChange():
                 return await self._change(request.id, request.op)
             case api.Export():
-                return self._export()
+                return await self._export()
             case api.Explain(name, wait):
                 return await self._explain(name, wait)
             case api.GetCounters():
@@ -215,9 +214,9 @@ class Operations:
             site=site.name if site else "",
         )
 
-    def _export(self) -> api.Exported:
+    async def _export(self) -> api.Exported:
         config = self.agent.config
-        return api.Exported(render_site(config), str(config.revision))
+        return api.Exported(await asyncio.to_thread(render_site, config), str(config.revision))
 
     def _tokens(self) -> api.Tokens:
         listed = sorted(self.agent.config.tokens.values(), key=lambda t: t.expires_at)
@@ -234,11 +233,10 @@ class Operations:
                 refuse_used(await self._gateways(op.change.virtual_server), op.change.gateway)
         await self.agent.precheck(op.change)
         if op.dry_run:
-            edit = edit_for(
-                config, op.change, unix_s=int(time.time()), new_uid=lambda: secrets.token_hex(8)
-            )
-            emptied = isinstance(op.change, RemoveGateway) and not op.local
-            lines = describe(config, edit, emptied=emptied)
+            lines = await asyncio.to_thread(
+                foreseen, config, op.change, int(time.time()), lambda: secrets.token_hex(8),
+                emptied=isinstance(op.change, RemoveGateway) and not op.local,
+            )  # fmt: skip
             detail = "\n".join(lines) or NOTHING_TO_CHANGE
             return api.Done(detail, str(config.revision), changed=bool(lines))
         left = max(0.0, patience(op.timeout) - (time.monotonic() - came))

@@ -8,6 +8,7 @@ adds, of Virtual Servers that this device carries.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
@@ -19,6 +20,7 @@ from protocol.config import Config
 from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput, Refused
 from protocol.ids import DeviceId
+from protocol.objects import VirtualServer
 from protocol.virtual_mac import AUTO, check_mac
 
 PROBE_S = 0.45
@@ -52,11 +54,28 @@ async def check_change(change: Change, config: Config, host: Host, probe: Probe)
     if isinstance(change, AddGateway):
         _check_added_gateway(change, config, host)
         return
-    new: list[str] = []
-    for document in _documents(change):
-        if _carries(document, config, host.device):
-            new += _check_document(document, config, host)
+    # Beside the loop: a document of 1000 Virtual Servers takes longer than a lease lasts.
+    new = await asyncio.to_thread(_check_documents, _documents(change), config, host)
     await _check_unanswered(new, probe)
+
+
+def _check_documents(
+    documents: Iterable[VirtualServerDocument], config: Config, host: Host
+) -> list[str]:
+    """Check Virtual Servers; returns the addresses of their new VIPs."""
+    held, foreign = _held(config), host.addresses - host.vips
+    servers = {server.name: server for server in config.virtual_servers.values()}
+    new: list[str] = []
+    for document in documents:
+        if not _carries(document, config, host.device):
+            continue
+        vips = _check_document(document, servers.get(document.name), host)
+        for vip in vips:
+            if _bare(vip) not in held:
+                _check_network(vip, host)
+                _check_not_configured(_bare(vip), foreign)
+                new.append(_bare(vip))
+    return new
 
 
 def _documents(change: Change) -> Iterable[VirtualServerDocument]:
@@ -76,12 +95,13 @@ def _carries(document: VirtualServerDocument, config: Config, device: DeviceId) 
     return not document.devices or known.name in document.devices
 
 
-def _check_document(document: VirtualServerDocument, config: Config, host: Host) -> list[str]:
-    """Check one Virtual Server; returns the addresses of its new VIPs."""
+def _check_document(
+    document: VirtualServerDocument, before: VirtualServer | None, host: Host
+) -> list[str]:
+    """Check one Virtual Server, but its VIPs; returns these."""
     where = f"virtual server {document.name}"
     wanted = (*document.vips, *document.inner_vips)
     vips = [check_vip(f"{where}: vips", vip) for vip in wanted]
-    before = config.virtual_server_named(document.name)
     known = {g.address for g in before.gateways} if before else set()
     for gateway in document.gateways:
         address = check_gateway_address(f"{where}: gateway {gateway.name}", gateway.address)
@@ -91,12 +111,7 @@ def _check_document(document: VirtualServerDocument, config: Config, host: Host)
             _check_direct(gateway.name, address, host)
     _check_arbiter(document.arbiter, where, host)
     _check_virtual_mac(document.virtual_mac, where, host)
-    held = _held(config)
-    new = [vip for vip in vips if _bare(vip) not in held]
-    for vip in new:
-        _check_network(vip, host)
-        _check_not_configured(vip, host)
-    return [_bare(vip) for vip in new]
+    return vips
 
 
 def _check_arbiter(arbiter: str | None, where: str, host: Host) -> None:
@@ -197,9 +212,8 @@ def _check_network(vip: str, host: Host) -> None:
         )
 
 
-def _check_not_configured(vip: str, host: Host) -> None:
-    address = _bare(vip)
-    if address not in host.addresses - host.vips:
+def _check_not_configured(address: str, foreign: frozenset[str]) -> None:
+    if address not in foreign:
         return
     raise Refused(
         f"VIP {address} is configured on this device already, and not by HALB",

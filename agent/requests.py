@@ -140,8 +140,8 @@ class Requests:
     ) -> None:  # fmt: skip
         sender, request = key
         frame = encode_reply(api.Reply(api.API_VERSION, request, result, failure, more))
-        if len(frame) > api.MAX_FRAME:
-            too_large = Refused(f"the answer has {len(frame)} bytes; {api.MAX_FRAME} may be")
+        if len(frame) > api.MAX_REPLY:
+            too_large = Refused(f"the answer has {len(frame)} bytes; {api.MAX_REPLY} may be")
             frame = encode_reply(api.Reply(api.API_VERSION, request, None, failure_of(too_large)))
         self._send((sender, frame))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from agent.clock import unix_ms
@@ -31,7 +32,7 @@ async def metrics(agent: Agent, status: api.Status) -> str:
         frames={str(fate): number for fate, number in agent.frames().items()},
         room=None if agent.settings.witness else room(),
     )
-    return render(status, await _traffic(agent), figures)
+    return await asyncio.to_thread(render, status, await _traffic(agent), figures)
 
 
 async def _traffic(agent: Agent) -> tuple[VirtualServerTraffic, ...]:
@@ -45,4 +46,5 @@ async def _traffic(agent: Agent) -> tuple[VirtualServerTraffic, ...]:
         if agent.device in carriers_of(config, server)
     }
     primary = {g.group for g in agent.view().groups if g.leader == agent.device}
-    return traffic_of(config, carried, primary, *samples)
+    # Beside the loop: with 1000 Virtual Servers it takes longer than a lease lasts.
+    return await asyncio.to_thread(traffic_of, config, carried, primary, *samples)

@@ -19,7 +19,7 @@ import zmq
 
 from halbctl.errors import from_failure
 from halbctl.where import Where
-from protocol.control import API_VERSION, MAX_FRAME, WATCH_LEASE_S
+from protocol.control import API_VERSION, MAX_FRAME, MAX_REPLY, WATCH_LEASE_S
 from protocol.errors import HalbError, InvalidInput, MalformedMessage, Refused, Unreachable
 
 Context = zmq.Context[Any]
@@ -109,7 +109,7 @@ def _link(where: Where, timeout: float) -> Iterator[_Link]:
 def _local(context: Context, control: str, timeout: float) -> _Link:
     _reach(control, min(GRACE_S, timeout))
     socket = context.socket(zmq.DEALER)
-    socket.maxmsgsize = MAX_FRAME
+    socket.maxmsgsize = MAX_REPLY
     try:
         socket.connect(f"ipc://{control}")
     except zmq.ZMQError as error:

@@ -24,7 +24,7 @@ from halbctl.client import Context, Line
 from halbctl.keyfile import KeyFile
 from halbctl.where import Remote
 from protocol.addresses import Address, split_endpoint
-from protocol.control import MAX_FRAME, OPERATORS
+from protocol.control import MAX_REPLY, OPERATORS
 from protocol.errors import HalbError, InvalidInput, Refused, Unreachable
 
 CONNECT_S = 1.5
@@ -142,7 +142,7 @@ def _dial(context: Context, key: KeyFile, target: Target, path: str, patience: f
         zmq.CURVE_SECRETKEY: key.secret_key.encode(),
         # Under it the agent finds us again if the connection breaks.
         zmq.ROUTING_ID: b"halbctl-" + os.urandom(8),
-        zmq.MAXMSGSIZE: MAX_FRAME,
+        zmq.MAXMSGSIZE: MAX_REPLY,
         # Before the time for all of it is up, or who is not there would seem to hang.
         zmq.CONNECT_TIMEOUT: max(1, int(min(CONNECT_S, 0.8 * patience) * 1000)),
         zmq.IPV6: 1,

@@ -1,7 +1,7 @@
 """The agent's control API: requests and replies between ``halbctl`` and ``halb-agent``.
 
 Carried by msgpack over ZeroMQ: a request is one frame, ``Request``, a reply one, ``Reply``;
-a watch has many. Frames over :data:`MAX_FRAME` bytes are refused. Field names are promises.
+a watch has many. Requests over :data:`MAX_FRAME` bytes are refused. Field names are promises.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from protocol.contacts import Contacts, GetContacts, GetOperators, Operators
 from protocol.control import API_VERSION as API_VERSION
 from protocol.control import DEFAULT_CONTROL as DEFAULT_CONTROL
 from protocol.control import MAX_FRAME as MAX_FRAME
+from protocol.control import MAX_REPLY as MAX_REPLY
 from protocol.control import WATCH_LEASE_S as WATCH_LEASE_S
 from protocol.diagnosis import Diagnosis
 from protocol.diagnosis import GetDoctor as GetDoctor

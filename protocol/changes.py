@@ -45,6 +45,7 @@ __all__ = [
     "SetGateway",
     "describe",
     "edit_for",
+    "foreseen",
     "found_site",
 ]
 
@@ -234,6 +235,19 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
             return devices.replace(config, device, by)
         case _:
             return _virtual_server_edit(config, change, new_uid)
+
+
+def foreseen(
+    config: Config,
+    change: Change,
+    unix_s: int,
+    new_uid: Callable[[], str],
+    *,
+    emptied: bool = False,
+) -> tuple[str, ...]:
+    """What ``change`` would do, as :func:`describe` words it; raises as :func:`edit_for` does."""
+    edit = edit_for(config, change, unix_s=unix_s, new_uid=new_uid)
+    return describe(config, edit, emptied=emptied)
 
 
 def _access_edit(

@@ -231,5 +231,5 @@ def encode_reply(reply: api.Reply) -> bytes:
 
 
 def decode_reply(data: bytes) -> api.Reply:
-    """The reply in a frame of at most :data:`protocol.api.MAX_FRAME` bytes."""
-    return unpack(data, api.Reply, api.MAX_FRAME, lowest=LOWEST)
+    """The reply in a frame of at most :data:`protocol.api.MAX_REPLY` bytes."""
+    return unpack(data, api.Reply, api.MAX_REPLY, lowest=LOWEST)

@@ -88,6 +88,7 @@ def test_plain_replies_have_the_fields_of_the_structs(
 def test_a_client_without_types_knows_the_same_constants() -> None:
     assert api.API_VERSION == control.API_VERSION
     assert api.MAX_FRAME == control.MAX_FRAME
+    assert api.MAX_REPLY == control.MAX_REPLY
 
 
 def test_output_may_be_yaml(halbctl: Halbctl) -> None:
