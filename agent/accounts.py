@@ -95,21 +95,25 @@ class Accounts:
 def accounts_of(desired: Desired) -> Accounts:
     """The accounts of the Virtual Servers that a device carries."""
     services, gateways = (set[str](), set[str]()), (set[str](), set[str]())
-    lanes: dict[str, int] = {}
     singles: dict[tuple[str, str], list[int]] = {}
-    for _, _, listener, _, vips in carried(desired):
-        if not listener.last_port:
-            for vip in vips:
-                singles.setdefault((vip, listener.protocol), []).append(listener.port)
+    several: list[tuple[str, Listener]] = []
     for _, vs, listener, version, vips in carried(desired):
         ranged = listener.last_port > 0
         services[ranged].update(_keys(vips, listener, listener.ports))
-        for vip in vips if ranged else ():
-            for part in _without(listener.ports, singles.get((vip, listener.protocol), ())):
-                lanes |= dict.fromkeys(_keys((vip,), listener, part), listener.port)
+        for vip in vips:
+            if ranged:
+                several.append((vip, listener))
+            else:
+                singles.setdefault((vip, listener.protocol), []).append(listener.port)
         if memoryless(vs, listener, vips):
             some = (g.address for g in vs.gateways if family(g.address) == version)
             gateways[ranged].update(_keys(some, listener, listener.gateway_ports))
+    lanes = {
+        key: listener.port
+        for vip, listener in several
+        for part in _without(listener.ports, singles.get((vip, listener.protocol), ()))
+        for key in _keys((vip,), listener, part)
+    }
     return Accounts(desired.addresses, *map(frozenset, (*services, *gateways)), lanes=lanes)
 
 

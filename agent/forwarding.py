@@ -102,9 +102,9 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
 def forgets(vs: VirtualServer, listener: Listener, version: int, vips: tuple[str, ...]) -> bool:
     """Whether the rules of now let packets to ``vips``, of one IP version, pass without an entry.
 
-    Not while a gateway drains: what begins then is at a gateway that no slot tells of, should
-    the drain be given up or another device take over. Only of TCP does a packet say whether it
-    opens a connection.
+    Not while a gateway drains: only a connection's first packet says that it is newer than that,
+    and goes by other slots; its entry says so of the next ones, also on another device. Of
+    datagrams none says so.
     """
     drains = listener.protocol == "tcp" and any(
         g.state == "draining" and (":" in g.address) is (version == 6) for g in vs.gateways
