@@ -179,11 +179,11 @@ class Judge:
         # While a gateway drains, what has begun since is at a gateway that no slot tells of.
         since = 0.0 if forgets else born
         moved = moved or bool(list(journal.find("drained", target.server, since, lost.at)))
-        told = self._told_in(lost.born + YOUNG_S[target.kind], lost.at)
+        told = self._told_in(lost.born + YOUNG_S[target.kind], ended)
         if moved and not told:
             return "its slot moved, and faults kept secondaries from being told", True
         if len(self._stage.carriers) == 2 and target.kind == "push" and not told:
-            return "the only other device had just come back", True
+            return "the only other device was away, or had just come back", True
         return f"unexplained{', its slot moved' if moved else ''}", False
 
     def _told_in(self, since: float, until: float) -> bool:
