@@ -154,6 +154,7 @@ def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
     Also those that a gateway's packet was met of first. For where packets pass without
     entries: no connection is touched. Costs as :func:`count_flows`.
     """
+    stay = {ip_address(address).packed for address in own}
     ports: dict[tuple[bytes, int], list[Ports]] = {}
     for vip, protocol, some in services:
         ports.setdefault((ip_address(vip).packed, _NUMBER[protocol]), []).append(some)
@@ -167,7 +168,6 @@ def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
         some = ports.get((vip, protocol), ())
         return source not in stay and any(first <= at <= last for first, last in some)
 
-    stay = {ip_address(address).packed for address in own}
     ended = 0
     for version in versions_of(vip for vip, _ in ports):
         client, ends = _CLIENT[version], _ENDS[version]

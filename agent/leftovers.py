@@ -53,8 +53,6 @@ def answering(vs: VirtualServer, down: frozenset[GatewayKey]) -> frozenset[str]:
 
 def departed(before: Desired, now: Desired) -> frozenset[Place]:
     """Gateways that were to answer ``before``, and are not ``now``: failed, disabled, removed."""
-    if before is now:
-        return frozenset()
     former = {vs.uid: vs for vs in before.virtual_servers}
     failed = {uid for uid, _ in now.down - before.down}
     return frozenset(

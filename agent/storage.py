@@ -93,6 +93,7 @@ class Storage:
     def _write_ballots(self) -> None:
         self._writing, self._began = True, self._loop.time()
         self._hanging = self._loop.call_later(HANGS_S, self._hangs)
+        self._look_later()
         number, left = self._asked, self._left
         ballots = dict(self._ballots)
         future = self._loop.run_in_executor(self._votes, self._save_ballots, ballots)
@@ -131,12 +132,14 @@ class Storage:
         self._deliver(PersistFailed())
 
     def _look(self) -> None:
-        rested = self._loop.time() - self._began
-        if self._ballots and not self._writing and rested >= PROBE_S:
+        if self._ballots and not self._writing:
             self._write_ballots()
-        # Whatever was written meanwhile, the next look is due that long after it.
-        wait = PROBE_S - rested if rested < PROBE_S else PROBE_S
-        self._probe = self._loop.call_later(wait, self._look)
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._probe.cancel()
+        self._probe = self._loop.call_later(PROBE_S, self._look)
 
     def save_config(self, config: Config, committed: Revision) -> None:
         """Write a configuration in the worker; the core learns when it is durable."""

@@ -41,6 +41,13 @@ class HeldUp:
         self._save(*arguments)
 
 
+def votes_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Disk, HeldUp]:
+    """A new disk, and what is asked of it where votes wait."""
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    return disk, HeldUp(disk, "save_ballots", monkeypatch)
+
+
 def test_what_is_written_while_a_device_leaves_is_not_there_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,10 +106,8 @@ def test_what_no_vote_rests_on_is_a_problem_until_the_disk_takes_it(
 def test_votes_gather_while_the_disk_writes_and_go_to_it_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk.open(tmp_path / "state")
-    disk.load()
+    disk, held = votes_held_up(tmp_path, monkeypatch)
     told: list[Input] = []
-    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
@@ -152,10 +157,8 @@ def test_votes_that_the_disk_refused_are_told_of_once_it_takes_them(
 def test_a_vote_under_way_while_a_device_leaves_is_not_there_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = Disk.open(tmp_path / "state")
-    disk.load()
+    disk, held = votes_held_up(tmp_path, monkeypatch)
     told: list[Input] = []
-    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
@@ -175,10 +178,8 @@ def test_a_vote_under_way_while_a_device_leaves_is_not_there_afterwards(
 
 def test_a_disk_that_hangs_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.storage.SLOW_S", 0.01)
-    disk = Disk.open(tmp_path / "state")
-    disk.load()
+    disk, held = votes_held_up(tmp_path, monkeypatch)
     told: list[Input] = []
-    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
@@ -198,10 +199,8 @@ def test_a_disk_that_hangs_is_taken_for_one_that_refuses_until_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.storage.HANGS_S", 0.01)
-    disk = Disk.open(tmp_path / "state")
-    disk.load()
+    disk, held = votes_held_up(tmp_path, monkeypatch)
     told: list[Input] = []
-    held = HeldUp(disk, "save_ballots", monkeypatch)
 
     async def test() -> None:
         storage = Storage(disk, {}, told.append)
