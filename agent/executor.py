@@ -73,19 +73,22 @@ class Executor:
             self._bundles.flush()
 
     def _do(self, effects: list[Effect]) -> None:
-        opened = closed = 0
+        renewed = opened = closed = 0
         for at, effect in enumerate(effects):
             if isinstance(effect, Send):
                 self._bundles.send(effect.to, effect.message)
             elif isinstance(effect, Refresh):
-                if self._vips is not None:
-                    self._vips.refresh(effect)
+                if at >= renewed:
+                    renewed = self._renew(effects, at)
             elif isinstance(effect, PersistBallots):
                 self._bundles.flush()
                 self._storage.save_ballots(effect.number, effect.ballots)
             elif isinstance(effect, Acquire):
                 if at >= opened:
                     self._bundles.flush()
+                    if at >= renewed:
+                        # What lives does not wait for what opens.
+                        renewed = self._renew(effects, at)
                     opened = self._acquire(effects, at)
             elif isinstance(effect, Release | Lame):
                 if at >= closed:
@@ -95,25 +98,32 @@ class Executor:
             else:
                 self._tell(effect)
 
+    def _renew(self, effects: list[Effect], at: int) -> int:
+        """Renew together all leases that come before the next end of one; where that is."""
+        end = _next_end(effects, at)
+        if self._vips is not None:
+            self._vips.refresh([e for e in effects[at:end] if isinstance(e, Refresh)])
+        return end
+
     def _acquire(self, effects: list[Effect], at: int) -> int:
         """Open together all leases that come before the next end of one; where that is."""
-        later = range(at, len(effects))
-        end = next((i for i in later if isinstance(effects[i], Release | Lame)), len(effects))
+        end = _next_end(effects, at)
         if self._vips is not None:
             self._vips.acquire([e for e in effects[at:end] if isinstance(e, Acquire)])
         return end
 
     def _end_leases(self, effects: list[Effect], at: int) -> int:
-        """Close together all leases until one begins, goes on or drains; where that is.
+        """Close together, or let drain, all leases until one begins, goes on or ends otherwise;
+        where that is.
 
         Sooner than their turn is no harm: what is told comes after.
         """
-        first, end = effects[at], at + 1
-        if isinstance(first, Release):
-            later, others = range(end, len(effects)), Acquire | Refresh | Lame
-            end = next((i for i in later if isinstance(effects[i], others)), len(effects))
-        if self._vips is not None and isinstance(first, Lame):
-            self._vips.lame(first)
+        kind = type(effects[at])
+        later = range(at + 1, len(effects))
+        others = Acquire | Refresh | (Lame if kind is Release else Release)
+        end = next((i for i in later if isinstance(effects[i], others)), len(effects))
+        if self._vips is not None and kind is Lame:
+            self._vips.lame([e for e in effects[at:end] if isinstance(e, Lame)])
         elif self._vips is not None:
             self._vips.release([e for e in effects[at:end] if isinstance(e, Release)])
         return end
@@ -157,3 +167,9 @@ class Executor:
                 self._listener.on_outcome(effect)
             case Stopped():
                 self._listener.on_stopped()
+
+
+def _next_end(effects: list[Effect], at: int) -> int:
+    """Where the next lease after ``at`` ends; the number of effects if none does."""
+    later = range(at, len(effects))
+    return next((i for i in later if isinstance(effects[i], Release | Lame)), len(effects))

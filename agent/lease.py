@@ -115,14 +115,17 @@ class KernelLease:
             with suppress(KernelRefused):
                 self._nft.run(script)
 
-    def lame(self, vips: Sequence[str], drain_ns: int) -> bool:
-        """Stop announcing at once; go on taking packets for ``drain_ns``.
+    def lame(self, groups: Sequence[Sequence[str]], drain_ns: int) -> bool:
+        """Stop announcing the VIPs of each group at once; go on taking packets for ``drain_ns``.
 
-        False if the lease ran out before: then it is closed and stays so.
+        False if the lease of some group ran out before: then that is closed and stays so.
         """
+        vips = [vip for group in groups for vip in group]
         try:
             self._nft.run(gate.lame(vips, drain_ns))
         except KernelRefused:
+            if len(groups) > 1:
+                return all([self.lame([group], drain_ns) for group in groups])
             self.release(vips)
             return False
         return True

@@ -1,7 +1,7 @@
 """Leases and announcements of VIPs: what the core decides, done to the kernel in time.
 
-An effect that comes after its deadline is not carried out: what confirmed it
-is too old by then, and the core is told that the lease lapsed.
+What comes too late is not carried out, for what confirmed it is too old by then. Where a
+lease is over by that, the core is told that it lapsed.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from agent.announce import Announcer, schedule
 from agent.clock import boottime
 from agent.lease import KernelLease
 from agent.nft import KernelBusy
+from agent.opening import Openings
 from agent.presence import Presence
 from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
 from protocol.errors import HalbError
 from protocol.ids import DeviceId, GroupId
-from protocol.timing import DRAIN_NS, MILLISECOND, SECOND
+from protocol.lease import MARGIN_NS
+from protocol.timing import DRAIN_NS, MILLISECOND, SECOND, Profile, Timing
 
 HELD_UP_NS = MILLISECOND
 """Renewing takes some microseconds; an agent that took longer was held up meanwhile."""
+
+_LEASE_NS = {profile: Timing.of(profile).lease for profile in Profile}
 
 _log = logging.getLogger("halb.vips")
 
@@ -45,7 +49,10 @@ class Vips:
         self._presence = presence
         self._loop = asyncio.get_running_loop()
         self._open: dict[GroupId, tuple[str, ...]] = {}
-        self._announcements: dict[GroupId, list[asyncio.TimerHandle]] = {}
+        self._ends: dict[GroupId, int] = {}
+        """When (own clock, ns) the lease of each is over, if it is not renewed."""
+        self._openings = Openings()
+        self._opens_soon: asyncio.Handle | None = None
         self._forwards_until = 0
         self.announced: dict[GroupId, int] = {}
         """When (own clock, ns) each group's newest announcement began."""
@@ -58,21 +65,29 @@ class Vips:
     def acquire(self, effects: Sequence[Acquire]) -> None:
         """Open leases, then announce: at once and again while the network may forget.
 
-        All that last as long are opened by one transaction: each takes a millisecond, for
-        which nothing else is renewed.
+        Of many some at once, and the others in the next passes of the event loop.
         """
-        for lease in sorted({effect.lease for effect in effects}):
-            due = [e for e in effects if e.lease == lease and not self._late(e.group, e.deadline)]
-            opened = self._opened(due, lease) if due else ()
-            # Before any is announced, and with one transaction: of many that come at once, closing
-            # late ones one by one would make those late that are in time.
-            late = [e for e in opened if self._late(e.group, e.deadline)]
-            if late:
-                self.release([Release(e.group, e.vips) for e in late])
-            closed = {e.group for e in late}
-            for effect in opened:
-                if effect.group not in closed:
-                    self._has_opened(effect)
+        for effect in effects:
+            self.announced.pop(effect.group, None)
+        self._openings.add(effects)
+        if self._opens_soon is None:
+            self._open_some()
+
+    def _open_some(self) -> None:
+        self._opens_soon = None
+        if not self._openings:
+            return
+        opening = self._openings.take(began := boottime())
+        opened = self._opened(opening.due, opening.lease) if opening.due else ()
+        if opened and boottime() > opening.by:
+            # With one transaction: closing one by one would make those late that are in time.
+            self.release([Release(effect.group, effect.vips) for effect in opened])
+            self._were_late([*opening.late, *opened])
+        else:
+            self._were_late(opening.late)
+            self._have_opened(opened, began + opening.lease)
+        if self._openings:
+            self._opens_soon = self._loop.call_soon(self._open_some)
 
     def _opened(self, effects: Sequence[Acquire], lease_ns: int) -> Sequence[Acquire]:
         """Those whose leases the kernel has opened; what became of the others is told."""
@@ -90,31 +105,50 @@ class Vips:
             return ()
         return effects
 
-    def _has_opened(self, effect: Acquire) -> None:
-        if effect.predecessor is not None:
-            self._relay(effect.vips, effect.predecessor)
-        already = self._open.get(effect.group, ())
-        new = tuple(v for v in effect.vips if v not in already)
-        self._open[effect.group] = (*already, *new)
-        self._announce(effect.group)
+    def _have_opened(self, effects: Sequence[Acquire], ends: int) -> None:
+        for former in sorted({e.predecessor for e in effects if e.predecessor is not None}):
+            self._relay([v for e in effects if e.predecessor == former for v in e.vips], former)
+        for effect in effects:
+            already = self._open.get(effect.group, ())
+            new = tuple(v for v in effect.vips if v not in already)
+            self._open[effect.group] = (*already, *new)
+            whole = set(already) <= set(effect.vips)
+            self._ends[effect.group] = ends if whole else min(ends, self._ends[effect.group])
+        self._announce([effect.group for effect in effects])
 
-    def _relay(self, vips: tuple[str, ...], to: DeviceId) -> None:
+    def _relay(self, vips: Sequence[str], to: DeviceId) -> None:
         """Before the announcement: it moves the gateways in the middle of their flows."""
         try:
             self._lease.relay(vips, self._addresses_of(to), DRAIN_NS)
         except HalbError as error:
             _log.warning("flows may stall: cannot send packets on to %s: %s", to, error.message)
 
-    def refresh(self, effect: Refresh) -> None:
-        if self._late(effect.group, effect.deadline):
-            return
-        try:
-            self._lease.refresh(effect.vips, effect.profile)
-        except HalbError as error:
-            self._refused(effect.group, error)
-        # Stopped after the look above and continued, it has renewed for longer than it may.
-        if self._late(effect.group, effect.deadline + HELD_UP_NS):
-            self.release([Release(effect.group, effect.vips)])
+    def refresh(self, effects: Sequence[Refresh]) -> None:
+        """Renew leases, each where it still lives.
+
+        One that comes too late to be renewed is not over yet: the next may come in time.
+        """
+        over: list[GroupId] = []
+        for effect in effects:
+            group, now = effect.group, boottime()
+            waits = self._openings.confirm(effect)
+            if now > effect.deadline or (waits and group not in self._open):
+                continue
+            if now > self._ends.get(group, 0) - MARGIN_NS:
+                over.append(group)
+                continue
+            try:
+                self._lease.refresh(effect.vips, effect.profile)
+            except HalbError as error:
+                self._refused(group, error)
+            self._ends[group] = now + _LEASE_NS[effect.profile]
+            if boottime() > effect.deadline + HELD_UP_NS:
+                # Stopped after the look above and continued, it renewed for longer than it may.
+                self.release([Release(group, effect.vips)])
+                over.append(group)
+        if over:
+            _log.warning("%d leases were over before they were renewed", len(over))
+            self._deliver(LeaseLapsed(tuple(over)))
 
     def release(self, effects: Sequence[Release]) -> None:
         """Close leases, whether they are open or not, by one transaction."""
@@ -132,14 +166,19 @@ class Vips:
             else:
                 self._refused(effects[0].group, error)
 
-    def lame(self, effect: Lame) -> None:
-        self._forwards_until = boottime() + effect.drain
-        self._withdraw(effect.group, effect.vips)
-        self._lease.end_relay(effect.vips)
-        try:
-            self._lease.lame(effect.vips, effect.drain)
-        except HalbError as error:
-            self._refused(effect.group, error)
+    def lame(self, effects: Sequence[Lame]) -> None:
+        """Announce nothing more of these, and go on forwarding; by one transaction."""
+        for drain in sorted({effect.drain for effect in effects}):
+            self._forwards_until = boottime() + drain
+            alike = [effect for effect in effects if effect.drain == drain]
+            for effect in alike:
+                self._withdraw(effect.group, effect.vips)
+            self._lease.end_relay([vip for effect in alike for vip in effect.vips])
+            try:
+                self._lease.lame([effect.vips for effect in alike], drain)
+            except HalbError as error:
+                for effect in alike:
+                    self._refused(effect.group, error)
 
     async def forwarded(self) -> None:
         """Wait while packets still come here, from successors too, of what was handed over."""
@@ -148,7 +187,7 @@ class Vips:
     def announce(self, group: GroupId) -> None:
         """Announce once more what is open already."""
         if group in self._open:
-            self._announce(group)
+            self._announce([group])
 
     async def probe(self, vips: Sequence[str], seconds: float) -> dict[str, str]:
         """MAC of whoever else answers for one of ``vips``, by VIP."""
@@ -166,51 +205,53 @@ class Vips:
         if lapsed:
             self._deliver(LeaseLapsed(lapsed))
 
-    def _late(self, group: GroupId, deadline: int) -> bool:
-        late = boottime() - deadline
-        if late <= 0:
-            return False
-        _log.warning("lease of %s came %d ms too late: not renewed", group, late // 1_000_000)
-        self._deliver(LeaseLapsed((group,)))
-        return True
+    def _were_late(self, effects: Sequence[Acquire]) -> None:
+        if effects:
+            most = max(boottime() - effect.deadline for effect in effects) // MILLISECOND
+            _log.warning("%d leases came up to %d ms too late: not opened", len(effects), most)
+            self._deliver(LeaseLapsed(tuple(effect.group for effect in effects)))
 
     def _refused(self, group: GroupId, error: HalbError) -> None:
         _log.error("lease of %s: %s. %s", group, error.message, error.remedy)
         self._deliver(LeaseLapsed((group,)))
 
-    def _announce(self, group: GroupId) -> None:
-        self._cancel(group)
+    def _announce(self, groups: Sequence[GroupId]) -> None:
+        if not groups:
+            return
         now = boottime()
-        self.announced[group] = now
+        self.announced.update(dict.fromkeys(groups, now))
         first, *later = schedule(now)
         assert first == now
-        self._tell(group)
-        self._announcements[group] = [
-            self._loop.call_later((at - now) / 1e9, self._tell, group) for at in later
-        ]
-        self._presence.held(group, self._open[group])
+        self._tell(groups, now)
+        for at in later:
+            self._loop.call_later((at - now) / SECOND, self._tell, groups, now)
+        for group in groups:
+            self._presence.held(group, self._open[group])
 
-    def _tell(self, group: GroupId) -> None:
+    def _tell(self, groups: Sequence[GroupId], announced: int) -> None:
+        """Of these, what was not announced anew or closed since ``announced``."""
+        still = [g for g in groups if g in self._open and self.announced[g] == announced]
+        vips = [vip for group in still for vip in self._open[group]]
+        if not vips:
+            return
         try:
-            self._announcer.announce(self._open[group])
+            self._announcer.announce(vips)
         except HalbError as error:
-            _log.warning("cannot announce %s: %s", group, error.message)
+            _log.warning("cannot announce %s: %s", " ".join(vips), error.message)
 
     def _withdraw(self, group: GroupId, vips: tuple[str, ...]) -> None:
+        self._openings.drop(group, vips)
         left = tuple(v for v in self._open.pop(group, ()) if v not in vips)
         if left:
             self._open[group] = left
         else:
-            self._cancel(group)
+            self._ends.pop(group, None)
         self._presence.left(group, left)
 
-    def _cancel(self, group: GroupId) -> None:
-        for handle in self._announcements.pop(group, ()):
-            handle.cancel()
-
     def close(self) -> None:
-        for group in list(self._announcements):
-            self._cancel(group)
+        """Tell the network nothing more; leases end by their timeouts."""
+        self._openings.clear()
+        self._open.clear()
         self._presence.close()
         self._lease.close()
         self._announcer.close()

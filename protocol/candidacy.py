@@ -82,6 +82,9 @@ class Candidacy:
         voter, electorate = self._voter, self._voter.electorate
         assert not voter.bound_against(voter.me, now)
         self._explain(handover_term > 0, aborted, now)
+        if not handover_term and not alone:
+            # Before the ballot, which may take the disk longer than the next in rank waits.
+            self._ask_all(out, stands=True)
         voter.cast(self.next_term(), voter.me, out)
         voter.leader = None
         voter.freed_for = None
@@ -174,19 +177,30 @@ class Candidacy:
         return has_majority(voter.electorate.voters, fresh | {voter.me})
 
     def ask_if_due(self, now: int, out: Outbox) -> bool:
-        """Ask all other voters if it is time; whether it was."""
+        """Ask all other voters if it is time, and their word is needed anew; whether it was."""
         if self.vacant_since is not None or now < self._ask_at() or self._barred():
             return False
         if not self._searching:
             self._searching = True
             self.evidence.asks()
-        voter = self._voter
-        self._ask_next = now + voter.timing.interval // 2
-        electorate = voter.electorate
-        question = Ask(voter.group, self.next_term(), electorate.number, electorate.revision)
+        interval = self._voter.timing.interval
+        self._ask_next = now + interval // 2
+        if self._backed(now + interval):
+            return False
+        self._ask_all(out)
+        return True
+
+    def _ask_all(self, out: Outbox, *, stands: bool = False) -> None:
+        voter, electorate = self._voter, self._voter.electorate
+        question = Ask(
+            voter.group, self.next_term(), electorate.number, electorate.revision, stands
+        )
         for other in voter.others:
             out.send(other, question)
-        return True
+
+    def yields(self, now: int) -> None:
+        """Another candidate asks for votes in a moment: do not stand against it meanwhile."""
+        self.not_before = max(self.not_before, now + self._voter.timing.interval)
 
     def _ask_at(self) -> int:
         return max(self._voter.heard + self._voter.timing.ask, self._ask_next)

@@ -101,7 +101,7 @@ class WallClock(Struct, frozen=True, gc=False):
 
 
 class LeaseLapsed(Struct, frozen=True, gc=False):
-    """The kernel leases of these groups ran out, or an effect on them came too late.
+    """The kernel leases of these groups ran out, or could not be opened.
 
     A primary that is still confirmed opens them again by :class:`Acquire`.
     """
@@ -270,8 +270,8 @@ class Apply(Struct, frozen=True, gc=False):
 class Acquire(Struct, frozen=True, gc=False):
     """Open the kernel lease of all VIPs of a group, then announce them.
 
-    Must not be done after ``deadline`` (own clock): what confirmed it is too
-    old then. The shell hands in :class:`LeaseLapsed` instead.
+    Must not last beyond ``deadline + lease`` (own clock), when what confirmed it is too old.
+    Where the shell would open it too late, it hands in :class:`LeaseLapsed` instead.
     """
 
     group: GroupId
@@ -287,7 +287,8 @@ class Acquire(Struct, frozen=True, gc=False):
 class Refresh(Struct, frozen=True, gc=False):
     """Renew the kernel lease by the datagram that only renews what still lives.
 
-    Must not be done after ``deadline`` (own clock); :class:`LeaseLapsed` instead.
+    Must not be done after ``deadline`` (own clock). Where the lease is over by the time that one
+    comes which may be done, the shell hands in :class:`LeaseLapsed`.
     """
 
     group: GroupId

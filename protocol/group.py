@@ -20,17 +20,7 @@ from protocol.damping import Damping
 from protocol.effects import Acquire, Event, Lame, Refresh, Release
 from protocol.ids import DeviceId
 from protocol.lease import Lease
-from protocol.messages import (
-    Answer,
-    Ask,
-    Claim,
-    HandOver,
-    Reason,
-    Refusal,
-    Resign,
-    Vote,
-    Voted,
-)
+from protocol.messages import Answer, Ask, Claim, HandOver, Reason, Refusal, Resign, Vote, Voted
 from protocol.outbox import Outbox
 from protocol.timing import DRAIN_NS, NEVER, Profile, Timing
 from protocol.view import Role
@@ -137,7 +127,10 @@ class Group:
         answer = self.voter.answer(sender, ask, now)
         if answer.would_vote and self.claims:
             answer = Answer(self.group, ask.term, self.voter.term, False, Reason.HEARS_PRIMARY)
-        out.send(sender, answer)
+        if not ask.stands:
+            out.send(sender, answer)
+        elif answer.would_vote:
+            self.candidacy.yields(now)
 
     def on_vote(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:
         """A candidate asks for a vote: grant it, refuse it with a reason, or hold the question."""

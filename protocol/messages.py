@@ -1,8 +1,6 @@
-"""The messages between devices.
+"""The messages between devices; the transport knows their sender from its key.
 
-The sender is not part of a message: the transport knows it from the key of the connection.
-``Beat`` and ``Ack`` travel on their own sockets, so that configuration never delays them; see
-:data:`URGENT`. Times are nanoseconds of the *sender's* clock, and are echoed only.
+Times are nanoseconds of the *sender's* clock, and are echoed only.
 """
 
 from __future__ import annotations
@@ -84,13 +82,15 @@ class Ack(msgspec.Struct, frozen=True, tag_field="t", tag="ack"):
     refused: tuple[Refusal, ...] = ()
 
 
-class Ask(msgspec.Struct, frozen=True, tag_field="t", tag="ask"):
+class Ask(msgspec.Struct, frozen=True, tag_field="t", tag="ask", omit_defaults=True):
     """PreVote: would you vote for me in this term? Changes nothing at the voter."""
 
     group: GroupId
     term: int
     number: int
     revision: Revision
+    stands: bool = False
+    """No question any more: the vote is asked for once the sender's own is on disk."""
 
 
 class Answer(msgspec.Struct, frozen=True, tag_field="t", tag="answer"):

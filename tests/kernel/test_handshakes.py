@@ -73,7 +73,7 @@ def held_back(network: Network, host: str, packets: str) -> Iterator[None]:
 def hand_over(network: Network, devices: tuple[Device, Device], vip: str) -> None:
     """From the first device to the second one, of which client and gateways know at once."""
     a, b = devices
-    a.call(a.lease.lame, VIPS, LONG)
+    a.call(a.lease.lame, [VIPS], LONG)
     b.call(b.lease.relay, VIPS, PREDECESSOR, LONG)
     b.take()
     mac = b.run("cat", "/sys/class/net/eth0/address").strip()

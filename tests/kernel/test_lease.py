@@ -235,7 +235,7 @@ def test_a_lame_device_takes_packets_but_does_not_answer(
     device.take()
     # A lame device serves those that it served: it knows them. It cannot ask for new neighbours.
     assert takes_packets(client, vip)
-    assert device.call(device.lease.lame, VIPS, SECOND)
+    assert device.call(device.lease.lame, [VIPS], SECOND)
     assert client.owner_of(vip, 0.05) is None
     assert takes_packets(client, vip)
     device.call(device.lease.refresh, VIPS, Profile.WAN)
@@ -252,7 +252,7 @@ def test_a_lame_device_that_forwards_does_not_draw_the_vip_to_itself(
     target, family = ("fd77::12", socket.AF_INET6) if ":" in vip else ("10.77.0.12", socket.AF_INET)
     device.take()
     client.run(*f"ip neighbour replace {vip} lladdr {successor} dev eth0 nud stale".split())
-    device.call(device.lease.lame, VIPS, LONG)
+    device.call(device.lease.lame, [VIPS], LONG)
     device.run("ip", "neighbour", "flush", "to", target)
 
     def send() -> None:
@@ -267,7 +267,7 @@ def test_a_lame_device_that_forwards_does_not_draw_the_vip_to_itself(
 
 
 def test_a_lease_that_ran_out_cannot_turn_lame(device: Device) -> None:
-    assert not device.call(device.lease.lame, VIPS, LONG)
+    assert not device.call(device.lease.lame, [VIPS], LONG)
     held = device.call(device.lease.held)
     assert not held.announced
     assert not held.accepted
@@ -275,7 +275,7 @@ def test_a_lease_that_ran_out_cannot_turn_lame(device: Device) -> None:
 
 def test_one_expired_vip_of_several_closes_all_when_turning_lame(device: Device) -> None:
     device.call(device.lease.acquire, [VIP6], LONG)
-    assert not device.call(device.lease.lame, VIPS, LONG)
+    assert not device.call(device.lease.lame, [VIPS], LONG)
     assert not device.call(device.lease.held).accepted
 
 

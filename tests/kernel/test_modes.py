@@ -312,7 +312,7 @@ def test_all_connections_survive_abrupt_and_planned_moves(
         b.take(farm.leased)
 
     def hand_back() -> None:
-        b.call(b.lease.lame, farm.leased, 2 * SECOND)
+        b.call(b.lease.lame, [farm.leased], 2 * SECOND)
         a.take(farm.leased)
 
     try:

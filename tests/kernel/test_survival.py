@@ -75,7 +75,7 @@ def test_all_connections_survive_abrupt_and_planned_moves(
         b.take()
 
     def hand_back() -> None:
-        b.call(b.lease.lame, (VIP, VIP6), 2 * SECOND)
+        b.call(b.lease.lame, [(VIP, VIP6)], 2 * SECOND)
         a.take()
 
     try:

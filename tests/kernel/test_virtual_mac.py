@@ -258,7 +258,7 @@ def test_a_device_that_hands_over_forwards_with_its_own_address(place: Place, vi
     place.a.take()
     assert served(place, vip)
     assert MAC in sources(place, place.a, vip)
-    place.a.call(place.a.lease.lame, VIPS, 30 * SECOND)
+    place.a.call(place.a.lease.lame, [VIPS], 30 * SECOND)
     assert served(place, vip), "the switch leads there still"
     heard = sources(place, place.a, vip)
     assert MAC_A in heard

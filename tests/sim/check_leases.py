@@ -101,7 +101,7 @@ class LeaseCheck:
         if bounds and effect.lease > bounds.lease:
             self._checker.fail("S7", f"{process.name} takes a lease of {effect.lease} ns")
         if bounds and effect.vips:
-            self._is_supported(process, effect.group, until, bounds)
+            self._is_supported(process, effect.group, until, effect.lease, bounds)
 
     def refreshed(self, process: Process, effect: Refresh, until: int) -> None:
         for vip in effect.vips:
@@ -109,7 +109,7 @@ class LeaseCheck:
             if self.holder.get(vip) == process.machine.id:
                 self.ends[vip] = max(self.ends[vip], until)
         if bounds := self._checker.bounds(effect.group):
-            self._is_supported(process, effect.group, until, bounds)
+            self._is_supported(process, effect.group, until, bounds.lease, bounds)
 
     def released(self, process: Process, effect: Release) -> None:
         self._ended(process.machine, effect.vips, process.world.now)
@@ -206,8 +206,11 @@ class LeaseCheck:
         if group in self._checker.unfit.get(process.machine.index, ()):
             self._checker.fail("S8", f"{process.name} takes {group} although it is unfit")
 
-    def _is_supported(self, process: Process, group: GroupId, until: int, bounds: Bounds) -> None:
-        """S5: a majority promised beyond the lease's end. S6: its beats were fresh."""
+    def _is_supported(
+        self, process: Process, group: GroupId, until: int, lasts: int, bounds: Bounds
+    ) -> None:
+        """S5: a majority promised beyond the lease's end. S6: its beats were fresh, or the lease
+        is shorter by as much. ``until`` in real time, ``lasts`` on the device's own clock."""
         checker, machine = self._checker, process.machine
         if self.is_ghost(machine.index):
             return
@@ -232,6 +235,7 @@ class LeaseCheck:
             text = f"{process.name}'s lease of {group} ends {until}, promises {promises}"
             checker.fail("S5", text)
         sent.sort(reverse=True)
-        if now - sent[needed - 1] > bounds.fresh:
-            age = (now - sent[needed - 1]) / MILLISECOND
+        since = now - sent[needed - 1]
+        if since + lasts > bounds.fresh + bounds.lease:
+            age = since / MILLISECOND
             checker.fail("S6", f"{process.name} renews {group} on a round {age:.3f} ms old")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def run(test: Coroutine[object, object, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, 30))
+def run(test: Coroutine[object, object, T]) -> T:
+    return asyncio.run(asyncio.wait_for(test, 30))
 
 
 async def until(condition: Callable[[], object]) -> None:

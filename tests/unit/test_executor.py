@@ -10,6 +10,7 @@ from protocol.effects import (
     Acquire,
     Effect,
     Event,
+    Lame,
     PersistBallots,
     PersistConfig,
     Refresh,
@@ -37,8 +38,12 @@ class Device:
     def release(self, effects: list[Release]) -> None:
         self.done.append("close " + " ".join(effect.group[0] for effect in effects))
 
-    def refresh(self, effect: Refresh) -> None:
-        self.done.append(f"renew {effect.group[0]}")
+    def lame(self, effects: list[Lame]) -> None:
+        self.done.append("drain " + " ".join(effect.group[0] for effect in effects))
+
+    def refresh(self, effects: list[Refresh]) -> None:
+        if effects:
+            self.done.append("renew " + " ".join(effect.group[0] for effect in effects))
 
     def on_event(self, event: Event) -> None:
         self.done.append(event.text)
@@ -84,6 +89,10 @@ def renews(group: GroupId) -> Refresh:
     return Refresh(group, ("10.0.0.1",), Profile.NORMAL, SECOND)
 
 
+def drains(group: GroupId) -> Lame:
+    return Lame(group, ("10.0.0.1",), SECOND)
+
+
 def says(text: str) -> Event:
     return Event("primary", None, text)
 
@@ -103,6 +112,11 @@ def test_leases_close_together_before_what_is_told_of_them() -> None:
     assert done == ["close 1 2", "web", "mail"]
 
 
+def test_leases_drain_together_before_the_successor_is_told() -> None:
+    done = carried_out(drains(WEB), says("web"), drains(MAIL), says("mail"), closes(RDP))
+    assert done == ["drain 1 2", "web", "mail", "close 3"]
+
+
 def test_no_lease_closes_before_one_that_is_to_be_renewed_or_opened_first() -> None:
     done = carried_out(
         closes(WEB), renews(MAIL), closes(MAIL), closes(RDP), opens(RDP), closes(RDP)
@@ -110,9 +124,16 @@ def test_no_lease_closes_before_one_that_is_to_be_renewed_or_opened_first() -> N
     assert done == ["close 1", "renew 2", "close 2 3", "open 3", "close 3"]
 
 
+def test_leases_are_renewed_together_before_others_open() -> None:
+    """Hundreds that open take longer than a renewal may wait."""
+    done = carried_out(renews(WEB), opens(MAIL), says("mail"), renews(RDP), closes(RDP))
+    assert done == ["renew 1 3", "open 2", "mail", "close 3"]
+    assert carried_out(opens(MAIL), renews(WEB), renews(RDP)) == ["renew 1 3", "open 2"]
+
+
 def test_nothing_waits_for_votes_that_go_to_disk() -> None:
     done = carried_out(PersistBallots(7, {}), closes(WEB), opens(MAIL), renews(RDP))
-    assert done == ["vote 7", "close 1", "open 2", "renew 3"]
+    assert done == ["vote 7", "close 1", "renew 3", "open 2"]
 
 
 def test_a_configuration_that_comes_is_told_to_those_who_carry_it() -> None:
