@@ -6,7 +6,8 @@ any check of its listeners is down; a check goes down after ``fall`` bad
 answers in a row and comes back after ``rise`` good ones. Until its first
 answer a check counts as good, and the first answer decides at once: a device
 that has just started neither drops all gateways nor waits for ``fall`` to
-learn that one is dead. An answer that only says something about this host
+learn that one is dead. Only silence is asked about once more, at once: as a
+network comes up, frames get lost. An answer that only says something about this host
 (no file descriptors left, no carrier) is not counted, but shown.
 """
 
@@ -69,13 +70,15 @@ def targets_of(server: VirtualServer) -> dict[str, dict[Target, str]]:
 class Course:
     """Rise and fall of one target: turns single answers into up and down."""
 
-    __slots__ = ("fall", "reason", "rise", "streak", "up")
+    __slots__ = ("doubtful", "fall", "reason", "rise", "streak", "up")
 
     def __init__(self, check: Check) -> None:
         self.rise = check.rise
         self.fall = check.fall
         self.up: bool | None = None
         """None until the first answer."""
+        self.doubtful = False
+        """The first answer was silence, and is yet to be confirmed."""
         self.streak = 0
         """Answers in a row that contradict ``up``."""
         self.reason = ""
@@ -83,12 +86,16 @@ class Course:
 
     def take(self, answer: Answer) -> bool:
         """Count one answer; True if ``up`` changed."""
+        was_doubtful, self.doubtful = self.doubtful, False
         if answer.verdict is Verdict.UNCLEAR:
             return False
         good = answer.verdict is Verdict.GOOD
         if not good:
             self.reason = answer.reason
         if self.up is None:
+            self.doubtful = answer.silent and not was_doubtful
+            if self.doubtful:
+                return False
             self.up = good
             return not good
         if good is self.up:
@@ -247,9 +254,10 @@ class HealthChecks:
             if answer.verdict is Verdict.BAD and (why := excuse or self.excuse):
                 answer = Answer(Verdict.UNCLEAR, why)
             watched.cancel = None
-            watched.timer = self._loop.call_at(following, self._due, watched)
             self._in_flight -= 1
             self._take(watched, answer)
+            at = self._loop.time() if watched.course.doubtful else following
+            watched.timer = self._loop.call_at(at, self._due, watched)
             self._start_waiting()
 
         start = self._probes[target.check.type]

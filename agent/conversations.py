@@ -20,6 +20,9 @@ from protocol.objects import Check
 MAX_READ = 64 * 1024
 """Bytes that are read of a gateway's answer; the rest is not looked at."""
 
+NO_ANSWER, NO_REPLY = "no answer", "no reply"
+"""What is missing where nothing was heard at all."""
+
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -32,13 +35,14 @@ class Conversation:
 
     def __init__(self, address: str, port: int, check: Check) -> None:
         self.address, self.port, self.check = address, port, check
-        self.lacks = "no answer"
+        self.lacks = NO_ANSWER
         """What is missing if the time runs out now."""
         self.late: Callable[[], Answer] = self._lacking
         """The judgement if the time runs out now."""
 
     def _lacking(self) -> Answer:
-        return Answer(Verdict.BAD, f"{self.lacks} in {self.check.timeout:g} s")
+        reason = f"{self.lacks} in {self.check.timeout:g} s"
+        return Answer(Verdict.BAD, reason, silent=self.lacks in (NO_ANSWER, NO_REPLY))
 
 
 Talk = Callable[[Conversation], Awaitable[Answer]]

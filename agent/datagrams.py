@@ -11,7 +11,7 @@ import asyncio
 import socket
 from ipaddress import ip_address
 
-from agent.conversations import Conversation, Unhealthy
+from agent.conversations import NO_REPLY, Conversation, Unhealthy
 from agent.probes import GOOD, Answer, Verdict
 from agent.segment import is_unresolved
 from protocol.health import octets
@@ -29,7 +29,7 @@ async def udp(about: Conversation) -> Answer:
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         sock.connect((about.address, about.port))
         sock.send(octets(about.check.payload))
-        about.lacks = "no reply"
+        about.lacks = NO_REPLY
         if not wanted:
             about.late = lambda: _silence_of(about.address)
         await _hear(about, sock, wanted)

@@ -125,7 +125,8 @@ class KernelLease:
             self._nft.run(gate.lame(vips, drain_ns))
         except KernelRefused:
             if len(groups) > 1:
-                return all([self.lame([group], drain_ns) for group in groups])
+                each = [self.lame([group], drain_ns) for group in groups]
+                return all(each)
             self.release(vips)
             return False
         return True

@@ -53,6 +53,8 @@ class Answer:
     verdict: Verdict
     reason: str = ""
     """Why not good, for people."""
+    silent: bool = False
+    """Nothing came in time: a single frame that was lost may be the reason."""
 
 
 GOOD = Answer(Verdict.GOOD)
@@ -104,7 +106,7 @@ class TcpProbe:
         self._end(answer_for(self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
 
     def _silent(self) -> None:
-        self._end(Answer(Verdict.BAD, f"no answer in {self.timeout:g} s"))
+        self._end(Answer(Verdict.BAD, f"no answer in {self.timeout:g} s", silent=True))
 
     def _end(self, answer: Answer) -> None:
         self.cancel()

@@ -230,7 +230,7 @@ class Vips:
 
     def _tell(self, groups: Sequence[GroupId], announced: int) -> None:
         """Of these, what was not announced anew or closed since ``announced``."""
-        still = [g for g in groups if g in self._open and self.announced[g] == announced]
+        still = [g for g in groups if g in self._open and self.announced.get(g) == announced]
         vips = [vip for group in still for vip in self._open[group]]
         if not vips:
             return

@@ -12,6 +12,7 @@ from collections import deque
 from protocol.ids import DeviceId
 from protocol.messages import Ack, Beat, Claim, Info
 from protocol.timing import IDLE_BEAT_NS, SUSPECT_NS, freshness
+from protocol.told import Told
 
 ROUND_TRIPS = 128
 """Round trips that are remembered of each peer."""
@@ -22,7 +23,7 @@ class Contact:
 
     __slots__ = (
         "acked_epoch", "acked_sent", "beat_at", "claims", "claims_epoch", "device", "heard",
-        "info", "interval", "last_sent", "met", "resent", "round_trips",
+        "info", "interval", "last_sent", "met", "resent", "round_trips", "told",
     )  # fmt: skip
 
     def __init__(self, device: DeviceId, now: int) -> None:
@@ -31,6 +32,8 @@ class Contact:
         """When this device began to talk to the peer."""
         self.heard: int | None = None
         self.info: Info | None = None
+        self.told = Told()
+        """The same by Virtual Server."""
         self.beat_at = now
         """When the next beat is due."""
         self.last_sent = 0
@@ -45,6 +48,10 @@ class Contact:
         self.claims_epoch = 0
         self.round_trips: deque[int] = deque(maxlen=ROUND_TRIPS)
         """The newest ones, nanoseconds: from a beat to its ack."""
+
+    def tells(self, info: Info) -> None:
+        """The peer tells of itself."""
+        self.info, self.told = info, Told(info)
 
     def beat(self, now: int, epoch: int, claims: tuple[Claim, ...]) -> Beat:
         """The beat to send now, with the list of claims only where the peer lacks it."""

@@ -24,6 +24,7 @@ from protocol.preference import healthy, usable
 from protocol.quorum import majority
 from protocol.roster import Roster
 from protocol.timing import MILLISECOND, Timing
+from protocol.told import by_server
 from protocol.view import Role
 
 
@@ -54,7 +55,7 @@ def report_of(
         damped_ms=group.damping.left(now) // MILLISECOND,
         stored=config.revision,
         applied=roster.applied,
-        gateways=healthy(server, roster.gateways_down) if server else 0,
+        gateways=healthy(server, by_server(roster.gateways_down)) if server else 0,
         refusals=tuple((d, why) for d, why in refusals if why) if primary else (),
         election=_election(group, now),
     )

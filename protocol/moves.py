@@ -20,10 +20,9 @@ from protocol.voter import LOST
 def why_not(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], now: int) -> str:
     """Why the group should not be handed to ``to`` now; empty if it may be."""
     reason = _why_cannot(group, to, contacts, now)
-    contact = contacts.get(to)
-    if reason or contact is None or contact.info is None:
+    if reason or to not in contacts:
         return reason
-    return dict(contact.info.behind).get(group.group, "")
+    return contacts[to].told.behind.get(group.group, "")
 
 
 def _why_cannot(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact], now: int) -> str:
@@ -55,8 +54,7 @@ def _why_cannot(group: Group, to: DeviceId, contacts: Mapping[DeviceId, Contact]
 
 def _told(contact: Contact | None, gid: GroupId) -> str:
     """Why a device may not be primary, in its own words."""
-    info = contact.info if contact is not None else None
-    return dict(info.unfit).get(gid, "") if info is not None else ""
+    return contact.told.unfit.get(gid, "") if contact is not None else ""
 
 
 def _can_vote(group: Group, contacts: Mapping[DeviceId, Contact]) -> bool:
@@ -77,8 +75,7 @@ def place(group: Group, device: DeviceId, contacts: Mapping[DeviceId, Contact]) 
     if device == group.me:
         late = bool(group.candidacy.late)
     else:
-        info = contact.info if contact is not None else None
-        late = info is not None and any(gid == group.group for gid, _ in info.late)
+        late = contact is not None and group.group in contact.told.late
     return late, group.voter.electorate.carriers.index(device)
 
 

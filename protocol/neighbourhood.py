@@ -142,7 +142,7 @@ class Neighbourhood:
         """What a neighbour tells of itself."""
         contact = self.contacts[sender]
         if contact.info is None or info.incarnation >= contact.info.incarnation:
-            contact.info = info
+            contact.tells(info)
         self.membership.hear(statement(sender, info), now)
 
     def receive(

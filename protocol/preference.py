@@ -21,6 +21,7 @@ from protocol.moves import place, why_not
 from protocol.objects import Check, VirtualServer
 from protocol.outbox import Outbox
 from protocol.timing import NEVER, SECOND, next_round
+from protocol.told import Down, by_server
 from protocol.view import Role
 
 LOOK_NS = 1 * SECOND
@@ -28,8 +29,6 @@ VIEW_NS = 10 * SECOND
 """A better view of the gateways must last this long, and longer than two checks; where the
 primary sees none that can take a connection, two checks are enough."""
 
-Down = tuple[tuple[GroupId, str], ...]
-"""(Virtual Server, gateway name) pairs that a device sees down."""
 _Wish = tuple[GroupId, DeviceId, str]
 """(group, device, a key of ``_WHY``): what would be better."""
 
@@ -52,7 +51,7 @@ class Preference:
         config: Config,
         groups: Mapping[GroupId, Group],
         contacts: Mapping[DeviceId, Contact],
-        down: Down,
+        gateways_down: tuple[tuple[GroupId, str], ...],
         now: int,
         out: Outbox,
     ) -> list[GroupId]:
@@ -60,6 +59,7 @@ class Preference:
         if now < self._look_at:
             return []
         self._look_at = next_round(now, LOOK_NS)
+        down = by_server(gateways_down)
         changed: list[GroupId] = []
         since: dict[_Wish, int] = {}
         for gid, server in config.virtual_servers.items():
@@ -101,7 +101,7 @@ class Preference:
             assert info is not None
             if info.applied < group.voter.electorate.revision:
                 continue
-            sees = healthy(server, info.gateways_down)
+            sees = healthy(server, contacts[device].told.down)
             ranks_better = ranked.index(device) < ranked.index(self.me)
             if group.outdated and sees >= mine:
                 found.append((-sees, device, "rules", view_ns))
@@ -132,8 +132,8 @@ def usable(server: VirtualServer) -> tuple[str, ...]:
 
 
 def healthy(server: VirtualServer, down: Down) -> int:
-    """How many of them can, as the device with this list sees them."""
-    dead = {name for uid, name in down if uid == server.uid}
+    """How many of them can, as the device that tells this sees them."""
+    dead = down.get(server.uid, frozenset())
     return sum(name not in dead for name in usable(server))
 
 

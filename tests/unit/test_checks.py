@@ -127,6 +127,15 @@ class TestCourse:
     def test_only_answers_in_a_row_count(self) -> None:
         assert self.course(GOOD, BAD, BAD, GOOD, BAD, BAD).up is True
 
+    def test_a_first_silence_is_to_be_confirmed(self) -> None:
+        """While a device boots its first frames get lost, and its checks may be far apart."""
+        silent = Answer(Verdict.BAD, "no answer in 1 s", silent=True)
+        assert self.course(silent).up is None
+        assert self.course(silent, silent).up is False
+        assert self.course(silent, BAD).up is False
+        assert self.course(silent, GOOD).up is True
+        assert self.course(GOOD, silent, silent, silent).up is False
+
     def test_a_check_that_could_not_be_made_counts_for_nothing(self) -> None:
         unclear = Answer(Verdict.UNCLEAR, "too many open files")
         assert self.course(unclear).up is None
@@ -278,6 +287,22 @@ class TestHealthChecks:
                 checks.set_targets([server_of([first], gateway(), check=slow)])
                 await script.answer(first, GOOD)
                 assert script.started == [("127.0.0.1", first)]
+
+        run(test())
+
+    def test_a_first_silence_is_asked_about_at_once(self) -> None:
+        async def test() -> None:
+            script = Scripted()
+            told: list[Down] = []
+            checks = HealthChecks(told.append, Random(1), probes={"tcp": script.start})
+            silent = Answer(Verdict.BAD, "no answer in 1 s", silent=True)
+            with closing(checks):
+                checks.set_targets([server_of([80], gateway(), check=Check(interval=3600))])
+                await script.answer(80, silent)
+                assert checks.down == frozenset()
+                await script.answer(80, silent)
+                await until(lambda: told)
+                assert told == [{(UID, "gw1")}]
 
         run(test())
 
