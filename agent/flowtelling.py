@@ -57,6 +57,7 @@ class Telling:
         self._loop = asyncio.get_running_loop()
         self._attending = self._looking = self._shared = False
         self._soon: asyncio.TimerHandle | None = None
+        self._flushes: asyncio.Handle | None = None
         self._looks, self._readings = (Share(SHARE, self._loop.time) for _ in range(2))
         self._hasty_until = 0.0
         self._out: dict[DeviceId, Outgoing] = {}
@@ -118,6 +119,12 @@ class Telling:
     def flush(self, effect: Flush) -> None:
         """Say when the device that is to be primary next has every flow of the group."""
         self._barrier.add(effect)
+        if self._flushes is None:
+            # One look does for all groups of a device that is drained.
+            self._flushes = self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushes = None
         self._read()
 
     def _look(self) -> None:
