@@ -90,9 +90,7 @@ class KernelLease:
 
         A lease that ran out stays closed, and that is no error.
         """
-        port = REFRESH_PORT[profile]
-        for vip in vips:
-            self._renewals.send(vip, port)
+        self._renewals.send(vips, REFRESH_PORT[profile])
 
     def release(self, vips: Sequence[str]) -> None:
         """Close the lease of ``vips`` at once, whether it is open or not."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
+from agent import burst
 from agent.capability import CapabilityMissing
 from agent.gate import MARK, MAX_VIPS
 from agent.neighbour import ETH_IPV4, ETH_IPV6, ethernet
@@ -66,16 +68,21 @@ class Renewals:
             raise CapabilityMissing(["CAP_NET_ADMIN"], "mark what renews leases") from error
         self._socket.bind((_LO, 0))
 
-    def send(self, vip: str, port: int) -> None:
-        """Renew one VIP; raise :class:`KernelRefused` if ``lo`` takes nothing."""
-        try:
-            self._socket.send(frame(vip, port))
-        except OSError as error:
-            if error.errno not in _LOST:
-                raise KernelRefused(
-                    f"the lease of {vip} cannot be renewed: {error.strerror}",
-                    "Is `lo` up (see `ip link`)?",
-                ) from error
+    def send(self, vips: Sequence[str], port: int) -> None:
+        """Renew VIPs; raise :class:`KernelRefused` if ``lo`` takes nothing."""
+        frames = [frame(vip, port) for vip in vips]
+        while frames:
+            some = tuple(frames[: burst.MOST])
+            try:
+                sent = burst.send(self._socket.fileno(), some)
+            except OSError as error:
+                if error.errno not in _LOST:
+                    raise KernelRefused(
+                        f"the lease of {vips[-len(frames)]} cannot be renewed: {error.strerror}",
+                        "Is `lo` up (see `ip link`)?",
+                    ) from error
+                sent = 1
+            del frames[:sent]
 
     def close(self) -> None:
         self._socket.close()
