@@ -44,7 +44,7 @@ RULES = {
     "S3": "terms never decrease and nobody votes twice in one, across restarts",
     "S4": "a promise that holds is not broken by a vote",
     "S5": "a lease ends before the promises that it rests on",
-    "S6": "a lease is renewed on fresh rounds of a majority only",
+    "S6": "a lease rests on a fresh round of a majority, or lasts shorter by as much",
     "S7": "no lease is longer than its profile allows",
     "S8": "a drained, unfit or witness device takes nothing, nor anyone what is frozen",
     "S9": "a device forwards beside another only after its own hand-over",

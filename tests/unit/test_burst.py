@@ -31,9 +31,10 @@ def test_a_socket_that_takes_nothing_more_says_so() -> None:
     with ours, theirs:
         ours.setblocking(False)
         frames = (b"x",) * burst.MOST
+        sent = burst.send(ours.fileno(), frames)
+        assert 0 < sent < len(frames)
         with pytest.raises(BlockingIOError):
-            while True:
-                assert 0 < burst.send(ours.fileno(), frames) <= burst.MOST
+            burst.send(ours.fileno(), frames)
 
 
 def test_an_address_that_nobody_listens_at_is_an_error_with_its_number() -> None:
