@@ -200,7 +200,9 @@ class Candidacy:
 
     def yields(self, now: int) -> None:
         """Another candidate asks for votes in a moment: do not stand against it meanwhile."""
-        self.not_before = max(self.not_before, now + self._voter.timing.interval)
+        timing = self._voter.timing
+        pause = timing.interval + self.rank() * timing.stagger
+        self.not_before = max(self.not_before, now + pause)
 
     def _ask_at(self) -> int:
         return max(self._voter.heard + self._voter.timing.ask, self._ask_next)

@@ -129,7 +129,7 @@ class Group:
             answer = Answer(self.group, ask.term, self.voter.term, False, Reason.HEARS_PRIMARY)
         if not ask.stands:
             out.send(sender, answer)
-        elif answer.would_vote:
+        elif answer.would_vote and self.may_campaign():
             self.candidacy.yields(now)
 
     def on_vote(self, sender: DeviceId, vote: Vote, now: int, out: Outbox) -> None:

@@ -21,7 +21,7 @@ from protocol.effects import (
 )
 from protocol.errors import Refused
 from protocol.ids import SITE_GROUP
-from protocol.messages import Reason, Vote
+from protocol.messages import Ask, Reason, Vote
 from protocol.timing import MILLISECOND, Profile, Timing
 from protocol.view import PeerState
 from tests.unit.cluster import RDP, Cluster
@@ -289,3 +289,55 @@ def test_sites_of_any_size_elect_one_primary(size: int) -> None:
     cluster = Cluster(size).settled()
     leaders = {cluster.view(d.id).leader for d in cluster.devices}
     assert leaders == {cluster.primary()}
+
+
+def test_disks_slower_than_the_next_in_rank_waits_do_not_split_the_votes() -> None:
+    """Who stands says so first: with a thousand groups ballots take as long on any disk."""
+    cluster = Cluster().settled()
+    dead = cluster.primary()
+    assert dead is not None
+    cluster.vote_ns = dict.fromkeys(names(cluster), 3 * T.stagger)
+    cluster.kill(dead)
+    killed = cluster.now
+    cluster.run_until(lambda: cluster.primary() is not None)
+    asked = cluster.all_of(Send, killed)
+    candidates = {
+        who for _, who, e in asked if isinstance(e.message, Vote) and e.message.group == RDP
+    }
+    assert candidates == {cluster.primary()}
+    assert cluster.now - killed <= T.promise + 2 * 3 * T.stagger + T.interval
+
+
+def test_a_candidate_that_dies_as_it_stands_holds_the_next_back_for_an_interval() -> None:
+    cluster = Cluster(5).settled()
+    dead = cluster.primary()
+    assert dead is not None
+    cluster.vote_ns = dict.fromkeys(names(cluster), 3 * T.stagger)
+    cluster.kill(dead)
+    killed = cluster.now
+
+    def says_that_it_stands() -> list[str]:
+        sent = cluster.all_of(Send, killed)
+        return [who for _, who, e in sent if isinstance(e.message, Ask) and e.message.stands]
+
+    cluster.run_until(lambda: bool(says_that_it_stands()))
+    stands = cluster.now
+    cluster.kill(says_that_it_stands()[0])
+    cluster.run_until(lambda: cluster.primary() is not None)
+    assert cluster.now - stands <= T.interval + T.stagger + 3 * 3 * T.stagger
+
+
+def test_nobody_is_asked_anew_while_a_majority_would_vote_for_the_candidate() -> None:
+    cluster = Cluster().settled()
+    dead = cluster.primary()
+    assert dead is not None
+    cluster.kill(dead)
+    killed = cluster.now
+    cluster.run_until(lambda: cluster.primary() is not None)
+    first = cluster.primary()
+    rounds = [
+        at
+        for at, who, e in cluster.sent_to(dead, killed)
+        if who == first and isinstance(e.message, Ask) and e.message.group == RDP
+    ]
+    assert len(rounds) == 3, "in two rounds, and as it stands"
