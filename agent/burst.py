@@ -1,7 +1,7 @@
 """Many frames by one system call (sendmmsg), which Python's sockets do not offer.
 
 ``socket.send`` lets other threads of the process run each time, and has to wait for its turn
-again: up to 5 ms for each frame while another thread computes. A lease lasts for fifty of those.
+again. While one computes, a thousand frames take 0.2 s by that, nearly as long as a lease lasts.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class _Message(ctypes.Structure):
     _fields_ = (("header", _Header), ("sent", ctypes.c_uint))
 
 
-def send(descriptor: int, frames: tuple[bytes, ...], flags: int = 0) -> int:
+def send(descriptor: int, frames: tuple[bytes, ...]) -> int:
     """Send at most :data:`MOST` frames by a connected or bound socket; how many were sent.
 
     Raises OSError if the first one could not be sent.
     """
-    sent: int = _libc.sendmmsg(descriptor, _prepared(frames), len(frames), flags)
+    sent: int = _libc.sendmmsg(descriptor, _prepared(frames), len(frames), 0)
     if sent < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -147,6 +147,7 @@ class Vips:
         except HalbError as error:
             for effect in alive:
                 self._refused(effect.group, error)
+            alive = []
         self._ends.update((effect.group, now + _LEASE_NS[profile]) for effect in alive)
         done = boottime()
         # Stopped after the look above and continued, this renewed for longer than it may.

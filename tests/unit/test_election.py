@@ -20,7 +20,7 @@ from protocol.effects import (
     Stopped,
 )
 from protocol.errors import Refused
-from protocol.ids import SITE_GROUP
+from protocol.ids import SITE_GROUP, DeviceId
 from protocol.messages import Ask, Reason, Vote
 from protocol.timing import MILLISECOND, Profile, Timing
 from protocol.view import PeerState
@@ -291,14 +291,19 @@ def test_sites_of_any_size_elect_one_primary(size: int) -> None:
     assert leaders == {cluster.primary()}
 
 
+def loses_its_primary(cluster: Cluster) -> tuple[int, DeviceId]:
+    """When, and which device it was."""
+    dead = cluster.primary()
+    assert dead is not None
+    cluster.kill(dead)
+    return cluster.now, dead
+
+
 def test_disks_slower_than_the_next_in_rank_waits_do_not_split_the_votes() -> None:
     """Who stands says so first: with a thousand groups ballots take as long on any disk."""
     cluster = Cluster().settled()
-    dead = cluster.primary()
-    assert dead is not None
-    cluster.vote_ns = dict.fromkeys(names(cluster), 3 * T.stagger)
-    cluster.kill(dead)
-    killed = cluster.now
+    cluster.vote_ns = {device.id: 3 * T.stagger for device in cluster.devices}
+    killed, _ = loses_its_primary(cluster)
     cluster.run_until(lambda: cluster.primary() is not None)
     asked = cluster.all_of(Send, killed)
     candidates = {
@@ -310,13 +315,10 @@ def test_disks_slower_than_the_next_in_rank_waits_do_not_split_the_votes() -> No
 
 def test_a_candidate_that_dies_as_it_stands_holds_the_next_back_for_an_interval() -> None:
     cluster = Cluster(5).settled()
-    dead = cluster.primary()
-    assert dead is not None
-    cluster.vote_ns = dict.fromkeys(names(cluster), 3 * T.stagger)
-    cluster.kill(dead)
-    killed = cluster.now
+    cluster.vote_ns = {device.id: 3 * T.stagger for device in cluster.devices}
+    killed, _ = loses_its_primary(cluster)
 
-    def says_that_it_stands() -> list[str]:
+    def says_that_it_stands() -> list[DeviceId]:
         sent = cluster.all_of(Send, killed)
         return [who for _, who, e in sent if isinstance(e.message, Ask) and e.message.stands]
 
@@ -329,10 +331,7 @@ def test_a_candidate_that_dies_as_it_stands_holds_the_next_back_for_an_interval(
 
 def test_nobody_is_asked_anew_while_a_majority_would_vote_for_the_candidate() -> None:
     cluster = Cluster().settled()
-    dead = cluster.primary()
-    assert dead is not None
-    cluster.kill(dead)
-    killed = cluster.now
+    killed, dead = loses_its_primary(cluster)
     cluster.run_until(lambda: cluster.primary() is not None)
     first = cluster.primary()
     rounds = [
