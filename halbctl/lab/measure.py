@@ -154,7 +154,13 @@ class Stage:
     def promote(self, to: str) -> Measured:
         """Planned move, to a device that has never seen any of the connections."""
         command = ("promote", VIRTUAL_SERVER, "--to", to, "--wait")
-        return self.measure("promote", lambda: self.site.halbctl(to, *command).check(), renew=True)
+
+        def move() -> None:
+            # On a busy machine a thousand new flows at once may be told anew, and moves refused.
+            self.wait_agreed()
+            self.site.halbctl(to, *command).check()
+
+        return self.measure("promote", move, renew=True)
 
     def hang(self) -> Measured:
         """SIGSTOP of the primary's agent for a while, then SIGCONT."""
