@@ -66,13 +66,11 @@ class Openings:
             vips = (*before.vips, *effect.vips) if before else effect.vips
             self._waiting[effect.group] = replace(effect, vips=tuple(dict.fromkeys(vips)))
 
-    def confirm(self, effect: Refresh) -> bool:
-        """What waits of this group may open as much later; whether anything waits."""
+    def confirm(self, effect: Refresh) -> None:
+        """What waits of this group, if anything does, may open as much later."""
         waiting = self._waiting.get(effect.group)
-        if waiting is None:
-            return False
-        self._waiting[effect.group] = replace(waiting, deadline=effect.deadline)
-        return True
+        if waiting is not None:
+            self._waiting[effect.group] = replace(waiting, deadline=effect.deadline)
 
     def drop(self, group: GroupId, vips: Container[str]) -> None:
         """Open none of these VIPs of a group."""

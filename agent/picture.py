@@ -10,10 +10,12 @@ from protocol.config import Config
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import Info
 from protocol.objects import Assignment, VirtualServer
+from protocol.told import Told
 from protocol.view import GroupView, NodeView, PeerState, PeerView
 
 GatewayKey = tuple[GroupId, str]
 """(uid of the Virtual Server, name of the gateway)."""
+_NOTHING = Told()
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Picture:
         self._peers: dict[DeviceId, PeerView] = {p.device: p for p in view.peers}
         infos = ((p.device, p.info) for p in view.peers if p.info is not None)
         self.infos: dict[DeviceId, Info] = dict(infos)
-        self._unfit = {d: dict(info.unfit) for d, info in self.infos.items()}
+        self._told = {d: Told(info) for d, info in self.infos.items()}
         self.deaf = {
             device: (info.unheard, info.lossy)
             for device, info in self.infos.items()
@@ -66,7 +68,6 @@ class Picture:
         """Devices that do not hear all others well: whom they do not hear, whom badly."""
         if facts.unheard or facts.lossy:
             self.deaf[facts.device] = (facts.unheard, facts.lossy)
-        self._late = {d: dict(info.late) for d, info in self.infos.items()}
         self._seen_down: dict[GatewayKey, set[DeviceId]] = {}
         told = {d: info.gateways_down for d, info in self.infos.items() if self.alive(d)}
         for device, down in {**told, facts.device: tuple(facts.down)}.items():
@@ -102,19 +103,19 @@ class Picture:
         """Why ``device`` cannot carry the group now, by its own word; empty if it can."""
         if device == self.facts.device:
             return self.groups[group].unfit if group in self.groups else ""
-        return self._unfit.get(device, {}).get(group, "")
+        return self._told.get(device, _NOTHING).unfit.get(group, "")
 
     def late(self, device: DeviceId, group: GroupId) -> str:
         """Why ``device`` is ranked last in the group, by its own word; empty if it is not."""
         if device == self.facts.device:
             return self.groups[group].late if group in self.groups else ""
-        return self._late.get(device, {}).get(group, "")
+        return self._told.get(device, _NOTHING).late.get(group, "")
 
     def behind(self, device: DeviceId, group: GroupId) -> str:
         """Why no planned move goes to ``device`` now, by its own word; empty if one may."""
         if device == self.facts.device:
             return self.groups[group].behind if group in self.groups else ""
-        return dict(self.infos[device].behind).get(group, "") if device in self.infos else ""
+        return self._told.get(device, _NOTHING).behind.get(group, "")
 
     def primary(self, group: GroupId) -> DeviceId | None:
         """The primary, unless it is known to be gone."""

@@ -26,6 +26,7 @@ RENEWED_AT_ONCE = 128
 HELD_UP_NS = MILLISECOND
 """Renewing so many takes half of it; an agent that took longer was held up meanwhile."""
 
+_OfLease = Acquire | Refresh | Release | Lame
 _LEASE_NS = {profile: Timing.of(profile).lease for profile in Profile}
 
 _log = logging.getLogger("halb.vips")
@@ -96,13 +97,13 @@ class Vips:
             self._lease.acquire([vip for effect in effects for vip in effect.vips], lease_ns)
         except KernelBusy as error:
             _log.info("%d leases: %s. %s", len(effects), error.message, error.remedy)
-            self._deliver(LeaseLapsed(tuple(effect.group for effect in effects)))
+            self._lapsed(effects)
             return ()
         except HalbError as error:
             if len(effects) > 1:
                 # One that the kernel refuses keeps none of the others from being opened.
                 return [done for each in effects for done in self._opened([each], lease_ns)]
-            self._refused(effects[0].group, error)
+            self._refused(effects, error)
             return ()
         return effects
 
@@ -136,17 +137,18 @@ class Vips:
 
     def _renew(self, effects: Sequence[Refresh], profile: Profile) -> None:
         now = boottime()
-        waiting = {e.group for e in effects if self._openings.confirm(e)} - self._open.keys()
-        due = [e for e in effects if now <= e.deadline and e.group not in waiting]
-        over = [e for e in due if now > self._ends.get(e.group, 0) - MARGIN_NS]
-        alive = [e for e in due if e not in over] if over else due
+        for effect in effects:
+            self._openings.confirm(effect)
+        # What is not open is about to be, or the core was told that it is not.
+        due = [e for e in effects if now <= e.deadline and e.group in self._open]
+        over = [e for e in due if now + MARGIN_NS > self._ends[e.group]]
+        alive = [e for e in due if now + MARGIN_NS <= self._ends[e.group]]
         vips = [vip for effect in alive for vip in effect.vips]
         try:
             if vips:
                 self._lease.refresh(vips, profile)
         except HalbError as error:
-            for effect in alive:
-                self._refused(effect.group, error)
+            self._refused(alive, error)
             alive = []
         self._ends.update((effect.group, now + _LEASE_NS[profile]) for effect in alive)
         done = boottime()
@@ -156,7 +158,7 @@ class Vips:
             self.release([Release(effect.group, effect.vips) for effect in held_up])
         if lapsed := [*over, *held_up]:
             _log.warning("%d leases were over before they were renewed", len(lapsed))
-            self._deliver(LeaseLapsed(tuple(effect.group for effect in lapsed)))
+            self._lapsed(lapsed)
 
     def release(self, effects: Sequence[Release]) -> None:
         """Close leases, whether they are open or not, by one transaction."""
@@ -172,7 +174,7 @@ class Vips:
                 for each in effects:
                     self.release([each])
             else:
-                self._refused(effects[0].group, error)
+                self._refused(effects, error)
 
     def lame(self, effects: Sequence[Lame]) -> None:
         """Announce nothing more of these, and go on forwarding; by one transaction."""
@@ -185,8 +187,7 @@ class Vips:
             try:
                 self._lease.lame([effect.vips for effect in alike], drain)
             except HalbError as error:
-                for effect in alike:
-                    self._refused(effect.group, error)
+                self._refused(alike, error)
 
     async def forwarded(self) -> None:
         """Wait while packets still come here, from successors too, of what was handed over."""
@@ -217,11 +218,15 @@ class Vips:
         if effects:
             most = max(boottime() - effect.deadline for effect in effects) // MILLISECOND
             _log.warning("%d leases came up to %d ms too late: not opened", len(effects), most)
-            self._deliver(LeaseLapsed(tuple(effect.group for effect in effects)))
+            self._lapsed(effects)
 
-    def _refused(self, group: GroupId, error: HalbError) -> None:
-        _log.error("lease of %s: %s. %s", group, error.message, error.remedy)
-        self._deliver(LeaseLapsed((group,)))
+    def _refused(self, effects: Sequence[_OfLease], error: HalbError) -> None:
+        groups = " ".join(effect.group for effect in effects)
+        _log.error("lease of %s: %s. %s", groups, error.message, error.remedy)
+        self._lapsed(effects)
+
+    def _lapsed(self, effects: Sequence[_OfLease]) -> None:
+        self._deliver(LeaseLapsed(tuple(effect.group for effect in effects)))
 
     def _announce(self, groups: Sequence[GroupId]) -> None:
         if not groups:

@@ -33,6 +33,14 @@ def names(cluster: Cluster) -> list[str]:
     return [d.id for d in cluster.devices]
 
 
+def loses_its_primary(cluster: Cluster) -> tuple[int, DeviceId]:
+    """When, and which device it was."""
+    dead = cluster.primary()
+    assert dead is not None
+    cluster.kill(dead)
+    return cluster.now, dead
+
+
 def test_the_best_ranked_device_becomes_primary_and_everyone_follows_it() -> None:
     cluster = Cluster().settled()
     first, second, third = (d.id for d in cluster.devices)
@@ -59,21 +67,15 @@ def test_the_lease_is_refreshed_once_per_interval() -> None:
 
 def test_a_dead_primary_is_replaced_within_three_and_a_half_intervals() -> None:
     cluster = Cluster().settled()
-    dead = cluster.primary()
-    assert dead is not None
-    cluster.kill(dead)
-    killed = cluster.now
+    killed, _ = loses_its_primary(cluster)
     cluster.run_until(lambda: cluster.primary() is not None)
     assert cluster.now - killed <= 3.5 * T.interval
 
 
 def test_nobody_starts_a_lease_before_the_old_one_has_ended() -> None:
     cluster = Cluster().settled()
-    dead = cluster.primary()
-    assert dead is not None
     last = cluster.all_of(Refresh)[-1][0]
-    cluster.kill(dead)
-    killed = cluster.now
+    killed, _ = loses_its_primary(cluster)
     cluster.run_until(lambda: cluster.primary() is not None)
     acquired = cluster.all_of(Acquire, killed)[0][0]
     assert acquired > last + T.lease
@@ -289,14 +291,6 @@ def test_sites_of_any_size_elect_one_primary(size: int) -> None:
     cluster = Cluster(size).settled()
     leaders = {cluster.view(d.id).leader for d in cluster.devices}
     assert leaders == {cluster.primary()}
-
-
-def loses_its_primary(cluster: Cluster) -> tuple[int, DeviceId]:
-    """When, and which device it was."""
-    dead = cluster.primary()
-    assert dead is not None
-    cluster.kill(dead)
-    return cluster.now, dead
 
 
 def test_disks_slower_than_the_next_in_rank_waits_do_not_split_the_votes() -> None:

@@ -151,6 +151,22 @@ def test_a_lease_that_is_over_is_told_of_and_not_renewed() -> None:
     assert told == [LeaseLapsed((WEB,))]
 
 
+def test_a_renewal_of_what_opens_right_after_it_is_no_lapse() -> None:
+    """Two acks in one step: opened by the first, renewed by the second. What lives goes first."""
+    kernel: Any = Nft(lambda _: 0)
+    told: list[Input] = []
+
+    async def test() -> None:
+        vips = Vips(kernel, kernel, told.append, lambda _: (), kernel)
+        vips.refresh([renews(WEB, WEB_VIPS, boottime() + SECOND)])
+        vips.acquire([opens(WEB, *WEB_VIPS, boottime() + SECOND)])
+        assert vips.held == {WEB}
+        vips.close()
+
+    run(test())
+    assert told == []
+
+
 def test_leases_that_open_late_are_closed_together_before_others_are_announced() -> None:
     """Of hundreds that open at once, one transaction for each would make all of them late."""
     nft = Nft(lambda vips: 2 * OPENS_NS if "10.0.0.1" in vips else 0)
