@@ -10,7 +10,7 @@ from typing import Any
 from protocol.errors import HalbError
 from tests.soak.holder import Lost
 from tests.soak.operator import Operator
-from tests.soak.stage import FLOW, SIX, TARGETS, Stage
+from tests.soak.stage import DIRECT, FLOW, SIX, TARGETS, Stage
 
 SERVED_S = 40.0
 """Seconds after the last fault within which all devices agree, on a machine that is busy."""
@@ -173,7 +173,7 @@ class Judge:
             list(journal.find(what, subject, born, lost.at)) for what, subject in _MOVE_SLOTS
         )  # where gateways take turns no slot tells of them
         moved = moved or bool(list(journal.find("slots", target.server, born, lost.at)))
-        forgets = target.server == FLOW and not self._sticky
+        forgets = target.server == DIRECT or (target.server == FLOW and not self._sticky)
         if moved and forgets:
             return "its slot moved, and nothing remembers it", True
         # While a gateway drains, what has begun since is at a gateway that no slot tells of.

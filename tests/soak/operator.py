@@ -13,7 +13,7 @@ from halbctl.lab.plan import VIP, VIP6
 from halbctl.lab.servers import BANNER, ECHO
 from protocol.errors import ExitCode
 from tests.soak.chance import Kinds, drawn
-from tests.soak.stage import EXTRAS, FLOW, MORE_VIP, SIX, WEB, Stage
+from tests.soak.stage import EXTRAS, LASTING, MORE_VIP, SIX, WEB, Stage
 from tests.soak.wishes import Wishes
 
 NOT_DONE = frozenset({ExitCode.FAILED, ExitCode.USAGE, ExitCode.CONFLICT, ExitCode.NO_QUORUM})
@@ -85,7 +85,7 @@ class Operator:
         return wanted, {server["name"]: server for server in wanted["virtual_servers"]}
 
     def _some_gateway(self, servers: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        name = self._random.choice((WEB, FLOW, SIX))
+        name = self._random.choice(LASTING)
         return name, self._random.choice(servers[name]["gateways"])
 
     def _weight(self) -> None:
@@ -189,7 +189,7 @@ class Operator:
 
     def _apply(self) -> None:
         wanted, servers = self._copy()
-        for name in (WEB, FLOW, SIX):
+        for name in LASTING:
             for gateway in servers[name]["gateways"]:
                 gateway["weight"] = self._random.randint(1, 4)
             self._stage.journal.note("act", "slots", name, "by a document")
@@ -198,7 +198,7 @@ class Operator:
         self._change("apply", "", wanted, "apply", "--yes", "-f", str(path), whole=True)
 
     def _promote(self) -> None:
-        server = self._random.choice((WEB, FLOW, SIX))
+        server = self._random.choice(LASTING)
         to = self._random.choice(self._stage.carriers)
         self._run("promote", server, "promote", server, "--to", to, "--wait")
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from halbctl.lab.lifecycle import build, down
+from halbctl.lab.modes import prepare_dsr
 from halbctl.lab.namespaces import INTERFACE, SWITCH
 from halbctl.lab.plan import CLIENT, VIP, VIP6, WITNESS, Plan
 from halbctl.lab.probes import Probe, python_environment
@@ -26,11 +27,15 @@ from tests.soak.holder import PORTS, Lost, Tally, Target
 from tests.soak.journal import Journal
 
 GATEWAYS = 4
-WEB, FLOW, SIX = "web", "flow", "six"
+WEB, FLOW, SIX, DIRECT = "web", "flow", "six", "direct"
+LASTING = (WEB, FLOW, SIX, DIRECT)
+"""Virtual Servers that are always there."""
 MORE_VIP = "10.77.0.106"
 """One that ``web`` gets and loses."""
 INNER = "10.77.0.101"
-FLOW_VIP, SIX_VIP = "10.77.0.103", "fd77::104"
+FLOW_VIP, SIX_VIP, DIRECT_VIP = "10.77.0.103", "fd77::104", "10.77.0.105"
+ASKING = "10.77.0.204"
+"""Of the client with ``direct``: gateways answer its other address by way of the inner VIP."""
 EXTRAS = {f"extra{n}": f"10.77.0.{110 + n}" for n in (1, 2)}
 """Virtual Servers that come and go, and their VIPs."""
 TARGETS = (
@@ -41,8 +46,10 @@ TARGETS = (
     Target(FLOW, "echo", FLOW_VIP, 16),
     Target(SIX, "echo", SIX_VIP, 12),
     Target(SIX, "push", SIX_VIP, 8),
+    Target(DIRECT, "echo", DIRECT_VIP, 12),
+    Target(DIRECT, "push", DIRECT_VIP, 8),
 )
-WATCHED = (VIP, VIP6, FLOW_VIP, INNER, SIX_VIP, MORE_VIP, *EXTRAS.values())
+WATCHED = (VIP, VIP6, FLOW_VIP, INNER, SIX_VIP, DIRECT_VIP, MORE_VIP, *EXTRAS.values())
 _LINKS = f"{DEFAULT_PORT}-{DEFAULT_PORT + 2}"
 _CUT_LINKS_ONLY = f"""
 flush chain bridge cuts forward
@@ -87,6 +94,10 @@ def document(plan: Plan, *, sticky: bool) -> dict[str, Any]:
                 "inner_vips": [f"{INNER}/24"],
             },
             server(SIX, 2, [f"{SIX_VIP}/64"], turns),
+            {
+                **server(DIRECT, 1, [f"{DIRECT_VIP}/24"], [listener(p) for p in (NAMED, TALKING)]),
+                "forwarding": "dsr",
+            },
         ]
     }
 
@@ -168,6 +179,7 @@ def staged(devices: int, journal: Journal, *, witness: bool, sticky: bool) -> It
             start_named(site, host.name)
             route = ("ip", "route", "replace", f"{CLIENT.ipv4}/32", "via", INNER)
             site.network.run(host.name, *route)
+        prepare_dsr(site, DIRECT_VIP, ASKING)
         if devices == 2 and not witness:
             site.network.run(SWITCH, "nft", "-f", "-", text=_CUT_LINKS_ONLY)
         form(site)
@@ -243,6 +255,7 @@ def holding(stage: Stage) -> Iterator[None]:
 def inquire(stage: Stage, about: Target, lost: Lost) -> None:
     """Note to which gateway each device would send what was reset, and which ones it sees down."""
     client = CLIENT.ipv6 if ":" in about.vip else CLIENT.ipv4
+    client = ASKING if about.server == DIRECT else client
     question: dict[str, Any] = {"client": client, "port": lost.port}
     for device in stage.running():
         try:
