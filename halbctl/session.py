@@ -99,6 +99,22 @@ def change(
     )
 
 
+def change_if_confirmed(
+    ctx: typer.Context,
+    wanted: Change,
+    question: str,
+    if_revision: str | None = None,
+    *,
+    yes: bool,
+    force: bool = False,
+) -> dict[str, Any]:
+    """As :func:`change`, after a person agreed to it; who is asked can have it done."""
+    if _asks(yes=yes):
+        change(ctx, wanted, if_revision, dry_run=True, force=force)
+    confirm(question, yes=yes)
+    return change(ctx, wanted, if_revision, force=force)
+
+
 def finish(ctx: typer.Context, done: dict[str, Any]) -> None:
     """Report a ``Done``: a sentence to stderr, or the data to stdout."""
     if settings_of(ctx).output == "table":
@@ -119,7 +135,9 @@ def get_document(ctx: typer.Context) -> Exported:
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask a person; scripts (no terminal) and ``--yes`` have made up their mind."""
-    if yes or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return
-    if not typer.confirm(question, err=True):
+    if _asks(yes=yes) and not typer.confirm(question, err=True):
         raise Refused("nothing was changed")
+
+
+def _asks(*, yes: bool) -> bool:
+    return not yes and sys.stdin.isatty() and sys.stderr.isatty()

@@ -10,7 +10,7 @@ import typer
 from halbctl.app import area
 from halbctl.output import Paint, clean, emit
 from halbctl.screens import device_table
-from halbctl.session import change, confirm, finish, get_status
+from halbctl.session import change, change_if_confirmed, finish, get_status
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
@@ -102,8 +102,9 @@ def replace(
     """Put a device in the place of another. It has joined; all lists name it then."""
     from protocol.changes import ReplaceDevice
 
-    confirm(f"Put {by} in the place of {device}, which leaves the Site?", yes=yes)
-    finish(ctx, change(ctx, ReplaceDevice(device, by), force=force))
+    question = f"Put {by} in the place of {device}, which leaves the Site?"
+    wanted = ReplaceDevice(device, by)
+    finish(ctx, change_if_confirmed(ctx, wanted, question, yes=yes, force=force))
 
 
 @app.command()
@@ -118,5 +119,5 @@ def remove(
     """Take a device out of the Site, such as one that is gone for good."""
     from protocol.changes import RemoveDevice
 
-    confirm(f"Take device {device} out of the Site?", yes=yes)
-    finish(ctx, change(ctx, RemoveDevice(device), force=force))
+    question = f"Take device {device} out of the Site?"
+    finish(ctx, change_if_confirmed(ctx, RemoveDevice(device), question, yes=yes, force=force))

@@ -11,7 +11,7 @@ import typer
 from halbctl.app import area
 from halbctl.output import Paint, clean, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
-from halbctl.session import change, confirm, finish, get_document, get_status
+from halbctl.session import change, change_if_confirmed, finish, get_document, get_status
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
@@ -288,5 +288,6 @@ def delete(
     """Delete a Virtual Server. Its VIPs fall silent and its connections end."""
     from protocol.changes import DeleteVirtualServer
 
-    confirm(f"Delete Virtual Server {name}, with the connections through it?", yes=yes)
-    finish(ctx, change(ctx, DeleteVirtualServer(name), if_revision))
+    question = f"Delete Virtual Server {name}, with the connections through it?"
+    wanted = DeleteVirtualServer(name)
+    finish(ctx, change_if_confirmed(ctx, wanted, question, if_revision, yes=yes))

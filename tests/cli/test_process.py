@@ -289,6 +289,7 @@ def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer) -> None:
 
 
 def test_deleting_on_a_terminal_asks_first(peer: Peer) -> None:
+    peer.answers[api.PutChange] = api.Done("- vs rdp")
     main, terminal = pty.openpty()
     with subprocess.Popen(
         command("vs", "delete", "rdp"), env=environment(peer),
@@ -298,6 +299,28 @@ def test_deleting_on_a_terminal_asks_first(peer: Peer) -> None:
         os.write(main, b"n\n")
         assert "nothing was changed" in read_until(main, "nothing was changed")
         assert running.wait(20) == 1
-    assert peer.requests == []
+    assert peer.only(api.PutChange).dry_run
+    os.close(terminal)
+    os.close(main)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("vs", "delete", "rdq"),
+        ("device", "remove", "d"),
+        ("device", "replace", "a", "--by", "d"),
+    ],
+)
+def test_nobody_is_asked_about_what_would_be_refused(peer: Peer, argv: tuple[str, ...]) -> None:
+    peer.answers[api.PutChange] = api.Failure(2, "there is no such thing", "Look again.")
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command(*argv), env=environment(peer),
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        assert "[y/N]" not in read_until(main, "Look again.")
+        assert running.wait(20) == 2
+    assert peer.only(api.PutChange).dry_run
     os.close(terminal)
     os.close(main)
