@@ -14,6 +14,7 @@ from agent.clock import boottime
 from agent.conflicts import shown
 from agent.doctor import examine
 from agent.errands import patience
+from agent.leaving import refuse_stranding
 from agent.telling import counters, metrics
 from agent.views import refuse_used, side_by_side
 from protocol import api
@@ -385,13 +386,15 @@ class Operations:
             site = config.site
             assert site is not None
             alone = len(config.devices) == 1 or bool(self.agent.removed_from)
-            await self.agent.step_aside()
-            if not alone:
-                try:
+            if not (alone or force):
+                refuse_stranding(config, self.agent.view(), self.agent.device, int(time.time()))
+            try:
+                await self.agent.step_aside()
+                if not alone:
                     await self._propose(request, RemoveDevice(self.agent.name), None, 6.0)
-                except HalbError:  # also where it is in doubt: who is removed is told so
-                    if not force:
-                        self.agent.come_back()
-                        raise
+            except HalbError:  # also where it is in doubt: who is removed is told so
+                if not force:
+                    self.agent.come_back()
+                    raise
             await self.agent.forget_site()
             return api.Done(f"{self.agent.name} left Site {site.name}")

@@ -6,6 +6,7 @@ import pytest
 
 from halbctl.lab.plan import VIP, WITNESS
 from halbctl.lab.site import Site, apply, create_token, form, wait_serving
+from protocol.errors import ExitCode
 from tests.kernel.sites import CHECK_INTERVAL, assert_kept, serving, stage, unformed
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -54,6 +55,23 @@ def test_a_clean_stop_hands_over_and_leaves_nothing_behind() -> None:
         # And may come back, with a new token.
         site.halbctl(leaver, "join", create_token(site, rest[0])).check()
         on_stage.wait_agreed()
+
+
+def test_a_device_that_may_not_leave_hands_nothing_over() -> None:
+    with serving(devices=2, gateways=1) as site:
+        primary, term = site.primary(), site.virtual_server("a")["term"]
+        refused = site.halbctl(primary, "leave", "--yes")
+        assert refused.code == ExitCode.FAILED
+        assert "too few would be left" in refused.errors
+
+        other = next(host.name for host in site.plan.device_hosts if host.name != primary)
+        site.service(other).kill()
+        site.wait("it is alone", lambda: site.status(primary)["coordinator"] is None, 10)
+        refused = site.halbctl(primary, "leave", "--yes")
+        assert refused.code in (ExitCode.FAILED, ExitCode.NO_QUORUM)
+        assert (site.primary(), site.virtual_server(primary)["term"]) == (primary, term)
+        told = site.halbctl(primary, "history", "--output", "json").output
+        assert "stopped cleanly" not in told
 
 
 def test_two_devices_and_a_witness_survive_the_loss_of_one() -> None:

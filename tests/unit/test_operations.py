@@ -12,7 +12,9 @@ import pytest
 from agent.history import History
 from agent.operations import Operations
 from protocol import api
-from protocol.errors import InvalidInput
+from protocol.admission import found_site
+from protocol.errors import InvalidInput, TimedOut
+from tests.unit.paris import device
 from tests.unit.test_history import RDP, config, entry
 
 
@@ -38,3 +40,20 @@ def test_the_history_of_what_never_was_is_refused_with_the_nearest_name(tmp_path
     with pytest.raises(InvalidInput, match="no Virtual Server is named 'rdq'") as refused:
         history_of(tmp_path, "rdq")
     assert "'rdp'" in refused.value.remedy
+
+
+def test_a_device_that_could_not_hand_everything_over_takes_part_again() -> None:
+    told: list[str] = []
+
+    async def step_aside() -> None:
+        told.append("stop")
+        raise TimedOut("not everything was handed over", "Look at `halbctl status`.")
+
+    agent = SimpleNamespace(
+        config=found_site("paris", "5" * 16, device("a", 1)), removed_from="",
+        in_site=True, step_aside=step_aside, come_back=lambda: told.append("resume"),
+    )  # fmt: skip
+    request = api.Request(api.API_VERSION, "r1", api.Leave(force=False))
+    with pytest.raises(TimedOut):
+        asyncio.run(Operations(cast(Any, agent)).carry_out(request))
+    assert told == ["stop", "resume"]
