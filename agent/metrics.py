@@ -50,7 +50,7 @@ def render(
     ):
         lines.append(f"# TYPE {name} {kind}")
         lines.append(f"# HELP {name} {meaning}")
-        suffix = {"counter": "_total", "info": "_info"}.get(kind, "")
+        suffix = "_total" if kind == "counter" else ""
         # Below zero is what is not known, and not told.
         lines += (
             f"{name}{suffix}{_braced(labels)} {value:.15g}"
@@ -65,7 +65,8 @@ Family = tuple[str, str, str, Iterable[Sample]]
 
 def _about_site(status: Status, figures: Figures) -> Iterator[Family]:
     about = (("version", figures.version), ("device", status.device), ("site", status.site))
-    yield "halb_agent", "info", "The agent that answered.", [(about, 1)]
+    # No "info": collectors that know only the older text format refuse all of a file for that.
+    yield "halb_agent_info", "gauge", "The agent that answered.", [(about, 1)]
     yield (
         "halb_device_alive", "gauge", "Whether a device is heard, as seen from here.",
         [((("device", d.name),), d.state == "alive") for d in status.devices],
