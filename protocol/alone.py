@@ -154,11 +154,11 @@ class Alone:
     def _go_on(self, at: int, now: int, out: Outbox) -> None:
         """What was asked at ``at`` confirms the lease, in place of the other device."""
         group = self._group
-        if group.lease.lapsed(now, group.timing):
+        if group.lease.lapsed(now):
             # Somebody else may have found the VIPs unanswered: ask first, like anybody.
             group.step_down(group.timing.interval, now, out)
         else:
-            group.lease.extend(at)
+            group.lease.extend(at, group.timing)
             group.renew(now, out)
 
     def due_as_primary(self) -> int:
@@ -166,8 +166,7 @@ class Alone:
         group = self._group
         if not self.allowed or group.role is not Role.PRIMARY:
             return NEVER
-        missed = group.lease.confirmed + group.timing.ask
-        return missed if self.since is None else self.ask_next
+        return group.lease.missed if self.since is None else self.ask_next
 
     def _tell(self, now: int, out: Outbox) -> None:
         """Say that this primary serves alone, once that is no passing loss."""

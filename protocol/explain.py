@@ -49,7 +49,7 @@ def report_of(
         promised_to=voter.promised_to if voter.promise_until > now else None,
         promise_ms=max(0, voter.promise_until - now) // MILLISECOND,
         confirmed_ms=max(0, now - lease.confirmed) // MILLISECOND if primary else None,
-        step_down_ms=max(0, lease.ends(group.timing) - now) // MILLISECOND if primary else None,
+        step_down_ms=max(0, lease.ends - now) // MILLISECOND if primary else None,
         unfit=_why_unfit(group),
         late=group.candidacy.late,
         damped_ms=group.damping.left(now) // MILLISECOND,

@@ -92,9 +92,10 @@ class Group:
         self.lease.keep(electorate.voters)
 
     def retime(self, timing: Timing, profile: Profile, now: int, out: Outbox) -> None:
-        """Change the profile. A lease under way is given up rather than stretched."""
-        if self.role in (Role.PRIMARY, Role.ELECT):
+        """Change the profile. A lease under way is not stretched: the next beat renews it."""
+        if self.role is Role.ELECT or (self.role is Role.PRIMARY and self.alone.since is not None):
             self.resign(now, out)
+        self.lease.retime()
         self.timing = self.voter.timing = timing
         self.profile = profile
 
@@ -200,7 +201,7 @@ class Group:
         self.timeline["won"] = now
         self.voter.leader = self.me
         # The lease counts from the question: the oldest moment that the votes vouch for.
-        self.lease.begin(candidacy.votes, candidacy.asked_at)
+        self.lease.begin(candidacy.votes, candidacy.asked_at, self.timing)
         self.role = Role.ELECT
         self.abort_at = now + self.timing.step_down
         if not self.may_campaign():
@@ -224,7 +225,7 @@ class Group:
     def _acquire(
         self, vips: tuple[str, ...], now: int, out: Outbox, predecessor: DeviceId | None = None
     ) -> None:
-        self.lease.refreshed = now
+        self.lease.refreshed(now, self.timing)
         if vips:
             deadline = self.lease.confirmed + self.timing.fresh
             term, lease = self.voter.term, self.timing.lease
@@ -250,18 +251,18 @@ class Group:
                 self._become_primary(now, out)
             else:
                 self.resign(now, out)
-        elif self.lease.lapsed(now, self.timing):
+        elif self.lease.lapsed(now):
             # The kernel renews only what still lives; a lapsed lease is opened anew,
             # which a fresh majority permits as it does after an election.
             self._acquire(self.vips, now, out)
         elif self.vips:
-            self.lease.refreshed = now
+            self.lease.refreshed(now, self.timing)
             deadline = self.lease.confirmed + self.timing.fresh
             out.do(Refresh(self.group, self.vips, self.profile, deadline))
 
     def on_lapsed(self) -> None:
         """The kernel lease is not open although this device is primary."""
-        self.lease.refreshed = 0
+        self.lease.lost()
 
     def on_refused(self, refusal: Refusal, now: int, out: Outbox) -> None:
         """A voter refuses the claim; a higher term ends this one."""
@@ -313,7 +314,7 @@ class Group:
 
     def _step_down_if_late(self, out: Outbox, now: int) -> None:
         # The votes may be old, if disks are slow; what renews a lease is fresh.
-        ends = self.abort_at if self.role is Role.ELECT else self.lease.ends(self.timing)
+        ends = self.abort_at if self.role is Role.ELECT else self.lease.ends
         if self.claims and now >= ends:
             self.step_down(2 * self.timing.interval, now, out)
 
@@ -378,7 +379,7 @@ class Group:
         elif role is Role.LAME_DUCK or role is Role.ELECT:
             due = self.abort_at
         else:
-            due = min(self.lease.ends(self.timing), self.alone.due_as_primary())
+            due = min(self.lease.ends, self.alone.due_as_primary())
             if len(voter.electorate.voters) == 1:
                 due = min(due, self.lease.confirmed + self.timing.interval)
         return min(due, voter.promise_until) if voter.held else due

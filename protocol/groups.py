@@ -163,10 +163,11 @@ class Groups(Mapping[GroupId, Group]):
             self.outgrow(uid, assignment.term, now, out)
             return
         self.outgrow(uid, assignment.term, now, out)
-        if group.profile != assignment.profile:
-            group.retime(Timing.of(assignment.profile), assignment.profile, now, out)
         if group.voter.electorate != electorate or group.vips != assignment.vips:
             group.reconfigure(electorate, assignment.vips, out, now)
+        # Afterwards: leases of new addresses rest on what was confirmed before.
+        if group.profile != assignment.profile:
+            group.retime(Timing.of(assignment.profile), assignment.profile, now, out)
 
     def _form(
         self, gid: GroupId, electorate: Electorate, timing: Timing, now: int, longest: int = 0

@@ -27,17 +27,29 @@ class Lease:
         """Send time of the newest beat that a majority acked in time."""
         self.round = 0
         """As ``confirmed``, by the acks of a majority alone: more acks up to it add nothing."""
-        self.refreshed = 0
-        """When the kernel lease was last opened or renewed."""
+        self.missed = 0
+        """When a primary that was not confirmed anew misses those who would."""
+        self.ends = 0
+        """When it gives up by its own clock."""
+        self._over = 0
+        """When the kernel's part may be over, if it is not renewed."""
 
-    def begin(self, voters: Iterable[DeviceId], asked_at: int) -> None:
+    def begin(self, voters: Iterable[DeviceId], asked_at: int, timing: Timing) -> None:
         """A new term, won by the votes of ``voters`` that were asked for at ``asked_at``."""
         self._acked = dict.fromkeys(voters, asked_at)
-        self.confirmed = self.round = asked_at
+        self.confirmed, self.round = 0, asked_at
+        self.extend(asked_at, timing)
 
     def keep(self, voters: tuple[DeviceId, ...]) -> None:
         """Only these devices' acks count from now on."""
         self._acked = {v: t for v, t in self._acked.items() if v in voters}
+
+    def retime(self) -> None:
+        """From now on beats ask for promises of another length: what was acked before made none.
+
+        What they confirmed lasts as long as it was to last.
+        """
+        self._acked.clear()
 
     def ack(
         self,
@@ -58,17 +70,23 @@ class Lease:
         if newest is None or newest <= self.round or now - newest > timing.fresh:
             return False
         self.round = newest
-        self.extend(newest)
+        self.extend(newest, timing)
         return True
 
-    def extend(self, at: int) -> None:
+    def extend(self, at: int, timing: Timing) -> None:
         """What was asked at ``at`` confirms the lease, in place of a majority."""
-        self.confirmed = max(self.confirmed, at)
+        if at > self.confirmed:
+            self.confirmed = at
+            self.missed, self.ends = at + timing.ask, at + timing.step_down
 
-    def lapsed(self, now: int, timing: Timing) -> bool:
+    def refreshed(self, now: int, timing: Timing) -> None:
+        """The kernel is told to open its part, or to renew it."""
+        self._over = now + timing.lease - MARGIN_NS
+
+    def lost(self) -> None:
+        """The kernel's part is not open."""
+        self._over = 0
+
+    def lapsed(self, now: int) -> bool:
         """Whether the kernel's part may be over, so that it must be opened, not renewed."""
-        return now - self.refreshed > timing.lease - MARGIN_NS
-
-    def ends(self, timing: Timing) -> int:
-        """When a primary gives up by its own clock."""
-        return self.confirmed + timing.step_down
+        return now > self._over
