@@ -57,11 +57,11 @@ def split(vips: Iterable[str]) -> tuple[tuple[int, tuple[str, ...]], ...]:
 def table(interface: str, note: str, *, inward: bool = True) -> str:
     """Both tables whole, in a form that may be loaded again at any time.
 
-    Sets keep their elements, so a lease in force stays in force. ``note``
-    (letters, digits, spaces, at most 120) is kept as the first table's comment.
-    With ``inward`` packets *to* VIPs are looked at, too, wherever they go then.
+    Sets keep their elements, so a lease in force stays in force. ``note`` (letters,
+    digits, spaces, names of interfaces; at most 120) is kept as the first table's
+    comment. With ``inward`` packets *to* VIPs are looked at, too, wherever they go then.
     """
-    assert re.fullmatch(r"[a-z0-9 :-]{0,120}", note), note
+    assert re.fullmatch(r"[A-Za-z0-9_.@ :+-]{0,120}", note), note
     lines = [f'add table netdev {TABLE} {{ comment "{note}"; }}', f"add table inet {TABLE}"]
     for version in (4, 6):
         kind, suffix = ADDRESS[version], SUFFIX[version]

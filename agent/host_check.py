@@ -107,19 +107,19 @@ def kernel(interface: str) -> Iterator[Finding]:
 def settings(interface: str) -> Iterator[Finding]:
     """Kernel settings that forwarding and survival rest on."""
     wrong = sysctl.survey(interface)
-    wanted = dict(sysctl.FORWARDING)
     for path, value in wrong.items():
+        wanted = sysctl.wanted(path)
         name = "net/" + path.format(interface=interface)
         yield Finding(
             "settings",
             "warning" if path in sysctl.SPEED else "problem",
-            f"{name} is {value}, not {wanted[path]}",
+            f"{name} is {value}, not {wanted}",
             (
                 "Set on the host: "
                 if sysctl.read_only()
                 else "The agent sets it while it belongs to a Site: who sets it back? "
             )
-            + f"sysctl -w {name}={wanted[path]}",
+            + f"sysctl -w {name}={wanted}",
         )
     if not wrong:
         yield Finding("settings", "ok", "forwarding and connection tracking are set as needed")

@@ -8,6 +8,7 @@ plane keeps with its kernel tables: it lives exactly as long as they do.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,13 @@ FORWARDING: tuple[tuple[str, int], ...] = (
 """(path below /proc/sys/net, value), in the order in which they are written."""
 SPEED = frozenset({"ipv4/ip_early_demux"})
 """Those that a device can do without."""
+HEARD = 2
+"""Router advertisements are heard also by a host that forwards."""
+_EVERYWHERE = "ipv6/conf/all/forwarding"
+_MOST_NOTED = 110
+"""Characters of a note: nftables has room for 128, of which some are the gate's."""
+_NOTED = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
+"""Names of interfaces that can be noted."""
 
 
 class SysctlRefused(HalbError):
@@ -55,7 +63,8 @@ def read(path: str, interface: str) -> int | None:
 def survey(interface: str) -> dict[str, int]:
     """The settings whose value is not as needed, with their present value, by path.
 
-    Raises :class:`SysctlRefused` if the kernel does not track connections.
+    Those of other interfaces come first, as :func:`_hearing` says. Raises
+    :class:`SysctlRefused` if the kernel does not track connections.
     """
     found = {path: read(path, interface) for path, _ in FORWARDING}
     absent = [path for path, value in found.items() if value is None and "netfilter" in path]
@@ -64,11 +73,33 @@ def survey(interface: str) -> dict[str, int]:
             f"this kernel has no {_name(absent[0], interface)}",
             "Load connection tracking: modprobe nf_conntrack",
         )
-    return {
+    wrong = {
         path: value
         for path, wanted in FORWARDING
         if (value := found[path]) is not None and value != wanted and _matters(path, value)
     }
+    return (_hearing(interface) if _EVERYWHERE in wrong else {}) | wrong
+
+
+def wanted(path: str) -> int:
+    """The value that a setting is to have, of those that :func:`survey` names."""
+    return dict(FORWARDING).get(path, HEARD)
+
+
+def _hearing(interface: str) -> dict[str, int]:
+    """Other interfaces that hear router advertisements while this host does not forward.
+
+    The moment that it does, the kernel would take away the default routes that they learnt,
+    and hear none again: this host might be managed, or find its peers, through one of them.
+    """
+    found = {}
+    for name in sorted(os.listdir(ROOT / "ipv6/conf")):
+        path = f"ipv6/conf/{name}/accept_ra"
+        # Else braces would name another one.
+        plain = name not in {"all", "default", "lo", interface} and "{" not in name
+        if plain and (read(path, ""), read(f"ipv6/conf/{name}/forwarding", "")) == (1, 0):
+            found[path] = 1
+    return found
 
 
 def _matters(path: str, value: int) -> bool:
@@ -119,8 +150,7 @@ def enforce(interface: str) -> tuple[str, ...]:
 
 
 def _needed(interface: str) -> dict[str, int]:
-    wrong = survey(interface)
-    return {path: value for path, value in FORWARDING if path in wrong}
+    return {path: wanted(path) for path in survey(interface)}
 
 
 def read_only() -> bool:
@@ -142,19 +172,31 @@ def restore(interface: str, former: Mapping[str, int]) -> None:
 
 
 def note(former: Mapping[str, int]) -> str:
-    """Former values as a short text: ``position:value`` of each in :data:`FORWARDING`."""
+    """Former values as a short text: ``position:value`` of each in :data:`FORWARDING`.
+
+    Then the names of other interfaces, as many as there is room for: without forwarding
+    :data:`HEARD` is the same as what was there.
+    """
     positions = {path: at for at, (path, _) in enumerate(FORWARDING)}
-    return " ".join(f"{positions[path]}:{value}" for path, value in former.items())
+    text = " ".join(f"{positions[path]}:{former[path]}" for path in former if path in positions)
+    for path in sorted(former.keys() - positions):
+        name = path.split("/")[2]
+        if _NOTED.fullmatch(name) and len(text) + len(name) + 2 <= _MOST_NOTED:
+            text += f" +{name}"
+    return text
 
 
 def from_note(text: str) -> dict[str, int]:
     """The opposite of :func:`note`; what does not belong to it is left out."""
+    others: dict[str, int] = {}
     former: dict[str, int] = {}
     for item in text.split():
         at, colon, value = item.partition(":")
-        if colon and at.isdecimal() and int(at) < len(FORWARDING) and _is_number(value):
+        if item.startswith("+") and _NOTED.fullmatch(item[1:]):
+            others[f"ipv6/conf/{item[1:]}/accept_ra"] = 1
+        elif colon and at.isdecimal() and int(at) < len(FORWARDING) and _is_number(value):
             former[FORWARDING[int(at)][0]] = int(value)
-    return former
+    return others | former
 
 
 def _is_number(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,38 @@ def test_what_is_wrong_is_written_and_can_be_put_back(root: Path) -> None:
 def test_router_advertisements_that_are_off_stay_off(root: Path) -> None:
     (root / "ipv6/conf/eth0/accept_ra").write_text("0\n")
     assert sysctl.survey("eth0") == {}
+
+
+def interface(root: Path, name: str, *, forwards: int, hears: int) -> str:
+    """An interface of the host; returns the path of what is changed."""
+    folder = root / "ipv6/conf" / name
+    folder.mkdir()
+    (folder / "forwarding").write_text(f"{forwards}\n")
+    (folder / "accept_ra").write_text(f"{hears}\n")
+    return f"ipv6/conf/{name}/accept_ra"
+
+
+def test_other_interfaces_hear_routers_before_the_host_forwards(root: Path) -> None:
+    mgmt0 = interface(root, "mgmt0", forwards=0, hears=1)
+    interface(root, "deaf0", forwards=0, hears=0)
+    interface(root, "lan0", forwards=1, hears=1)
+    assert sysctl.survey("eth0") == {}, "a host that forwards is as its operator made it"
+    (root / "ipv6/conf/all/forwarding").write_text("0\n")
+    former = sysctl.survey("eth0")
+    assert list(former) == [mgmt0, "ipv6/conf/all/forwarding"]
+    assert sysctl.enforce("eth0")[0] == "net/ipv6/conf/mgmt0/accept_ra = 2"
+    assert sysctl.from_note(sysctl.note(former)) == former
+    sysctl.restore("eth0", former)
+    assert sysctl.survey("eth0") == former
+
+
+def test_a_note_names_as_many_interfaces_as_the_kernel_keeps() -> None:
+    others = {f"ipv6/conf/veth{number:010}/accept_ra": 1 for number in range(99)}
+    former = others | {path: -1 for path, _ in sysctl.FORWARDING}
+    note = "was " + sysctl.note(former)
+    assert 95 < len(note) <= 120
+    assert sysctl.from_note(note).items() <= former.items()
+    assert dict(sysctl.FORWARDING).keys() <= sysctl.from_note(note).keys()
 
 
 def test_a_kernel_without_ipv6_needs_no_settings_of_it(root: Path) -> None:
@@ -106,4 +139,7 @@ def test_notes_can_be_read_again(former: dict[str, int]) -> None:
 
 @given(st.text())
 def test_foreign_notes_mean_nothing_bad(text: str) -> None:
-    assert set(sysctl.from_note(text)) <= {path for path, _ in sysctl.FORWARDING}
+    known = {path for path, _ in sysctl.FORWARDING}
+    strange = sysctl.from_note(text).keys() - known
+    assert all(fnmatch(path, "ipv6/conf/*/accept_ra") for path in strange)
+    assert all(path.count("/") == 3 for path in strange)

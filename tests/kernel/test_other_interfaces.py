@@ -1,0 +1,88 @@
+"""A device has interfaces that HALB does not serve on: what they learnt of the network stays."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.kernel.namespaces import Device, Inside, hosts, wait_until
+
+pytestmark = pytest.mark.kernel
+
+ACCEPTS = "net.ipv6.conf.mgmt0.accept_ra"
+ROUTER_LIFETIME_S = 1800
+_IPPROTO_ICMPV6, _ADVERTISEMENT, _HOPS = 58, 134, 255
+
+
+def advertise(interface: str) -> None:
+    """Be a router on the link of ``interface`` (RFC 4861, 4.2)."""
+    words = struct.pack("!BBHBBHII", _ADVERTISEMENT, 0, 0, 64, 0, ROUTER_LIFETIME_S, 0, 0)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, _IPPROTO_ICMPV6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, _HOPS)
+        sock.sendto(words, ("ff02::1", 0, 0, socket.if_nametoindex(interface)))
+
+
+@dataclass
+class Managed:
+    """A host that learns its default route by another interface than the service interface."""
+
+    host: Inside
+    router: Inside
+
+    def route(self) -> str:
+        return self.host.run("ip", "-6", "route", "show", "default", "dev", "mgmt0")
+
+    def linked(self) -> bool:
+        return "LOWER_UP" in self.host.run("ip", "link", "show", "mgmt0")
+
+    def learns(self) -> None:
+        self.router.call(advertise, "port0")
+        wait_until(lambda: "proto ra" in self.route(), "the route is learnt")
+
+
+@pytest.fixture
+def managed() -> Iterator[Managed]:
+    with hosts("a", "router") as network:
+        there = network.namespace("router")
+        peer = ("peer", "name", "port0", "netns", there)
+        network.run("a", "ip", "link", "add", "mgmt0", "type", "veth", *peer)
+        network.run("a", "sysctl", "-qw", f"{ACCEPTS}=1")
+        for host, interface, address in (("a", "mgmt0", "fe80::a"), ("router", "port0", "fe80::b")):
+            network.run(host, "ip", "link", "set", interface, "up")
+            network.run(host, "ip", "address", "add", f"{address}/64", "dev", interface, "nodad")
+        made = Managed(Inside(network, "a"), Inside(network, "router"))
+        wait_until(made.linked, "the link is up")
+        made.learns()
+        yield made
+        made.host.close()
+        made.router.close()
+
+
+def test_a_device_keeps_the_default_route_that_another_interface_learnt(managed: Managed) -> None:
+    device = Device(managed.host.network, "a")
+    assert "proto ra" in managed.route()
+    managed.host.run("ip", "-6", "route", "flush", "default", "dev", "mgmt0")
+    managed.learns()
+    device.call(device.plane.remove)
+    assert managed.host.run("sysctl", "-n", ACCEPTS).strip() == "1"
+    assert "proto ra" in managed.route()
+    device.close()
+
+
+def test_a_later_process_puts_back_what_it_hears(managed: Managed) -> None:
+    Device(managed.host.network, "a").close()
+    second = Device(managed.host.network, "a")
+    second.call(second.plane.remove)
+    assert managed.host.run("sysctl", "-n", ACCEPTS).strip() == "1"
+    second.close()
+
+
+def test_a_router_that_hears_none_hears_none_afterwards(managed: Managed) -> None:
+    managed.host.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    device = Device(managed.host.network, "a")
+    assert managed.host.run("sysctl", "-n", ACCEPTS).strip() == "1"
+    device.close()
