@@ -11,7 +11,7 @@ in :mod:`agent.direct`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -30,9 +30,11 @@ from agent.distribution import (
 )
 from agent.ipversion import KEYWORD, SUFFIX
 from protocol.objects import Listener, VirtualServer
-from protocol.ports import HIGHEST, Ports
+from protocol.ports import HIGHEST, Ports, overlap
 
-EVERY: Ports = (1, HIGHEST)
+_OWN_PORTS: Ports = (32768, HIGHEST)
+"""From which a host speaks for itself, unless a server listens there: Linux, and all that keep to
+RFC 6335."""
 SERVICES, RANGES = "services", "ranges"
 """Maps from VIPs to the chains that translate: for one port, and for several."""
 TRANSLATED = "translated"
@@ -95,8 +97,16 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
         and derivable(vs, listener)
         and not limits
         and len(vips) == 1
-        and listener.ports != EVERY
+        and not _may_be_own(listener)
     )
+
+
+def _may_be_own(listener: Listener) -> bool:
+    """Whether what a gateway sends from these ports may be no answer, but its own question.
+
+    A server does not listen on each port of a range, so the gateway may speak from one.
+    """
+    return listener.last_port > 0 and overlap(listener.ports, _OWN_PORTS)
 
 
 def forgets(vs: VirtualServer, listener: Listener, version: int, vips: tuple[str, ...]) -> bool:
@@ -148,7 +158,7 @@ def passage(
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
     rules, sets = _rewrite(vs, listener, version, down)
     return Passage(
-        {out: rules, back: (_back(listener, version, vips[0]),)},
+        {out: rules, back: _back(listener, version, vips[0])},
         {
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
@@ -214,19 +224,36 @@ def _rewrite(
         return ("notrack", *refusal(listener)), {}
     way = selector(vs, listener, version, gateways, AT_REST).gateway()
     after = "meta priority set none " if way.ahead else ""
-    port = ""
-    if listener.gateway_ports != listener.ports:
-        port = f"{listener.protocol} dport set {listener.gateway_port} "
-    head = f"notrack {way.ahead}meta l4proto {listener.protocol} {port}"
-    return (f"{head}{ip} daddr set {way.expression} {after}accept",), way.sets
+    rules = (
+        f"{which}notrack {way.ahead}meta l4proto {listener.protocol} {port}"
+        f"{ip} daddr set {way.expression} {after}accept"
+        for which, port in _writings(listener, "dport", listener.gateway_port)
+    )
+    return tuple(rules), way.sets
 
 
-def _back(listener: Listener, version: int, vip: str) -> str:
+def _back(listener: Listener, version: int, vip: str) -> tuple[str, ...]:
     """Write the VIP and its port into an answer."""
-    port = ""
-    if listener.gateway_ports != listener.ports:
-        port = f" {listener.protocol} sport set {listener.port}"
-    return f"meta l4proto {listener.protocol} {KEYWORD[version]} saddr set {vip}{port}"
+    head = f"meta l4proto {listener.protocol} "
+    return tuple(
+        f"{which}{head}{KEYWORD[version]} saddr set {vip} {port}accept"
+        for which, port in _writings(listener, "sport", listener.port)
+    )
+
+
+def _writings(listener: Listener, end: str, port: int) -> Iterator[tuple[str, str]]:
+    """What selects packets, and writes the port into them if that is another one.
+
+    A datagram of UDP may have no checksum, which is 0. To the kernel that is one that it has to
+    correct, so it is made 0 again.
+    """
+    if listener.gateway_ports == listener.ports:
+        yield "", ""
+        return
+    write = f"{listener.protocol} {end} set {port} "
+    if listener.protocol == "udp":
+        yield "udp checksum 0 ", f"{write}udp checksum set 0 "
+    yield "", write
 
 
 def _answer(listener: Listener, version: int, vips: tuple[str, ...]) -> tuple[str, ...]:
@@ -237,8 +264,8 @@ def _answer(listener: Listener, version: int, vips: tuple[str, ...]) -> tuple[st
     """
     opens = (f"{OPENS} accept",) if listener.protocol == "tcp" else ()
     if len(vips) > 1:
-        every = listener.protocol == "udp" and listener.ports == EVERY
-        return (*opens, "accept" if every else "drop")
+        own = listener.protocol == "udp" and _may_be_own(listener)
+        return (*opens, "accept" if own else "drop")
     to = vips[0]
     if listener.gateway_ports != listener.ports:
         to = f"[{to}]:{listener.port}" if version == 6 else f"{to}:{listener.port}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
@@ -79,7 +80,7 @@ def test_where_the_flow_decides_nothing_is_remembered() -> None:
         "{ 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 } meta priority set none accept"
     )
     assert found.chains[f"{CHAIN}_back"] == (
-        f"meta l4proto tcp ip saddr set {VIP} tcp sport set 80",
+        f"meta l4proto tcp ip saddr set {VIP} tcp sport set 80 accept",
     )
     assert set(found.maps["replies"]) == {"10.0.0.1 . tcp . 8080", "10.0.0.2 . tcp . 8080"}
     assert "translated" not in found.maps
@@ -102,9 +103,45 @@ def test_what_needs_a_memory_has_one(server: VirtualServer) -> None:
     assert not unremembered(wanted(server))
 
 
-def test_all_ports_need_a_memory_for_gateways_speak_for_themselves_too() -> None:
-    every = Listener(protocol="tcp", port=1, last_port=HIGHEST, gateway_port=1)
-    assert not memoryless(ROUTED, every, (VIP,))
+def ports(first: int, last: int, protocol: Literal["tcp", "udp"] = "tcp") -> Listener:
+    return Listener(protocol=protocol, port=first, last_port=last, gateway_port=first)
+
+
+@pytest.mark.parametrize("own", [ports(1, HIGHEST), ports(40000, 50000), ports(1, 32768)])
+def test_a_range_from_which_gateways_speak_for_themselves_needs_a_memory(own: Listener) -> None:
+    assert not memoryless(ROUTED, own, (VIP,))
+
+
+@pytest.mark.parametrize("served", [ports(1, 32767), replace(WEB, gateway_port=40000)])
+def test_ports_on_which_a_server_listens_need_none(served: Listener) -> None:
+    assert memoryless(ROUTED, served, (VIP,))
+
+
+def test_what_may_be_a_gateways_own_datagram_goes_on_as_it_is() -> None:
+    two = replace(ROUTED, vips=(f"{VIP}/24", "10.0.0.99/24"))
+    for last, then in ((50000, "accept"), (30010, "drop")):
+        (answer,) = (
+            rules
+            for name, rules in compiled(
+                replace(two, listeners=(ports(30000, last, "udp"),))
+            ).chains.items()
+            if name.endswith("_answer")
+        )
+        assert answer == (then,)
+
+
+def test_a_datagram_without_a_checksum_has_none_afterwards() -> None:
+    dns = Listener(protocol="udp", port=53, gateway_port=5353)
+    chain = f"vs_{UID}_udp_53_ip"
+    chains = compiled(replace(ROUTED, listeners=(dns,))).chains
+    for name, port in ((f"{chain}_out", "dport set 5353"), (f"{chain}_back", "sport set 53")):
+        without, rest = chains[name]
+        assert without.startswith("udp checksum 0 ")
+        assert f"udp {port} udp checksum set 0 " in without
+        assert without.endswith(" accept")
+        assert without.removeprefix("udp checksum 0 ").replace(" udp checksum set 0", "") == rest
+    same = compiled(replace(ROUTED, listeners=(replace(dns, gateway_port=53),))).chains
+    assert len(same[f"{chain}_out"]) == 1
 
 
 def test_an_unknown_answer_is_given_its_vip() -> None:
