@@ -129,8 +129,12 @@ def passage(
     version: int,
     vips: tuple[str, ...],
     down: frozenset[GatewayKey],
+    sole: tuple[str, ...] = (),
 ) -> Passage:
-    """What the listener with chain ``name`` needs for its ``vips`` of one IP version."""
+    """What the listener with chain ``name`` needs for its ``vips`` of one IP version.
+
+    Of them, answers without an entry are from the one in ``sole``, if there is one.
+    """
     if vs.forwarding == "snat":
         return Passage(maps={TRANSLATED: dict.fromkeys(vips, "")})
     if vs.forwarding == "dsr":
@@ -149,7 +153,7 @@ def passage(
         amid = memoryless(vs, listener, vips)
         ahead, sets = _going_on(vs, listener, version, down) if amid else ((), {})
         return Passage(
-            {known: _answer(listener, version, vips)},
+            {known: _answer(listener, version, tuple(v for v in vips if v in sole) or vips)},
             {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")},
             sets,
             ahead,

@@ -8,6 +8,7 @@ one of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +17,7 @@ from agent.distribution import SLOT_MAP
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
+from agent.sole import Sole
 from agent.stages import stages
 from agent.sticky import StickyMaps
 from protocol.ids import GroupId
@@ -68,6 +70,7 @@ class Rules:
         self._sticky = sticky
         self._interface = interface
         self._compiler = Compiler()
+        self._sole = Sole(time.monotonic)
         self.desired = Desired()
         """What is in force, as far as is known."""
         self._ruleset: Ruleset | None = None
@@ -103,6 +106,8 @@ class Rules:
         Those stay as they are, but for the health of their gateways. Raises
         :class:`KernelRefused` where none of them is to blame.
         """
+        if sole := self._sole.among(self.desired, desired):
+            desired = replace(desired, sole=sole)
         try:
             return self._apply(desired)
         except KernelRefused:

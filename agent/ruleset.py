@@ -52,6 +52,8 @@ class Desired:
     """(uid, gateway name) of gateways that this device sees down."""
     moment: Moment = AT_REST
     """Shares of gateways that differ from their weights for now."""
+    sole: Mapping[GroupId, tuple[str, ...]] = field(default_factory=dict)
+    """VIPs that answers without an entry are from, though there are others: :mod:`agent.sole`."""
 
     @cached_property
     def addresses(self) -> frozenset[str]:
@@ -81,6 +83,7 @@ class Desired:
                 {vs.uid: tuple(self.vips.get(vs.uid, ()))},
                 frozenset(down.get(vs.uid, ())),
                 moments.get(vs.uid, AT_REST),
+                {vs.uid: self.sole[vs.uid]} if vs.uid in self.sole else {},
             )
             for vs in self.virtual_servers
         }
@@ -94,6 +97,7 @@ def joined(parts: Iterable[Desired]) -> Desired:
         {uid: vips for part in some for uid, vips in part.vips.items()},
         frozenset().union(*(part.down for part in some)),
         together(part.moment for part in some),
+        {uid: vips for part in some for uid, vips in part.sole.items()},
     )
 
 
@@ -155,7 +159,8 @@ def _part(desired: Desired) -> Ruleset:
     maps: dict[str, dict[str, str]] = {}
     for name, vs, listener, version, vips in carried(desired):
         part = listener_part(name, vs, listener, version, desired.down, desired.moment)
-        way = passage(name, vs, listener, version, vips, desired.down)
+        sole = desired.sole.get(vs.uid, ())
+        way = passage(name, vs, listener, version, vips, desired.down, sole)
         chains |= {**part.chains, **way.chains}
         chains[name] = (*way.ahead, *chains[name])
         sets |= {**part.sets, **way.sets}

@@ -1,20 +1,20 @@
-"""``routed`` as gateways see it: what they send themselves, and datagrams as they were sent."""
+"""``routed`` as gateways see it: who speaks, from where, and what becomes of datagrams."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
 import pytest
 
 from agent.ruleset import Desired
-from halbctl.lab.servers import ECHO
+from halbctl.lab.servers import ECHO, PUSH
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.ports import HIGHEST
 from tests.kernel.gateways import INNER, prepare
-from tests.kernel.namespaces import UID, VIP, VIPS, Device, Inside, asked, hosts
+from tests.kernel.namespaces import UID, VIP, VIPS, Device, Inside, asked, connect, hosts
 
 pytestmark = pytest.mark.kernel
 
@@ -25,6 +25,8 @@ GATEWAYS = tuple(
     for version, pattern in ((4, "10.77.0.{}"), (6, "fd77::{}"))
     for number, name in enumerate(NAMES, start=13)
 )
+OTHERS = ("10.77.0.110", "fd77::110")
+"""Further VIPs."""
 FROM = 41000
 SO_NO_CHECK = 11
 
@@ -40,8 +42,8 @@ class Farm:
         *listeners: Listener,
         more: tuple[str, ...] = (),
         gateways: tuple[Gateway, ...] = GATEWAYS,
-    ) -> VirtualServer:
-        """Serve the VIPs, and ``more`` of them, and remember nothing of the test before."""
+    ) -> None:
+        """Serve the VIPs, and ``more`` of them."""
         server = VirtualServer(
             uid=UID,
             name="web",
@@ -54,14 +56,12 @@ class Farm:
         )
         leased = (*VIPS, *more, *INNER.values())
         self.device.reconcile(Desired((server,), {UID: leased}))
-        self.device.run("conntrack", "-F")
         self.device.take(leased)
-        return server
 
 
 @pytest.fixture(scope="module")
 def farm() -> Iterator[Farm]:
-    with hosts("a", "client", *NAMES, servers=["client"]) as network:
+    with hosts("a", "client", *NAMES, servers=["client", *NAMES]) as network:
         gateways = tuple(Inside(network, name) for name in NAMES)
         found = Farm(Device(network, "a"), Inside(network, "client"), gateways)
         for name in NAMES:
@@ -84,7 +84,7 @@ def spoken(host: str) -> bytes:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("more", [(), ("10.77.0.110", "fd77::110")], ids=["a VIP", "two VIPs"])
+@pytest.mark.parametrize("more", [(), OTHERS], ids=["a VIP", "two VIPs"])
 @pytest.mark.parametrize(("first", "last"), [(40000, 50000), (1, HIGHEST - 1), (1, HIGHEST)])
 def test_a_gateway_speaks_for_itself_from_a_port_of_a_range(
     farm: Farm, first: int, last: int, more: tuple[str, ...], version: int
@@ -120,3 +120,32 @@ def test_datagrams_reach_another_port_and_their_answers_come_back(
         question, source = server.recvfrom(100)
         server.sendto(b"answer", source)
         assert (question, client.recv(100)) == (b"question", b"answer")
+
+
+def next_message(sock: socket.socket) -> bytes:
+    """What a gateway says that was not on its way yet."""
+    sock.setblocking(False)
+    with suppress(BlockingIOError):
+        while sock.recv(65536):
+            pass
+    sock.settimeout(2)
+    return sock.recv(100)
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_gateway_goes_on_speaking_when_another_vip_comes(farm: Farm, vip: str) -> None:
+    push = Listener(protocol="tcp", port=PUSH, gateway_port=PUSH)
+    other = OTHERS[":" in vip]
+    farm.serve(push)
+    with ExitStack() as stack:
+
+        def opened(to: str) -> socket.socket:
+            return stack.enter_context(farm.client.call(connect, to, PUSH, 2.0))
+
+        before = [opened(vip) for _ in range(4)]
+        assert all(map(next_message, before))
+        farm.serve(push, more=(other,))
+        since = [opened(to) for to in (vip, other) for _ in range(4)]
+        assert all(map(next_message, (*before, *since)))
+        farm.serve(push)
+        assert all(map(next_message, (*before, *since[:4])))
