@@ -44,6 +44,14 @@ Service = tuple[str, str, Ports]
 """(VIP, protocol, ports) of a listener."""
 
 
+class Route(NamedTuple):
+    """From a listener to a gateway."""
+
+    service: Service
+    gateway: str
+    gateway_ports: Ports
+
+
 class Unanswered(NamedTuple):
     """A flow of TCP or UDP that no answer has come to, as the kernel has it."""
 
@@ -130,20 +138,33 @@ def unanswered(version: int, vips: Container[bytes]) -> Iterator[Unanswered]:
     return _unanswered(version, _flows(version, vips, only(0, of=SEEN_REPLY)))
 
 
-def end_unanswered(places: Iterable[tuple[str, str]]) -> int:
-    """Take flows that were not answered out of the table, by VIP and gateway; how many there were.
+def end_unanswered(routes: Iterable[Route]) -> int:
+    """Take flows on these that were not answered out of the table; how many there were.
 
     The next packet of such a client, its SYN sent again, goes where a new flow goes. Costs as
     :func:`count_flows`.
     """
-    wanted = {(ip_address(vip).packed, ip_address(gateway).packed) for vip, gateway in places}
-    vips = {vip for vip, _ in wanted}
+    wanted: dict[tuple[bytes, int, bytes], list[tuple[Ports, Ports]]] = {}
+    for (vip, protocol, ports), gateway, gateway_ports in routes:
+        key = ip_address(vip).packed, _NUMBER[protocol], ip_address(gateway).packed
+        wanted.setdefault(key, []).append((ports, gateway_ports))
+    vips = {vip for vip, _, _ in wanted}
+
+    def among(place: _Place, gateway_port: bytes) -> bool:
+        vip, protocol, port, gateway = place
+        at, to = int.from_bytes(port, "big"), int.from_bytes(gateway_port, "big")
+        return any(
+            first <= at <= last and lowest <= to <= highest
+            for (first, last), (lowest, highest) in wanted.get((vip, protocol, gateway), ())
+        )
+
     ended = 0
     for version in versions_of(vips):
+        port = _GATEWAY_PORT[version]
         # All are listed: sorting them out, the kernel would hold a processor for the whole
         # table, 60 to 90 ms for 260,000 flows, and the loop with it.
         listed = _flows(version, vips)
-        there = ((at, body) for at, body in listed if (at[0], at[3]) in wanted)
+        there = ((at, body) for at, body in listed if among(at, body[port]))
         ended += _take_out(version, [flow.client for flow in _unanswered(version, there)])
     return ended
 
@@ -151,8 +172,8 @@ def end_unanswered(places: Iterable[tuple[str, str]]) -> int:
 def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
     """Take the flows of listeners out of the table, but those from ``own`` addresses; how many.
 
-    Also those that a gateway's packet was met of first. For where packets pass without
-    entries: no connection is touched. Costs as :func:`count_flows`.
+    Also those that a gateway's packet was met of first; none whose source is translated to the
+    VIP. For where no packet is helped by such an entry. Costs as :func:`count_flows`.
     """
     stay = {ip_address(address).packed for address in own}
     ports: dict[tuple[bytes, int], list[Ports]] = {}
@@ -161,6 +182,8 @@ def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
 
     def theirs(body: bytes, ends: struct.Struct) -> bool:
         source, vip, protocol, port, answered_to, answered_port = ends.unpack_from(body)
+        if answered_to == vip:
+            return False
         if answered_to != source:
             # A gateway's packet was met first: it goes out as the VIP's.
             vip, port = answered_to, answered_port
@@ -191,6 +214,12 @@ _ENDS = {
 """Who began a flow, whom with (address, protocol, port), and where answers go (address, port)."""
 _TUPLE = {version: 44 + 2 * size for version, size in ADDRESS.items()}
 """Length of each tuple."""
+_GATEWAY_PORT = {
+    version: slice(at, at + 2)
+    for version, size in ADDRESS.items()
+    for at in (HEADER_SIZE + _TUPLE[version] + 32 + 2 * size,)
+}
+"""The port that a gateway is to answer from."""
 _CLIENT = {version: slice(HEADER_SIZE, HEADER_SIZE + size) for version, size in _TUPLE.items()}
 _REST = {version: HEADER_SIZE + 2 * size for version, size in _TUPLE.items()}
 """Where the first of the tuples stands, and what comes behind both."""

@@ -1,14 +1,19 @@
 """Entries of the connection table that a change of the rules left behind, and that would mislead.
 
-**Of a gateway that goes, before it answered.** A client sends a lost SYN again and again, and
-each time it meets the entry that the first one made, which leads to the gateway that is
-gone, for two minutes after the last one. So once no slot leads there any more, the entry is
-taken out, and the next SYN opens the flow towards a gateway that is up; with UDP the next
-datagram does. What was answered is never touched.
+**Of a way that goes, before it was answered**: the gateway fails or is removed, has another port,
+or the VIP another Virtual Server. A client sends a lost SYN again and again, and each time it
+meets the entry that the first one made, which leads to where nobody answers, for two minutes
+after the last one; a client that only sends datagrams meets it for as long as it sends. So once
+no rule leads there any more, the entry is taken out, and the next SYN or datagram opens the flow
+anew. What was answered is never touched.
 
 **Of a listener that goes without memory again**, as after a drain. No packet meets its entries
 any more, and the kernel would keep them for five days; remembering once more, it would send
 a client that has its port again where that led.
+
+**Of flows to gateways that saw the client, where they see the VIP from now on**. Their answers
+would go past this device, and the client would wait; without its entry it is reset, and connects
+again.
 
 Every device that carries the Virtual Server does so, for it may forward what others
 send it.
@@ -18,25 +23,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
+from ipaddress import ip_address
 
 from agent.addresses import local_addresses
-from agent.conntrack import Service, end_unanswered, end_unneeded
+from agent.conntrack import Route, Service, end_unanswered, end_unneeded
 from agent.distribution import GatewayKey
 from agent.forwarding import forgets
 from agent.ruleset import Desired, carried
+from protocol.addresses import family
 from protocol.errors import HalbError
 from protocol.ids import GroupId
-from protocol.objects import VirtualServer
+from protocol.objects import Forwarding, VirtualServer
 
 GRACE_S = 0.1
-"""Seconds from when no slot leads to a gateway until its flows are looked at. A gateway that was
+"""Seconds from when no rule leads to a gateway until its flows are looked at. A gateway that was
 disabled and lives has then answered what was on its way, and no packet is left that met the
-old slots. A client sends a SYN again after a second at the earliest."""
-
-Place = tuple[GroupId, str]
-"""(Virtual Server, address of a gateway)."""
+old rules. A client sends a SYN again after a second at the earliest."""
 
 _log = logging.getLogger("halb.leftovers")
 
@@ -51,26 +55,56 @@ def answering(vs: VirtualServer, down: frozenset[GatewayKey]) -> frozenset[str]:
     )
 
 
-def departed(before: Desired, now: Desired) -> frozenset[Place]:
-    """Gateways that were to answer ``before``, and are not ``now``: failed, disabled, removed."""
-    former = {vs.uid: vs for vs in before.virtual_servers}
+def departed(before: Desired, now: Desired) -> frozenset[Route]:
+    """Routes that were to be answered ``before``, and are not ``now``."""
+    former, present = ({vs.uid: vs for vs in each.virtual_servers} for each in (before, now))
     failed = {uid for uid, _ in now.down - before.down}
+    # Most are as they were, which costs little to see.
+    changed = {
+        uid
+        for uid, vs in former.items()
+        if present.get(uid) is not vs or uid in failed or before.vips.get(uid) != now.vips.get(uid)
+    }
+    return _routes(before, changed) - _routes(now, changed)
+
+
+def _routes(of: Desired, uids: Container[GroupId]) -> frozenset[Route]:
     return frozenset(
-        (vs.uid, address)
-        for vs in now.virtual_servers
-        # Most are as they were, which costs little to see.
-        if (old := former.get(vs.uid)) is not None and (old is not vs or vs.uid in failed)
-        for address in answering(old, before.down) - answering(vs, now.down)
+        Route((vip, listener.protocol, listener.ports), address, listener.gateway_ports)
+        for _, vs, listener, version, vips in carried(_only(of, uids))
+        for address in answering(vs, of.down)
+        if family(address) == version
+        for vip in vips
     )
+
+
+def _only(of: Desired, uids: Container[GroupId]) -> Desired:
+    return Desired(tuple(vs for vs in of.virtual_servers if vs.uid in uids), of.vips)
+
+
+def _in_mode(of: Desired, mode: Forwarding) -> frozenset[GroupId]:
+    return frozenset(vs.uid for vs in of.virtual_servers if vs.forwarding == mode)
 
 
 def forgotten(of: Desired) -> frozenset[Service]:
     """Where packets pass without an entry."""
-    routed = Desired(tuple(vs for vs in of.virtual_servers if vs.forwarding == "routed"), of.vips)
     return frozenset(
         (vip, listener.protocol, listener.ports)
-        for _, vs, listener, version, vips in carried(routed)
+        for _, vs, listener, version, vips in carried(_only(of, _in_mode(of, "routed")))
         if forgets(vs, listener, version, vips)
+        for vip in vips
+    )
+
+
+def hidden(before: Desired, now: Desired) -> frozenset[Service]:
+    """Where gateways saw the clients ``before``, and see the VIP ``now``."""
+    return _served(now, _in_mode(before, "routed") & _in_mode(now, "snat"))
+
+
+def _served(of: Desired, uids: Container[GroupId]) -> frozenset[Service]:
+    return frozenset(
+        (vip, listener.protocol, listener.ports)
+        for _, _, listener, _, vips in carried(_only(of, uids))
         for vip in vips
     )
 
@@ -80,11 +114,11 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._in_force = Desired()
-        self._gone: frozenset[Place] = frozenset()
-        """Gateways whose flows are still to be looked at."""
+        self._gone: frozenset[Route] = frozenset()
+        """Where flows are still to be looked at."""
         self._forgotten: frozenset[Service] = frozenset()
         self._unneeded: frozenset[Service] = frozenset()
-        """Of those that pass without an entry, these were not looked at since they do."""
+        """Where entries are of no use, and were not looked at since they are not."""
         self._task: asyncio.Task[None] | None = None
 
     def on_pass(self, in_force: Desired) -> None:
@@ -93,7 +127,7 @@ class Leftovers:
             return
         self._gone |= departed(self._in_force, in_force)
         before, self._forgotten = self._forgotten, forgotten(in_force)
-        self._unneeded = (self._unneeded | (self._forgotten - before)) & self._forgotten
+        self._unneeded |= (self._forgotten - before) | hidden(self._in_force, in_force)
         self._in_force = in_force
         if (self._gone or self._unneeded) and (self._task is None or self._task.done()):
             create = asyncio.get_running_loop().create_task
@@ -105,23 +139,26 @@ class Leftovers:
             gone, self._gone = self._gone, frozenset()
             unneeded, self._unneeded = self._unneeded, frozenset()
             await asyncio.sleep(GRACE_S)
-            if still := self._still(gone):
+            if still := gone - _routes(self._in_force, self._having(gone)):
                 what = "flows that were not answered go to other gateways"
                 await _ended(partial(end_unanswered, still), what)
-            if unneeded := unneeded & self._forgotten:
+            if unneeded := unneeded & (self._forgotten | self._hidden()):
                 await _ended(
                     partial(_end_unneeded, unneeded), "entries that no flow needs are gone"
                 )
 
-    def _still(self, gone: frozenset[Place]) -> list[tuple[str, str]]:
-        """VIPs with the gateways that went from their Virtual Servers and did not come back."""
-        servers = {vs.uid: vs for vs in self._in_force.virtual_servers}
-        return [
-            (vip, address)
-            for uid, address in gone
-            if uid in servers and address not in answering(servers[uid], self._in_force.down)
-            for vip in self._in_force.vips.get(uid, ())
-        ]
+    def _having(self, gone: frozenset[Route]) -> frozenset[GroupId]:
+        """Virtual Servers that have VIPs of these now."""
+        vips = {route.service[0] for route in gone}
+        return frozenset(
+            vs.uid
+            for vs in self._in_force.virtual_servers
+            if any(str(ip_address(vip)) in vips for vip in self._in_force.vips.get(vs.uid, ()))
+        )
+
+    def _hidden(self) -> frozenset[Service]:
+        """Where gateways see the VIP now."""
+        return _served(self._in_force, _in_mode(self._in_force, "snat"))
 
     async def close(self) -> None:
         """Stop; flows that were not looked at stay as they are."""

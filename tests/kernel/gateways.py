@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from halbctl.lab.namespaces import Network
+from protocol.objects import Gateway
 from tests.kernel.namespaces import VIP, VIP6
 
 INNER = {4: "10.77.0.101", 6: "fd77::101"}
 """Inner VIPs, by IP version."""
+
+
+def by_both(names: Sequence[str], first: int) -> list[Gateway]:
+    """Each gateway by both of its addresses, the ``first`` of the hosts and those behind it."""
+    return [
+        Gateway(name=f"{name}-{version}", address=pattern.format(number))
+        for version, pattern in ((4, "10.77.0.{}"), (6, "fd77::{}"))
+        for number, name in enumerate(names, start=first)
+    ]
 
 
 def prepare(network: Network, gateway: str, mode: str, client: Mapping[int, str]) -> None:

@@ -8,10 +8,11 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from agent.conntrack import count_flows, end_flows, end_unanswered
+from agent.conntrack import Route, count_flows, end_flows, end_unanswered
 from agent.passive import half_open
 from halbctl.lab.servers import ECHO
 from protocol.objects import Gateway, Listener
+from protocol.ports import HIGHEST
 from tests.kernel.namespaces import (
     VIP,
     VIP6,
@@ -102,7 +103,15 @@ def test_flows_that_a_gateway_has_not_answered_are_taken_out_and_no_others(
         for _ in range(5):
             stack.enter_context(closing(client.call(knock, vip, ECHO)))
         wait_until(lambda: len(device.call(half_open, VIPS)) == 5, "they are listed")
-        others = [(IS_GONE[version], IS_GONE[version]), (vip, SERVES[version])]
+        here, there = ((vip, "tcp", ports) for ports in ((1, ECHO), (ECHO + 1, HIGHEST)))
+        others = [
+            Route((IS_GONE[version], "tcp", (1, HIGHEST)), IS_GONE[version], (1, HIGHEST)),
+            Route((vip, "udp", (1, HIGHEST)), IS_GONE[version], (1, HIGHEST)),
+            Route(there, IS_GONE[version], (1, HIGHEST)),
+            Route(here, IS_GONE[version], (1, ECHO - 1)),
+            Route(here, SERVES[version], (1, HIGHEST)),
+        ]
         assert device.call(end_unanswered, others) == 0
-        assert device.call(end_unanswered, [*others, (vip, IS_GONE[version])]) == 5
+        last = Route(here, IS_GONE[version], (ECHO, ECHO))
+        assert device.call(end_unanswered, [*others, last]) == 5
         assert device.call(count_flows, VIPS).get((vip, "tcp", ECHO, SERVES[version]))

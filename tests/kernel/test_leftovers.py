@@ -1,9 +1,9 @@
-"""What a gateway swallowed goes elsewhere once it is down, and what it answered stays."""
+"""What leads where no rule leads any more goes elsewhere, unless it was answered."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 
 import pytest
@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from agent.leftovers import Leftovers
 from agent.ruleset import Desired
+from protocol.ids import GroupId
 from tests.kernel.farm import ADDRESSES, GREET, HOLD, NAMES, UDP, Farm, farm_gateways, version
-from tests.kernel.namespaces import VIPS, wait_until
+from tests.kernel.namespaces import UID, VIPS, virtual_server, wait_until
 from tests.kernel.swallowing import (
     ANSWERED,
     LOST,
@@ -75,3 +76,40 @@ def test_what_waits_for_a_gateway_that_goes_down_is_answered_by_another(
         for sock in opening:
             wait_open(sock)
             assert sock.recv(100).decode().strip() in OTHERS
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_datagrams_follow_a_vip_to_another_virtual_server(farm: Farm, vip: str) -> None:
+    device, other = farm.device, GroupId("00000000000000bb")
+    one, two = (
+        [g for g in farm_gateways() if g.name == f"{name}-{version(vip)}"] for name in NAMES[:2]
+    )
+    servers = (
+        virtual_server(one, [UDP]),
+        replace(virtual_server(two, [UDP]), uid=other, name="other"),
+    )
+    before, now = (Desired(servers, {owner: (vip,)}) for owner in (UID, other))
+    device.reconcile(before)
+    device.take([vip])
+    with closing(farm.client.call(datagrams, vip)) as steady:
+        with swallowing(device.network, NAMES[0]):
+            steady.send(LOST)
+            address = one[0].address
+            wait_until(lambda: device.call(waiting, vip, address) == 1, "it waits", PATIENCE_S)
+            device.reconcile(now)
+            device.call(asyncio.run, redispatched(before, now, vip, address))
+        assert answer(steady, LOST) == NAMES[1]
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_datagrams_find_the_new_port_of_a_gateway(farm: Farm, vip: str) -> None:
+    device, gateways = farm.device, [g for g in farm_gateways() if NAMES[0] in g.name]
+    address = next(g.address for g in gateways if (":" in g.address) is (":" in vip))
+    before = farm.serve(gateways, [replace(UDP, gateway_port=UDP.gateway_port + 1)])
+    with closing(farm.client.call(datagrams, vip)) as steady:
+        with swallowing(device.network, NAMES[0]):
+            steady.send(LOST)
+            wait_until(lambda: device.call(waiting, vip, address) == 1, "it waits", PATIENCE_S)
+            now = farm.serve(gateways, [UDP])
+            device.call(asyncio.run, redispatched(before, now, vip, address))
+        assert answer(steady, ANSWERED) == NAMES[0]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replaced
 
-from agent.conntrack import end_unanswered
+from agent.conntrack import Route, end_unanswered
 from agent.leftovers import Leftovers
 from agent.ruleset import Desired
 from halbctl.lab.namespaces import Network
@@ -22,7 +22,7 @@ from halbctl.lab.probes import Probe
 from halbctl.lab.servers import BANNER, ECHO, PUSH
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.timing import SECOND
-from tests.kernel.gateways import INNER, prepare
+from tests.kernel.gateways import INNER, by_both, prepare
 from tests.kernel.namespaces import (
     UID,
     VIPS,
@@ -41,11 +41,7 @@ pytestmark = pytest.mark.kernel
 CLIENT = {4: "10.77.0.13", 6: "fd77::13"}
 """Its addresses: it is the third host."""
 NAMES = ("gw1", "gw2")
-GATEWAYS = [
-    Gateway(name=f"{name}-{version}", address=pattern.format(number))
-    for version, pattern in ((4, "10.77.0.{}"), (6, "fd77::{}"))
-    for number, name in enumerate(NAMES, start=14)
-]
+GATEWAYS = by_both(NAMES, 14)
 LISTENERS = [
     Listener(protocol="tcp", port=ECHO, gateway_port=ECHO),
     Listener(protocol="tcp", port=PUSH, gateway_port=PUSH),
@@ -185,7 +181,8 @@ def test_a_connection_that_a_gateway_swallowed_is_opened_at_another(
     with swallowing(built.network, "gw1"), closing(built.client.call(knock, vip, ECHO)) as sock:
         wait_until(lambda: swallowed(built.network, "gw1") > 0, "the SYN is lost", PATIENCE_S)
         without("gw1")
-        assert built.a.call(end_unanswered, [(vip, of_gw1)]) == int(mode == "known")
+        route = Route((vip, "tcp", (ECHO, ECHO)), of_gw1, (ECHO, ECHO))
+        assert built.a.call(end_unanswered, [route]) == int(mode == "known")
         wait_open(sock)
         sock.sendall(b"?")
         assert sock.recv(1) == b"?"

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
+from msgspec.structs import replace
 
+from agent.conntrack import count_flows
+from agent.leftovers import Leftovers
 from agent.ruleset import Desired
 from halbctl.lab.servers import ECHO, PUSH
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.ports import HIGHEST
-from tests.kernel.gateways import INNER, prepare
-from tests.kernel.namespaces import UID, VIP, VIPS, Device, Inside, asked, connect, hosts
+from tests.kernel.gateways import INNER, by_both, prepare
+from tests.kernel.namespaces import (
+    UID,
+    VIP,
+    VIPS,
+    Device,
+    Inside,
+    asked,
+    connect,
+    hosts,
+    wait_until,
+)
 
 pytestmark = pytest.mark.kernel
 
 CLIENT = {4: "10.77.0.12", 6: "fd77::12"}
 NAMES = ("gw1", "gw2")
-GATEWAYS = tuple(
-    Gateway(name=f"{name}-{version}", address=pattern.format(number))
-    for version, pattern in ((4, "10.77.0.{}"), (6, "fd77::{}"))
-    for number, name in enumerate(NAMES, start=13)
-)
+GATEWAYS = tuple(by_both(NAMES, 13))
 OTHERS = ("10.77.0.110", "fd77::110")
 """Further VIPs."""
 FROM = 41000
@@ -42,7 +53,7 @@ class Farm:
         *listeners: Listener,
         more: tuple[str, ...] = (),
         gateways: tuple[Gateway, ...] = GATEWAYS,
-    ) -> None:
+    ) -> Desired:
         """Serve the VIPs, and ``more`` of them."""
         server = VirtualServer(
             uid=UID,
@@ -55,8 +66,9 @@ class Farm:
             seed=7,
         )
         leased = (*VIPS, *more, *INNER.values())
-        self.device.reconcile(Desired((server,), {UID: leased}))
+        done = self.device.reconcile(Desired((server,), {UID: leased}))
         self.device.take(leased)
+        return done.in_force
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +161,35 @@ def test_a_gateway_goes_on_speaking_when_another_vip_comes(farm: Farm, vip: str)
         assert all(map(next_message, (*before, *since)))
         farm.serve(push)
         assert all(map(next_message, (*before, *since[:4])))
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_client_whom_gateways_see_no_more_is_reset_at_once(farm: Farm, vip: str) -> None:
+    echo = Listener(protocol="tcp", port=ECHO, gateway_port=ECHO, client_connections=1000)
+    before = farm.serve(echo)
+    farm.device.run("conntrack", "-F")
+
+    async def looked(now: Desired) -> None:
+        leftovers = Leftovers()
+        for each in (before, now):
+            leftovers.on_pass(each)
+        gone = partial(wait_until, lambda: sum(count_flows(VIPS).values()) == 1, "one is gone")
+        await asyncio.to_thread(gone)
+        await leftovers.close()
+
+    with (
+        closing(farm.client.call(connect, vip, ECHO, 2.0)) as sock,
+        closing(farm.device.call(connect, vip, ECHO, 2.0)) as own,
+    ):
+        for each in (sock, own):
+            each.send(b"?")
+            assert each.recv(1) == b"?"
+        (server,) = before.virtual_servers
+        snat = replace(server, forwarding="snat", inner_vips=())
+        now = farm.device.reconcile(Desired((snat,), {UID: VIPS})).in_force
+        farm.device.call(asyncio.run, looked(now))
+        sock.send(b"?")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        own.send(b"?")
+        assert own.recv(1) == b"?"
