@@ -93,7 +93,9 @@ class Balancer:
         for each in (self._since, self._leaning):
             for uid, name in [k for k in each if k[1] not in self._able.get(k[0], ())]:
                 del each[uid, name]
-        self._full &= {(vs.uid, g.name) for vs in self._servers for g in vs.gateways}
+        self._full &= {
+            (vs.uid, g.name) for vs in self._servers for g in vs.gateways if g.max_connections
+        }
 
     @property
     def moment(self) -> Moment:

@@ -114,6 +114,14 @@ def test_a_gateway_with_its_most_connections_is_full(balancer: Balancer, clock: 
     assert balancer.count_is_due
 
 
+def test_a_gateway_whose_limit_is_taken_off_is_full_no_more(balancer: Balancer) -> None:
+    balancer.observe([server(most=10)], down())
+    balancer.count({(UID, "gw1"): 10}, took_s=0.001)
+    balancer.observe([server()], down())
+    assert balancer.moment == AT_REST
+    assert balancer.notes() == {}
+
+
 def test_a_large_limit_is_met_with_foresight(balancer: Balancer, clock: Clock) -> None:
     balancer.observe([server(most=10_000)], down())
     full = []
