@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from agent.conntrack import gateway_of
 from agent.distribution import Moment, Selector, candidates, chain_of, selector
@@ -35,6 +36,8 @@ class Question:
     listener: Listener
     vip: str
     vip_port: int
+    others: tuple[str, ...] = ()
+    """Further VIPs of its IP version: the flow may be to one of these."""
 
     @property
     def memory(self) -> str:
@@ -46,14 +49,21 @@ class Question:
         return ip_address(self.client).version
 
 
+class Entry(NamedTuple):
+    """What the connection table has for a flow."""
+
+    vip: str
+    gateway: str
+    """Address of it."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What this device's kernel knows of it."""
 
     desired: Desired
     """What is in force."""
-    entry: str | None = None
-    """Address of the gateway that the connection table has for the flow."""
+    entry: Entry | None = None
     sticky: Client | None = None
 
 
@@ -79,7 +89,7 @@ def question_of(op: api.Trace, server: VirtualServer, desired: Desired) -> Quest
         )
     version = ip_address(client).version
     assigned = serving(server, desired.vips.get(server.uid, ()))
-    vips = [vip for vip in assigned if ip_address(vip).version == version]
+    vips = tuple(vip for vip in assigned if ip_address(vip).version == version)
     if not vips:
         raise InvalidInput(
             f"Virtual Server {server.name!r} has no VIP of IPv{version}",
@@ -108,18 +118,19 @@ def question_of(op: api.Trace, server: VirtualServer, desired: Desired) -> Quest
             f"Write {server.name}:PORT; its listeners are {known}.",
         )
     listener = fitting[0]
-    return Question(client, op.port, server, listener, vips[0], op.listener or listener.port)
-
-
-def entry_of(question: Question) -> str | None:
-    """The gateway that the connection table has for the flow."""
-    return gateway_of(
-        question.listener.protocol,
-        question.client,
-        question.port,
-        question.vip,
-        question.vip_port,
+    return Question(
+        client, op.port, server, listener, vips[0], op.listener or listener.port, vips[1:]
     )
+
+
+def entry_of(question: Question) -> Entry | None:
+    """What the connection table has for the flow, to any of the VIPs."""
+    protocol = question.listener.protocol
+    for vip in (question.vip, *question.others):
+        found = gateway_of(protocol, question.client, question.port, vip, question.vip_port)
+        if found is not None:
+            return Entry(vip, found)
+    return None
 
 
 def trace(question: Question, evidence: Evidence) -> Answer:
@@ -127,11 +138,12 @@ def trace(question: Question, evidence: Evidence) -> Answer:
     server, listener, desired = question.server, question.listener, evidence.desired
     by_address = {g.address: g for g in server.gateways}
     if evidence.entry is not None:
-        found = by_address.get(evidence.entry)
-        name = f"gateway {found.name}" if found else f"{evidence.entry}, no gateway any more"
-        return Answer(
-            "connection", found, None, (f"the connection exists: its entry leads to {name}",)
-        )
+        vip, address = evidence.entry
+        found = by_address.get(address)
+        name = f"gateway {found.name}" if found else f"{address}, no gateway any more"
+        to = "" if vip == question.vip else f" to {vip}"
+        why = [f"the connection{to} exists: its entry leads to {name}"]
+        return Answer("connection", found, None, tuple(why))
     why = ["no connection entry: the rules for a new flow decide"]
     usable = candidates(server, question.version, desired.down)
     if not usable:

@@ -29,9 +29,12 @@ from tests.kernel.farm import (
     source_of,
     version,
 )
-from tests.kernel.namespaces import UID, VIPS, virtual_server
+from tests.kernel.namespaces import UID, VIP, VIP6, VIPS, virtual_server
 
 pytestmark = pytest.mark.kernel
+
+OTHERS = {VIP: "10.77.0.110", VIP6: "fd77::110"}
+"""Further VIPs."""
 
 
 @pytest.mark.parametrize("vip", VIPS)
@@ -60,7 +63,7 @@ def test_a_trace_tells_where_a_flow_will_go_and_where_it_went(farm: Farm, vip: s
 
     def traced(client: int, port: int, listener: Listener) -> Answer:
         source = SOURCES[vip].format(client)
-        question = Question(source, port, vs, listener, vip, listener.port)
+        question = Question(source, port, vs, listener, OTHERS[vip], listener.port, (vip,))
         return trace(question, farm.device.call(farm.device.plane.evidence, question))
 
     for client, port in [(n % 10, 45_000 + n) for n in range(30)]:
@@ -72,6 +75,7 @@ def test_a_trace_tells_where_a_flow_will_go_and_where_it_went(farm: Farm, vip: s
     answer = traced(0, sock.getsockname()[1], HOLD)
     (holder,) = +farm.held(vip)
     assert (answer.how, answer.gateway and answer.gateway.name[:-2]) == ("connection", holder)
+    assert f"the connection to {vip} exists" in answer.why[0]
     assert traced(0, 45_100, sticky).how == "turn"
     farm.client.call(connect_from, source_of(vip, 0, 45_101), vip, 82).close()
     went = traced(0, 45_101, sticky).gateway

@@ -10,7 +10,7 @@ from agent.distribution import Moment
 from agent.gated import numbers
 from agent.jhash import jhash, slot_of, source_key
 from agent.ruleset import Desired
-from agent.tracing import Answer, Evidence, question_of, trace
+from agent.tracing import Answer, Entry, Evidence, question_of, trace
 from protocol import api
 from protocol.clients import Client
 from protocol.errors import HalbError
@@ -18,13 +18,14 @@ from protocol.ids import GroupId
 from protocol.objects import Gateway, Listener, VirtualServer
 
 UID = GroupId("00000000000000aa")
+VIP = "10.0.0.100"
 GW1, GW2 = (Gateway(name=f"gw{n}", address=f"10.0.0.{n}") for n in (1, 2))
 HTTPS = Listener(protocol="tcp", port=443, gateway_port=443)
 
 
 def server(*gateways: Gateway, listeners: tuple[Listener, ...] = (HTTPS,)) -> VirtualServer:
     return VirtualServer(
-        uid=UID, name="web", vips=("10.0.0.100/24",), gateways=gateways, listeners=listeners, seed=7
+        uid=UID, name="web", vips=(f"{VIP}/24",), gateways=gateways, listeners=listeners, seed=7
     )
 
 
@@ -33,12 +34,12 @@ def asked(
     *,
     down: tuple[str, ...] = (),
     moment: Moment | None = None,
-    entry: str | None = None,
+    entry: Entry | None = None,
     sticky: Client | None = None,
     **op: Any,
 ) -> Answer:
     gone = frozenset((UID, name) for name in down)
-    desired = Desired((vs,), {UID: ("10.0.0.100",)}, gone, moment or Moment())
+    desired = Desired((vs,), {UID: (VIP,)}, gone, moment or Moment())
     request = api.Trace(**{"client": "10.0.0.7", "port": 40000, "virtual_server": "web", **op})
     return trace(question_of(request, vs, desired), Evidence(desired, entry, sticky))
 
@@ -48,10 +49,16 @@ def name(answer: Answer) -> str | None:
 
 
 def test_an_entry_decides_before_all_else() -> None:
-    answer = asked(server(GW1, GW2), entry=GW2.address, down=("gw2",))
+    answer = asked(server(GW1, GW2), entry=Entry(VIP, GW2.address), down=("gw2",))
     assert (answer.how, name(answer)) == ("connection", "gw2")
-    assert asked(server(GW1), entry="10.0.0.9").why == (
+    assert asked(server(GW1), entry=Entry(VIP, "10.0.0.9")).why == (
         "the connection exists: its entry leads to 10.0.0.9, no gateway any more",
+    )
+
+
+def test_an_entry_of_another_vip_names_it() -> None:
+    assert asked(server(GW1), entry=Entry("10.0.0.110", GW1.address)).why == (
+        "the connection to 10.0.0.110 exists: its entry leads to gateway gw1",
     )
 
 
