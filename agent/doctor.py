@@ -82,6 +82,30 @@ def different_mtus(mtus: Mapping[str, int]) -> Iterator[Finding]:
         )
 
 
+def two_ways(servers: Iterable[VirtualServer]) -> Iterator[Finding]:
+    """Gateways of one Virtual Server that is `routed`, and of another one that is `dsr`.
+
+    Answers to clients of the second that took the first one's route would come to the device from
+    an address that it has itself, and be dropped; IPv6 lets that pass.
+    """
+    some = [(server, gateway) for server in servers for gateway in server.gateways]
+    routed = {g.address: server.name for server, g in some if server.forwarding == "routed"}
+    for server, gateway in some:
+        if server.forwarding != "dsr" or gateway.address not in routed:
+            continue
+        for vip in server.addresses:
+            if family(vip) == family(gateway.address) == 4:
+                yield Finding(
+                    "dsr",
+                    "warning",
+                    f"gateway {server.name}/{gateway.name} ({gateway.address}) is one of "
+                    f"{routed[gateway.address]}, too, which is `routed`: what it answers as VIP "
+                    f"{vip} must not take that one's route",
+                    f"See that it has: ip rule add from {vip} lookup 100; "
+                    "ip route add default via ROUTER table 100.",
+                )
+
+
 def _or_well(found: Iterable[Finding], check: str, text: str) -> Iterable[Finding]:
     return tuple(found) or (Finding(check, "ok", text),)
 
@@ -178,7 +202,8 @@ async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Fi
         announcer.close()
     found = tuple(_or_well(large, "mtu", f"frames of {segment.mtu} bytes come through"))
     if direct:
-        found += tuple(_or_well((*returns, *silent), "dsr", "the gateways are prepared for `dsr`"))
+        wrong = (*returns, *silent, *two_ways(carried))
+        found += tuple(_or_well(wrong, "dsr", "the gateways are prepared for `dsr`"))
     return found
 
 

@@ -16,6 +16,7 @@ from agent.conntrack import count_flows
 from agent.leftovers import Leftovers
 from agent.ruleset import Desired
 from halbctl.lab.servers import ECHO, PUSH
+from protocol.ids import GroupId
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.ports import HIGHEST
 from tests.kernel.gateways import INNER, by_both, prepare
@@ -38,6 +39,8 @@ NAMES = ("gw1", "gw2")
 GATEWAYS = tuple(by_both(NAMES, 13))
 OTHERS = ("10.77.0.110", "fd77::110")
 """Further VIPs."""
+SILENT = ("arp_ignore=1", "arp_announce=2")
+"""What a gateway of `dsr` needs, so that it does not say that it has the VIP."""
 FROM = 41000
 SO_NO_CHECK = 11
 
@@ -193,3 +196,28 @@ def test_a_client_whom_gateways_see_no_more_is_reset_at_once(farm: Farm, vip: st
             sock.recv(1)
         own.send(b"?")
         assert own.recv(1) == b"?"
+
+
+def test_a_gateway_of_dsr_too_answers_by_another_route(farm: Farm) -> None:
+    echo, other = Listener(protocol="tcp", port=ECHO, gateway_port=ECHO), GroupId("b" * 16)
+    vip = OTHERS[0]
+    (routed,) = farm.serve(echo).virtual_servers
+    direct = replace(routed, uid=other, name="direct", forwarding="dsr", inner_vips=())
+    served = Desired((routed, direct), {UID: routed.leased, other: (vip,)})
+    farm.device.reconcile(served)
+    farm.device.take((vip,))
+    for gateway in farm.gateways:
+        gateway.run("sysctl", "-qw", *(f"net.ipv4.conf.all.{each}" for each in SILENT))
+        gateway.run("ip", "address", "add", f"{vip}/32", "dev", "lo")
+    with pytest.raises(TimeoutError):
+        farm.client.call(connect, vip, ECHO, 0.5)
+    for gateway in farm.gateways:
+        gateway.run("ip", "route", "add", CLIENT[4], "dev", "eth0", "table", "100")
+        gateway.run("ip", "rule", "add", "from", vip, "lookup", "100")
+    for each in (vip, VIP):
+        with closing(farm.client.call(connect, each, ECHO, 2.0)) as sock:
+            sock.send(b"?")
+            assert sock.recv(1) == b"?"
+    for gateway in farm.gateways:
+        gateway.run("ip", "rule", "delete", "from", vip)
+        gateway.run("ip", "address", "delete", f"{vip}/32", "dev", "lo")
