@@ -1,6 +1,8 @@
-"""How full the kernel's connection table is, and a word before it is full.
+"""How full the kernel's connection table is, a word before it is full, and one when flows are lost.
 
-A full table drops the first packet of every new flow, in silence.
+A full table drops the first packet of every new flow, in silence. So does one with room where the
+entry would be another flow's: with ``snat`` all flows of a VIP to one port of a gateway differ by
+nothing but the port that they come from.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ NEARLY_FULL = 0.8
 """Share from which on it is said."""
 CALM = 0.7
 """Share below which it is over."""
+PORTS = 64_512
+"""Flows of one VIP to one port of a gateway: as many as the kernel has ports for (1024 and up)."""
+MANY = 100
+"""Packets dropped between two looks that are said; fewer are of flows that met each other."""
+KEPT_LOOKS = 30
+"""It is over when so many looks found less."""
 _FOLDER = Path("/proc/sys/net/netfilter")
+_STATISTICS = Path("/proc/thread-self/net/stat/nf_conntrack")
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,8 @@ class Room:
 
     entries: int
     limit: int
+    dropped: int = 0
+    """Packets that got no entry, since the namespace was made."""
 
     @property
     def share(self) -> float:
@@ -31,24 +42,41 @@ class Room:
 def room() -> Room | None:
     """The table as it is now; None while the kernel has none."""
     try:
-        values = [
+        entries, limit = (
             int((_FOLDER / name).read_text()) for name in ("nf_conntrack_count", "nf_conntrack_max")
-        ]
+        )
     except FileNotFoundError:
         return None
-    return Room(*values)
+    return Room(entries, limit, dropped())
+
+
+def dropped() -> int:
+    """Packets that got no entry, on all processors; 0 where this kernel does not say."""
+    try:
+        names, *rows = (line.split() for line in _STATISTICS.read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+    at = names.index("drop")
+    return sum(int(row[at], 16) for row in rows)
 
 
 class Alarm:
-    """Says once that the table is nearly full, and once that it is over."""
+    """Says once that the table is nearly full or loses flows, and once that there is room again."""
 
     def __init__(self) -> None:
         self._room: Room | None = None
         self._raised = False
+        self._lost = 0
+        """Packets, of the newest look that found many."""
+        self._looks = 0
+        """Left until that is over."""
 
     def note(self, now: Room | None) -> str:
         """The table was looked at: news for the history, mostly none."""
-        self._room = now
+        before, self._room = self._room, now
+        return self._fullness(now) or self._losses(before, now)
+
+    def _fullness(self, now: Room | None) -> str:
         share = now.share if now else 0.0
         if self._raised == (share >= (CALM if self._raised else NEARLY_FULL)):
             return ""
@@ -58,11 +86,28 @@ class Alarm:
             return f"the connection table is {share:.0%} full: {now.entries} of {now.limit}"
         return "the connection table has room again"
 
+    def _losses(self, before: Room | None, now: Room | None) -> str:
+        """What was dropped while there was room."""
+        lost = now.dropped - before.dropped if before and now and not self._raised else 0
+        was, self._looks = self._looks, KEPT_LOOKS if lost >= MANY else max(0, self._looks - 1)
+        if lost >= MANY:
+            self._lost = lost
+        return self._loss() if self._looks and not was else ""
+
+    def _loss(self) -> str:
+        return (
+            f"{self._lost} packets of new flows were dropped, because their entries would have"
+            f" been those of others: with `snat`, a gateway has at most {PORTS} flows of one VIP"
+            " on one port"
+        )
+
     def warnings(self) -> Iterator[str]:
-        """What status says while it is nearly full."""
+        """What status says while it is so."""
         if self._raised and self._room is not None:
             yield (
                 f"the connection table is {self._room.share:.0%} full ({self._room.entries} of"
                 f" {self._room.limit}): when it is full, new flows are dropped; raise"
                 " net.netfilter.nf_conntrack_max"
             )
+        if self._looks:
+            yield f"{self._loss()}; add gateways or VIPs, or use `routed`"

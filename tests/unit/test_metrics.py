@@ -8,9 +8,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec.structs import replace
 
-from agent.conntrack_limit import Alarm, Room
+from agent import conntrack_limit
+from agent.conntrack_limit import KEPT_LOOKS, Alarm, Room
 from agent.counters import Ledger, Reading, Tally
 from agent.firewall import Chain, suspects
 from agent.host import HostWatch
@@ -226,6 +228,42 @@ def test_a_table_that_fills_up_is_said_once_until_it_is_over() -> None:
     assert not list(alarm.warnings())
     alarm.note(Room(90, 100))
     assert "nf_conntrack_max" in next(alarm.warnings())
+
+
+def test_flows_that_are_lost_though_there_is_room_are_told_once() -> None:
+    alarm = Alarm()
+    dropped = (500, 550, 650, 651, 900)
+    said = [alarm.note(Room(10, 100, number)) for number in dropped]
+    assert [bool(text) for text in said] == [False, False, True, False, False]
+    assert said[2].startswith("100 packets of new flows were dropped")
+    (warning,) = alarm.warnings()
+    assert "249 packets" in warning
+    assert "at most 64512 flows" in warning
+    for _ in range(KEPT_LOOKS):
+        assert list(alarm.warnings())
+        assert not alarm.note(Room(10, 100, 900))
+    assert not list(alarm.warnings())
+
+
+def test_what_was_dropped_is_read_of_all_processors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conntrack_limit, "_STATISTICS", tmp_path / "nf_conntrack")
+    assert conntrack_limit.dropped() == 0, "as where the kernel does not say"
+    (tmp_path / "nf_conntrack").write_text(
+        "entries  insert drop early_drop\n"
+        "0000000a 00000001 0000000f 00000000\n"
+        "0000000a 00000000 00000010 00000001\n"
+    )
+    assert conntrack_limit.dropped() == 31
+
+
+def test_what_a_full_table_drops_is_its_own_fault() -> None:
+    alarm = Alarm()
+    assert "full" in alarm.note(Room(99, 100))
+    assert not alarm.note(Room(99, 100, 5000))
+    (warning,) = alarm.warnings()
+    assert "nf_conntrack_max" in warning
 
 
 FORWARD = Chain("ip", "filter", "FORWARD", "forward", 0, True)
