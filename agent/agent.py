@@ -176,15 +176,14 @@ class Agent:
         """Hand an input to the core."""
         self._loop.deliver(item)
 
-    def _report(self, request: str, group: GroupId | None) -> Report:
+    async def _report(self, request: str, group: GroupId | None) -> Report:
         """What this device tells another one's operator."""
+        seen = await self._carrier.gateways_seen(group) if self._carrier and group else ()
         node, now = self._loop.node, boottime()
         links = link_reports(node.beats.contacts, self._transport.loss(), now)
         mtu = self._carrier.mtu() if self._carrier else 0
-        if group is None:
-            return Report(request, links, mtu=mtu)
-        seen = self._carrier.gateways_seen(group) if self._carrier else ()
-        return Report(request, links, node.report(group, now), gateways=seen, mtu=mtu)
+        own = None if group is None else node.report(group, now)
+        return Report(request, links, own, gateways=seen, mtu=mtu)
 
     def _neighbours(self) -> tuple[tuple[DeviceId, ...], bool]:
         overlay = self._loop.node.neighbourhood.overlay

@@ -164,12 +164,12 @@ class Carrier:
         held = self.vips.held if self.vips is not None else frozenset()
         return [server for server in self._carried() if server.uid in held]
 
-    def gateways_seen(self, group: GroupId) -> tuple[GatewaySeen, ...]:
+    async def gateways_seen(self, group: GroupId) -> tuple[GatewaySeen, ...]:
         """This device's view of a group's gateways; none where it does not carry it."""
         server = next((s for s in self._carried() if s.uid == group), None)
         if server is None:
             return ()
-        return seen(server, self.checks, self.kernel.known_connections())
+        return seen(server, self.checks, await self.kernel.fresh_connections())
 
     def _neighbours_of(self, group: GroupId) -> list[str]:
         """Who on the segment must know where a group's VIPs are, the most important first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 import msgspec
 
@@ -19,6 +19,8 @@ FAR_PATIENCE_S = 1.5
 MAX_PATIENCE_S = 60.0
 """The most that an operator may have them wait."""
 MAX_UNDER_WAY = 16
+MAX_ANSWERS = 64
+"""Answers that are put together at one time; further questions are only passed on."""
 MAX_NAMED = 16
 """More devices than this are not named in a question that is passed on: all answer it."""
 
@@ -40,16 +42,17 @@ class Inquiries:
         self,
         me: DeviceId,
         send: Callable[[DeviceId, Message], None],
-        report: Callable[[str, GroupId | None], Report],
+        report: Callable[[str, GroupId | None], Awaitable[Report]],
         neighbours: Neighbours,
     ) -> None:
-        """``report`` makes this device's own answer to a question."""
+        """``report`` makes this device's own answer to a question, well within its time."""
         self._me = me
         self._send = send
         self._report = report
         self._neighbours = neighbours
         self._relaying = Relaying()
         self._under_way: dict[str, _Inquiry] = {}
+        self._answers: set[asyncio.Task[None]] = set()
 
     def on_message(self, sender: DeviceId, message: Inquire | Report) -> None:
         """A question of another device, or an answer to one of ours, or of others to others."""
@@ -61,11 +64,16 @@ class Inquiries:
     def _on_question(self, sender: DeviceId, asked: Inquire) -> None:
         if not self._relaying.first(asked.id, sender):
             return
-        if not asked.to or self._me in asked.to:
-            self._send(sender, self._report(asked.id, asked.group))
+        if (not asked.to or self._me in asked.to) and len(self._answers) < MAX_ANSWERS:
+            answer = asyncio.get_running_loop().create_task(self._answer(sender, asked))
+            self._answers.add(answer)
+            answer.add_done_callback(self._answers.discard)
         passed_on = msgspec.structs.replace(asked, hops=min(asked.hops, MAX_HOPS) - 1)
         for device in onward(self._neighbours()[0], sender, asked.hops):
             self._send(device, passed_on)
+
+    async def _answer(self, sender: DeviceId, asked: Inquire) -> None:
+        self._send(sender, await self._report(asked.id, asked.group))
 
     def _on_report(self, sender: DeviceId, report: Report) -> None:
         by = report.by or sender
@@ -94,9 +102,9 @@ class Inquiries:
         if not all_of_them:
             named = to if len(to) <= MAX_NAMED else ()
             question = msgspec.structs.replace(question, hops=MAX_HOPS, to=named)
-        found = {self._me: self._report(question.id, group)}
+        own = asyncio.ensure_future(self._report(question.id, group))
         if not to or len(self._under_way) >= MAX_UNDER_WAY:
-            return found
+            return {self._me: await own}
         inquiry = _Inquiry(set(to), asyncio.get_running_loop().create_future())
         self._under_way[question.id] = inquiry
         self._relaying.first(question.id, None)
@@ -108,4 +116,4 @@ class Inquiries:
             await asyncio.wait([inquiry.done], timeout=seconds)
         finally:
             del self._under_way[question.id]
-        return {**found, **inquiry.reports}
+        return {self._me: await own, **inquiry.reports}

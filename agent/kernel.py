@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,10 @@ COUNT_AGE_S = 1.0
 """Counts of flows older than this are read anew when somebody asks."""
 COUNT_WAIT_S = 0.1
 """A question for counts waits this long for the worker, then takes the older ones."""
+FRESH_S = 2.0
+"""Counts older than this say nothing of now. Those of a busy host take a second themselves."""
+FRESH_WAIT_S = 0.25
+"""A question for counts that decide something waits so long, which is half of who asks."""
 MAX_DRIFT = 20
 
 _log = logging.getLogger("halb.kernel")
@@ -64,8 +69,11 @@ class Kernel:
         self._passing = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._watch: KernelWatch | None = None
+        self._made: Desired | None = None
         self._counts: Counts | None = None
-        self._counted_at = 0.0
+        self._counted_at = -math.inf
+        self._outlived = False
+        """Whether the rules have changed since the newest count."""
         self._counting: asyncio.Future[Counts] | None = None
         self.counting_s = 0.0
         """How long the newest count took, seconds."""
@@ -141,6 +149,8 @@ class Kernel:
         for text in done.drift:
             _log.warning("kernel: %s; repaired", text)
         self.drift = [*self.drift, *done.drift][-MAX_DRIFT:]
+        if desired is not self._made:
+            self._made, self._outlived = desired, True
         self._on_pass(desired, revision, done, "")
         if not await self.do(DataPlane.undisturbed):
             # Somebody changed rules while nobody listened.
@@ -150,17 +160,26 @@ class Kernel:
         """What ``work`` returns, done by the worker between two passes."""
         return await self._loop.run_in_executor(self._worker, work, self._plane)
 
-    def known_connections(self) -> Counts | None:
-        """As :meth:`connections`, but at once: older counts do, and newer ones are fetched."""
-        if self._loop.time() - self._counted_at > COUNT_AGE_S and self._task is not None:
-            self._count_anew()
-        return self._counts
-
     async def connections(self) -> Counts | None:
-        """Live flows per gateway, at most a second old; None where they are not known yet."""
-        if self._loop.time() - self._counted_at > COUNT_AGE_S:
+        """Live flows per gateway, to look at; None where they are not known yet.
+
+        At most a second old, or the newest ones while the worker is busy.
+        """
+        if self._age() > COUNT_AGE_S:
             await asyncio.wait([self._count_anew()], timeout=COUNT_WAIT_S)
         return self._counts
+
+    async def fresh_connections(self) -> Counts | None:
+        """The same, to decide by: None rather than counts that may be true no more.
+
+        Those of before a change of the rules are among them: it may be a drain.
+        """
+        if self._outlived or self._age() > COUNT_AGE_S:
+            await asyncio.wait([self._count_anew()], timeout=FRESH_WAIT_S)
+        return None if self._outlived or self._age() > FRESH_S else self._counts
+
+    def _age(self) -> float:
+        return self._loop.time() - self._counted_at
 
     def _count_anew(self) -> asyncio.Future[Counts]:
         """The count that is under way, or a new one: the worker has other things to do."""
@@ -182,6 +201,7 @@ class Kernel:
         error = done.exception()
         if error is None:
             self._counts, self._counted_at = done.result(), self._loop.time()
+            self._outlived = False
         else:
             _log.error("cannot count flows: %s", error)
 

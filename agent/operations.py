@@ -15,8 +15,9 @@ from agent.conflicts import shown
 from agent.doctor import examine
 from agent.errands import patience
 from agent.leaving import refuse_stranding
+from agent.survey import survey
 from agent.telling import counters, metrics
-from agent.views import refuse_used, side_by_side
+from agent.views import refuse_used
 from protocol import api
 from protocol.admission import found_site
 from protocol.changes import (
@@ -37,7 +38,7 @@ from protocol.errors import HalbError, InvalidInput, Refused
 from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
-from protocol.insight import Explanation, Gateways, Matrix, Traced
+from protocol.insight import Explanation, Matrix, Traced
 from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.rendering import render_site
@@ -108,7 +109,7 @@ class Operations:
             case api.GetMatrix(wait):
                 return await self._matrix(wait)
             case api.GetGateways(name, wait):
-                return await self._gateways(name, wait)
+                return await survey(self.agent, name, wait)
             case GetOperators():
                 return operators_of(self.agent.config)
             case GetContacts():
@@ -172,13 +173,6 @@ class Operations:
         reports = {device: report.group for device, report in found.items()}
         return explain(agent.config, server, agent.device, reports)
 
-    async def _gateways(self, name: str, wait: float = 0.0) -> Gateways:
-        agent = self.agent
-        server = server_named(agent.config, name)
-        found = await agent.inquiries.ask(asked_about(agent.config, server), server.uid, wait)
-        seen = {device: report.gateways for device, report in found.items()}
-        return side_by_side(agent.config, server, agent.name, agent.primary_name(server.uid), seen)
-
     async def _trace(self, op: api.Trace) -> Traced:
         server = server_named(self.agent.config, op.virtual_server)
         question, answer = await self.agent.carrier.trace(op, server)
@@ -231,7 +225,7 @@ class Operations:
         if not op.force:
             self._refuse_running(op.change)
             if isinstance(op.change, RemoveGateway) and not op.local:
-                refuse_used(await self._gateways(op.change.virtual_server), op.change.gateway)
+                refuse_used(await survey(self.agent, op.change.virtual_server), op.change.gateway)
         await self.agent.precheck(op.change)
         if op.dry_run:
             lines = await asyncio.to_thread(

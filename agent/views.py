@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from agent.checks import HealthChecks
 from agent.kernel import Counts
+from agent.ruleset import Desired, unremembered
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.errors import Refused
-from protocol.ids import DeviceId, GroupId
+from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.insight import Gateways, GatewayView, GatewayViews
-from protocol.messages import MAX_FAULT, GatewaySeen
+from protocol.messages import MAX_FAULT, GatewaySeen, Report
 from protocol.objects import VirtualServer
 
 
@@ -32,9 +33,15 @@ def seen(
 
 
 def _known(counts: Counts | None, gateway: tuple[GroupId, str]) -> int | None:
-    """Its flows; None where they are not counted yet, or never."""
-    count = -1 if counts is None else counts.get(gateway, 0)
+    """Its flows; None where they are not counted now, or never."""
+    count = -1 if counts is None else counts.get(gateway, -1)
     return None if count < 0 else count
+
+
+def is_counted(server: VirtualServer) -> bool:
+    """Whether kernels keep entries by which its flows can be counted."""
+    desired = Desired((server,), {server.uid: tuple(server.addresses)})
+    return server.uid not in unremembered(desired)
 
 
 def side_by_side(
@@ -42,10 +49,15 @@ def side_by_side(
     server: VirtualServer,
     me: str,
     primary: str | None,
-    told: Mapping[DeviceId, tuple[GatewaySeen, ...]],
+    told: Mapping[DeviceId, Report],
 ) -> Gateways:
-    """What the devices that may carry ``server`` told of its gateways, best rank first."""
-    by_device = {device: {g.name: g for g in gateways} for device, gateways in told.items()}
+    """What the devices that may carry ``server`` told of its gateways, best rank first.
+
+    What a device counted that has yet to apply ``config`` says nothing of it: to drain a
+    gateway may be what it lacks.
+    """
+    by_device = {d: {g.name: g for g in report.gateways} for d, report in told.items()}
+    applied = {d: report.group.applied for d, report in told.items() if report.group}
     names = {d: config.devices[d].name for d in carriers_of(config, server) if d in config.devices}
 
     def view(device: DeviceId, gateway: str) -> GatewayView:
@@ -54,7 +66,8 @@ def side_by_side(
         if found is None:
             return GatewayView(names[device], role, "unknown", "", -1)
         state = "down" if found.fault else "up" if found.checked else "unchecked"
-        count = -1 if found.connections is None else found.connections
+        known = applied.get(device, NO_REVISION) >= config.revision
+        count = found.connections if known and found.connections is not None else -1
         return GatewayView(names[device], role, state, found.fault, count)
 
     return Gateways(
@@ -72,13 +85,24 @@ def side_by_side(
             )
             for each in server.gateways
         ),
+        is_counted(server),
+    )
+
+
+def lacks_counts(gateways: Gateways) -> bool:
+    """Whether a primary that answered has yet to count."""
+    return gateways.counted and any(
+        view.role == "primary" and view.state != "unknown" and view.connections < 0
+        for gateway in gateways.gateways
+        for view in gateway.devices
     )
 
 
 def refuse_used(gateways: Gateways, name: str) -> None:
-    """Raise Refused if a gateway that is to be removed still has connections.
+    """Raise Refused if a gateway that is to be removed still has connections, or may have some.
 
-    Where the kernel keeps no count, a gateway that was drained or disabled before may go.
+    Where the kernel keeps no count, or nobody serves, a gateway that was drained or disabled
+    before may go.
     """
     for gateway in gateways.gateways:
         if gateway.name != name:
@@ -87,9 +111,15 @@ def refuse_used(gateways: Gateways, name: str) -> None:
         known = [count for count in counts if count >= 0]
         if known and not any(known):
             return
-        if not known and gateway.state != "enabled":
+        unsaid = gateways.counted and bool(counts)
+        if not known and not unsaid and gateway.state != "enabled":
             return
-        has = f"has {known[0]} connections" if known else "takes connections that nobody counts"
+        if known:
+            has = f"has {known[0]} connections"
+        elif unsaid:
+            has = f"may have connections: {gateways.primary} has not said in time how many"
+        else:
+            has = "takes connections that nobody counts"
         raise Refused(
             f"gateway {gateways.virtual_server}/{name} {has}",
             "`--drain 10m` lets them end first and then removes it; `--force` ends them now.",

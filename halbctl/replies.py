@@ -228,6 +228,7 @@ class Gateways(TypedDict):
     device: str
     primary: str | None
     gateways: list[GatewayViews]
+    counted: bool
 
 
 class Link(TypedDict):

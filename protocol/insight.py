@@ -100,7 +100,7 @@ class GatewayView(msgspec.Struct, frozen=True):
     reason: str
     """Why it is down."""
     connections: int
-    """Flows of that device's kernel; -1: unknown."""
+    """Flows of that device's kernel, two seconds old at most; -1: unknown."""
 
 
 class GatewayViews(msgspec.Struct, frozen=True):
@@ -124,6 +124,8 @@ class Gateways(msgspec.Struct, frozen=True, tag_field="re", tag="gateways"):
     """The device that answered."""
     primary: str | None
     gateways: tuple[GatewayViews, ...]
+    counted: bool = True
+    """Whether connections can be counted: not in a mode in which the kernel remembers none."""
 
 
 class Traced(msgspec.Struct, frozen=True, tag_field="re", tag="traced"):

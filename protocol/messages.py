@@ -331,7 +331,7 @@ class GatewaySeen(msgspec.Struct, frozen=True, array_like=True):
     fault: str
     """Why it is down, at most :data:`MAX_FAULT` characters; empty if it is not."""
     connections: int | None
-    """Flows of that device's kernel, some seconds old at most; None where unknown."""
+    """Flows of that device's kernel, two seconds old at most; None where unknown."""
 
 
 class Report(msgspec.Struct, frozen=True, tag_field="t", tag="report"):

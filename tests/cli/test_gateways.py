@@ -18,7 +18,11 @@ from tests.cli.peer import Peer
 
 
 def views(
-    connections: int = 12, state: str = "enabled", drain_until: int | None = None
+    connections: int = 12,
+    state: str = "enabled",
+    drain_until: int | None = None,
+    *,
+    counted: bool = True,
 ) -> insight.Gateways:
     primary = insight.GatewayView("a", "primary", "up", "", connections)
     other = insight.GatewayView("b", "secondary", "down", "tcp/443: no answer in 1 s", 0)
@@ -26,7 +30,7 @@ def views(
     gateway = insight.GatewayViews(
         "gw1", "10.77.0.31", 2, state, drain_until, (primary, other, silent)
     )
-    return insight.Gateways("rdp", "a", "a", (gateway,))
+    return insight.Gateways("rdp", "a", "a", (gateway,), counted)
 
 
 def test_the_views_stand_side_by_side_with_the_reasons_below(peer: Peer, halbctl: Halbctl) -> None:
@@ -165,9 +169,21 @@ def test_where_nobody_counts_a_gateway_is_empty_once_it_is_disabled(
     peer: Peer, halbctl: Halbctl
 ) -> None:
     peer.answers[api.PutChange] = api.Done("done", "1.2")
-    peer.answers[api.GetGateways] = views(-1, "disabled")
+    peer.answers[api.GetGateways] = views(-1, "disabled", counted=False)
     assert halbctl("gateway", "remove", "rdp", "gw1", "--force").code == 0
     assert len(peer.wait_for(api.PutChange, 3)) == 3
+
+
+def test_a_gateway_is_not_empty_because_its_connections_are_not_known_now(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "PAUSE_S", 0.01)
+    peer.answers[api.PutChange] = api.Done("done", "1.2")
+    looks = [views(-1, "disabled"), views(-1, "disabled"), views(3, "disabled")]
+    peer.answers[api.GetGateways] = lambda _: looks.pop(0) if looks else views(0, "disabled")
+    ran = halbctl("gateway", "remove", "rdp", "gw1", "--force")
+    assert ran.code == 0
+    assert "gw1: 3 connections left" in ran.err
 
 
 def test_a_device_is_waited_for_until_it_is_primary_of_nothing(

@@ -145,6 +145,32 @@ def test_at_the_deadline_of_a_drain_the_gateway_is_disabled_and_its_connections_
         site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 10)
 
 
+def test_a_gateway_that_was_empty_when_last_looked_at_is_drained_only_once_it_is(
+    site: Site,
+) -> None:
+    """Nobody looks at a quiet Site: what it counted last may be of any time."""
+    gateway = (VIRTUAL_SERVER, "gw2")
+
+    def counts() -> list[int]:
+        found = site.halbctl("b", "--output", "json", "gateway", "show", *gateway).check()
+        return [view["connections"] for view in json.loads(found)["devices"]]
+
+    site.wait("all have counted none", lambda: not any(counts()), 20)
+    with closing(Probe(site.network, "client", "established", VIP, "40")) as clients:
+        clients.begin()
+        waited = site.halbctl(
+            "b", "gateway", "drain", *gateway, "--deadline", "10m", "--wait", "--timeout", "3"
+        )
+        assert waited.code == 7, waited.errors
+        assert "connections left" in waited.errors
+        assert "has no connections" not in waited.errors
+        refused = site.halbctl("c", "gateway", "remove", *gateway)
+        assert (refused.code, "has no" in refused.errors) == (1, False), refused.errors
+        assert not clients.end()["lost"]
+    change(site, "a", "gateway", "undrain", *gateway)
+    site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 10)
+
+
 def test_a_gateway_dies_and_returns(site: Site) -> None:
     with stage(site) as on_stage:
         died = on_stage.lose_gateway("gw2")

@@ -226,7 +226,7 @@ def test_devices_that_do_not_answer_are_left_out(answers: bool) -> None:
     a, b = DeviceId("a" * 16), DeviceId("b" * 16)
     sent: list[tuple[DeviceId, Message]] = []
 
-    def report(request: str, group: GroupId | None) -> Report:
+    async def report(request: str, group: GroupId | None) -> Report:
         return Report(request, (LinkReport(b, 1, (), (1, 1)),))
 
     async def ask() -> set[DeviceId]:
@@ -236,10 +236,10 @@ def test_devices_that_do_not_answer_are_left_out(answers: bool) -> None:
         (to, question) = sent[0]
         assert (to, type(question)) == (b, Inquire)
         assert isinstance(question, Inquire)
-        inquiries.on_message(DeviceId("c" * 16), report(question.id, None))
+        inquiries.on_message(DeviceId("c" * 16), await report(question.id, None))
         if answers:
-            inquiries.on_message(b, report(question.id, None))
-        inquiries.on_message(b, report("another", None))
+            inquiries.on_message(b, await report(question.id, None))
+        inquiries.on_message(b, await report("another", None))
         return set(await asking)
 
     assert asyncio.run(ask()) == ({a, b} if answers else {a})
@@ -249,7 +249,7 @@ def test_a_device_that_is_slow_to_answer_is_waited_for_as_long_as_is_asked() -> 
     a, b = DeviceId("a" * 16), DeviceId("b" * 16)
     sent: list[Message] = []
 
-    def report(request: str, group: GroupId | None) -> Report:
+    async def report(request: str, group: GroupId | None) -> Report:
         return Report(request, ())
 
     async def ask(patience: float, after: float) -> set[DeviceId]:
@@ -258,7 +258,7 @@ def test_a_device_that_is_slow_to_answer_is_waited_for_as_long_as_is_asked() -> 
         await asyncio.wait([asking], timeout=after)
         question = sent.pop()
         assert isinstance(question, Inquire)
-        inquiries.on_message(b, report(question.id, None))
+        inquiries.on_message(b, await report(question.id, None))
         return set(await asking)
 
     assert asyncio.run(ask(30.0, 2 * PATIENCE_S)) == {a, b}

@@ -54,7 +54,7 @@ class Net:
         self.queue.append((sender, to, message))
 
     def _inquiries(self, me: DeviceId) -> Inquiries:
-        def report(request: str, group: GroupId | None) -> Report:
+        async def report(request: str, group: GroupId | None) -> Report:
             return Report(request, ())
 
         return Inquiries(
@@ -78,8 +78,9 @@ class Net:
     def ask(self, *who: DeviceId) -> set[DeviceId]:
         async def asking() -> set[DeviceId]:
             question = asyncio.create_task(self.inquiries[self.ids[0]].ask(who))
-            await asyncio.sleep(0)
-            self.deliver()
+            while not question.done():
+                await asyncio.sleep(0)
+                self.deliver()
             return set(await question)
 
         return asyncio.run(asking())

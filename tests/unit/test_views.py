@@ -5,23 +5,30 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from agent.views import refuse_used, seen, side_by_side
+from agent.kernel import Counts
+from agent.views import is_counted, refuse_used, seen, side_by_side
+from protocol.config import Config
 from protocol.errors import Refused
+from protocol.ids import Revision
 from protocol.insight import Gateways, GatewayView, GatewayViews
 from protocol.messages import Report
+from protocol.objects import VirtualServer
 from protocol.wire import MAX_BULK, decode, encode
+from tests.unit.cluster import RDP as CLUSTER_RDP
+from tests.unit.cluster import Cluster
 from tests.unit.paris import RDP, server, site
 
 
-def gateways(primary: int | None, state: str = "enabled") -> Gateways:
+def gateways(primary: int | None, state: str = "enabled", *, counted: bool = True) -> Gateways:
     """``primary`` counts so many connections of gw1; None: there is no primary."""
     views = [GatewayView("b", "secondary", "up", "", 7)]
     if primary is not None:
         views.insert(0, GatewayView("a", "primary", "up", "", primary))
     gateway = GatewayViews("gw1", "10.77.0.31", 1, state, None, tuple(views))
-    return Gateways("rdp", "a", "a" if primary is not None else None, (gateway,))
+    return Gateways("rdp", "a", "a" if primary is not None else None, (gateway,), counted)
 
 
 @pytest.mark.parametrize("state", ["enabled", "draining", "disabled"])
@@ -38,9 +45,22 @@ def test_a_gateway_without_connections_may_go() -> None:
 @pytest.mark.parametrize("primary", [-1, None])
 def test_where_nobody_counts_only_a_gateway_that_was_drained_may_go(primary: int | None) -> None:
     with pytest.raises(Refused, match="nobody counts"):
-        refuse_used(gateways(primary), "gw1")
-    refuse_used(gateways(primary, "draining"), "gw1")
-    refuse_used(gateways(primary, "disabled"), "gw1")
+        refuse_used(gateways(primary, counted=False), "gw1")
+    refuse_used(gateways(primary, "draining", counted=False), "gw1")
+    refuse_used(gateways(primary, "disabled", counted=False), "gw1")
+
+
+@pytest.mark.parametrize("state", ["enabled", "draining", "disabled"])
+def test_a_gateway_whose_connections_are_not_known_now_is_not_removed(state: str) -> None:
+    with pytest.raises(Refused, match="a has not said in time") as refused:
+        refuse_used(gateways(-1, state), "gw1")
+    assert "--drain" in refused.value.remedy
+
+
+def test_a_drained_gateway_of_what_nobody_serves_may_go() -> None:
+    with pytest.raises(Refused):
+        refuse_used(gateways(None), "gw1")
+    refuse_used(gateways(None, "draining"), "gw1")
 
 
 def test_a_gateway_that_does_not_exist_is_for_others_to_refuse() -> None:
@@ -56,10 +76,47 @@ def test_what_nobody_counts_reaches_the_others_as_unknown(counted: bool) -> None
     config = site(RDP)
     vs = server(config)
     counts = {(vs.uid, "gw1"): -1, (vs.uid, "gw2"): 3} if counted else None
-    report = decode(encode(Report("r", (), gateways=seen(vs, CHECKS, counts))), MAX_BULK)
+    told = told_by_the_first(config, vs, config.revision, counts)
+    assert told == [("up", -1), ("up", 3 if counted else -1)]
+
+
+def test_what_a_device_counted_before_it_applied_the_newest_configuration_is_unknown() -> None:
+    """It may yet send new connections to a gateway that is drained since."""
+    config = site(RDP)
+    vs = server(config)
+    counts = {(vs.uid, "gw1"): 0, (vs.uid, "gw2"): 0}
+    before = Revision(config.revision.term, config.revision.n - 1)
+    assert told_by_the_first(config, vs, config.revision, counts) == [("up", 0), ("up", 0)]
+    assert told_by_the_first(config, vs, before, counts) == [("up", -1), ("up", -1)]
+
+
+def test_a_gateway_that_was_not_there_when_flows_were_counted_is_unknown() -> None:
+    config = site(RDP)
+    vs = server(config)
+    counts = {(vs.uid, "gw1"): 0}
+    assert told_by_the_first(config, vs, config.revision, counts) == [("up", 0), ("up", -1)]
+
+
+def told_by_the_first(
+    config: Config, vs: VirtualServer, applied: Revision, counts: Counts | None
+) -> list[tuple[str, int]]:
+    """How the first device's gateways are shown on another one."""
+    cluster = Cluster().settled()
+    (own, *_) = (node.report(CLUSTER_RDP, cluster.now) for node in cluster.nodes.values())
+    assert own is not None
+    own = msgspec.structs.replace(own, applied=applied)
+    report = decode(encode(Report("r", (), own, gateways=seen(vs, CHECKS, counts))), MAX_BULK)
     assert isinstance(report, Report)
-    told = side_by_side(config, vs, "b", None, {vs.devices[0]: report.gateways})
-    shown = [
-        (gateway.devices[0].state, gateway.devices[0].connections) for gateway in told.gateways
+    shown = side_by_side(config, vs, "b", None, {vs.devices[0]: report})
+    return [
+        (gateway.devices[0].state, gateway.devices[0].connections) for gateway in shown.gateways
     ]
-    assert shown == [("up", -1), ("up", 3 if counted else -1)]
+
+
+@pytest.mark.parametrize(("forwarding", "counted"), [("snat", True), ("dsr", False)])
+def test_connections_are_counted_where_the_kernel_remembers_them(
+    forwarding: str, counted: bool
+) -> None:
+    listeners = [{"protocol": "tcp", "port": 443}]
+    config = site({**RDP, "forwarding": forwarding, "listeners": listeners})
+    assert is_counted(server(config)) is counted
