@@ -114,6 +114,32 @@ def test_yaml_that_cannot_be_read(
     assert peer.requests == []
 
 
+TEXTS = ["ok \U0001f600", "a\x85b", "a\u2028b\u2029", "\ufeff", "\xff\ud7ff\ue000", "a\r\n\tb"]
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_of_any_kind_can_be_exported_and_read_again(
+    peer: Peer, halbctl: Halbctl, form: str, text: str
+) -> None:
+    document: dict[str, object] = {"site": "paris", "virtual_servers": [{"name": text}]}
+    peer.answers[api.Export] = api.Exported(document, "3.17")
+    exported = halbctl("export", "-o", form).out
+    assert parse(exported.encode(), "x") == document
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\ude00", "\\ude00\\ud83d"])
+def test_half_of_a_character_is_refused(
+    peer: Peer, halbctl: Halbctl, site: Path, half: str
+) -> None:
+    site.write_text(f'{{"site": "{half}", "virtual_servers": []}}')
+    for command in ("apply", "diff"):
+        ran = halbctl(command, "-f", str(site))
+        assert ran.code == ExitCode.USAGE
+        assert "line 1, column 10: half of a character" in ran.err
+    assert not peer.requests
+
+
 def test_a_bomb_of_aliases_is_refused_in_time(halbctl: Halbctl, site: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
