@@ -109,7 +109,7 @@ def change_if_confirmed(
     force: bool = False,
 ) -> dict[str, Any]:
     """As :func:`change`, after a person agreed to it; who is asked can have it done."""
-    if _asks(yes=yes):
+    if asks(yes=yes):
         change(ctx, wanted, if_revision, dry_run=True, force=force)
     confirm(question, yes=yes)
     return change(ctx, wanted, if_revision, force=force)
@@ -135,9 +135,10 @@ def get_document(ctx: typer.Context) -> Exported:
 
 def confirm(question: str, *, yes: bool) -> None:
     """Ask a person; scripts (no terminal) and ``--yes`` have made up their mind."""
-    if _asks(yes=yes) and not typer.confirm(question, err=True):
+    if asks(yes=yes) and not typer.confirm(question, err=True):
         raise Refused("nothing was changed")
 
 
-def _asks(*, yes: bool) -> bool:
+def asks(*, yes: bool) -> bool:
+    """Whether there is a person to ask."""
     return not yes and sys.stdin.isatty() and sys.stderr.isatty()

@@ -10,10 +10,11 @@ import typer
 from halbctl.app import area
 from halbctl.errors import note
 from halbctl.output import Paint, emit
-from halbctl.session import change, confirm, finish, get_document
+from halbctl.session import asks, change, confirm, finish, get_document
 from halbctl.settings import settings_of
 
 if TYPE_CHECKING:
+    from halbctl.replies import Exported
     from protocol.document import SiteDocument
 
 app = area()
@@ -54,10 +55,12 @@ def apply(
         lines = done["detail"].splitlines() if done["changed"] else []
         _show(ctx, lines, done["revision"])
         return
-    if not yes and sys.stdin.isatty():
-        gone = _deleted(ctx, wanted)
-        if gone:
+    if asks(yes=yes):
+        exported = get_document(ctx)
+        if gone := _deleted(exported, wanted):
             confirm(f"This deletes {', '.join(gone)}. Go on?", yes=yes)
+        # What others made since nobody was asked about.
+        if_revision = if_revision or exported["revision"]
     settings_of(ctx).share()
     done = change(ctx, ApplyDocument(wanted), if_revision)
     if wait:
@@ -67,11 +70,11 @@ def apply(
     finish(ctx, done)
 
 
-def _deleted(ctx: typer.Context, wanted: SiteDocument) -> list[str]:
+def _deleted(exported: Exported, wanted: SiteDocument) -> list[str]:
     from protocol.document import parse_site
 
     kept = {vs.name for vs in wanted.virtual_servers}
-    current = parse_site(get_document(ctx)["document"])
+    current = parse_site(exported["document"])
     return [vs.name for vs in current.virtual_servers if vs.name not in kept]
 
 

@@ -305,6 +305,32 @@ def test_deleting_on_a_terminal_asks_first(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "rests_on"), [((), "3.17"), (("--if-revision", "3.16"), "3.16"), (("-y",), None)]
+)
+def test_apply_deletes_on_a_terminal_only_what_it_asked_about(
+    peer: Peer, tmp_path: Path, options: tuple[str, ...], rests_on: str | None
+) -> None:
+    """What others made meanwhile is not among it: the Site has to be as it was exported."""
+    peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
+    peer.answers[api.PutChange] = recorded.DONE
+    site = tmp_path / "site.yaml"
+    site.write_text("virtual_servers: []")
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command("apply", "-f", str(site), *options), env=environment(peer),
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        if rests_on:
+            read_until(main, "This deletes rdp, web. Go on? [y/N]: ")
+            os.write(main, b"y\n")
+        read_until(main, "stored by 2 of 3 devices")
+        assert running.wait(20) == 0
+    assert peer.only(api.PutChange).if_revision == rests_on
+    os.close(terminal)
+    os.close(main)
+
+
+@pytest.mark.parametrize(
     "argv",
     [
         ("vs", "delete", "rdq"),
