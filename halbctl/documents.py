@@ -12,7 +12,7 @@ from protocol.document import SiteDocument, VirtualServerDocument, parse_virtual
 from protocol.durations import utc
 from protocol.errors import InvalidInput
 from protocol.nearest import nearest
-from protocol.rendering import render_virtual_server
+from protocol.rendering import canonical, render_virtual_server
 
 CONTEXT = 3
 """Unchanged lines shown around a change."""
@@ -45,14 +45,16 @@ def _dated(line: str) -> str:
 def site_difference(
     old: SiteDocument, new: SiteDocument, old_name: str, new_name: str
 ) -> list[str]:
-    """As :func:`difference`, for Sites: by name, for their order means nothing."""
-    site = new.site or old.site
-    return difference(_by_name(old, old.site), _by_name(new, site), old_name, new_name)
+    """As :func:`difference`, for Sites: by name and in one spelling, for these mean nothing."""
+    present = {vs.name: vs for vs in old.virtual_servers}
+    wanted = [canonical(vs, present.get(vs.name)) for vs in new.virtual_servers]
+    before, after = _by_name(present.values(), old.site), _by_name(wanted, new.site or old.site)
+    return difference(before, after, old_name, new_name)
 
 
-def _by_name(document: SiteDocument, site: str | None) -> dict[str, Any]:
-    servers = sorted(document.virtual_servers, key=lambda vs: vs.name)
-    return {"site": site, "virtual_servers": [render_virtual_server(vs) for vs in servers]}
+def _by_name(servers: Iterable[VirtualServerDocument], site: str | None) -> dict[str, Any]:
+    ordered = sorted(servers, key=lambda vs: vs.name)
+    return {"site": site, "virtual_servers": [render_virtual_server(vs) for vs in ordered]}
 
 
 def painted(lines: Iterable[str], paint: Paint) -> list[str]:

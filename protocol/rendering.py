@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.addresses import names_network
+from protocol.addresses import check_gateway_address, check_vip, names_network
 from protocol.config import Config
-from protocol.document import Preempt, VirtualServerDocument
-from protocol.gateway_document import document_of_gateway
-from protocol.listener_document import document_of_listener, render_listeners
+from protocol.document import Preempt, VirtualServerDocument, preempt_after
+from protocol.gateway_document import document_of_gateway, gateway_of
+from protocol.listener_document import document_of_listener, listener_of, render_listeners
 from protocol.objects import VirtualServer
+from protocol.virtual_mac import AUTO, check_mac
 
 
 def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
@@ -30,6 +31,29 @@ def document_of(config: Config, server: VirtualServer) -> VirtualServerDocument:
         slow_start=server.slow_start,
         gateways=tuple(document_of_gateway(g) for g in server.gateways),
         listeners=tuple(document_of_listener(item) for item in server.listeners),
+    )
+
+
+def canonical(
+    document: VirtualServerDocument, present: VirtualServerDocument | None
+) -> VirtualServerDocument:
+    """A checked document in the spelling of :func:`document_of`.
+
+    ``present`` describes the Virtual Server as it is: ``auto`` keeps its hardware address.
+    """
+    mac = document.virtual_mac and check_mac("virtual_mac", document.virtual_mac)
+    if mac == AUTO and present is not None:
+        mac = present.virtual_mac or AUTO
+    after = preempt_after(document)
+    return msgspec.structs.replace(
+        document,
+        vips=_as_written(tuple(check_vip("vips", vip) for vip in document.vips)),
+        arbiter=document.arbiter and check_gateway_address("arbiter", document.arbiter),
+        inner_vips=_as_written(tuple(check_vip("inner_vips", vip) for vip in document.inner_vips)),
+        virtual_mac=mac,
+        preempt=Preempt(after=after) if after else None,
+        gateways=tuple(document_of_gateway(gateway_of(g)) for g in document.gateways),
+        listeners=tuple(document_of_listener(listener_of(item)) for item in document.listeners),
     )
 
 

@@ -83,14 +83,16 @@ def diff(ctx: typer.Context, file: File) -> None:
     """Show what `apply` would change."""
     from halbctl.documents import site_difference
     from halbctl.yaml import read
+    from protocol.changes import ApplyDocument
     from protocol.document import parse_site
 
     wanted = parse_site(read(file))
+    foreseen = change(ctx, ApplyDocument(wanted), dry_run=True)
     exported = get_document(ctx)
     current = parse_site(exported["document"])
     name = "<stdin>" if file == "-" else file
     lines = site_difference(current, wanted, f"revision {exported['revision']}", name)
-    _show(ctx, lines, exported["revision"])
+    _show(ctx, lines if foreseen["changed"] else [], exported["revision"])
 
 
 def _show(ctx: typer.Context, lines: list[str], revision: str) -> None:

@@ -51,6 +51,37 @@ def test_diff_shows_what_changes(halbctl: Halbctl, site: Path) -> None:
     assert f"+++ {site}" in ran.out
 
 
+def test_diff_shows_nothing_of_another_spelling(halbctl: Halbctl, site: Path, peer: Peer) -> None:
+    rdp = {
+        "name": "v6", "vips": ["fd77::64/64"], "virtual_mac": "ba:1b:01:02:03:04",
+        "preempt": {"after": 60}, "devices": ["a", "b", "c"], "arbiter": "fd77::1",
+        "gateways": [{"name": "gw2", "address": "fd77::31"}],
+        "listeners": [{"protocol": "tcp", "port": 80, "check": {"type": "tcp"}}],
+    }  # fmt: skip
+    peer.answers[api.Export] = api.Exported({"site": "paris", "virtual_servers": [rdp]}, "3.17")
+    site.write_text("""
+virtual_servers:
+  - name: v6
+    vips: ["FD77:0:0::64/64"]
+    virtual_mac: auto
+    preempt: after 60s
+    slow_start: 0
+    arbiter: FD77::1
+    devices: [a, b, c]
+    gateways: [{name: gw2, address: "FD77::31", weight: 1}]
+    listeners: [{port: 80, gateway_port: 80, check: {}}]
+""")
+    assert halbctl("diff", "-f", str(site)) == (0, "", "no difference to revision 3.17\n")
+
+
+def test_diff_refuses_what_apply_would(peer: Peer, halbctl: Halbctl, site: Path) -> None:
+    peer.answers[api.PutChange] = api.Failure(1, "the document is for Site 'london'", "Correct it.")
+    ran = halbctl("diff", "-f", str(site))
+    assert (ran.code, ran.out) == (1, "")
+    assert "london" in ran.err
+    assert peer.only(api.PutChange).dry_run
+
+
 def test_diff_says_when_a_drain_ends(halbctl: Halbctl, site: Path) -> None:
     more = "weight: 2, state: draining, drain_until: 1746093600"
     site.write_text(site.read_text().replace("weight: 2", more))

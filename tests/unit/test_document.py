@@ -358,6 +358,7 @@ def sites(draw: st.DrawFn) -> dict[str, object]:
                 "on_peer_loss": draw(st.sampled_from(["serve", "hold"])),
                 "profile": draw(st.sampled_from(list(Profile))).value,
                 "slow_start": draw(st.integers(0, 3600)),
+                "preempt": draw(st.sampled_from([None, "after 90s", "2m", {"after": 60}])),
                 "virtual_mac": draw(st.sampled_from([None, "auto", f"02-00-00-00-00-0{number}"])),
                 "gateways": gateways,
                 "listeners": draw(LISTENERS),
