@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from halbctl.app import area
-from halbctl.errors import Waiting, note
+from halbctl.errors import Waiting, note, warn
 from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
 from halbctl.session import ask
 from halbctl.settings import settings_of
@@ -23,7 +24,11 @@ app = area()
 
 POLL_S = 0.5
 FOLLOWED = 200
-"""Entries that are looked through each time: more do not come within half a second."""
+"""Entries that are looked through each time, if the oldest of them is known."""
+MOST = 1000
+"""As many as an agent keeps."""
+KNOWN = 2 * MOST
+"""Entries that are known again: what is older no agent tells."""
 
 
 @app.command()
@@ -31,7 +36,7 @@ def history(
     ctx: typer.Context,
     vs: Annotated[str | None, typer.Argument(metavar="[VS]", help="Of this one only.")] = None,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="Newest events.")
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="Newest events.")
     ] = 100,
 ) -> None:
     """Show what happened, with the milliseconds of each move. Oldest first."""
@@ -45,32 +50,50 @@ def events(
     vs: Annotated[str | None, typer.Argument(metavar="[VS]", help="Of this one only.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, until Ctrl-C.")] = False,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="To begin with.")
+        int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="To begin with.")
     ] = 20,
 ) -> None:
     """Print what happened, a line each. With --follow also what happens."""
+    output = settings_of(ctx).output
+    if follow:
+        for entry in _followed(ctx, vs, limit):
+            print(_line(entry, output), flush=True)
+        return
+    entries = _newest(ctx, vs, limit)
+    for entry in entries:
+        print(_line(entry, output), flush=True)
+    if not entries and output == "table":
+        note(_nothing(vs))
+
+
+def _newest(ctx: typer.Context, vs: str | None, limit: int) -> list[Entry]:
+    found = ask(ctx, {"op": "history", "virtual_server": vs, "limit": limit})
+    return cast("list[Entry]", found["entries"])
+
+
+def _followed(ctx: typer.Context, vs: str | None, limit: int) -> Iterator[Entry]:
+    """The newest ``limit`` entries, then each that comes, once; without end."""
     waiting = Waiting()
-    known: set[tuple[object, ...]] | None = None
-    count = max(limit, FOLLOWED)
+    entries = _newest(ctx, vs, MOST)
+    known = dict.fromkeys(map(_key, entries))
+    yield from entries[-limit:]
     while True:
+        time.sleep(POLL_S)
         try:
-            entries = ask(ctx, {"op": "history", "virtual_server": vs, "limit": count})["entries"]
+            entries = _newest(ctx, vs, FOLLOWED)
+            if len(entries) == FOLLOWED and _key(entries[0]) not in known:
+                entries = _newest(ctx, vs, MOST)
         except Unreachable as error:
-            if known is None:
-                raise
             waiting.lost(error.message)
-            time.sleep(POLL_S)
             continue
         waiting.back()
-        news = entries[-limit:] if known is None else [e for e in entries if _key(e) not in known]
-        for entry in news:
-            print(_line(entry, settings_of(ctx).output), flush=True)
-        if not follow:
-            if not news and settings_of(ctx).output == "table":
-                note(_nothing(vs))
-            return
-        known = {_key(entry) for entry in entries}
-        time.sleep(POLL_S)
+        told = dict.fromkeys(map(_key, entries))
+        if told and known.keys().isdisjoint(told) and (known or len(told) == MOST):
+            warn("more has happened than the agent keeps: events before these are not shown")
+        yield from (entry for entry in entries if _key(entry) not in known)
+        # Those that were told last stay longest.
+        known = {**{key: None for key in known if key not in told}, **told}
+        known = dict.fromkeys(list(known)[-KNOWN:])
 
 
 def _nothing(vs: str | None) -> str:

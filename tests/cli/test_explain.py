@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from halbctl.commands.explain import explain_lines
 from halbctl.output import Paint
@@ -132,6 +133,33 @@ def test_events_are_lines_and_followed_events_come_once(
 
     monkeypatch.setattr("halbctl.commands.history.time.sleep", rest)
     assert len(halbctl("events", "-f").out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("came", "told"), [(150, 150), (201, 201), (999, 999), (1300, 1000)])
+def test_followed_events_are_all_told_or_are_said_to_be_missing(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch, came: int, told: int
+) -> None:
+    """A device with many Virtual Servers dies, and each of them moves."""
+    first = recorded.HISTORY.entries[0]
+    entries = [replace(first, term=number) for number in range(500)]
+    looks: list[int] = []
+
+    def history(asked: api.GetHistory) -> api.History:
+        looks.append(asked.limit)
+        if len(looks) == 3:
+            entries.extend(replace(first, term=500 + number) for number in range(came))
+        return api.History(tuple(entries[-1000:][-asked.limit :]))
+
+    def rest(_: float) -> None:
+        if len(looks) >= 5:
+            raise KeyboardInterrupt
+
+    peer.answers[api.GetHistory] = history
+    monkeypatch.setattr("halbctl.commands.history.time.sleep", rest)
+    ran = halbctl("events", "-f", "-n", "20", "-o", "json")
+    terms = [json.loads(line)["term"] for line in ran.out.splitlines()]
+    assert terms == [*range(480, 500), *range(500 + came - told, 500 + came)]
+    assert ("events before these are not shown" in ran.err) is (told < came)
 
 
 def test_followed_events_wait_for_an_agent_that_goes_away(
