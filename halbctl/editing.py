@@ -7,7 +7,9 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,40 +24,61 @@ from protocol.rendering import render_virtual_server
 if TYPE_CHECKING:
     from protocol.document import VirtualServerDocument
 
+Done = dict[str, Any]
+"""As agents answer changes."""
 HEAD = "# Save and close to go on; close without a change to leave it as it is.\n"
 
 
-def edited_by_hand(old: VirtualServerDocument) -> VirtualServerDocument:
-    """What the operator made of ``old`` and agreed to.
+def edit_by_hand(
+    old: VirtualServerDocument, store: Callable[[VirtualServerDocument], Done]
+) -> Done:
+    """What comes of storing what the operator made of ``old`` and agreed to.
 
-    A document with an error can be edited again. Raises Refused when nothing
-    is to be changed.
+    Raises Refused when nothing is to be changed. What cannot be stored is kept, and said where.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InvalidInput(
             "nothing to change, and no terminal to edit in",
             "Give options such as --profile fast; see `halbctl vs edit --help`.",
         )
-    with tempfile.NamedTemporaryFile("w", prefix=f"{old.name}-", suffix=".yaml") as file:
-        before = render_virtual_server(old)
-        file.write(HEAD + dump(before))
-        file.flush()
-        while True:
-            _edit(file.name)
-            try:
-                new = parse_virtual_server(read(file.name))
-            except HalbError as error:
-                report(error)
-                _agree("Edit it again?")
-                continue
-            after = render_virtual_server(new)
-            lines = difference(before, after, f"{old.name} now", f"{old.name} edited")
-            if not lines:
-                raise Refused("nothing was changed")
-            for line in painted(lines, Paint.for_stream(sys.stderr)):
-                print(line, file=sys.stderr)
-            _agree("Apply this?")
-            return new
+    with tempfile.NamedTemporaryFile(
+        "w", prefix=f"{old.name}-", suffix=".yaml", delete=False
+    ) as file:
+        file.write(HEAD + dump(render_virtual_server(old)))
+    path = Path(file.name)
+    try:
+        new = _edited(old, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    try:
+        done = store(new)
+    except (HalbError, KeyboardInterrupt):
+        note(f"what you wrote is kept in {path}")
+        raise
+    path.unlink(missing_ok=True)
+    return done
+
+
+def _edited(old: VirtualServerDocument, path: Path) -> VirtualServerDocument:
+    """What the operator makes of the file; a document with an error can be edited again."""
+    before = render_virtual_server(old)
+    while True:
+        _edit(str(path))
+        try:
+            new = parse_virtual_server(read(str(path)))
+        except HalbError as error:
+            report(error)
+            _agree("Edit it again?")
+            continue
+        after = render_virtual_server(new)
+        lines = difference(before, after, f"{old.name} now", f"{old.name} edited")
+        if not lines:
+            raise Refused("nothing was changed")
+        for line in painted(lines, Paint.for_stream(sys.stderr)):
+            print(line, file=sys.stderr)
+        _agree("Apply this?")
+        return new
 
 
 def _agree(question: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +15,9 @@ from halbctl.screens import virtual_server_block, virtual_server_table
 from halbctl.session import change, change_if_confirmed, finish, get_document, get_status
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from protocol.document import VirtualServerDocument
 
 app = area("Make, show, edit and delete Virtual Servers.")
 
@@ -230,17 +234,17 @@ def edit(
 
     from halbctl import flags
     from halbctl.documents import virtual_server
-    from protocol.changes import PutVirtualServer
     from protocol.timing import Profile as SiteProfile
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
+    put = partial(_put, ctx, exported["revision"], if_revision)
     more = (balance, sticky, slow_start, forwarding, inner_vip, virtual_mac)
     given = (vip, tcp, udp, device, witness, arbiter, on_peer_loss, wait_for_peer, profile, preempt)
     if all(value is None for value in (*given, *more)):
-        from halbctl.editing import edited_by_hand
+        from halbctl.editing import edit_by_hand
 
-        new = edited_by_hand(old)
+        finish(ctx, edit_by_hand(old, put))
     else:
         listeners = flags.replace_listeners(old.listeners, tcp, udp)
         new = msgspec.structs.replace(
@@ -259,7 +263,16 @@ def edit(
             slow_start=flags.seconds("--slow-start", slow_start or f"{old.slow_start}s"),
             listeners=flags.shared(listeners, balance, sticky),
         )
-    finish(ctx, change(ctx, PutVirtualServer(new, "exist", exported["revision"]), if_revision))
+        finish(ctx, put(new))
+
+
+def _put(
+    ctx: typer.Context, revision: str, if_revision: str | None, new: VirtualServerDocument
+) -> dict[str, Any]:
+    """Have the Virtual Server be so, if it was not changed after ``revision``."""
+    from protocol.changes import PutVirtualServer
+
+    return change(ctx, PutVirtualServer(new, "exist", revision), if_revision)
 
 
 @app.command()

@@ -267,13 +267,13 @@ def test_colour_is_for_terminals_and_those_who_want_it(peer: Peer) -> None:
         os.close(main)
 
 
-def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer) -> None:
+def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer, tmp_path: Path) -> None:
     peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
     peer.answers[api.PutChange] = recorded.DONE
     main, terminal = pty.openpty()
+    more = {"EDITOR": "sed -i s/10.77.0.32/10.77.0.42/", "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        command("vs", "edit", "rdp"),
-        env=environment(peer) | {"EDITOR": "sed -i s/10.77.0.32/10.77.0.42/"},
+        command("vs", "edit", "rdp"), env=environment(peer) | more,
         stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
     ) as running:  # fmt: skip
         shown = read_until(main, "Apply this? [Y/n]: ")
@@ -284,6 +284,30 @@ def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer) -> None:
     put = peer.only(api.PutChange)
     assert (put.if_revision, put.change.if_revision) == (None, "3.17")
     assert put.change.document.gateways[1].address == "10.77.0.42"
+    assert not list(tmp_path.iterdir())
+    os.close(terminal)
+    os.close(main)
+
+
+@pytest.mark.parametrize("code", [1, 4, 5])
+def test_what_was_written_in_an_editor_is_kept_where_it_cannot_be_stored(
+    peer: Peer, tmp_path: Path, code: int
+) -> None:
+    peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
+    peer.answers[api.PutChange] = api.Failure(code, "it was changed after 3.17", "Look again.")
+    main, terminal = pty.openpty()
+    more = {"EDITOR": "sed -i s/10.77.0.32/10.77.0.42/", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        command("vs", "edit", "rdp"), env=environment(peer) | more,
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        read_until(main, "Apply this? [Y/n]: ")
+        os.write(main, b"y\n")
+        said = read_until(main, "Look again.")
+        assert running.wait(20) == code
+    (kept,) = tmp_path.iterdir()
+    assert f"what you wrote is kept in {kept}" in said
+    assert "address: 10.77.0.42" in kept.read_text()
     os.close(terminal)
     os.close(main)
 
