@@ -7,7 +7,7 @@ from random import Random
 from typing import Protocol
 
 from protocol.config import Config
-from protocol.coordinator import Coordinator
+from protocol.coordinator import NOTHING_TO_CHANGE, Coordinator
 from protocol.effects import Apply, Event, KeepConflict, Outcome, PersistLocal
 from protocol.errors import HalbError
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
@@ -164,9 +164,12 @@ class Configuration:
                 if edit.id == asked.id:
                     return Outcome(asked.id, self.in_force.revision, edit.detail)
         try:
-            self.local = edited(self.in_force, self.local, asked.change, mark)
+            changed = edited(self.in_force, self.local, asked.change, mark)
         except HalbError as error:
             return Outcome(asked.id, error=error)
+        if changed is None:
+            return Outcome(asked.id, self.in_force.revision, NOTHING_TO_CHANGE)
+        self.local = changed
         out.do(PersistLocal(self.local))
         out.do(Event("local", None, "changed locally, not committed", device=self.me))
         out.do(Apply(self.in_use))

@@ -50,14 +50,16 @@ def overlay(config: Config, local: Local | None) -> Config:
     return replaced(config, records=records)
 
 
-def edited(config: Config, local: Local | None, change: Change, mark: Handled) -> Local:
-    """``local`` with one more change. ``config`` is the committed one.
+def edited(config: Config, local: Local | None, change: Change, mark: Handled) -> Local | None:
+    """``local`` with one more change; None where it is so already. ``config`` is the committed one.
 
     Raises what the change itself is refused with, or Refused where it is more than
     a local edit may be.
     """
     shown = overlay(config, local)
     edit = edit_for(shown, change, unix_s=mark.unix_s, new_uid=_no_uid)
+    if edit == Edit():
+        return None
     servers = {server.uid: server for server in (local.servers if local else ())}
     for server in _allowed(shown, edit):
         servers[server.uid] = server

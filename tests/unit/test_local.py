@@ -14,6 +14,7 @@ from protocol.changes import (
     SetDevice,
     SetGateway,
 )
+from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.document import VirtualServerDocument
 from protocol.effects import Acquire, Apply, KeepConflict, Outcome, PersistLocal, Propose
 from protocol.errors import Refused
@@ -74,6 +75,20 @@ def test_a_local_change_is_in_use_on_one_device_and_said_so(cut: Cluster) -> Non
     applied = [e.config for _, who, e in cut.all_of(Apply) if who == third][-1]
     assert applied.virtual_servers[RDP].gateways[0].weight == 7
     assert in_force(cut, third).virtual_servers[RDP].gateways[0].weight == 1
+
+
+def test_a_local_change_that_changes_nothing_is_none(cut: Cluster) -> None:
+    third = cut.devices[2].id
+    again = SetGateway("rdp", "gw1", weight=1)
+    outcome = break_glass(cut, third, again)
+    assert (outcome.error, outcome.detail) == (None, NOTHING_TO_CHANGE)
+    assert cut.nodes[third].view().local is None
+    break_glass(cut, third, WEIGHT, "one")
+    assert break_glass(cut, third, WEIGHT, "two").detail == NOTHING_TO_CHANGE
+    local = cut.nodes[third].view().local
+    assert local is not None
+    assert [e.id for e in local.edits] == ["one"]
+    assert not [e for _, _, e in cut.all_of(PersistLocal) if e.local is None]
 
 
 def test_what_is_committed_wins_when_the_coordinator_is_back(cut: Cluster) -> None:
