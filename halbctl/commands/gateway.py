@@ -85,7 +85,7 @@ def remove(
     try:
         wait_until_empty(ctx, vs, gateway)
         done = change(ctx, removal, force=True)
-    except HalbError:
+    except (HalbError, KeyboardInterrupt):
         note(f"{gateway} was drained, and is not removed: the same command goes on")
         raise
     finish(ctx, done)

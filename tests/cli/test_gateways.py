@@ -137,6 +137,20 @@ def test_a_gateway_is_emptied_and_then_removed(
     assert removal.force
 
 
+def test_who_interrupts_a_removal_is_told_that_the_gateway_stays_drained(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    peer.answers[api.GetGateways] = views(3, "draining")
+    monkeypatch.setattr("halbctl.draining.time.sleep", interrupted)
+    ran = halbctl("gateway", "remove", "rdp", "gw1", "--drain", "10m")
+    assert ran.code == 130
+    assert "gw1 was drained, and is not removed: the same command goes on" in ran.err
+
+
 @pytest.mark.parametrize("option", [("--force",), ("--drain", "10m")])
 def test_a_gateway_that_may_not_be_removed_is_not_drained_either(
     peer: Peer, halbctl: Halbctl, option: tuple[str, ...]
