@@ -50,9 +50,6 @@ def warning_lines(warnings: Iterable[str], paint: Paint) -> list[str]:
 
 
 def _headline(status: Status, paint: Paint) -> str:
-    if not status["site"]:
-        name = clean(status["device"])
-        return f"device {name} belongs to no Site yet: use `halbctl init` or `halbctl join`"
     devices = status["devices"]
     alive = sum(device["state"] == "alive" for device in devices)
     count = f"{alive} of {len(devices)} devices alive"

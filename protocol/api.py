@@ -102,11 +102,12 @@ class Export(msgspec.Struct, frozen=True, tag_field="op", tag="export"):
 
 
 class PromoteTo(msgspec.Struct, frozen=True, tag_field="op", tag="promote"):
-    """Move a Virtual Server. Answered by :class:`Done` when asked, or moved with ``wait``."""
+    """Move a Virtual Server. Answered by :class:`Done` once it has moved."""
 
     virtual_server: str
     to: str | None = None
     wait: bool = False
+    """Said by clients, and heeded by no agent: each waits."""
     timeout: float = 10.0
 
 

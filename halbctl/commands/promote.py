@@ -34,7 +34,7 @@ def promote(
         str | None, typer.Option(metavar="DEVICE", help="Successor. [default: the next in rank]")
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait until it is primary; exit code 7 if not in time.")
+        bool, typer.Option("--wait", help="Say that it is moving; it is waited for anyway.")
     ] = False,
     at: Annotated[
         str | None,

@@ -90,11 +90,6 @@ def test_a_new_site_says_what_comes_next() -> None:
     assert "halbctl vs create" in seen(recorded.EMPTY)
 
 
-def test_a_device_without_a_site_says_what_comes_next() -> None:
-    status = api.Status("", "0.0", "a", None, (), (), ())
-    assert seen(status).startswith("device a belongs to no Site yet: use `halbctl init`")
-
-
 def test_colour_adds_nothing_but_colour() -> None:
     status = data(recorded.BUSY)
     coloured = status_screen(status, recorded.NOW, Paint(True))
