@@ -93,6 +93,7 @@ def admit(config: Config, token_id: str, secret: str, device: Device, unix_s: in
     for other in config.devices.values():
         if other.id != newcomer.id:
             _refuse_twin(other, newcomer)
+    refuse_id_as_name(config, newcomer.name, newcomer.id)
     _refuse_vip_as_address(config, newcomer)
     admitted = msgspec.structs.replace(
         newcomer,
@@ -159,6 +160,13 @@ def device_named(config: Config, name: str) -> Device:
         names = [d.name for d in config.devices.values()]
         raise InvalidInput(f"no device is named {shown(name)}", nearest(name, names))
     return found
+
+
+def refuse_id_as_name(config: Config, name: str, device: DeviceId) -> None:
+    """Refuse a name for ``device`` by which people would get another one, named by its id."""
+    other = config.devices.get(DeviceId(name))
+    if other is not None and other.id != device:
+        raise Refused(f"{name!r} is the id of device {other.name!r}", "Use another name.")
 
 
 def hosts_of(device: Device) -> Iterator[str]:

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.admission import device_named
+from protocol.admission import device_named, refuse_id_as_name
 from protocol.config import Config, Edit
 from protocol.errors import InvalidInput, Refused
-from protocol.ids import DeviceId, check_name
+from protocol.ids import DeviceId
 from protocol.objects import Value, VirtualServer
+from protocol.validate import check_device_name
 
 
 def rename(config: Config, name: str, new_name: str) -> Edit:
     """Give a device another name; the ``--name`` of its agent no longer matters."""
     device = device_named(config, name)
-    check_name("device", new_name)
+    check_device_name(new_name)
     if new_name == name:
         return Edit()
     if config.device_named(new_name) is not None:
         raise Refused(
             f"the Site has a device named {new_name!r} already", "Use a name that is free."
         )
+    refuse_id_as_name(config, new_name, device.id)
     return Edit(put=(msgspec.structs.replace(device, name=new_name),))
 
 

@@ -39,6 +39,9 @@ def check_port(path: str, value: int) -> None:
         raise InvalidInput(f"`{path}` is {shown(value)}, which is no port", "Use 1 to 65535.")
 
 
+_NO_DEVICE = {"all": "--device all", "no": "--witness no"}
+
+
 def check_weight(path: str, value: int) -> None:
     """Weight of a gateway; 0 takes no new flows."""
     check_range(path, value, 0, MAX_WEIGHT)
@@ -99,10 +102,20 @@ def check_public_key(what: str, key: str) -> None:
         )
 
 
+def check_device_name(name: str) -> None:
+    """A name of a device: none of the words that stand for something where devices are listed."""
+    check_name("device", name)
+    if name in _NO_DEVICE:
+        raise InvalidInput(
+            f"no device can be named {name!r}: `{_NO_DEVICE[name]}` means something else",
+            "Use another name, in `--name` of its agent or with `halbctl device rename`.",
+        )
+
+
 def check_device(device: Device) -> Device:
     """A device as it presents itself, with its addresses in canonical form."""
     check_id("device id", device.id)
-    check_name("device", device.name)
+    check_device_name(device.name)
     check_public_key(f"device {device.name!r}", device.public_key)
     if not 1 <= len(device.addresses) <= MAX_ADDRESSES:
         raise InvalidInput(

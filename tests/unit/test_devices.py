@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.changes import PutVirtualServer, RenameDevice, ReplaceDevice
+from protocol.changes import (
+    AdmitDevice,
+    PutToken,
+    PutVirtualServer,
+    RenameDevice,
+    ReplaceDevice,
+    found_site,
+)
 from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput, Refused
 from protocol.ids import SITE_GROUP
 from protocol.joining import JoinRequest, membership
+from protocol.token import digest_of
 from tests.unit.cluster import RDP, Cluster, device, server
-from tests.unit.paris import after, edit, site
+from tests.unit.paris import NOW, SECRET, TOKEN, after, edit, site
 from tests.unit.paris import device as parisian
 from tests.unit.test_configuration_in_a_site import in_force, propose
 
@@ -30,6 +38,26 @@ def test_a_name_that_is_taken_is_refused() -> None:
     first, second, *_ = (d.name for d in config.devices.values())
     with pytest.raises(Refused, match="already"):
         edit(config, RenameDevice(first, second))
+
+
+@pytest.mark.parametrize("name", ["all", "no"])
+def test_a_word_that_stands_for_a_list_of_devices_is_no_name(name: str) -> None:
+    config = site()
+    with pytest.raises(InvalidInput, match=f"named '{name}'"):
+        edit(config, RenameDevice("a", name))
+    with pytest.raises(InvalidInput, match=f"named '{name}'"):
+        found_site("paris", "5" * 16, parisian(name, 9))
+
+
+def test_the_id_of_another_device_is_no_name() -> None:
+    """Commands take either, and would find the wrong one."""
+    first, second, *_ = site().devices.values()
+    with pytest.raises(Refused, match=f"is the id of device '{first.name}'"):
+        edit(site(), RenameDevice(second.name, first.id))
+    assert edit(site(), RenameDevice(second.name, second.id)).put
+    config = after(site(), PutToken(TOKEN, digest_of(SECRET), NOW + 60, 1))
+    with pytest.raises(Refused, match="is the id of device"):
+        edit(config, AdmitDevice(TOKEN, SECRET, parisian(first.id, 9)))
 
 
 def test_a_replacement_takes_the_place_in_all_lists_and_then_the_votes() -> None:
