@@ -14,7 +14,7 @@ _STYLES = {"up": "green", "down": "red", "unknown": "yellow", "unchecked": "dim"
 
 
 def side_by_side(found: Gateways, paint: Paint) -> list[str]:
-    """A line per gateway with a column per device, then the reasons."""
+    """A line per gateway with a column per device, then times of drains and the reasons."""
     first = found["gateways"][0]["devices"] if found["gateways"] else []
     titles = ["GATEWAY", "ADDRESS", "WEIGHT", "STATE"]
     titles += [f"{d['device']}*" if d["role"] == "primary" else d["device"] for d in first]
@@ -23,13 +23,15 @@ def side_by_side(found: Gateways, paint: Paint) -> list[str]:
             gateway["name"],
             gateway["address"],
             gateway["weight"],
-            _configured(gateway),
+            gateway["state"],
             *(_cell(view) for view in gateway["devices"]),
         )
         for gateway in found["gateways"]
     ]
     lines = table(titles, rows, paint, spare=("ADDRESS", "WEIGHT"))
     for gateway in found["gateways"]:
+        if gateway["drain_until"] is not None:
+            lines.append(f"{paint(clean(gateway['name']), 'bold')} is {_configured(gateway)}")
         lines += [
             f"{paint(clean(gateway['name']), 'bold')} as seen by {clean(view['device'])}:"
             f" {clean(view['reason'])}"

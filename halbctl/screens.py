@@ -115,7 +115,7 @@ def virtual_server_block(
         lines += table(titles, devices, paint, "  ")
     if gateways:
         titles = ("GATEWAY", "ADDRESS", "STATE", "WEIGHT", "CONNECTIONS", "REASON")
-        lines += table(titles, gateways, paint, "  ")
+        lines += table(titles, gateways, paint, "  ", spare=("WEIGHT", "ADDRESS"))
     return lines
 
 

@@ -110,7 +110,8 @@ def matrix_lines(found: Matrix, paint: Paint) -> list[str]:
     """A line for each pair and direction."""
     rows = [_row(link, found["silent"]) for link in found["links"]]
     titles = ("HEARS", "OF", "LAST HEARD", "LOSS", "ROUND TRIP p50", "p99")
-    return [*table(titles, rows, paint), *_silent(found["silent"], paint)]
+    lines = table(titles, rows, paint, spare=("p99", "ROUND TRIP p50"))
+    return [*lines, *_silent(found["silent"], paint)]
 
 
 def _row(link: Link, silent: list[str]) -> tuple[Cell | str, ...]:

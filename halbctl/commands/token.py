@@ -52,7 +52,8 @@ def list_(ctx: typer.Context) -> None:
         )
         for token in found["tokens"]
     ]
-    lines = table(("TOKEN", "USES LEFT", "EXPIRES", ""), rows, Paint.for_stream(sys.stdout))
+    titles, paint = ("TOKEN", "USES LEFT", "EXPIRES", ""), Paint.for_stream(sys.stdout)
+    lines = table(titles, rows, paint, spare=("EXPIRES",))
     nothing = "no tokens: `halbctl token create` makes one"
     emit(found["tokens"], settings_of(ctx).output, lines, nothing)
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from typing import Any
 
+import msgspec
 import pytest
 
 from halbctl import draining
+from halbctl.gateways import side_by_side
+from halbctl.output import Paint
 from protocol import api, insight
 from protocol.changes import RemoveGateway, SetDevice, SetGateway
 from protocol.errors import ExitCode
@@ -53,6 +57,17 @@ def test_one_gateway_is_shown_by_device_and_as_data(peer: Peer, halbctl: Halbctl
     assert "no answer in 1 s" in ran.out
     data = json.loads(halbctl("--output", "json", "gateway", "show", "rdp", "gw1").out)
     assert data["devices"][1]["state"] == "down"
+
+
+@pytest.mark.parametrize(
+    ("state", "said"), [("disabled", "disabled since"), ("draining", "draining until")]
+)
+def test_the_time_of_a_drain_is_said_below_the_table(state: str, said: str) -> None:
+    found: Any = msgspec.to_builtins(views(state=state, drain_until=1_746_093_600))
+    lines = side_by_side(found, Paint(False, 80))
+    assert f"gw1 is {said} 2025-05-01 10:00:00Z" in lines
+    assert state in lines[1]
+    assert "2025" not in lines[1]
 
 
 def test_an_unknown_gateway_is_named_with_the_nearest(peer: Peer, halbctl: Halbctl) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from halbctl.commands.explain import matrix_lines
 from halbctl.commands.history import timeline
 from halbctl.output import Paint, clean, sentence, table
 from halbctl.screens import (
@@ -130,6 +131,25 @@ def test_in_80_columns_no_table_wraps() -> None:
     assert devices[0].endswith("  REVISION  ADDRESSES")
     for lines in (devices, virtual_server_table(servers, recorded.NOW, narrow)):
         assert max(map(len, lines)) <= 80
+
+
+GATEWAYS = ["GATEWAY", "ADDRESS", "STATE", "WEIGHT", "CONNECTIONS", "REASON"]
+
+
+def test_in_50_columns_what_matters_least_is_left_out() -> None:
+    for room, titles in ((50, ["GATEWAY", "STATE", "CONNECTIONS", "REASON"]), (None, GATEWAYS)):
+        servers = data(recorded.BUSY.virtual_servers)
+        lines = virtual_server_block(servers[2], {}, recorded.NOW, Paint(False, room))
+        (line,) = (line for line in lines if "GATEWAY" in line)
+        assert line.split() == titles
+    narrow = Paint(False, 50)
+    link = {
+        "hears": "a", "of": "b", "heard_ms": 12, "loss": [0, 0], "round_trip_ms": [0.3, 12.5]
+    }  # fmt: skip
+    matrix: Any = {"device": "a", "devices": ["a", "b"], "silent": [], "links": [link]}
+    (line, _) = matrix_lines(matrix, narrow)
+    assert line.split() == ["HEARS", "OF", "LAST", "HEARD", "LOSS", "ROUND", "TRIP", "p50"]
+    assert len(line) <= 50
 
 
 @pytest.mark.parametrize("room", [None, 40, 80])
