@@ -12,6 +12,8 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -39,6 +41,21 @@ def environment(peer: Peer) -> dict[str, str]:
 def command(*argv: str) -> list[str]:
     # A shell starts what runs in the background with SIGINT ignored, the tests perhaps too.
     return ["env", "--default-signal=INT", sys.executable, "-m", "halbctl", *argv]
+
+
+@contextmanager
+def on_a_terminal(
+    peer: Peer, *argv: str, **more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The process of a command, and the other end of its terminal."""
+    main, terminal = pty.openpty()
+    with subprocess.Popen(
+        command(*argv), env=environment(peer) | more,
+        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+    ) as running:  # fmt: skip
+        yield running, main
+    os.close(terminal)
+    os.close(main)
 
 
 def read_until(fd: int, text: str, within: float = 20.0) -> str:
@@ -174,11 +191,7 @@ def test_watch_in_a_pipe_is_a_stream_of_blocks(peer: Peer) -> None:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_watch_on_a_terminal_hands_it_back(peer: Peer, sent: signal.Signals, code: int) -> None:
     peer.answers[api.Watch] = [recorded.EMPTY, recorded.BUSY]
-    main, terminal = pty.openpty()
-    with subprocess.Popen(
-        command("status", "--watch"), env=environment(peer),
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-    ) as running:  # fmt: skip
+    with on_a_terminal(peer, "status", "--watch") as (running, main):
         drawn = read_until(main, "DEGRADED")
         assert drawn.startswith("\x1b[?25l\x1b[?7l\x1b[H\x1b[2J")
         assert "\x1b[?25h" not in drawn
@@ -186,8 +199,6 @@ def test_watch_on_a_terminal_hands_it_back(peer: Peer, sent: signal.Signals, cod
         rest = read_until(main, "\x1b[?25h\x1b[?7h")
         assert "Traceback" not in rest
         assert running.wait(20) == code
-    os.close(terminal)
-    os.close(main)
 
 
 def test_top_on_a_terminal_says_whose_traffic_it_is_and_since_when(peer: Peer) -> None:
@@ -270,12 +281,8 @@ def test_colour_is_for_terminals_and_those_who_want_it(peer: Peer) -> None:
 def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer, tmp_path: Path) -> None:
     peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
     peer.answers[api.PutChange] = recorded.DONE
-    main, terminal = pty.openpty()
     more = {"EDITOR": "sed -i s/10.77.0.32/10.77.0.42/", "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        command("vs", "edit", "rdp"), env=environment(peer) | more,
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-    ) as running:  # fmt: skip
+    with on_a_terminal(peer, "vs", "edit", "rdp", **more) as (running, main):
         shown = read_until(main, "Apply this? [Y/n]: ")
         os.write(main, b"y\n")
         read_until(main, "stored by 2 of 3 devices")
@@ -285,8 +292,6 @@ def test_edit_in_an_editor_shows_the_difference_and_asks(peer: Peer, tmp_path: P
     assert (put.if_revision, put.change.if_revision) == (None, "3.17")
     assert put.change.document.gateways[1].address == "10.77.0.42"
     assert not list(tmp_path.iterdir())
-    os.close(terminal)
-    os.close(main)
 
 
 @pytest.mark.parametrize("code", [1, 4, 5])
@@ -295,12 +300,8 @@ def test_what_was_written_in_an_editor_is_kept_where_it_cannot_be_stored(
 ) -> None:
     peer.answers[api.Export] = api.Exported(recorded.DOCUMENT, "3.17")
     peer.answers[api.PutChange] = api.Failure(code, "it was changed after 3.17", "Look again.")
-    main, terminal = pty.openpty()
     more = {"EDITOR": "sed -i s/10.77.0.32/10.77.0.42/", "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(
-        command("vs", "edit", "rdp"), env=environment(peer) | more,
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-    ) as running:  # fmt: skip
+    with on_a_terminal(peer, "vs", "edit", "rdp", **more) as (running, main):
         read_until(main, "Apply this? [Y/n]: ")
         os.write(main, b"y\n")
         said = read_until(main, "Look again.")
@@ -308,24 +309,16 @@ def test_what_was_written_in_an_editor_is_kept_where_it_cannot_be_stored(
     (kept,) = tmp_path.iterdir()
     assert f"what you wrote is kept in {kept}" in said
     assert "address: 10.77.0.42" in kept.read_text()
-    os.close(terminal)
-    os.close(main)
 
 
 def test_deleting_on_a_terminal_asks_first(peer: Peer) -> None:
     peer.answers[api.PutChange] = api.Done("- vs rdp")
-    main, terminal = pty.openpty()
-    with subprocess.Popen(
-        command("vs", "delete", "rdp"), env=environment(peer),
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-    ) as running:  # fmt: skip
+    with on_a_terminal(peer, "vs", "delete", "rdp") as (running, main):
         read_until(main, "[y/N]: ")
         os.write(main, b"n\n")
         assert "nothing was changed" in read_until(main, "nothing was changed")
         assert running.wait(20) == 1
     assert peer.only(api.PutChange).dry_run
-    os.close(terminal)
-    os.close(main)
 
 
 @pytest.mark.parametrize(
@@ -339,19 +332,13 @@ def test_apply_deletes_on_a_terminal_only_what_it_asked_about(
     peer.answers[api.PutChange] = recorded.DONE
     site = tmp_path / "site.yaml"
     site.write_text("virtual_servers: []")
-    main, terminal = pty.openpty()
-    with subprocess.Popen(
-        command("apply", "-f", str(site), *options), env=environment(peer),
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-    ) as running:  # fmt: skip
+    with on_a_terminal(peer, "apply", "-f", str(site), *options) as (running, main):
         if rests_on:
             read_until(main, "This deletes rdp, web. Go on? [y/N]: ")
             os.write(main, b"y\n")
         read_until(main, "stored by 2 of 3 devices")
         assert running.wait(20) == 0
     assert peer.only(api.PutChange).if_revision == rests_on
-    os.close(terminal)
-    os.close(main)
 
 
 @pytest.mark.parametrize(
@@ -364,13 +351,7 @@ def test_apply_deletes_on_a_terminal_only_what_it_asked_about(
 )
 def test_nobody_is_asked_about_what_would_be_refused(peer: Peer, argv: tuple[str, ...]) -> None:
     peer.answers[api.PutChange] = api.Failure(2, "there is no such thing", "Look again.")
-    main, terminal = pty.openpty()
-    with subprocess.Popen(
-        command(*argv), env=environment(peer),
-        stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
-    ) as running:  # fmt: skip
+    with on_a_terminal(peer, *argv) as (running, main):
         assert "[y/N]" not in read_until(main, "Look again.")
         assert running.wait(20) == 2
     assert peer.only(api.PutChange).dry_run
-    os.close(terminal)
-    os.close(main)
