@@ -226,6 +226,8 @@ def test_entries_that_a_drain_took_go_with_it(built: Farm, vip: str) -> None:
     server, client = serves("routed"), CLIENT[6 if ":" in vip else 4]
     left = tuple(g for g in server.gateways if not g.name.startswith("gw1"))
     leaving = tuple(replaced(g, state="draining") for g in server.gateways if g not in left)
+    # What a gateway that is no gateway any more sends would be forwarded, with an entry.
+    disabled = tuple(replaced(g, state="disabled") for g in leaving)
 
     def serve(*gateways: Gateway) -> Desired:
         wanted = Desired((replaced(server, gateways=gateways),), {UID: built.leased})
@@ -254,7 +256,7 @@ def test_entries_that_a_drain_took_go_with_it(built: Farm, vip: str) -> None:
         ):
             # One that a gateway's packet was met of first, and one that began.
             wait_until(lambda: len(entries()) == 2, "both have entries", PATIENCE_S)
-            built.a.call(asyncio.run, forget(amid, serve(*left)))
+            built.a.call(asyncio.run, forget(amid, serve(*left, *disabled)))
             for sock in (since, own):
                 sock.sendall(b"hello")
                 assert sock.recv(100) == b"hello"
