@@ -55,9 +55,10 @@ def start_of(talk: Talk) -> Start:
         loop: asyncio.AbstractEventLoop, address: str, port: int, check: Check, done: Done
     ) -> Cancel:
         task = loop.create_task(_answer_of(talk, Conversation(address, port, check)))
+        unwanted = False
 
         def ended(task: asyncio.Task[Answer]) -> None:
-            if task.cancelled():
+            if unwanted or task.cancelled():
                 return
             error = task.exception()
             if error is None:
@@ -70,6 +71,8 @@ def start_of(talk: Talk) -> Start:
         task.add_done_callback(ended)
 
         def cancel() -> None:
+            nonlocal unwanted
+            unwanted = True  # a task that is done, and not heard of yet, is not cancelled
             task.cancel()
 
         return cancel

@@ -18,6 +18,7 @@ import pytest
 
 from agent import certificates as settings
 from agent.certificates import expiry_fault, not_after
+from agent.conversations import Conversation, start_of
 from agent.probes import GOOD, Answer, Verdict
 from agent.repertoire import repertoire
 from protocol.objects import Check
@@ -292,6 +293,23 @@ class TestTls:
                 cancel()
                 cancel()
                 await asyncio.sleep(0.05)
+
+        run(test())
+
+    def test_a_check_that_is_cancelled_as_it_ends_says_nothing(self) -> None:
+        async def test() -> None:
+            loop = asyncio.get_running_loop()
+            ending, told = asyncio.Event(), list[Answer]()
+
+            async def talk(_: Conversation) -> Answer:
+                ending.set()
+                return GOOD
+
+            cancel = start_of(talk)(loop, "127.0.0.1", 80, Check(type="http"), told.append)
+            await ending.wait()
+            cancel()
+            await asyncio.sleep(0)
+            assert not told
 
         run(test())
 
