@@ -131,6 +131,11 @@ class Watched:
         self.gone = False
         """Whether nobody asks for it any more."""
 
+    @property
+    def new(self) -> bool:
+        """Nothing is known yet, and may be soon."""
+        return self.course.up is None and not self.unclear
+
 
 class HealthChecks:
     """Checks the gateways of the Virtual Servers that this device carries.
@@ -160,6 +165,8 @@ class HealthChecks:
         self._turned: set[GatewayKey] = set()
         self._telling: asyncio.Handle | None = None
         self._down: Down = frozenset()
+        self._before: dict[GatewayKey, list[str]] = {}
+        """Why gateways were down when the targets were set last."""
         self.made = 0
         """Checks made so far."""
         self.excuse = ""
@@ -183,7 +190,11 @@ class HealthChecks:
         return tuple(sorted({w.unclear for w in self._watched.values() if w.unclear}))
 
     def set_targets(self, servers: Iterable[VirtualServer]) -> None:
-        """Check these Virtual Servers' gateways from now on; unchanged targets keep their state."""
+        """Check these Virtual Servers' gateways from now on; unchanged targets keep their state.
+
+        A gateway that is down stays so until all that is new about it was asked.
+        """
+        self._before = {key: self._bad(key) for key in self._down}
         self._gateways = {
             (server.uid, name): targets
             for server in servers
@@ -272,8 +283,9 @@ class HealthChecks:
         return math.ceil(at / tick) * tick
 
     def _take(self, watched: Watched, answer: Answer) -> None:
+        was_new = watched.new
         watched.unclear = answer.reason if answer.verdict is Verdict.UNCLEAR else ""
-        if not watched.course.take(answer):
+        if not watched.course.take(answer) and not was_new:
             return
         self._turned.update(self._users[watched.target])
         if self._telling is None:
@@ -296,8 +308,6 @@ class HealthChecks:
 
     def _bad(self, key: GatewayKey) -> list[str]:
         """Listeners of a gateway whose checks are down, with the reason."""
-        return [
-            f"{name}: {course.reason}"
-            for target, name in self._gateways[key].items()
-            if (course := self._watched[target].course).up is False
-        ]
+        asked = [(name, self._watched[t]) for t, name in self._gateways[key].items()]
+        bad = [f"{name}: {w.course.reason}" for name, w in asked if w.course.up is False]
+        return bad or (self._before.get(key, []) if any(w.new for _, w in asked) else [])
