@@ -1,30 +1,24 @@
-"""As much of HTTP/1 as a check needs: an answer's status, and the beginning of its body. Pure."""
+"""As much of HTTP/1 as a check needs: an answer's status, and the beginning of its body. Pure.
+
+A gateway may send its answer in the smallest of pieces. What was understood is not looked at
+again with the next one, or one check of one gateway would keep the agent's loop busy.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 MAX_HEAD = 16 * 1024
 """Bytes of status line and header fields, of all 1xx that come before the answer as well."""
+_END = b"\r\n\r\n"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?")
-_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]*)?\r\n")
+_CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]*)?\r\n")
+"""The mark before a chunk, behind the end of the one before."""
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 
 class NotHttp(Exception):
     """What came is no answer of HTTP/1; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What is known of an answer so far."""
-
-    status: int
-    body: bytes
-    """As far as it has come, without the marks between chunks."""
-    whole: bool
-    """Nothing follows."""
 
 
 def request(host: str, path: str) -> bytes:
@@ -44,65 +38,93 @@ def request(host: str, path: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8")
 
 
-def read(data: bytes, *, ended: bool) -> Reply | None:
-    """The answer in what was received so far; None while too little was.
+class Reply:
+    """An answer that comes in pieces; :meth:`take` raises :class:`NotHttp`."""
 
-    ``ended`` says that no more will come. Raises :class:`NotHttp`.
-    """
-    heads = 0
-    while True:
-        head, end, rest = data.partition(b"\r\n\r\n")
-        if not end:
-            _refuse_early(data, ended=ended)
-            return None
-        heads += len(head)
-        first, *fields = head.split(b"\r\n")
+    def __init__(self) -> None:
+        self.status = 0
+        """0 until its head is there."""
+        self.body = bytearray()
+        """As far as it has come, without the marks between chunks."""
+        self.whole = False
+        """Nothing follows."""
+        self._data = bytearray()
+        self._at = 0
+        """Where in it begins what was not understood yet."""
+        self._chunked = False
+        self._left: int | None = None
+        """Of the body, or of a chunk, still to come; None where nothing tells."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that have come."""
+        return len(self._data)
+
+    def take(self, more: bytes) -> None:
+        """The next piece; an empty one says that no more will come."""
+        searched = len(self._data) + 1 - len(_END)
+        self._data += more
+        while not self.status and (end := self._data.find(_END, max(self._at, searched))) >= 0:
+            self._read_head(end)
+        if not self.status:
+            self._refuse_early(ended=not more)
+            return
+        if self._chunked:
+            self._read_chunks()
+        else:
+            self._read_body()
+            self.whole = self._left == 0
+        self.whole = self.whole or not more
+
+    def _read_head(self, end: int) -> None:
+        """After one of 1xx the answer proper follows."""
+        first, *fields = bytes(self._data[self._at : end]).split(b"\r\n")
+        self._at = end + len(_END)
         found = _STATUS.fullmatch(first)
-        if found is None or heads > MAX_HEAD:
+        if found is None or end > MAX_HEAD:
             raise NotHttp("the answer is not HTTP" if found is None else "the header is too long")
         status = int(found[1])
-        if status >= 200:
-            break
-        data = rest  # 1xx: the answer proper follows
-    headers = dict(_field(line) for line in fields)
-    if b"chunked" in headers.get(b"transfer-encoding", b"").lower():
-        body, whole = _joined(rest)
-        return Reply(status, body, whole or ended)
-    length = headers.get(b"content-length", b"")
-    if length.isdigit() and len(length) <= 18:
-        rest = rest[: int(length)]
-        ended = ended or len(rest) == int(length)
-    return Reply(status, rest, ended)
+        if status < 200:
+            return
+        self.status = status
+        headers = dict(map(_field, fields))
+        self._chunked = b"chunked" in headers.get(b"transfer-encoding", b"").lower()
+        length = headers.get(b"content-length", b"")
+        if self._chunked:
+            self._left = 0
+        elif length.isdigit() and len(length) <= 18:
+            self._left = int(length)
 
+    def _refuse_early(self, *, ended: bool) -> None:
+        if not b"HTTP/1.".startswith(bytes(self._data[self._at : self._at + 7])):
+            raise NotHttp("the answer is not HTTP")
+        if len(self._data) > MAX_HEAD:
+            raise NotHttp("the header is too long")
+        if ended:
+            raise NotHttp("closed the connection without an answer")
 
-def _refuse_early(data: bytes, *, ended: bool) -> None:
-    if not b"HTTP/1.".startswith(data[:7]):
-        raise NotHttp("the answer is not HTTP")
-    if len(data) > MAX_HEAD:
-        raise NotHttp("the header is too long")
-    if ended:
-        raise NotHttp("closed the connection without an answer")
+    def _read_body(self) -> None:
+        """What has come of the body, or of the present chunk."""
+        end = len(self._data) if self._left is None else self._at + self._left
+        came = self._data[self._at : end]
+        self.body += came
+        self._at += len(came)
+        if self._left is not None:
+            self._left -= len(came)
+
+    def _read_chunks(self) -> None:
+        """RFC 9112, 7.1."""
+        while not self.whole:
+            self._read_body()
+            mark = _CHUNK.match(self._data, self._at)
+            if self._left or mark is None:
+                if len(self._data) - self._at > MAX_HEAD:
+                    raise NotHttp("the chunks of the body cannot be read")
+                return
+            self._left, self._at = int(mark[1], 16), mark.end()
+            self.whole = not self._left
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
     name, _, value = line.partition(b":")
     return name.strip().lower(), value.strip()
-
-
-def _joined(data: bytes) -> tuple[bytes, bool]:
-    """The chunks in ``data`` (RFC 9112, 7.1) as one; whether the last one is among them."""
-    parts: list[bytes] = []
-    at = 0
-    while True:
-        mark = _CHUNK.match(data, at)
-        if mark is None:
-            if len(data) - at > MAX_HEAD:
-                raise NotHttp("the chunks of the body cannot be read")
-            return b"".join(parts), False
-        size = int(mark[1], 16)
-        if size == 0:
-            return b"".join(parts), True
-        parts.append(data[mark.end() : mark.end() + size])
-        at = mark.end() + size + 2
-        if at > len(data):
-            return b"".join(parts), False

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from agent.certificates import Contexts, expiry_fault
 from agent.conversations import MAX_READ, Conversation, Stream, Unhealthy, streams
-from agent.http_reply import NotHttp, Reply, read, request
+from agent.http_reply import NotHttp, Reply, request
 from agent.probes import GOOD, Answer
 from protocol.health import has_status
 from protocol.shown import shown
@@ -72,28 +72,28 @@ async def _get(about: Conversation, stream: Stream) -> Answer:
     bare = f"[{about.address}]" if ":" in about.address else about.address
     writer.write(request(check.name or bare, check.path))
     about.lacks = "accepts connections, but no answer to the request"
-    data = b""
-    while True:
-        more = await reader.read(_READ)
-        data += more
+    reply, enough = Reply(), False
+    while not enough:
+        more, searched = await reader.read(_READ), len(reply.body)
         try:
-            reply = read(data, ended=not more)
+            reply.take(more)
         except NotHttp as error:
             raise Unhealthy(str(error)) from None
-        if reply is not None:
+        if reply.status:
             about.lacks = "the answer began, but has no end"
-            if _is_enough(about, reply, full=len(data) >= MAX_READ):
-                return GOOD
+            enough = _is_enough(about, reply, searched)
+    return GOOD
 
 
-def _is_enough(about: Conversation, reply: Reply, *, full: bool) -> bool:
-    """Whether the answer is good already; False if more of it is needed."""
-    check = about.check
+def _is_enough(about: Conversation, reply: Reply, searched: int) -> bool:
+    """Whether the answer is good already; False if more of it is needed. So much of its body was
+    looked at before."""
+    check, wanted = about.check, about.check.body.encode()
     if not has_status(reply.status, check.status):
         raise Unhealthy(f"status {reply.status}, and {check.status} is wanted")
-    if not check.body or check.body.encode() in reply.body:
+    if not wanted or reply.body.find(wanted, max(0, searched - len(wanted))) >= 0:
         return True
-    if reply.whole or full:
+    if reply.whole or reply.size >= MAX_READ:
         where = "" if reply.whole else f" in its first {MAX_READ // 1024} KiB"
         raise Unhealthy(f"status {reply.status}, but the body lacks {shown(check.body)}{where}")
     return False
