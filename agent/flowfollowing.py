@@ -31,6 +31,9 @@ COMPARE_S = 300.0
 BEHIND_S = 30.0
 """After so long a device may be moved to although it still lacks flows."""
 BEHIND = "is still being told the flows of the primary"
+FULL = "lacks flows of the primary: its connection table is full"
+FULL_S = 30.0
+"""After so long a device tries anew to enter all flows, if its kernel had no room for some."""
 RETURN_S = 0.05
 """Between two messages to a new primary about what it lacks: 20,000 flows in a second."""
 
@@ -59,6 +62,8 @@ class Following:
         """Groups whose flows are in this kernel, as far as any primary told."""
         self._lacking: dict[GroupId, float] = {}
         """Other groups, and since when."""
+        self._full: frozenset[GroupId] = frozenset()
+        """Those of them for whose flows the kernel had no room."""
         self._behind: tuple[tuple[GroupId, str], ...] = ()
         self._compared: dict[DeviceId, float] = {}
         """When the newest stream of each device began to come."""
@@ -91,8 +96,9 @@ class Following:
         now = self._loop.time()
         wanted = frozenset().union(*self._wanted.values())
         self._lacking = {g: self._lacking.get(g, now) for g in wanted - self._in_step}
-        lacking = sorted(self._lacking.items())
-        behind = tuple((group, BEHIND) for group, since in lacking if now - since < BEHIND_S)
+        self._full &= self._lacking.keys()
+        lacking = dict.fromkeys((g for g, t in self._lacking.items() if now - t < BEHIND_S), BEHIND)
+        behind = tuple(sorted((lacking | dict.fromkeys(self._full, FULL)).items()))
         if behind != self._behind:
             self._behind = behind
             self._deliver(Behind(behind))
@@ -137,13 +143,26 @@ class Following:
     ) -> None:
         if entered is None:
             self._forget(leader, source)
-        elif source.enter(part):
-            _log.info("in step with the flows of %s", leader)
-            self._in_step |= source.covered
-            self._kept.settle(source.covered)
-            self._return(leader, entered.untold)
-            self._judge()
+        else:
+            if entered.refused:
+                self._is_full(leader, source)
+            if source.enter(part):
+                if not entered.refused:
+                    _log.info("in step with the flows of %s", leader)
+                    self._in_step |= source.covered
+                self._kept.settle(source.covered)
+                self._return(leader, entered.untold)
+                self._judge()
         self._ask(leader)
+
+    def _is_full(self, leader: DeviceId, source: Incoming) -> None:
+        """The kernel had no room for some flows of this stream."""
+        groups = self._groups(leader, source)
+        if not groups <= self._full:
+            _log.warning("the connection table is full: flows of %s are missing here", leader)
+        self._full |= groups
+        self._in_step -= groups
+        self._judge()
 
     def _return(self, leader: DeviceId, flows: tuple[Flow, ...]) -> None:
         """Tell a new primary of flows that it seems to lack. Once, and unasked: what is lost
@@ -155,9 +174,13 @@ class Following:
 
     def _forget(self, leader: DeviceId, source: Incoming) -> None:
         """The stream has ended, and this device lacks what it would have told."""
-        self._in_step -= {g for g in source.covered if self._tellers.leads(leader, g)}
+        self._in_step -= self._groups(leader, source)
         source.forget()
         self._judge()
+
+    def _groups(self, leader: DeviceId, source: Incoming) -> set[GroupId]:
+        """What the present stream of a primary is about, and it still leads."""
+        return {g for g in source.covered if self._tellers.leads(leader, g)}
 
     def keep(self, now: float) -> None:
         """Signs of life to whom something is asked of; let go of others."""
@@ -167,7 +190,8 @@ class Following:
                 if source.complete and now - source.heard > QUIET_S:
                     _log.info("%s tells nothing of its flows", leader)
                     self._forget(leader, source)
-                old = now - self._compared.get(leader, now) > COMPARE_S
+                patience = FULL_S if self._full & source.covered else COMPARE_S
+                old = now - self._compared.get(leader, now) > patience
                 old |= source.blurred and not self._tellers.draining(source.covered, now)
                 uncovered = not self._wanted[leader] <= source.covered
                 uncovered |= not self._tellers.vips_of(source.covered) <= source.vips

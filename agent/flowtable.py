@@ -171,17 +171,17 @@ class FlowTable:
         self._short.forget()
 
     def put(self, flows: Sequence[Flow], *, replace: bool = True) -> int:
-        """Enter flows, in place of others with the same tuples; how many were refused.
+        """Enter flows, in place of others with the same tuples; for how many there was no room.
 
-        With ``replace`` False others that live stay, and that is no refusal. One that has
-        ended never stays: its client has begun anew from the same port.
+        With ``replace`` False others that live stay. One that has ended never stays: its client
+        has begun anew from the same port.
         """
         refused = self._enter(flows)
         there = [flows[at] for at, code in refused.items() if code == errno.EEXIST]
         gives_way = [flow for flow in there if not self._stays(flow, replace=replace)]
         self._requests.send([m for flow in gives_way for m in _removals(flow)])
         again = self._enter(gives_way)
-        return len(refused) - len(there) + len(again)
+        return [*refused.values(), *again.values()].count(errno.ENOMEM)
 
     def add(self, flows: Sequence[Flow]) -> list[Flow]:
         """Enter flows where nothing at all is in their way; those that were entered."""

@@ -21,7 +21,7 @@ class Entered(NamedTuple):
     """What became of a part."""
 
     refused: int
-    """Flows that the kernel refused."""
+    """Flows of this stream for which the kernel had no room."""
     untold: tuple[Flow, ...] = ()
     """With the last of all flows there are: those that stay although the primary lacks them."""
 
@@ -38,6 +38,7 @@ class Mirror:
         """Flows that were here when the stream began and were not told of yet."""
         self._whole = False
         """The stream's beginning is over: what is told now began just now."""
+        self._refused = 0
 
     def begin(self, vips: frozenset[bytes]) -> None:
         """Look at what is here, before the first part."""
@@ -56,8 +57,8 @@ class Mirror:
         new = [flow for flow in told if flow not in self._present]
         self._table.prolong([f for f in told if f[0] == UDP and f in self._present])
         older = frozenset() if self._whole else mine
-        refused = self._table.put([f for f in new if vip_of(f) not in older])
-        self._table.put([f for f in new if vip_of(f) in older], replace=False)
+        self._refused += self._table.put([f for f in new if vip_of(f) not in older])
+        self._refused += self._table.put([f for f in new if vip_of(f) in older], replace=False)
         gone = [key for key in part.ended if vip_of(key) in vips and vip_of(key) not in mine]
         untold: tuple[Flow, ...] = ()
         if part.complete:
@@ -66,7 +67,7 @@ class Mirror:
             gone += [key_of(flow) for flow in stale if vip_of(flow) not in self._kept]
             self._present, self._stale, self._whole = frozenset(), set(), True
         self._table.remove(gone)
-        return Entered(refused, untold)
+        return Entered(self._refused, untold)
 
 
 def add(table: FlowTable, told: FlowsKept, vips: frozenset[bytes]) -> list[Flow]:

@@ -47,9 +47,9 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 class Third:
     """A device that is told flows, and tells of those that a new primary lacks."""
 
-    def __init__(self) -> None:
+    def __init__(self, agent: Any = NOTHING) -> None:
         self.returned: list[tuple[DeviceId, Flow]] = []
-        self.flows: Any = Flows(ME.id, 1, self.send, NOTHING)
+        self.flows: Any = Flows(ME.id, 1, self.send, agent)
         self.epoch = 0
 
     def send(self, to: DeviceId, message: Message) -> None:
