@@ -22,6 +22,7 @@ from agent.ctnetlink import (
     PROTOINFO,
     STATUS,
     TCP_STATE_AT,
+    TIMEOUT,
 )
 from agent.shortflows import Notice, Turn
 from protocol.flows import RECORD, TCP, UDP, Flow, Key
@@ -61,6 +62,8 @@ class Read(NamedTuple):
     """It was answered, and neither end closes it."""
     state: bytes
     """What the kernel says about TCP; in a notice, only if the state has just changed."""
+    left_s: int
+    """Until the entry ends if no packet meets it."""
 
 
 def notice(text: bytes) -> Notice:
@@ -104,7 +107,8 @@ def read(body: bytes, vips: Container[bytes]) -> Read | None:
     status = int.from_bytes(rest.get(STATUS, b""), "big")
     state = rest.get(PROTOINFO, b"")
     opened = status & OPEN == OPEN and (len(state) <= TCP_STATE_AT or state[TCP_STATE_AT] in _LIVE)
-    return Read(_flow(found, rest.get(MARK, b"")), opened, state)
+    left = int.from_bytes(rest.get(TIMEOUT, b""), "big")
+    return Read(_flow(found, rest.get(MARK, b"")), opened, state, left)
 
 
 def course(state: bytes) -> tuple[bool, bool]:

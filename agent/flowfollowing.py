@@ -68,6 +68,8 @@ class Following:
         self._compared: dict[DeviceId, float] = {}
         """When the newest stream of each device began to come."""
         self._kept = KeptFlows()
+        self._known: set[GroupId] = set()
+        """Groups that this agent led, or was told all flows of."""
 
     def arrange(self) -> None:
         """Who is primary of what has changed: ask each primary for its groups' flows."""
@@ -84,6 +86,8 @@ class Following:
                 self._ask_anew(leader)
         self._in_step &= self._tellers.carried
         self._in_step |= self._tellers.led()
+        self._known &= self._tellers.carried
+        self._known |= self._tellers.led()
         self._judge()
 
     def was_away(self, group: GroupId) -> None:
@@ -131,7 +135,9 @@ class Following:
                 source.vips = self._tellers.vips_of(source.covered)
                 source.blurred = self._tellers.draining(source.covered, now)
                 worth = self._kept.worth(source.covered & self._in_step, now)
-                self._mirrors[leader] = Mirror(table, self._tellers.vips_of(worth))
+                # What the agent before this one did, only the kernel knows.
+                unknown = source.covered - self._known
+                self._mirrors[leader] = Mirror(table, *map(self._tellers.vips_of, (worth, unknown)))
             mirror = self._mirrors[leader]
             mine = self._tellers.mine(now)
             work = partial(enter, mirror, part, vips, mine, first=step is Step.FIRST)
@@ -150,6 +156,7 @@ class Following:
                 if not entered.refused:
                     _log.info("in step with the flows of %s", leader)
                     self._in_step |= source.covered
+                self._known |= source.covered
                 self._kept.settle(source.covered)
                 self._return(leader, entered.untold)
                 self._judge()

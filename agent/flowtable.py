@@ -14,6 +14,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent import flowentry, flowfilter, netlink
@@ -30,6 +31,7 @@ from agent.ctnetlink import (
     PROTOINFO,
     SEEN_REPLY,
     STATUS,
+    TIMEOUT,
     header,
     nest,
     only,
@@ -40,16 +42,17 @@ from protocol.flows import KEY_SIZE, RECORD, TCP, UDP, VERSION, Flow, Key, key_o
 
 _UPDATED, _DESTROYED = 2, 3
 """Multicast groups."""
-_NAT_SOURCE, _TIMEOUT, _NAT_DESTINATION = 6, 7, 13
+_NAT_SOURCE, _NAT_DESTINATION = 6, 13
 """Attributes of an entry that are only written."""
 _LIBERAL = 0x08
 """Flag of a direction of TCP: its numbers are not checked."""
 BUFFER = 8 << 20
 """Bytes of notices that may wait: some 8000 of them."""
 _NOTICE = 4096  # bytes: longer than any
-TIMEOUT_S = {TCP: 432_000, UDP: 900}
+TIMEOUT_S = {TCP: 430_000, UDP: 900}
 """How long an entry lives that no packet ever meets. A flow's own timeout, or the
-primary's word that it has ended, comes before; of UDP flows the primary tells again."""
+primary's word that it has ended, comes before; of UDP flows the primary tells again. Of TCP
+flows it is not what the kernel gives them, 432,000 s, which so tells of a packet."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,17 @@ class FlowTable:
                 read = flowentry.read(body, vips)
                 if read is not None and read.open:
                     yield read.flow
+
+    def lately(self, vips: Container[bytes], within_s: float) -> frozenset[bytes]:
+        """Those of ``vips`` for which a packet of an established TCP flow came so lately."""
+        given = _given()
+        return frozenset(
+            vip_of(read.flow)
+            for version in (4, 6)
+            for body in self._listed(version)
+            if (read := flowentry.read(body, vips)) is not None and read.flow[0] == TCP
+            if any(0 <= whole - read.left_s < within_s for whole in given)
+        )
 
     def streams(self, vips: Container[bytes]) -> Iterator[Stream]:
         """TCP flows to ``vips`` (packed), open or not."""
@@ -265,7 +279,7 @@ def _form(version: int, protocol: int, status: int) -> tuple[bytes, itemgetter[A
         _tuple(1, version, kind + client + vip + client_port + port),
         _tuple(2, version, kind + vip + client + port + client_port),
         _attribute(STATUS, status.to_bytes(4, "big")),
-        _attribute(_TIMEOUT, TIMEOUT_S[protocol].to_bytes(4, "big")),
+        _attribute(TIMEOUT, TIMEOUT_S[protocol].to_bytes(4, "big")),
         _translation(_NAT_DESTINATION, version, gateway, gateway_port),
         _translation(_NAT_SOURCE, version, peer, peer_port),
         _attribute(MARK, mark),
@@ -282,7 +296,7 @@ def renewal(flow: Flow, status: int = 0) -> bytes:
     """The request that gives an entry its whole timeout, and bits of a status if not 0."""
     version = VERSION[len(flow)]
     head = header(version)
-    timeout = _attribute(_TIMEOUT, TIMEOUT_S[flow[0]].to_bytes(4, "big"))
+    timeout = _attribute(TIMEOUT, TIMEOUT_S[flow[0]].to_bytes(4, "big"))
     bits = _attribute(STATUS, status.to_bytes(4, "big")) if status else b""
     return netlink.message(NEW, head + _tuple(1, version, flow) + bits + timeout)
 
@@ -298,6 +312,13 @@ def _removals(flow: Flow) -> tuple[bytes, bytes]:
     version = VERSION[len(flow)]
     answer = flow[:1] + flow[KEY_SIZE[version] : 2 * KEY_SIZE[version] - 1]
     return _removal(1, version, key_of(flow)), _removal(2, version, answer)
+
+
+def _given() -> set[int]:
+    """Seconds that this kernel gives an established flow of TCP with a packet, by what that is."""
+    folder = Path("/proc/sys/net/netfilter")
+    names = ("established", "unacknowledged", "max_retrans")
+    return {int((folder / f"nf_conntrack_tcp_timeout_{name}").read_text()) for name in names}
 
 
 _STREAM = nest(

@@ -11,6 +11,7 @@ import logging
 from typing import NamedTuple
 
 from agent.flowtable import FlowTable
+from agent.keptflows import WORTH_S
 from protocol.errors import HalbError
 from protocol.flows import UDP, Flow, FlowsKept, FlowsPart, key_of, vip_of
 
@@ -29,10 +30,17 @@ class Entered(NamedTuple):
 class Mirror:
     """One stream of one primary."""
 
-    def __init__(self, table: FlowTable, kept: frozenset[bytes] = frozenset()) -> None:
-        """Flows to the VIPs ``kept`` stay also if the primary does not tell of them."""
+    def __init__(
+        self,
+        table: FlowTable,
+        kept: frozenset[bytes] = frozenset(),
+        unknown: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """Flows to the VIPs ``kept`` stay also if the primary does not tell of them, and so do
+        those to ``unknown`` ones that were forwarded for a moment ago."""
         self._table = table
         self._kept = kept
+        self._unknown = unknown
         self._present: frozenset[Flow] = frozenset()
         self._stale: set[Flow] = set()
         """Flows that were here when the stream began and were not told of yet."""
@@ -44,6 +52,8 @@ class Mirror:
         """Look at what is here, before the first part."""
         self._present = frozenset(self._table.all(vips))
         self._stale = set(self._present)
+        if self._unknown:
+            self._kept |= self._table.lately(self._unknown, WORTH_S)
 
     def enter(self, part: FlowsPart, vips: frozenset[bytes], mine: frozenset[bytes]) -> Entered:
         """Enter a part's flows to ``vips``.

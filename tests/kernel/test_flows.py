@@ -11,6 +11,7 @@ import pytest
 
 from agent.aftermath import Aftermath, aftermath, carried
 from agent.flowstream import Outgoing, chunks
+from agent.keptflows import WORTH_S
 from agent.mirror import Entered, Mirror
 from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
@@ -125,6 +126,24 @@ def test_the_beginning_of_a_stream_adds_what_is_missing_and_removes_what_is_stal
         tell(a, b)
         assert len(b.flows()) == 4
         assert b.flows() == a.flows()
+
+
+def test_only_packets_make_a_vip_one_that_was_carried_lately(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+
+    def lately(device: Tracked) -> frozenset[bytes]:
+        return device.call(device.table.lately, PACKED, WORTH_S)
+
+    with connected(network, ANYWHERE * 5) as connections:
+        assert lately(a) == {ip_address(VIP).packed}
+        tell(a, b)
+        assert lately(b) == frozenset()
+        take_over(network, pair)
+        assert alive(connections) == 5
+        assert lately(b) == {ip_address(VIP).packed}
+        assert b.call(b.table.lately, PACKED, 0.0) == frozenset()
 
 
 def test_after_a_takeover_flows_are_counted_by_how_they_came_over(

@@ -11,7 +11,7 @@ import pytest
 
 from agent.flows import Flows
 from agent.flowstream import kept
-from agent.flowtable import FlowTable
+from agent.flowtable import TIMEOUT_S, FlowTable
 from agent.keptflows import WORTH_S
 from protocol.config import Config
 from protocol.effects import Event
@@ -111,6 +111,30 @@ def test_what_a_new_primary_does_not_tell_of_stays_and_is_told_to_it(
         assert third.kernel == {OLD, NEW}
         await third.flows.close()
         assert third.returned == [(OTHER, LACKED)]
+
+    inside(test)
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_an_agent_that_starts_anew_keeps_flows_of_what_its_kernel_carried_just_now(
+    carried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if carried:  # as if a packet had met what is entered here
+        monkeypatch.setattr("agent.flowtable._given", lambda: {TIMEOUT_S[TCP]})
+
+    async def test() -> None:
+        with closing(FlowTable()) as table:
+            table.put([OLD, LACKED])
+        third = Third()
+        await third.start(config())
+        third.follows(OTHER)
+        await third.is_told(OTHER, OLD, NEW)
+        assert third.kernel == {OLD, NEW} | ({LACKED} if carried else set())
+        await until(lambda: third.returned == [(OTHER, LACKED)] * carried)
+        # It is not new any more.
+        await third.is_told(OTHER, OLD, NEW)
+        assert third.kernel == {OLD, NEW}
+        await third.flows.close()
 
     inside(test)
 

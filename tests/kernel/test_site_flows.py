@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,10 @@ from tests.kernel.sites import CONNECTIONS, assert_kept, serving, stage
 from tests.kernel.tracked import PACKED
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("flows")]
+
+
+REPEATED_S = 7.0
+"""After some seconds without an answer TCP repeats what it sent so long after it did so last."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,32 @@ def test_a_successor_that_lost_its_flows_is_told_them_by_the_third_device(on_sta
     assert crash.after == successor
     assert_kept(crash)
     assert_kept(on_stage.come_back(crash.before))
+
+
+def test_flows_that_only_one_of_two_devices_has_survive_the_restart_of_its_agent() -> None:
+    with serving(devices=2, gateways=2, witness=True) as site:
+        gone = site.primary()
+        (kept,) = {"a", "b"} - {gone}
+        site.crash(gone)
+        site.wait(f"{kept} is primary", lambda: _leads(site, kept), 15.0)
+
+        def swap() -> None:
+            site.service(kept).kill()
+            site.network.plug(gone)
+            site.start_agent(gone)
+            site.wait_answers(gone)
+            site.wait(f"{gone} is primary", lambda: _leads(site, gone), 15.0)
+            site.start_agent(kept)
+            site.wait_answers(kept)
+            made.wait_agreed()
+
+        # The connections begin only now: the device that is away knows none of them.
+        with stage(site, "push") as made:
+            assert_kept(replace(made, settle_s=REPEATED_S).measure("swap", swap))
+
+
+def _leads(site: Site, device: str) -> bool:
+    return bool(site.virtual_server(device)["primary"] == device)
 
 
 def _wait_for_flows(site: Site, device: str) -> None:
