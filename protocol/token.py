@@ -27,6 +27,8 @@ MAX_CHARS = 4096
 """Longest token that is looked at."""
 MAX_MEMBERS = 7
 """Members that a token names; one that answers is enough."""
+MAX_ARRAY = 16
+"""Longest list in a token: what one claims to hold is made room for, however short it is."""
 _SECRET = re.compile(r"[0-9a-f]{32}")
 _CHECKSUM_BYTES = 4
 
@@ -112,7 +114,7 @@ def _unpacked(text: str) -> object:
     if len(data) <= _CHECKSUM_BYTES or _checksum(packed) != checksum:
         raise InvalidInput("its checksum does not match, so characters are missing or changed")
     try:
-        return msgpack.unpackb(packed)
+        return msgpack.unpackb(packed, max_array_len=MAX_ARRAY)
     except (ValueError, msgpack.UnpackException):
         raise InvalidInput("it was not made by halbctl") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -125,6 +126,19 @@ def test_no_data_whatever_leads_to_another_error(data: object) -> None:
     text = base64.urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
     with suppress(InvalidInput):
         JoinToken.decode(PREFIX + text)
+
+
+def test_a_list_that_claims_to_be_long_is_refused_before_room_is_made_for_it() -> None:
+    from protocol.token import _checksum
+
+    packed = (b"\xdc\x0b\xb8" * 900).ljust(3000, b"\xc0")
+    text = base64.urlsafe_b64encode(packed + _checksum(packed)).decode().rstrip("=")
+    tracemalloc.start()
+    try:
+        assert "not made by halbctl" in refusal(PREFIX + text).message
+        assert tracemalloc.get_traced_memory()[1] < 100 * MAX_CHARS
+    finally:
+        tracemalloc.stop()
 
 
 def test_of_many_members_a_token_names_a_few() -> None:

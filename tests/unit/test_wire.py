@@ -183,6 +183,10 @@ def test_unknown_fields_of_a_newer_release_are_ignored() -> None:
 def test_extension_types_are_refused() -> None:
     with pytest.raises(MalformedMessage):
         wire.decode(msgpack.packb(msgpack.ExtType(5, b"code")))
+    exported = wire.encode_reply(api.Reply(1, "r1", api.Exported({"site": "paris"}, "1.1")))
+    foreign = exported.replace(msgpack.packb("paris"), msgpack.packb(msgpack.ExtType(5, b"x")))
+    with pytest.raises(MalformedMessage):
+        wire.decode_reply(foreign)
 
 
 def test_a_beat_of_all_virtual_servers_fits_its_channel() -> None:
