@@ -1,8 +1,8 @@
 """Joining a Site over the network: the member's side and the newcomer's.
 
 A member listens at PORT+2 of each of its addresses. Anyone may connect there,
-so requests are small, bounded in rate and number, and only a token's secret
-counts. The newcomer connects only to the keys that its token names.
+so requests are small, bounded in rate and number, connections end, and only a
+token's secret counts. The newcomer connects only to the keys that its token names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
 from agent import sockets
+from agent.guests import Guests
 from agent.keys import KeyPair
 from agent.rate import Rate
 from agent.sockets import Frames, Handshakes, Socket
@@ -62,11 +63,13 @@ class JoinServer:
         answer: Callable[[JoinRequest], Awaitable[JoinReply]],
     ) -> None:  # fmt: skip
         """``answer`` may raise HalbError: the newcomer gets it as the reason."""
-        self._listen = tuple(split_endpoint(check_endpoint("address", each)) for each in listen)
+        parted = (split_endpoint(check_endpoint("address", each)) for each in listen)
+        self._endpoints = [(str(ip), port + PORT_OFFSET) for ip, port in parted]
         self._keys = keys
         self._answer = answer
         self._context: sockets.Context | None = None
         self._socket: Socket | None = None
+        self._guests = Guests(self._answered, self._end_connections)
         self._work: set[asyncio.Task[None]] = set()
         self._rate = Rate(RATE, BURST)
         self._counts: Counter[str] = Counter()
@@ -74,13 +77,13 @@ class JoinServer:
     async def start(self) -> None:
         """Bind; raises InvalidInput as :meth:`agent.transport.Transport.start` does."""
         self._context = sockets.new_context()
+        await self._guests.start(self._context)
         options = sockets.BOUNDED | sockets.limits(send=AT_WORK, receive=AT_WORK, size=MAX_REQUEST)
-        options |= sockets.serving(self._keys, enforce_allow_list=False)
+        options |= sockets.serving(self._keys)
         options |= {sockets.LINGER: 100}
         self._socket = await Socket.open(self._context, sockets.ROUTER, options, self._came)
-        endpoints = [(str(ip), port + PORT_OFFSET) for ip, port in self._listen]
         try:
-            sockets.bind_all(self._socket, endpoints)
+            sockets.bind_all(self._socket, self._endpoints)
         except HalbError:
             await self.close()
             raise
@@ -127,9 +130,19 @@ class JoinServer:
         if self._socket is not None:
             self._socket.send((sender, encode_join_reply(reply)))
 
+    async def _answered(self) -> None:
+        if self._work:
+            await asyncio.wait(self._work, timeout=ANSWER_S)
+
+    async def _end_connections(self) -> None:
+        for endpoint in self._endpoints:
+            if self._socket is not None:
+                await sockets.rebind(self._socket, endpoint, lambda: self._socket is not None)
+
     async def close(self) -> None:
         for task in self._work:
             task.cancel()
+        await self._guests.close()
         if self._socket is not None:
             socket, self._socket = self._socket, None
             await socket.close()

@@ -80,7 +80,7 @@ class RemoteServer:
         self._context = sockets.new_context()
         await self._allowed.start(self._context)
         options = sockets.BOUNDED | sockets.limits(send=QUEUE, receive=QUEUE, size=api.MAX_FRAME)
-        options |= sockets.serving(self._keys, enforce_allow_list=True)
+        options |= sockets.serving(self._keys)
         # A client that comes back before its old connection is cleared away is still itself.
         options |= {sockets.LINGER: LINGER_MS, sockets.ROUTER_HANDOVER: 1}
         options |= {sockets.HANDSHAKE_IVL: HANDSHAKE_MS}

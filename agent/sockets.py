@@ -66,12 +66,10 @@ def new_key_pair() -> KeyPair:
     return KeyPair(public.decode(), secret.decode())
 
 
-def serving(keys: KeyPair, *, enforce_allow_list: bool) -> dict[int, Any]:
-    """Options of a socket that accepts encrypted connections."""
+def serving(keys: KeyPair) -> dict[int, Any]:
+    """Options of a socket that accepts encrypted connections of whom an allow list lets in."""
     options: dict[int, Any] = {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: keys.secret.encode()}
-    if enforce_allow_list:
-        options |= {zmq.ZAP_DOMAIN: ZAP_DOMAIN, zmq.ZAP_ENFORCE_DOMAIN: 1}
-    return options
+    return options | {zmq.ZAP_DOMAIN: ZAP_DOMAIN, zmq.ZAP_ENFORCE_DOMAIN: 1}
 
 
 def calling(keys: KeyPair, server_key: str) -> dict[int, Any]:
@@ -304,6 +302,8 @@ class AllowList:
     def __init__(self) -> None:
         self.keys: Container[bytes] = frozenset()
         """Public keys in Z85."""
+        self.closed = False
+        """Nobody is answered for now: who asks fails to agree on keys in time, and tries again."""
         self.refused = 0
         self.admitted: Callable[[bytes], None] = lambda key: None
         """Called with the key of each connection that was let in."""
@@ -316,19 +316,19 @@ class AllowList:
 
     def _asked(self, frames: list[bytes]) -> None:
         """A connection has proven to own a key: libzmq asks whether that is enough."""
+        if self.closed:
+            return
         client, delimiter, version, request, domain, _, _, mechanism, *credentials = frames
-        allowed = (
-            (version, domain, mechanism) == (b"1.0", ZAP_DOMAIN, b"CURVE")
-            and len(credentials) == 1
-            and z85.encode(credentials[0]) in self.keys
-        )
+        key = z85.encode(credentials[0]) if len(credentials) == 1 else b""
+        proven = (version, domain, mechanism) == (b"1.0", ZAP_DOMAIN, b"CURVE") and key
+        allowed = bool(proven) and key in self.keys
         self.refused += not allowed
         status = (b"200", b"OK") if allowed else (b"400", b"not known to this Site")
-        user = z85.encode(credentials[0]) if allowed else b""
+        user = key if allowed else b""
         if self._socket is not None:
             self._socket.send((client, delimiter, version, request, *status, user, b""))
         if allowed:
-            self.admitted(z85.encode(credentials[0]))
+            self.admitted(key)
 
     def nudge(self) -> None:
         if self._socket is not None:

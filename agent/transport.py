@@ -115,7 +115,7 @@ class Transport:
         queue = URGENT_QUEUE if urgent else BULK_QUEUE
         # A subscriber has nothing to say but its topic.
         options = sockets.limits(send=queue, size=1024) | sockets.BOUNDED
-        options |= sockets.serving(self._keys, enforce_allow_list=True)
+        options |= sockets.serving(self._keys)
         options |= {sockets.LINGER: FAREWELL_MS}
         self._channels[urgent] = Publisher(context, options)
         sockets.bind_all(self._channels[urgent], self._endpoints(urgent))

@@ -6,11 +6,14 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 import pytest
+import zmq
 
-from agent import joining, sockets
+from agent import guests, joining, sockets
 from agent.joining import JoinServer, OtherKey, ask_to_join
 from agent.keys import KeyPair
 from agent.sockets import Socket
@@ -29,10 +32,13 @@ from protocol.joining import (
 from protocol.objects import Device, SiteRecord
 from protocol.token import JoinToken
 from tests.kernel.namespaces import Inside, hosts
+from tests.kernel.transports import until
 
 pytestmark = pytest.mark.kernel
 
 IP = "10.77.0.11"
+ESTABLISHED = "01"
+"""As ``/proc/net/tcp6`` writes it."""
 CONFIG = Config().edited(Edit(put=(SiteRecord(id="5" * 16, name="paris", voters=()),)), 1)
 _ports = count(7480, 10)
 
@@ -245,6 +251,84 @@ def test_requests_are_bounded_in_rate(host: Inside) -> None:
         assert len(member.asked) < 60
         await client.close()
         context.destroy()
+
+    run(host, scenario, member)
+
+
+@contextmanager
+def silent_guests(member: Member, number: int) -> Iterator[None]:
+    """So many who show a key of their own, and then say nothing."""
+    context = zmq.Context()
+    crowd = context.socket(zmq.ROUTER)
+    crowd.linger = 0
+    crowd.curve_publickey, crowd.curve_secretkey = zmq.curve_keypair()
+    crowd.curve_serverkey = member.keys.public.encode()
+    try:
+        for _ in range(number):
+            crowd.connect(sockets.tcp(IP, member.port))
+        yield
+    finally:
+        crowd.close()
+        context.destroy()
+
+
+def inside(member: Member) -> set[str]:
+    """The other ends of the TCP connections that a member has accepted, by sockets of IPv6."""
+    lines = Path("/proc/thread-self/net/tcp6").read_text().splitlines()[1:]
+    here = f":{member.port:04X}"
+    found = (line.split()[1:4] for line in lines)
+    return {far for near, far, how in found if near.endswith(here) and how == ESTABLISHED}
+
+
+def test_however_many_connect_and_say_nothing_few_stay_and_newcomers_get_in(
+    host: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "MOST", 20)
+    monkeypatch.setattr(guests, "LAST_WORD_S", 2.0)
+    member = Member()
+
+    async def scenario() -> None:
+        with silent_guests(member, 100):
+            await until(lambda: len(inside(member)) > 20, 5)
+            knocking = inside(member)
+            await asyncio.sleep(1.0)  # twice as long as who is not let in may go on trying
+            stayed = knocking & inside(member)
+            assert len(stayed) <= 20
+            await until(lambda: not stayed & inside(member), 5)
+        assert config_of(await ask(token(member))) == CONFIG
+
+    run(host, scenario, member)
+
+
+def test_a_connection_that_says_nothing_is_ended_after_a_while(
+    host: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "STAY_S", 0.5)
+    member = Member()
+
+    async def scenario() -> None:
+        with silent_guests(member, 3):
+            await until(lambda: len(inside(member)) == 3, 5)
+            before = inside(member)
+            await until(lambda: not before & inside(member), 5)
+        assert config_of(await ask(token(member))) == CONFIG
+
+    run(host, scenario, member)
+
+
+def test_who_is_being_answered_is_not_sent_away(
+    host: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests, "STAY_S", 0.1)
+
+    async def slow(request: JoinRequest) -> JoinReply:
+        await asyncio.sleep(1.0)
+        return welcome(CONFIG)
+
+    member = Member(slow)
+
+    async def scenario() -> None:
+        assert config_of(await ask(token(member), seconds=2.5)) == CONFIG
 
     run(host, scenario, member)
 

@@ -257,7 +257,7 @@ def test_garbage_from_a_peer_is_counted_and_dropped(host: Inside) -> None:
         allowed = sockets.AllowList()
         await allowed.start(context)
         allowed.keys = {b.keys.public.encode()}
-        evil = Publisher(context, sockets.serving(a.keys, enforce_allow_list=True))
+        evil = Publisher(context, sockets.serving(a.keys))
         evil.bind(sockets.tcp(IP, a.port))
         topic, header = b.id.encode(), pack_header(site_bytes(SITE), 1, 0)
         frames = [
