@@ -104,10 +104,9 @@ class Agent:
         self._operations = Operations(self)
         self._doors = Doors(settings, self.keys, self._operations)
         self._estranged = Estranged(
-            self.keys, lambda: (self.config, self.view()), self.as_device, self._on_removed
-        )
-        self.removed_from = ""
-        """Name of the Site that this device was removed from while it was away."""
+            self.keys, lambda: (self.config, self.view()), self.as_device,
+            self.deliver, self.news.publish,
+        )  # fmt: skip
         self._carrier: Carrier | None = None
         if not settings.witness:
             flows = Flows(self.device, loaded.incarnation, self._transport.send, self)
@@ -229,21 +228,6 @@ class Agent:
         """The network has learnt of a takeover by this device, so long after the announcement."""
         self._chronicle.verified(group, self.name, took_ns)
 
-    def _on_removed(self, site: str) -> None:
-        """The Site goes on without this device: hold nothing, and say so."""
-        self.removed_from = site
-        _log.error("%s", self._removal())
-        self.deliver(Stop())
-        self.news.publish()
-
-    def _removal(self) -> str:
-        if not self.removed_from:
-            return ""
-        return (
-            f"this device was removed from Site {self.removed_from} while it was away: "
-            "run `halbctl leave` here, then join again with a new token"
-        )
-
     def on_conflict(self, conflict: Conflict) -> None:
         """Keep what the Site did not take; the worker writes it before what replaces it."""
         self.conflicts = keep(self.conflicts, conflict, unix_ms())
@@ -271,6 +255,11 @@ class Agent:
     @property
     def in_site(self) -> bool:
         return self._loop.node.configuration.in_site
+
+    @property
+    def removed_from(self) -> str:
+        """Name of the Site that this device was removed from while it was away."""
+        return self._estranged.removed_from
 
     def view(self) -> NodeView:
         return self._loop.node.view()
@@ -309,7 +298,7 @@ class Agent:
     def _notes(self, view: NodeView) -> tuple[str, ...]:
         profiles = {server.profile for server in self.config.virtual_servers.values()}
         found = [
-            self._removal(),
+            self._estranged.note,
             local_note(view.local),
             *self.notes,
             *self.history.file.notes,
@@ -384,7 +373,7 @@ class Agent:
 
     async def forget_site(self) -> None:
         """Begin anew, outside any Site."""
-        self.removed_from = ""
+        self._estranged.forget()
         self._storage.forget_site()
         self._loaded = Loaded(
             ballots={}, config=None, committed=NO_REVISION, incarnation=self._incarnation, notes=()

@@ -17,6 +17,7 @@ from agent.joining import ask_member
 from agent.keys import KeyPair
 from agent.lasting import lasting
 from protocol.config import Config
+from protocol.effects import Input, Resume, Stop
 from protocol.errors import HalbError
 from protocol.joining import JoinRequest
 from protocol.objects import Device
@@ -30,24 +31,43 @@ _log = logging.getLogger("halb.estranged")
 
 
 class Estranged:
-    """Watches for loneliness; calls ``on_removed`` once when a member says so."""
+    """Watches for loneliness; stops this device when a member says that the Site goes on
+    without it, and has it take part again when a member speaks to it after all."""
 
     def __init__(
         self,
         keys: KeyPair,
         look: Callable[[], tuple[Config, NodeView]],
         me: Callable[[], Device],
-        on_removed: Callable[[str], None],
+        deliver: Callable[[Input], None],
+        changed: Callable[[], None],
     ) -> None:
+        """``changed`` is called when :attr:`removed_from` is another one."""
         self._keys = keys
         self._look = look
         self._me = me
-        self._on_removed = on_removed
+        self._deliver = deliver
+        self._changed = changed
         self._task: asyncio.Task[None] | None = None
-        self._told: str | None = None
+        self.removed_from = ""
+        """Name of the Site that this device was removed from while it was away."""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(lasting(self._watch), name="estranged")
+
+    @property
+    def note(self) -> str:
+        """What the operator of this device has to know; empty: nothing."""
+        if not self.removed_from:
+            return ""
+        return (
+            f"this device was removed from Site {self.removed_from} while it was away: "
+            "run `halbctl leave` here, then join again with a new token"
+        )
+
+    def forget(self) -> None:
+        """The device has left that Site."""
+        self.removed_from = ""
 
     async def _watch(self) -> None:
         lonely = False
@@ -55,19 +75,34 @@ class Estranged:
             await next_round(SILENCE_S)
             config, view = self._look()
             heard = any(p.state is PeerState.ALIVE for p in view.peers)
-            if config.site is None or heard or self._told == config.site.id:
+            if heard and self.removed_from:
+                self._come_back()
+            if config.site is None or heard or self.removed_from:
                 lonely = False
             elif not lonely:
                 lonely = True
             elif await self._removed(config):
-                self._told = config.site.id
-                self._on_removed(config.site.name)
+                self._stop(config.site.name)
+
+    def _stop(self, site: str) -> None:
+        """The Site goes on without this device: hold nothing, and say so."""
+        self.removed_from = site
+        _log.error("%s", self.note)
+        self._deliver(Stop())
+        self._changed()
+
+    def _come_back(self) -> None:
+        """Members let only members hear them: whoever said otherwise was wrong."""
+        _log.warning("a member of Site %s speaks to this device again", self.removed_from)
+        self.forget()
+        self._deliver(Resume())
+        self._changed()
 
     async def _removed(self, config: Config) -> bool:
-        """Whether a member that can be reached does not know this device."""
+        """Whether a member that can be reached does not know this device any more."""
         me, site = self._me(), config.site
         assert site is not None
-        request = JoinRequest("", "", me, asks_membership_of=site.id)
+        request = JoinRequest("", "", me, asks_membership_of=site.id, knows=config.revision)
         for other in config.devices.values():
             if other.id == me.id:
                 continue

@@ -11,6 +11,7 @@ import msgspec
 from protocol.api import Failure
 from protocol.config import Config
 from protocol.errors import BY_EXIT_CODE, ExitCode, HalbError, MalformedMessage, Refused
+from protocol.ids import NO_REVISION, Revision
 from protocol.objects import Device
 from protocol.wire import MAX_BULK, config_from_bytes, config_to_bytes, pack, unpack
 
@@ -28,6 +29,8 @@ class JoinRequest(msgspec.Struct, frozen=True):
     """The newcomer as it wants to be known."""
     asks_membership_of: str = ""
     """Id of a Site: it does not want in, but to know whether it still belongs to it."""
+    knows: Revision = NO_REVISION
+    """Of that Site's configuration: the revision in force for it, which names it."""
 
 
 class JoinReply(msgspec.Struct, frozen=True):
@@ -42,9 +45,15 @@ class JoinReply(msgspec.Struct, frozen=True):
 def membership(config: Config, request: JoinRequest) -> JoinReply:
     """The answer to a device that asks whether it still belongs to the Site.
 
-    Says yes for another Site than this: it is not for us to tell.
+    Says yes for another Site than this: it is not for us to tell. Nor is it where the device
+    knows more than we do, who may have been away when it came: raises Refused.
     """
     ours = config.site is not None and config.site.id == request.asks_membership_of
+    if ours and config.revision < request.knows:
+        raise Refused(
+            f"this device knows revision {config.revision}, older than {request.knows}",
+            "Ask another one.",
+        )
     return JoinReply(member=not ours or request.device.id in config.devices)
 
 
