@@ -117,6 +117,7 @@ class Disk:
         with naming(folder, "use the state directory"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
+                _refuse_shared(folder)
                 folder.chmod(0o700)
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -253,6 +254,16 @@ def _parse(kind: type[T]) -> Callable[[bytes], T]:
 def _parse_config(content: bytes) -> tuple[Config, Revision]:
     stored = unpack(content, _ConfigContent, _LIMIT)
     return config_from_bytes(stored.config, _LIMIT), stored.committed
+
+
+def _refuse_shared(folder: Path) -> None:
+    """Raise if closing the directory to all others would shut them out of what is theirs."""
+    held = {entry.name for entry in folder.iterdir()}
+    if held and not any((folder / name).is_file() for name in ("identity", "lock")):
+        raise DiskError(
+            f"{folder} holds other files ({min(held)[:60]!r}) and is open to others",
+            "Choose another --state-dir: only the agent may read what is in it.",
+        )
 
 
 def _take(lock: int, folder: Path) -> None:

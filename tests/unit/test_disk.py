@@ -65,6 +65,25 @@ def test_a_new_directory_gets_an_identity_that_stays(folder: Path) -> None:
     assert first.keys.secret not in repr(first)
 
 
+def test_a_directory_that_others_use_is_refused_and_left_as_it_was(folder: Path) -> None:
+    folder.mkdir(mode=0o755)
+    (folder / "lock").mkdir()  # as in /run
+    with pytest.raises(DiskError, match="'lock'") as caught:
+        Disk.open(folder)
+    assert "--state-dir" in caught.value.remedy
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [entry.name for entry in folder.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("ours", [(), ("lock", "notes"), ("identity.tmp", "lock", "identity")])
+def test_a_directory_of_ours_is_closed_to_others(folder: Path, ours: tuple[str, ...]) -> None:
+    folder.mkdir(mode=0o755)
+    for name in ours:
+        (folder / name).touch()
+    Disk.open(folder).close()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_what_was_saved_is_loaded(folder: Path) -> None:
     fill(folder)
     loaded = once(folder)
