@@ -202,7 +202,7 @@ def _read_file(explicit: Path | None) -> dict[str, Any]:
 def _parse_yaml(path: Path, data: bytes) -> Mapping[Any, Any]:
     try:
         parsed = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]

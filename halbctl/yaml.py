@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from protocol.errors import HalbError, InvalidInput
+from protocol.shown import shown
 
 MAX_BYTES = 1024 * 1024
 MAX_NODES = 200_000
@@ -56,6 +57,8 @@ def _at(name: str, error: yaml.MarkedYAMLError) -> HalbError:
 
 _BOOL, _DATE = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"
 _INT = "tag:yaml.org,2002:int"
+_PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "map", "seq", "int", "float", "null")}
+_PLAIN.add(_BOOL)
 
 
 class _Loader(yaml.SafeLoader):
@@ -69,6 +72,12 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _DATE, _INT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    yaml_constructors = {
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag in _PLAIN
     }
 
     def __init__(self, stream: Any) -> None:
@@ -105,6 +114,14 @@ class _Loader(yaml.SafeLoader):
         if self._nodes > MAX_NODES:
             problem = f"more than {MAX_NODES} values, aliases counted in full"
             raise yaml.MarkedYAMLError(None, None, problem, mark)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (KeyError, IndexError, TypeError):
+            # What is tagged by hand need not look as its tag says.
+            problem = f"{shown(node.value)} is not what the tag before it says"
+            raise yaml.MarkedYAMLError(None, None, problem, node.start_mark) from None
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -131,6 +131,10 @@ def test_a_dry_run_is_checked_by_the_agent_and_shows_the_difference(
         ("x: \x07\n", "is not YAML"),
         ("- one\n--- \n- two\n", "expected a single document"),
         ("d: !!int x\n", "invalid literal"),
+        ("site: !!int ''\n", "line 1, column 7: '' is not what the tag before it says"),
+        ("frozen: !!bool maybe\n", "line 1, column 9: 'maybe' is not what the tag"),
+        ("virtual_servers: !!set {a}\n", "line 1, column 18: could not determine a constructor"),
+        ("site: !!binary aGFsYg==\n", "tag:yaml.org,2002:binary"),
     ],
 )
 def test_yaml_that_cannot_be_read(

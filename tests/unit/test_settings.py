@@ -109,6 +109,9 @@ def test_an_empty_file_is_fine(tmp_path: Path) -> None:
         ("address: 10.99.0.1:7480", "10.99.0.1 is not on this host", "10.77.0.11, 10.78.0.11"),
         ("x: !!python/object/apply:os.system [id]", "is not YAML", ""),
         ("\x00", "is not YAML", ""),
+        ("witness: !!bool maybe", "is not YAML", ""),
+        ("name: !!int ''", "is not YAML", ""),
+        ("name: !!set {a}", "`name`", ""),
     ],
 )
 def test_what_is_wrong_is_named_with_the_remedy(
