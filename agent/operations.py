@@ -90,8 +90,8 @@ class Operations:
                 return await self.status()
             case api.Leave(force):
                 return await self._leave(request.id, force)
-            case api.CreateToken(ttl, uses):
-                return await self._create_token(request.id, ttl, uses)
+            case api.CreateToken():
+                return await self._create_token(request.id, request.op)
             case api.ListTokens():
                 return self._tokens()
             case api.PutChange():
@@ -214,8 +214,8 @@ class Operations:
         return api.Exported(await asyncio.to_thread(render_site, config), str(config.revision))
 
     def _tokens(self) -> api.Tokens:
-        listed = sorted(self.agent.config.tokens.values(), key=lambda t: t.expires_at)
-        return api.Tokens(tuple(api.TokenInfo(t.id, t.expires_at, t.uses_left) for t in listed))
+        kept = sorted(self.agent.config.tokens.values(), key=lambda t: t.expires_at)
+        return api.Tokens(tuple(api.TokenInfo(t.id, t.expires_at, t.uses_left, t.by) for t in kept))
 
     # Writing
 
@@ -299,17 +299,17 @@ class Operations:
         outcome = await self.agent.errands.wait(future, RECOVER_S)
         return api.Done(outcome.detail, str(outcome.revision or ""))
 
-    async def _create_token(self, request: str, ttl: int, uses: int) -> api.TokenCreated:
-        if not 1 <= ttl <= MAX_TTL_S:
-            raise InvalidInput(f"ttl {ttl} s is out of range", f"Use 1 to {MAX_TTL_S} seconds.")
-        if not 1 <= uses <= MAX_USES:
-            raise InvalidInput(f"{uses} uses are out of range", f"Use 1 to {MAX_USES}.")
+    async def _create_token(self, request: str, op: api.CreateToken) -> api.TokenCreated:
+        if not 1 <= op.ttl <= MAX_TTL_S:
+            raise InvalidInput(f"ttl {op.ttl} s is out of range", f"Use 1 to {MAX_TTL_S} seconds.")
+        if not 1 <= op.uses <= MAX_USES:
+            raise InvalidInput(f"{op.uses} uses are out of range", f"Use 1 to {MAX_USES}.")
         token_id, secret = secrets.token_hex(8), secrets.token_hex(16)
-        expires_at = int(time.time()) + ttl
-        put = PutToken(token_id, digest_of(secret), expires_at, uses)
+        expires_at = int(time.time()) + op.ttl
+        put = PutToken(token_id, digest_of(secret), expires_at, op.uses, op.by)
         await self._propose(request, put, None, patience(TOKEN_S))
-        token = self._token(token_id, secret, expires_at)
-        return api.TokenCreated(token.encode(), token_id, expires_at, uses)
+        text = self._token(token_id, secret, expires_at).encode()
+        return api.TokenCreated(text, token_id, expires_at, op.uses)
 
     def _token(self, token_id: str, secret: str, expires_at: int) -> JoinToken:
         """A token that leads to this device first, then to the others."""

@@ -15,6 +15,8 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from agent import sockets
 from agent.keys import KeyPair
 from agent.rate import Rate
@@ -22,6 +24,7 @@ from agent.requests import CarryOut, Requests, WatchStatus
 from agent.sockets import AllowList, Socket
 from protocol import api
 from protocol.addresses import check_endpoint, split_endpoint
+from protocol.changes import PutOperator, PutToken
 from protocol.control import OPERATORS
 from protocol.errors import HalbError, Refused
 from protocol.objects import Operator
@@ -142,7 +145,7 @@ class RemoteServer:
                     f"a device cannot be told over the network to {what}",
                     f"Run `halbctl {what}` on its host.",
                 )
-            result = await self._carry_out(request)
+            result = await self._carry_out(_signed(request, name))
         except HalbError as error:
             _log.info("operator %s: %s: refused: %s", name, what, error.message)
             raise
@@ -192,6 +195,16 @@ class RemoteServer:
         await self._allowed.stop()
         if self._context is not None:
             self._context.destroy()
+
+
+def _signed(request: api.Request, name: str) -> api.Request:
+    """``request`` with its operator's name where the Site remembers who let somebody in."""
+    replace, op = msgspec.structs.replace, request.op
+    if isinstance(op, api.CreateToken):
+        return replace(request, op=replace(op, by=name))
+    if isinstance(op, api.PutChange) and isinstance(op.change, PutToken | PutOperator):
+        return replace(request, op=replace(op, change=replace(op.change, by=name)))
+    return request
 
 
 def _removed(name: str) -> HalbError:

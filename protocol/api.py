@@ -76,6 +76,8 @@ class CreateToken(msgspec.Struct, frozen=True, tag_field="op", tag="token-create
     """Seconds, 1 to 2,592,000."""
     uses: int = 1
     """1 to 1000."""
+    by: str = ""
+    """Who asks over the network is named by the device that is asked, whatever stands here."""
 
 
 class ListTokens(msgspec.Struct, frozen=True, tag_field="op", tag="token-list"):
@@ -205,6 +207,8 @@ class TokenInfo(msgspec.Struct, frozen=True):
     expires_at: int
     """Unix time, seconds."""
     uses_left: int
+    by: str = ""
+    """Operator who made it; empty: somebody on a device."""
 
 
 class Tokens(msgspec.Struct, frozen=True, tag_field="re", tag="tokens"):

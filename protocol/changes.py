@@ -168,6 +168,8 @@ class PutToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-put")
     digest: str
     expires_at: int
     uses: int
+    by: str = ""
+    """Name of the operator who asks over the network."""
 
 
 class RevokeToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-revoke"):
@@ -181,10 +183,12 @@ class PutOperator(msgspec.Struct, frozen=True, tag_field="change", tag="operator
 
     name: str
     public_key: str
+    by: str = ""
+    """Name of the operator who asks over the network."""
 
 
 class RemoveOperator(msgspec.Struct, frozen=True, tag_field="change", tag="operator-remove"):
-    """Take that back."""
+    """Take that back, and delete the join tokens that he made."""
 
     name: str
 
@@ -254,13 +258,15 @@ def _access_edit(
     config: Config, change: PutToken | RevokeToken | PutOperator | RemoveOperator, unix_s: int
 ) -> Edit:
     match change:
-        case PutToken(id, digest, expires_at, uses):
-            token = Token(id=id, digest=digest, expires_at=expires_at, uses_left=uses)
+        case PutToken(id, digest, expires_at, uses, by):
+            operators.require_known(config, by)
+            token = Token(id=id, digest=digest, expires_at=expires_at, uses_left=uses, by=by)
             return admission.put_token(config, token, unix_s)
         case RevokeToken(id):
             return admission.revoke_token(config, id)
-        case PutOperator(name, public_key):
-            return operators.put(config, name, public_key, unix_s)
+        case PutOperator(name, public_key, by):
+            operators.require_known(config, by)
+            return operators.put(config, name, public_key, unix_s, by)
         case RemoveOperator(name):
             return operators.remove(config, name)
 

@@ -19,6 +19,8 @@ class OperatorInfo(msgspec.Struct, frozen=True):
     """CURVE, Z85."""
     created_at: int
     """Unix time, seconds."""
+    by: str = ""
+    """Operator who let him in; empty: somebody on a device."""
 
 
 class Operators(msgspec.Struct, frozen=True, tag_field="re", tag="operators"):
@@ -55,7 +57,7 @@ def operators_of(config: Config) -> Operators:
     """The operators of a Site."""
     return Operators(
         tuple(
-            OperatorInfo(each.name, each.public_key, each.created_at)
+            OperatorInfo(each.name, each.public_key, each.created_at, each.by)
             for each in config.operators.values()
         )
     )

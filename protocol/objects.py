@@ -83,6 +83,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="to
     expires_at: int
     """Unix time, seconds."""
     uses_left: int
+    by: str = ""
+    """Name of the operator who made it over the network: it goes with him."""
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -306,6 +308,8 @@ class Operator(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """CURVE public key, Z85, 40 characters; no device knows the secret half."""
     created_at: int
     """Unix time, seconds."""
+    by: str = ""
+    """Name of the operator who let him in over the network; empty: somebody on a device."""
 
 
 Value = (

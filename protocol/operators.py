@@ -14,7 +14,13 @@ from protocol.shown import shown
 from protocol.validate import check_public_key
 
 
-def put(config: Config, name: str, public_key: str, unix_s: int) -> Edit:
+def require_known(config: Config, by: str) -> None:
+    """Raise where ``by`` asked for a way in as an operator and is none any more."""
+    if by and by not in config.operators:
+        raise Refused(f"operator {shown(by)} was removed from the Site", "Nothing was changed.")
+
+
+def put(config: Config, name: str, public_key: str, unix_s: int, by: str = "") -> Edit:
     """A new operator; a name or a key that is known already is refused."""
     check_name("operator", name)
     check_public_key(f"operator {name!r}", public_key)
@@ -32,13 +38,14 @@ def put(config: Config, name: str, public_key: str, unix_s: int) -> Edit:
     for each in known:
         if each.public_key == public_key:
             raise Refused(f"that key is the one of {each.name!r}", "Make a new pair of keys.")
-    return Edit(put=(Operator(name=name, public_key=public_key, created_at=unix_s),))
+    return Edit(put=(Operator(name=name, public_key=public_key, created_at=unix_s, by=by),))
 
 
 def remove(config: Config, name: str) -> Edit:
-    """Let the owner of this operator's key in no more."""
+    """Let the owner of this operator's key in no more, nor a device with a token that he made."""
     if name not in config.operators:
         raise InvalidInput(
             f"no operator is named {shown(name)}", nearest(name, list(config.operators))
         )
-    return Edit(delete=(("operator", name),))
+    made = tuple(("token", token.id) for token in config.tokens.values() if token.by == name)
+    return Edit(delete=(("operator", name), *made))

@@ -75,18 +75,27 @@ def create(
 def list_(ctx: typer.Context) -> None:
     """List the operators that are let in over the network."""
     found = ask(ctx, {"op": "operator-list"})["operators"]
-    rows = [(each["name"], utc(each["created_at"]), each["public_key"]) for each in found]
-    lines = table(("OPERATOR", "CREATED", "PUBLIC KEY"), rows, Paint.for_stream(sys.stdout))
+    rows = [
+        (each["name"], utc(each["created_at"]), each.get("by", ""), each["public_key"])
+        for each in found
+    ]
+    lines = table(
+        ("OPERATOR", "CREATED", "LET IN BY", "PUBLIC KEY"), rows, Paint.for_stream(sys.stdout)
+    )
     nothing = "no operators: `halbctl operator create` lets one in"
     emit(found, settings_of(ctx).output, lines, nothing)
 
 
 @app.command()
 def remove(ctx: typer.Context, name: Name) -> None:
-    """Let an operator in no more, and end what he has open."""
+    """Let an operator in no more, nor devices with his tokens."""
     from protocol.changes import RemoveOperator
 
+    known = ask(ctx, {"op": "operator-list"})["operators"]  # before he may have removed himself
     finish(ctx, change(ctx, RemoveOperator(name)))
+    let_in = [each["name"] for each in known if each.get("by") == name]
+    if let_in:
+        note(f"{name} had let in {', '.join(let_in)}, who stay: `halbctl operator list`")
 
 
 @app.command()

@@ -49,11 +49,12 @@ def list_(ctx: typer.Context) -> None:
             f"in {age(token['expires_at'] - now)}"
             if token["expires_at"] > now
             else Cell("EXPIRED", "yellow"),
+            token.get("by", ""),
         )
         for token in found["tokens"]
     ]
-    titles, paint = ("TOKEN", "USES LEFT", "EXPIRES", ""), Paint.for_stream(sys.stdout)
-    lines = table(titles, rows, paint, spare=("EXPIRES",))
+    titles = ("TOKEN", "USES LEFT", "EXPIRES", "", "MADE BY")
+    lines = table(titles, rows, Paint.for_stream(sys.stdout), spare=("EXPIRES", "MADE BY"))
     nothing = "no tokens: `halbctl token create` makes one"
     emit(found["tokens"], settings_of(ctx).output, lines, nothing)
 

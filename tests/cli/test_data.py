@@ -25,7 +25,7 @@ def _answers(peer: Peer) -> None:
         api.Export: api.Exported(recorded.DOCUMENT, "3.17"),
         api.PutChange: recorded.DONE,
         api.CreateToken: api.TokenCreated("halb1-secret", "t1", 1746104400, 1),
-        api.ListTokens: api.Tokens((api.TokenInfo("t1", 1746104400, 1),)),
+        api.ListTokens: api.Tokens((api.TokenInfo("t1", 1746104400, 1, "alice"),)),
     }
 
 
@@ -157,8 +157,9 @@ def test_a_new_token_is_all_that_stdout_gets(halbctl: Halbctl, peer: Peer) -> No
     assert "t1 lets one device join until 2025-05-01 13:00:00Z" in ran.err
     assert peer.only(api.CreateToken) == api.CreateToken(7200, 3)
     tokens = json.loads(halbctl("token", "list", "-o", "json").out)
-    assert tokens == [{"id": "t1", "expires_at": 1746104400, "uses_left": 1}]
-    assert halbctl("token", "list").out.splitlines()[1].split()[:2] == ["t1", "1"]
+    assert tokens == [{"id": "t1", "expires_at": 1746104400, "uses_left": 1, "by": "alice"}]
+    listed = halbctl("token", "list").out.splitlines()[1].split()
+    assert (listed[:2], listed[-1]) == (["t1", "1"], "alice")
 
 
 def test_version_names_client_and_agent(halbctl: Halbctl, peer: Peer) -> None:

@@ -140,14 +140,19 @@ def test_a_key_stays_only_where_it_may_be_in_force(
 
 
 def test_operators_are_listed_and_removed(member: Peer, halbctl: Halbctl) -> None:
-    member.answers[GetOperators] = Operators((OperatorInfo("alice", "k" * 40, 1746104400),))
+    member.answers[GetOperators] = Operators((
+        OperatorInfo("alice", "k" * 40, 1746104400), OperatorInfo("bob", "b" * 40, 1, "alice"),
+    ))  # fmt: skip
     assert json.loads(halbctl("operator", "list", "-o", "json").out) == [
-        {"name": "alice", "public_key": "k" * 40, "created_at": 1746104400}
+        {"name": "alice", "public_key": "k" * 40, "created_at": 1746104400, "by": ""},
+        {"name": "bob", "public_key": "b" * 40, "created_at": 1, "by": "alice"},
     ]
-    assert halbctl("operator", "list").out.splitlines()[1].split() == [
-        "alice", "2025-05-01", "13:00:00Z", "k" * 40,
-    ]  # fmt: skip
-    assert halbctl("operator", "remove", "alice").code == 0
+    rows = [line.split() for line in halbctl("operator", "list").out.splitlines()[1:]]
+    assert rows[0] == ["alice", "2025-05-01", "13:00:00Z", "k" * 40]
+    assert rows[1][3:] == ["alice", "b" * 40]
+    ran = halbctl("operator", "remove", "alice")
+    assert ran.code == 0
+    assert "alice had let in bob, who stay" in ran.err
     assert member.only(api.PutChange).change == changes.RemoveOperator("alice")
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 
+import msgspec
 import pytest
 
 from agent import remote, sockets
@@ -16,6 +17,7 @@ from agent.keys import KeyPair
 from agent.remote import RemoteServer
 from agent.sockets import Socket
 from protocol import api
+from protocol.changes import PutOperator, PutToken
 from protocol.control import OPERATORS
 from protocol.errors import HalbError, InvalidInput, Refused
 from protocol.objects import Operator
@@ -199,6 +201,30 @@ def test_whom_the_device_obeys_is_decided_on_its_host(host: Inside, op: api.Op) 
             assert "over the network" in failure.message
             assert "on its host" in failure.remedy
             assert not door.asked
+
+    run(host, scenario)
+
+
+def test_a_way_in_bears_the_name_of_who_made_it_whatever_the_request_says(host: Inside) -> None:
+    alice = sockets.new_key_pair()
+    token, bob = PutToken("7" * 16, "d" * 64, 1, 1), PutOperator("bob", "b" * 40)
+    forged: list[api.Op] = [
+        api.CreateToken(60, 1, "bob"),
+        api.PutChange(msgspec.structs.replace(token, by="bob")),
+        api.PutChange(bob),
+    ]
+
+    async def scenario(door: Door) -> None:
+        door.server.let_in([operator("alice", alice)])
+        async with visiting(door, alice) as (client,):
+            for number, op in enumerate(forged):
+                client.send(op, str(number))
+                await client.reply()
+        assert door.asked == [
+            api.CreateToken(60, 1, "alice"),
+            api.PutChange(msgspec.structs.replace(token, by="alice")),
+            api.PutChange(msgspec.structs.replace(bob, by="alice")),
+        ]
 
     run(host, scenario)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.changes import Change, PutOperator, RemoveOperator, describe
+from protocol.changes import Change, PutOperator, PutToken, RemoveOperator, describe
 from protocol.config import Config
 from protocol.contacts import contacts_of, operators_of
 from protocol.errors import HalbError, InvalidInput, Refused
 from protocol.objects import MAX_OPERATORS
+from protocol.token import digest_of
 from protocol.wire import config_from_bytes, config_to_bytes
 from tests.unit.paris import NOW, after, device, edit, site
 
@@ -49,6 +50,33 @@ def test_what_a_change_does_is_said() -> None:
     assert describe(with_alice(), edit(with_alice(), RemoveOperator("alice"))) == (
         "- operator alice",
     )
+
+
+def test_the_tokens_that_a_removed_operator_made_go_with_him() -> None:
+    config = with_alice()
+    for number, by in enumerate(("alice", "", "alice")):
+        put = PutToken(f"{number:016x}", digest_of("s"), NOW + 60, 1, by)
+        config = after(config, put)
+    gone = edit(config, RemoveOperator("alice"))
+    assert describe(config, gone) == (
+        "- operator alice", f"- token {0:016x}", f"- token {2:016x}",
+    )  # fmt: skip
+    assert [t.by for t in after(config, RemoveOperator("alice")).tokens.values()] == [""]
+
+
+def test_a_removed_operator_leaves_no_way_in_by_what_was_still_under_way() -> None:
+    late = (
+        PutToken("7" * 16, digest_of("s"), NOW + 60, 1, "alice"),
+        PutOperator("bob", OTHER, "alice"),
+    )
+    for change in late:
+        after(with_alice(), change)
+        refused(site(), change, Refused, "'alice' was removed")
+
+
+def test_who_let_an_operator_in_is_kept() -> None:
+    config = after(with_alice(), PutOperator("bob", OTHER, "alice"))
+    assert [each.by for each in operators_of(config).operators] == ["", "alice"]
 
 
 def test_a_name_is_given_once() -> None:
