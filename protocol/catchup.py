@@ -43,10 +43,11 @@ class CatchUp:
         ``served``: the coordinator itself is connected, and will send it.
         """
         have = replica.committed.revision
+        least = replica.known_committed
         ahead = [
             device
             for device, contact in self.contacts.items()
-            if contact.info is not None and contact.info.committed > have
+            if contact.info is not None and have < contact.info.committed >= least
         ]
         if not ahead:
             self._behind_since = None

@@ -125,8 +125,7 @@ class Configuration:
         """The disk has ``revision``: say so to whoever coordinates."""
         self.replica.on_stored(revision, out)
         if self.coordinator is not None:
-            self.coordinator.advance(out)
-            self.coordinator.replicate(now, out)
+            self.coordinator.on_written(now, out)
         else:
             self._report(site_term, out)
 

@@ -233,6 +233,12 @@ class Coordinator:
         self.advance(out)
         self.replicate(now, out)
 
+    def on_written(self, now: int, out: Outbox) -> None:
+        """The disk of this device has something new."""
+        self._idle_until = 0
+        self.advance(out)
+        self.replicate(now, out)
+
     def advance(self, out: Outbox) -> None:
         """Commit what a majority of the Site's voters has on disk in this term."""
         site = self.replica.stored.site
@@ -338,7 +344,7 @@ class Coordinator:
 
     def _in_force(self, device: DeviceId) -> Revision:
         if device == self.me:
-            return self.replica.committed.revision
+            return self.replica.kept
         follower = self.followers.get(device)
         return follower.committed or NO_REVISION if follower else NO_REVISION
 

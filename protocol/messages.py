@@ -165,7 +165,7 @@ class Stored(msgspec.Struct, frozen=True, tag_field="t", tag="stored"):
     revision: Revision
     """On disk."""
     committed: Revision
-    """Newest revision that the device knows to be committed; in force for its votes."""
+    """Newest revision that is in force for the device's votes, also after a restart."""
     terms: tuple[tuple[GroupId, int], ...] = ()
     """Its terms in groups whose voters change: once that is in force, it votes in no older one."""
 

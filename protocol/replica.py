@@ -2,7 +2,9 @@
 
 The coordinator's configuration replaces whatever a device has beyond the last
 revision that both share, as in Raft; only a suffix that was never committed
-can be lost so. A revision is in force once it is known to be committed.
+can be lost so. A revision is in force once it is known to be committed. Others
+may rest on that only once the disk knows it too: what a device has said to be in
+force it never falls behind, whatever it hears after a restart.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Replica:
     def append(self, config: Config, out: Outbox) -> None:
         """Take ``config`` as the newest; it is acked once durable."""
         if not config.descends_from(self.stored.revision):
-            conflict = dropped(self.stored, self._known_committed(), config)
+            conflict = dropped(self.stored, self.known_committed, config)
             if conflict is not None:
                 out.do(KeepConflict(conflict))
             text = f"dropped revision {self.stored.revision}, which was never committed"
@@ -48,8 +50,15 @@ class Replica:
         self._tail.append(config)
         self._write(out)
 
-    def _known_committed(self) -> Revision:
+    @property
+    def known_committed(self) -> Revision:
+        """Newest revision known to be committed; after a restart newer than what is in force."""
         return max(self.committed.revision, self._persisted[1])
+
+    @property
+    def kept(self) -> Revision:
+        """What is in force here, and cannot be undone by a restart."""
+        return min(self.committed.revision, self._persisted[1])
 
     def on_stored(self, revision: Revision, out: Outbox) -> None:
         """The disk has ``revision``."""
@@ -68,10 +77,10 @@ class Replica:
 
     def _write(self, out: Outbox) -> None:
         """One write at a time; what came meanwhile is written in one go after it."""
-        wanted = (self.stored.revision, self.committed.revision)
+        wanted = (self.stored.revision, self.known_committed)
         if self._writing is None and self._persisted != wanted:
             self._writing = wanted
-            out.do(PersistConfig(self.stored, self.committed.revision))
+            out.do(PersistConfig(self.stored, self.known_committed))
 
     def commit(self, revision: Revision, out: Outbox) -> bool:
         """Everything up to ``revision`` is committed; whether that is news."""
@@ -111,8 +120,11 @@ class Replica:
 
         It is put in force as it is. What this device has stored beyond it stays
         if it was made from it; otherwise it lost, as with a coordinator's word.
+        One from before what this device had in force is of no use: others rest on that.
         """
         assert config.revision > self.committed.revision
+        if config.revision < self.known_committed:
+            return
         if not self.stored.descends_from(config.revision):
             if config.revision < self.stored.revision:
                 return
@@ -124,7 +136,7 @@ class Replica:
 
     def report(self, term: int, terms: tuple[tuple[GroupId, int], ...]) -> Stored:
         """What this device has, for the coordinator of ``term``, and its ``terms`` in groups."""
-        return Stored(term, self.durable, self.committed.revision, terms)
+        return Stored(term, self.durable, self.kept, terms)
 
 
 def built(base: Config, message: Append | Copy) -> Config | None:

@@ -1,4 +1,4 @@
-"""S10 to S13: one history of the configuration; nothing committed is lost or returns."""
+"""S10 to S13, S17: one history of the configuration; nothing committed is lost or returns."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from protocol.config import Config
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
+from protocol.messages import Stored
 from protocol.objects import Key, Record, VirtualServer
 from protocol.quorum import majority
 
@@ -56,9 +57,12 @@ class ConfigCheck:
 
     # Stored and in force
 
-    def storing(self, process: Process, config: Config) -> None:
+    def storing(self, process: Process, config: Config, committed: Revision) -> None:
         """A configuration becomes durable, in place of the one on disk."""
         old = process.machine.disk.config
+        if committed < process.machine.disk.committed:
+            text = f"{process.name} forgets {process.machine.disk.committed} for {committed}"
+            self._checker.fail("S17", text)
         self._stored[config.revision] = config
         kept = self.newest.revision
         if old.descends_from(kept) and not config.descends_from(kept):
@@ -66,6 +70,13 @@ class ConfigCheck:
             self._checker.fail("S11", text)
         self._one_voter_at_a_time(old, config)
         self._nothing_returns(process, config)
+
+    def says_stored(self, process: Process, stored: Stored) -> None:
+        """S17: the coordinator goes on to the next voter list on this word."""
+        on_disk = process.machine.disk.committed
+        if stored.committed > on_disk:
+            text = f"{process.name} says that {stored.committed} is in force, on disk is {on_disk}"
+            self._checker.fail("S17", text)
 
     def _nothing_returns(self, process: Process, config: Config) -> None:
         """S12: what the committed history deleted is in no later configuration."""
@@ -85,6 +96,9 @@ class ConfigCheck:
         if process.in_force is not None and revision < process.in_force.revision:
             text = f"{process.name} goes back from {process.in_force.revision} to {revision}"
             self._checker.fail("S11", text)
+        if revision < process.machine.disk.committed:
+            kept = process.machine.disk.committed
+            self._checker.fail("S17", f"{process.name} puts {revision} in force, had {kept}")
         first = self._contents.setdefault(revision, config)
         if first is not config and first.records != config.records:
             self._checker.fail("S11", f"{revision} has two contents: {_difference(first, config)}")

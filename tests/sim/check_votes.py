@@ -115,7 +115,7 @@ class VoteCheck:
             if ballot.term < old.term or again:
                 self._checker.fail("S3", f"{process.name} replaces {old} of {group} by {ballot}")
 
-    def says_stored(self, process: Process, to: DeviceId, stored: Stored) -> None:
+    def says_stored(self, process: Process, stored: Stored) -> None:
         """S10: no confirmation for a coordinator of an older term than is known."""
         ballot = process.machine.disk.ballots.get(SITE_GROUP, Ballot())
         if stored.term < ballot.term:

@@ -1,7 +1,7 @@
 """All checks of one world, and the counters of what it went through.
 
 Safety is checked at every event: see ``check_votes`` (S2-S4), ``check_leases``
-(S1, S5-S9) and ``check_config`` (S10 to S13); S15 is in ``shell``; liveness
+(S1, S5-S9) and ``check_config`` (S10 to S13, S17); S15 is in ``shell``; liveness
 and quiet (L1-L7, S14, S16) are in ``liveness``. ``seen`` counts what happened,
 so that a batch of seeds can prove that it visited the interesting states.
 """
@@ -25,7 +25,7 @@ from protocol.effects import (
     Refresh,
     Release,
 )
-from protocol.ids import SITE_GROUP, DeviceId, GroupId
+from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Ack, Answer, Beat, HandOver, Resign, Stored, Vote, Voted
 from protocol.timing import INTERVAL_NS, Profile
 from tests.sim.check_config import ConfigCheck
@@ -55,6 +55,7 @@ RULES = {
     "S14": "nothing moves without a fault",
     "S15": "no step raises or spins",
     "S16": "the kernel is as the role says",
+    "S17": "what a device said to be in force it never falls behind, across restarts",
     "L1": "one primary soon after healing",
     "L2": "all agree on it",
     "L3": "all have the same configuration",
@@ -118,7 +119,7 @@ class Checker:
             Answer: self._says_answer,
             Beat: self._says_beat,
             HandOver: self._says_hand_over,
-            Stored: self.votes.says_stored,
+            Stored: self._says_stored,
             Vote: self._says_vote,
             Voted: self._says_voted,
         }
@@ -190,6 +191,10 @@ class Checker:
             self.votes.says_beat(process, message)
             self.leases.says_beat(process.machine.id, to, message)
 
+    def _says_stored(self, process: Process, to: DeviceId, message: Stored) -> None:
+        self.votes.says_stored(process, message)
+        self.configs.says_stored(process, message)
+
     def _says_answer(self, process: Process, to: DeviceId, message: Answer) -> None:
         if not message.would_vote:
             self.seen[f"would not: {message.reason.name}"] += 1
@@ -214,8 +219,8 @@ class Checker:
     def persisting(self, process: Process, ballots: Mapping[GroupId, Ballot]) -> None:
         self.votes.persisting(process, ballots)
 
-    def storing(self, process: Process, config: Config) -> None:
-        self.configs.storing(process, config)
+    def storing(self, process: Process, config: Config, committed: Revision) -> None:
+        self.configs.storing(process, config, committed)
         for uid, assignment in config.assignments.items():
             bounds = Bounds.of(assignment.profile)
             if self._bounds.setdefault(uid, bounds) != bounds:

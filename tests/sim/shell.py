@@ -274,6 +274,6 @@ class Process:
     def write_config(self) -> None:
         """The oldest configuration that waits for the disk becomes durable."""
         config, committed = self.writes.popleft()
-        self.world.checker.storing(self, config)
+        self.world.checker.storing(self, config, committed)
         self.machine.disk.config = config
         self.machine.disk.committed = committed

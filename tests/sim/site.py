@@ -53,6 +53,8 @@ class Setup:
     """What one of two devices does without the other one, and without an arbiter."""
     preempt: int = 0
     """Seconds after which a better-ranked device is handed each Virtual Server; 0: never."""
+    carriers: int | None = None
+    """So many of the devices carry and vote on each Virtual Server; None: all do."""
     codec: bool = False
     """Every message goes through the codec, as on a real wire."""
 
@@ -83,6 +85,7 @@ def build_site(setup: Setup, random: Random) -> Config:
         carriers = list(ids[:-1] if setup.witness else ids)
         if number:
             random.shuffle(carriers)
+        carriers = carriers[: setup.carriers]
         witnesses = ids[-1:] if setup.witness else ()
         values.append(
             VirtualServer(
