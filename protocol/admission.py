@@ -12,6 +12,7 @@ import msgspec
 
 from protocol.addresses import endpoints_clash
 from protocol.config import Config, Edit
+from protocol.departure import refuse_lost_majority
 from protocol.errors import InvalidInput, Refused
 from protocol.ids import DeviceId, check_name
 from protocol.nearest import nearest
@@ -24,7 +25,6 @@ from protocol.objects import (
     Value,
     VirtualServer,
 )
-from protocol.quorum import majority
 from protocol.shown import shown
 from protocol.token import shows_secret
 from protocol.validate import (
@@ -120,22 +120,14 @@ def remove_device(config: Config, name: str) -> Edit:
     """Take a device out of the Site and out of all Virtual Servers that name it.
 
     Refused where nothing would be left to carry a Virtual Server: an empty
-    list of devices would mean all of them.
+    list of devices would mean all of them. So it is where too few would be left to
+    confirm what follows.
     """
     device = device_named(config, name)
     if len(config.devices) == 1:
         raise Refused(
             f"device {name!r} is the last of the Site",
             "`halbctl leave` on it dissolves the Site.",
-        )
-    voters = config.site.voters if config.site else ()
-    left = [v for v in voters if v in config.devices and v != device.id]
-    if device.id in voters and len(voters) > 1 and len(left) < majority(voters):
-        # The removal itself needs their word, and who has gone gives none.
-        raise Refused(
-            f"device {name!r} cannot go: too few would be left of those that vote on changes",
-            "Let another device join first, if only as a witness. Or else: `halbctl leave --force` "
-            "on it, `halbctl recover` on one that stays, and remove it there.",
         )
     stays = [d for d in config.devices.values() if d.id != device.id]
     put: list[Value] = []
@@ -149,6 +141,7 @@ def remove_device(config: Config, name: str) -> Edit:
             )
         if device.id in (*server.devices, *server.witnesses):
             put.append(_without(server, device.id))
+    refuse_lost_majority(config, device)
     gone: Key = ("device", device.id)
     return Edit(put=tuple(put), delete=(gone,))
 

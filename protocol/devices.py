@@ -2,7 +2,8 @@
 
 References are ids, so a name changes nothing else. A replacement takes the place
 of the old device in every list and in the order of age; the voters in force
-follow one at a time, as after any change.
+follow one at a time, as after any change, so it is refused where too few are left to
+confirm that.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import msgspec
 
 from protocol.admission import device_named, refuse_id_as_name
 from protocol.config import Config, Edit
+from protocol.departure import refuse_lost_majority
 from protocol.errors import InvalidInput, Refused
 from protocol.ids import DeviceId
 from protocol.objects import Value, VirtualServer
@@ -48,6 +50,7 @@ def replace(config: Config, old_name: str, new_name: str) -> Edit:
             f"device {old_name!r} is {kinds[0]} and {new_name!r} is {kinds[1]}",
             "Join a device of the same kind, or remove the old one.",
         )
+    refuse_lost_majority(config, old)
     put: list[Value] = [msgspec.structs.replace(new, joined=old.joined)]
     for server in config.virtual_servers.values():
         changed = _with(server, old.id, new.id)

@@ -1,4 +1,4 @@
-"""S10 to S13, S17: one history of the configuration; nothing committed is lost or returns."""
+"""S10 to S13, S17, S18: one history of the configuration; nothing committed is lost or returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from protocol.errors import InvalidInput, NoQuorum, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
 from protocol.messages import Stored
 from protocol.objects import Key, Record, VirtualServer
-from protocol.quorum import majority
+from protocol.quorum import has_majority, majority
 
 if TYPE_CHECKING:
     from tests.sim.checkers import Checker
@@ -106,6 +106,7 @@ class ConfigCheck:
             if not config.descends_from(newest.revision):
                 self._lost(process, newest.revision, config)
             self._on_majority(process, config)
+            self._enough_left(config)
             self._deleted |= {
                 key
                 for key, record in newest.records.items()
@@ -153,6 +154,17 @@ class ConfigCheck:
         if holders < majority(voters):
             text = f"{process.name} holds {config.revision} for committed, it is on {holders} disks"
             self._checker.fail("S11", text)
+
+    def _enough_left(self, config: Config) -> None:
+        """S18: a list whose majority is in the Site no more could never change again."""
+        lists = {("the coordinator", config.site.voters)} if config.site else set()
+        for uid in config.virtual_servers.keys() & config.assignments.keys():
+            assignment = config.assignments[uid]
+            lists |= {(uid, assignment.voters), (uid, assignment.former)}
+        for what, voters in sorted(lists):
+            if voters and not has_majority(voters, config.devices):
+                text = f"{config.revision} leaves {list(config.devices)} of {voters} of {what}"
+                self._checker.fail("S18", text)
 
     def _one_voter_at_a_time(self, old: Config, new: Config) -> None:
         """S13: neighbouring voter lists differ in one voter, so majorities meet."""

@@ -1,7 +1,7 @@
 """All checks of one world, and the counters of what it went through.
 
 Safety is checked at every event: see ``check_votes`` (S2-S4), ``check_leases``
-(S1, S5-S9) and ``check_config`` (S10 to S13, S17); S15 is in ``shell``; liveness
+(S1, S5-S9) and ``check_config`` (S10 to S13, S17, S18); S15 is in ``shell``; liveness
 and quiet (L1-L7, S14, S16) are in ``liveness``. ``seen`` counts what happened,
 so that a batch of seeds can prove that it visited the interesting states.
 """
@@ -56,6 +56,7 @@ RULES = {
     "S15": "no step raises or spins",
     "S16": "the kernel is as the role says",
     "S17": "what a device said to be in force it never falls behind, across restarts",
+    "S18": "the devices of the Site are a majority of every list of voters",
     "L1": "one primary soon after healing",
     "L2": "all agree on it",
     "L3": "all have the same configuration",

@@ -6,13 +6,14 @@ from random import Random
 
 import pytest
 
+from protocol import admission
 from protocol.changes import PutVirtualServer, RemoveDevice
 from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput
 from protocol.listener_document import ListenerDocument
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim import liveness, operators
-from tests.sim.run import make_node
+from tests.sim.run import make_node, quiet_world
 from tests.sim.site import Setup, device_id, device_name
 from tests.sim.world import World
 
@@ -96,6 +97,47 @@ def test_a_removed_device_lets_go_and_the_others_go_on(removed: int) -> None:
         assert config.site is not None
         assert device_id(removed) not in config.site.voters
         assert len(config.site.voters) == 3
+
+
+def remove(world: World, index: int) -> bool:
+    """``halbctl device remove``, typed at the first device; whether it was carried out."""
+    request = operators.propose(world, 0, RemoveDevice(device_name(index)))
+    assert request is not None
+    return operators.wait_for(world, request)
+
+
+def test_devices_that_leave_together_are_waited_for_by_the_voters() -> None:
+    """Removed as soon as that is not refused, each is taken out of the lists before the next."""
+    for seed in range(4):
+        world = quiet_world(seed, Setup(devices=5))
+        operators.promote(world, 4, 0, 0)
+        world.run_for(SECOND)
+        refused = 0
+        for index in (1, 2, 3):
+            while not remove(world, index):
+                refused += 1
+                world.run_for(100 * MILLISECOND)
+            world.kill(index)
+        assert refused
+        world.run_for(2 * SECOND)
+        liveness.check(world, [0, 4])
+        assert not world.checker.violations, f"seed {seed}: {world.checker.violations[0]}"
+        assert world.announcers(world.first_vip) == [0]
+        assert set(world.checker.configs.newest.devices) == {device_id(0), device_id(4)}
+
+
+def test_without_its_rule_devices_that_leave_together_take_a_service_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "refuse_lost_majority", lambda config, device: None)
+    world = quiet_world(1, Setup(devices=5, carriers=3))
+    world.checker.ignored = frozenset({"S18"})
+    assert remove(world, 1)
+    assert remove(world, 2)
+    world.kill(1)
+    world.kill(2)
+    world.run_for(60 * SECOND)
+    assert not world.announcers(world.first_vip)
 
 
 def test_a_change_of_profile_leaves_one_owner() -> None:

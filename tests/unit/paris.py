@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from protocol.changes import Change, edit_for, found_site
 from protocol.config import Config, Edit
 from protocol.document import parse_site
 from protocol.ids import DeviceId
-from protocol.objects import Device, Gateway, Token, VirtualServer
+from protocol.objects import Device, Gateway, SiteRecord, Token, VirtualServer
 from protocol.token import digest_of
 
 NOW = 1_700_000_000
@@ -72,13 +74,24 @@ def token(**changes: object) -> Token:
     return Token(**{**fields, **changes})  # type: ignore[arg-type]
 
 
+def _voters(config: Config, *joining: Device) -> SiteRecord:
+    assert config.site is not None
+    voters = dict.fromkeys((*config.devices, *(d.id for d in joining)))
+    return msgspec.structs.replace(config.site, voters=tuple(voters))
+
+
+def followed(config: Config) -> Config:
+    """The voters of the Site have followed its devices, as the coordinator brings it about."""
+    return config.edited(Edit(put=(_voters(config),)), 1)
+
+
 def site(*servers: dict[str, object]) -> Config:
     """Site paris with devices a, b, c, the witness w, and ``servers``."""
     from protocol.changes import ApplyDocument
 
     config = found_site("paris", "5" * 16, device("a", 1))
     others = (device("b", 2), device("c", 3), device("w", 4, witness=True))
-    config = config.edited(Edit(put=others), 1)
+    config = config.edited(Edit(put=(*others, _voters(config, *others))), 1)
     document = parse_site({"virtual_servers": list(servers)})
     return after(config, ApplyDocument(document))
 

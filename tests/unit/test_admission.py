@@ -8,8 +8,10 @@ import pytest
 from protocol.changes import (
     AdmitDevice,
     Change,
+    DeleteVirtualServer,
     PutToken,
     RemoveDevice,
+    ReplaceDevice,
     RevokeToken,
     SetDevice,
     describe,
@@ -18,10 +20,24 @@ from protocol.changes import (
 from protocol.config import Config, Edit
 from protocol.errors import ExitCode, HalbError, InvalidInput, Refused
 from protocol.ids import DeviceId, Revision
-from protocol.objects import Device
+from protocol.objects import Assignment, Device
+from protocol.timing import Profile
 from protocol.token import digest_of
 from protocol.validate import MAX_TOKENS
-from tests.unit.paris import NOW, RDP, SECRET, TOKEN, WEB, after, device, edit, server, site, token
+from tests.unit.paris import (
+    NOW,
+    RDP,
+    SECRET,
+    TOKEN,
+    WEB,
+    after,
+    device,
+    edit,
+    followed,
+    server,
+    site,
+    token,
+)
 
 D = device("d", 5)
 
@@ -260,7 +276,7 @@ def test_a_device_that_leaves_is_taken_out_of_all_virtual_servers() -> None:
     config = after(site({**RDP, "witnesses": ["c"]}, WEB), RemoveDevice("b"))
     assert config.device_named("b") is None
     assert server(config).devices == (device("a", 1).id,)
-    assert server(after(config, RemoveDevice("c"))).witnesses == ()
+    assert server(after(followed(config), RemoveDevice("c"))).witnesses == ()
     assert server(config, "web").devices == ()
 
 
@@ -272,7 +288,7 @@ def test_the_only_device_of_a_virtual_server_stays() -> None:
 def test_the_last_device_that_can_carry_anything_stays() -> None:
     config = site(WEB)
     for name in ("a", "b"):
-        config = after(config, RemoveDevice(name))
+        config = followed(after(config, RemoveDevice(name)))
     refuses(config, RemoveDevice("c"), Refused, "'c'", "'web'")
 
 
@@ -294,3 +310,49 @@ def test_the_voters_of_the_site_are_left_to_the_coordinator() -> None:
     config = site()
     for change in (admit(), RemoveDevice("a")):
         assert after(with_token(config), change).site == config.site
+
+
+def voted_on(*voters: str, former: str = "", **changes: object) -> Config:
+    """Site paris with Virtual Server rdp on a and b, whose voters are these."""
+    config = site(RDP)
+    ids = {device.name: device.id for device in config.devices.values()}
+    assignment = Assignment(
+        uid=server(config).uid,
+        number=2,
+        voters=tuple(ids[name] for name in voters),
+        vips=("10.77.0.100",),
+        former=tuple(ids[name] for name in former),
+        profile=Profile.NORMAL,
+        slowest=Profile.NORMAL,
+    )
+    put = (assignment, msgspec.structs.replace(server(config), **changes))
+    return config.edited(Edit(put=put), 1)
+
+
+ALL = tuple(device(name, n).id for n, name in enumerate("abc", 1))
+
+
+def test_none_of_two_voters_of_a_virtual_server_goes_as_no_other_could_vote_then() -> None:
+    config = voted_on("a", "b")
+    for change in (RemoveDevice("b"), ReplaceDevice("b", "c")):
+        words = ("'b' cannot go", "'rdp'", "vs edit rdp", "halbctl recover")
+        refuses(config, change, Refused, *words)
+
+
+def test_a_device_goes_once_the_voters_have_followed_the_one_before() -> None:
+    config = voted_on("a", "b", "c", devices=ALL)
+    once = followed(after(config, RemoveDevice("b")))
+    for change in (RemoveDevice("c"), ReplaceDevice("c", "a")):
+        refuses(once, change, Refused, "'c' cannot go", "'rdp'", "repeat it in a moment")
+    assert after(config, RemoveDevice("w")).device_named("w") is None
+
+
+def test_the_voters_from_before_a_change_are_missed_until_it_is_settled() -> None:
+    config = voted_on("b", "c", "w", former="abcw", devices=ALL)
+    once = followed(after(config, RemoveDevice("a")))
+    refuses(once, RemoveDevice("c"), Refused, "'c' cannot go", "repeat it in a moment")
+
+
+def test_voters_of_what_was_deleted_hold_nobody_back() -> None:
+    config = after(voted_on("b"), DeleteVirtualServer("rdp"))
+    assert after(config, RemoveDevice("b")).device_named("b") is None
