@@ -18,7 +18,7 @@ from protocol.errors import HalbError, NotCommitted, Refused, TimedOut
 from protocol.ids import SITE_GROUP, DeviceId, Revision
 from protocol.messages import Append, ProposeChange
 from protocol.neighbourhood import Neighbourhood
-from protocol.objects import SiteRecord
+from protocol.objects import MAX_DEVICES, SiteRecord
 from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.plight import no_coordinator
@@ -165,7 +165,8 @@ class Rescue:
             return
         if self._now is not None:
             self._give_way(self._now.request, asked.request, out)
-        term = max(config.revision.term, *terms.values(), 0) + TERM_LEAP
+        newest = max(config.revision.term, *terms.values(), 0)
+        term = own_term(self.me, config, newest)
         forced = config.edited(edit, term)
         self._configuration.force(forced, out)
         out.do(Event("recover", SITE_GROUP, "forced new voters", term, self.me))
@@ -213,6 +214,17 @@ class Rescue:
     def wake_at(self) -> int:
         reach = self._reaching.deadline if self._reaching else NEVER
         return min(self._now.send_at, self._now.deadline, reach) if self._now else reach
+
+
+def own_term(me: DeviceId, config: Config, newest: int) -> int:
+    """A term far ahead of ``newest``, near which this device alone forces anything.
+
+    Terms come in blocks, which belong to the devices in turn. So two sides of a split that
+    recover apart do not write in the same term, and the one with the older term gives way.
+    """
+    turn = next((n for n, device in enumerate(config.devices) if device == me), 0)
+    first = newest // TERM_LEAP + 2  # the first block that is a whole leap ahead
+    return (first + (turn + 2 - first) % MAX_DEVICES) * TERM_LEAP
 
 
 def _new_voters(edit: Edit) -> tuple[DeviceId, ...]:

@@ -8,6 +8,7 @@ from protocol.effects import Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
 from protocol.recovery import TERM_LEAP, recovery_edit
+from protocol.rescue import own_term
 from protocol.view import Role
 from tests.unit.cluster import RDP, Cluster
 from tests.unit.test_configuration_in_a_site import in_force, propose, web
@@ -91,6 +92,34 @@ def test_a_majority_that_was_not_lost_gives_way_as_soon_as_it_hears_of_it() -> N
     assert cluster.primary(SITE_GROUP) is not None
     assert in_force(cluster, first) == in_force(cluster, second) == in_force(cluster, third)
     assert in_force(cluster, first).virtual_server_named("lost") is None
+
+
+def test_two_sides_that_recover_apart_are_one_site_as_soon_as_they_hear_each_other() -> None:
+    cluster = Cluster(4).settled()
+    first, second, third, fourth = (d.id for d in cluster.devices)
+    cluster.drop = lambda a, b, m: a != b
+    without(cluster, third, fourth)
+    for device in (first, second):
+        cluster.give(device, Recover(f"at {device}", ()))
+        cluster.run(4000)
+    assert [e.error for _, _, e in cluster.all_of(Outcome)] == [None, None]
+    primaries = [i for i in (first, second) if cluster.view(i).role is Role.PRIMARY]
+    assert len(primaries) == 2
+    cluster.drop = lambda a, b, m: False
+    cluster.run(8000)
+    assert cluster.primary() is not None
+    assert cluster.primary(SITE_GROUP) is not None
+    assert in_force(cluster, first).records == in_force(cluster, second).records
+
+
+def test_no_two_devices_force_anything_in_one_term() -> None:
+    config = in_force(Cluster(4).settled(), DeviceId(f"{1:016x}"))
+    forced: dict[int, DeviceId] = {}
+    for newest in (3, 999, 1000, 2500, 1_000_999):
+        for device in config.devices:
+            term = own_term(device, config, newest)
+            assert term >= newest + TERM_LEAP
+            assert forced.setdefault(term // TERM_LEAP, device) == device
 
 
 def test_a_recovery_that_another_takes_the_place_of_has_its_outcome_too() -> None:
