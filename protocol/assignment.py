@@ -94,7 +94,7 @@ def next_edit(
     delete: list[Key] = []
     for uid, assignment in config.assignments.items():
         server = config.virtual_servers.get(uid)
-        leaving = partial(stays, uid)
+        leaving = _gone_first(config, assignment.voters, partial(stays, uid))
         step = _step(config, assignment, server, settled(uid), ready, leaving, held)
         if step is None:
             continue
@@ -125,10 +125,21 @@ def next_edit(
             held.update(dict.fromkeys(vips, uid))
     site = config.site
     if site:
-        site_voters = one_step(site.voters, wanted_site_voters(config), ready)
+        leaving = _gone_first(config, site.voters, lambda _: False)
+        site_voters = one_step(site.voters, wanted_site_voters(config), ready, leaving)
         if site_voters is not None:
             put.append(msgspec.structs.replace(site, voters=site_voters))
     return Edit(tuple(put), tuple(delete))
+
+
+def _gone_first(
+    config: Config, voters: tuple[DeviceId, ...], stays: Callable[[DeviceId], bool]
+) -> Callable[[DeviceId], bool]:
+    """Until devices that left the Site are out of a list, no other is taken out of it.
+
+    So those that can confirm the next step are a majority after each one.
+    """
+    return stays if all(v in config.devices for v in voters) else config.devices.__contains__
 
 
 def _held_vips(config: Config) -> dict[str, GroupId]:

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from protocol import admission
+from protocol import admission, devices
 from protocol.changes import PutVirtualServer, RemoveDevice
 from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput
@@ -15,6 +15,7 @@ from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim import liveness, operators
 from tests.sim.run import make_node, quiet_world
 from tests.sim.site import Setup, device_id, device_name
+from tests.sim.test_ablations import turns_red
 from tests.sim.world import World
 
 
@@ -138,6 +139,30 @@ def test_without_its_rule_devices_that_leave_together_take_a_service_with_them(
     world.kill(2)
     world.run_for(60 * SECOND)
     assert not world.announcers(world.first_vip)
+
+
+def test_voters_that_left_are_taken_out_before_any_other() -> None:
+    """Of a, b, c, d, e the Site loses c and d; e is taken out of the list by an edit."""
+    for seed in range(3):
+        world = quiet_world(seed, Setup(devices=5))
+        server = VirtualServerDocument(
+            name="vs0",
+            vips=(f"{world.first_vip}/24",),
+            devices=("a", "c", "d"),
+            listeners=(ListenerDocument(port=443),),
+        )
+        for change in (PutVirtualServer(server), RemoveDevice("c"), RemoveDevice("d")):
+            assert operators.propose(world, 0, change) is not None
+        world.run_for(5 * SECOND)
+        liveness.check(world, [0, 1, 4])
+        assert not world.checker.violations, f"seed {seed}: {world.checker.violations[0]}"
+        assert world.announcers(world.first_vip) == [0]
+
+
+def test_a_device_that_would_be_missed_is_found_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (admission, devices):
+        monkeypatch.setattr(module, "refuse_lost_majority", lambda config, device: None)
+    assert turns_red("S18", devices=5)
 
 
 def test_a_change_of_profile_leaves_one_owner() -> None:
