@@ -70,6 +70,8 @@ COMMANDS = {"promote": 1.5, "command": 2.0}
 CALM = {"heal": 5.0}
 OPERATORS = {"promote": 2.0, "command": 6.0, "kill": 1.0, "bulk-cut": 0.5, "heal": 1.0}
 GAP = 250 * MILLISECOND
+PARTINGS = {"remove": 3.0, "relist": 2.0, "slow-disk": 1.0, "crash": 1.0}
+TOGETHER_NS = 800 * MILLISECOND
 
 RARE = Style(
     150 * MILLISECOND,
@@ -125,6 +127,18 @@ def drawn(style: Style, random: Random, devices: int, start: int, end: int) -> l
             faults += _swizzle(random, devices, now)
         else:
             faults.append(_draw(random, devices, now, kind, style.aim))
+
+
+def partings(random: Random, devices: int, start: int, end: int) -> list[Fault]:
+    """Devices leave or are replaced, often right after each other; others are named."""
+    kinds, weights = list(PARTINGS), list(PARTINGS.values())
+    faults: list[Fault] = []
+    now = start
+    while (now := now + int(random.expovariate(0.5) * SECOND)) < end:
+        for _ in range(random.randint(1, 3)):
+            kind = random.choices(kinds, weights)[0]
+            faults.append(_draw(random, devices, now + random.randrange(TOGETHER_NS), kind, 0.3))
+    return faults
 
 
 def _draw(random: Random, devices: int, now: int, kind: str, aim: float) -> Fault:
@@ -330,6 +344,14 @@ def _local(world: World, fault: Fault, target: int, random: Random) -> None:
     operators.change_locally(world, target, random)
 
 
+def _remove(world: World, fault: Fault, target: int, random: Random) -> None:
+    operators.remove_or_replace(world, fault.other, target, random)
+
+
+def _relist(world: World, fault: Fault, target: int, random: Random) -> None:
+    operators.name_others(world, fault.other, random)
+
+
 APPLY: dict[str, Apply] = {
     "kill": _kill,
     "crash": _crash,
@@ -357,4 +379,6 @@ APPLY: dict[str, Apply] = {
     "promote": _promote,
     "command": _command,
     "local": _local,
+    "remove": _remove,
+    "relist": _relist,
 }

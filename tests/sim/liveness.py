@@ -40,6 +40,8 @@ def heal_core(world: World, random: Random) -> list[int]:
     size = random.randint(count // 2 + 1, count)
     if world.checker.seen["ballots lost"]:
         size = count  # such a device votes again once it has heard a primary
+    if world.checker.seen["device to be removed"]:
+        size = count  # who has gone may be missed by those that are left already
     core = sorted(random.sample(range(count), size))
     world.frozen = frozenset(range(count)) - frozenset(core)
     world.network.quality = network.LAN
@@ -64,6 +66,12 @@ def heal_core(world: World, random: Random) -> list[int]:
         world.set_unfit(index, ())
         world.set_gateways_down(index, ())
     return core
+
+
+def _members(world: World, core: list[int]) -> list[int]:
+    """Those of the core that are in the Site still."""
+    devices = world.checker.configs.newest.devices
+    return [index for index in core if world.machines[index].id in devices]
 
 
 def _shut_out(world: World, core: list[int], random: Random) -> None:
@@ -100,7 +108,9 @@ def servable(world: World, core: list[int], before: InForce | None = None) -> li
             continue
         if before is not None and before.assignments.get(uid) != assignment:
             continue
-        voting = sum(1 for v in assignment.voters if v in disks)
+        # One that lost its ballots votes and stands only after it has heard of another's term.
+        lost = {v for v, d in disks.items() if d.ballots.get(uid, Ballot(lost=d.lost)).lost}
+        voting = sum(1 for v in assignment.voters if v in disks and v not in lost)
         # Another device becomes a voter first, on the word of those that were.
         word = before is None and disks.keys() >= {*assignment.voters, *assignment.former}
         able = [
@@ -109,8 +119,7 @@ def servable(world: World, core: list[int], before: InForce | None = None) -> li
             if v in disks
             and (v in assignment.voters or word)
             and not config.devices[v].drained
-            # One that lost its ballots stands only after it has heard of another's term.
-            and not disks[v].ballots.get(uid, Ballot(lost=disks[v].lost)).lost
+            and v not in lost
         ]
         if voting >= majority(assignment.voters) and able:
             found.append(uid)
@@ -152,12 +161,13 @@ def check(world: World, core: list[int]) -> None:
     before = _in_force(world, core)
     world.run_until(healed + 10 * unit)
     _finish_move(world, unit)
-    _one_primary(world, core, before)
+    _one_primary(world, _members(world, core), before)
     world.run_until(healed + 12 * unit)
     _finish_move(world, unit)
-    _agree(world, core, before)
+    _agree(world, _members(world, core), before)
     world.run_until(healed + max(CONFIG_NS, 15 * unit))
     _finish_move(world, unit)
+    core = _members(world, core)
     _one_primary(world, core)
     _agree(world, core)
     _same_configuration(world, core)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import sha256
 from random import Random
 
+from msgspec import structs
+
 from protocol.changes import (
     AddGateway,
     AdmitDevice,
@@ -15,7 +17,9 @@ from protocol.changes import (
     PlanMove,
     PutToken,
     PutVirtualServer,
+    RemoveDevice,
     RemoveGateway,
+    ReplaceDevice,
     SetDevice,
     SetGateway,
 )
@@ -24,6 +28,7 @@ from protocol.effects import Promote, Propose
 from protocol.gateway_document import GatewayDocument
 from protocol.ids import Revision
 from protocol.listener_document import ListenerDocument
+from protocol.rendering import document_of
 from protocol.timing import MILLISECOND, SECOND, Profile
 from tests.sim.machine import UNIX_S
 from tests.sim.site import device, device_name, group_id
@@ -33,6 +38,8 @@ EXPIRES_AT = 4_000_000_000
 """Unix time far ahead: no token of a simulation expires."""
 GATEWAYS = 3
 PROFILES = (Profile.FAST, Profile.NORMAL, Profile.CALM)
+LEAST_LEFT = 3
+"""So many devices are never removed."""
 EXTRA_SERVERS = 2
 """Virtual Servers that operators create and delete."""
 
@@ -156,6 +163,31 @@ def see_gateways(world: World, index: int, random: Random) -> None:
         if random.random() < 0.4
     )
     world.set_gateways_down(index, down)
+
+
+def remove_or_replace(world: World, index: int, target: int, random: Random) -> None:
+    """``device remove`` or ``device replace``, while enough would be left for the test's end."""
+    devices = world.checker.configs.newest.devices
+    if len(devices) <= LEAST_LEFT:
+        return
+    world.checker.seen["device to be removed"] += 1
+    others = [device.name for device in devices.values() if device.name != device_name(target)]
+    change: Change = RemoveDevice(device_name(target))
+    if random.random() < 0.3:
+        change = ReplaceDevice(device_name(target), random.choice(others))
+    propose(world, index, change)
+
+
+def name_others(world: World, index: int, random: Random) -> None:
+    """``vs edit --device ...``: another list of devices carries a Virtual Server."""
+    config = world.checker.configs.newest
+    server = config.virtual_servers[group_id(random.randrange(len(world.setup.profiles)))]
+    names = [device.name for device in config.devices.values() if not device.witness]
+    if len(names) < LEAST_LEFT:
+        return  # two alone would be refused: how they serve is for the simulator of pairs
+    chosen = random.sample(names, random.randint(LEAST_LEFT, len(names)))
+    document = structs.replace(document_of(config, server), devices=tuple(chosen))
+    propose(world, index, PutVirtualServer(document, must="exist"))
 
 
 def random_server_change(world: World, random: Random) -> Change:

@@ -31,6 +31,8 @@ HUNTED: tuple[tuple[Profile, ...], ...] = (
     (Profile.FAST, Profile.NORMAL),
 )
 
+PARTING = 3
+"""From larger Sites devices are removed."""
 UNFLUSHED = 0.2
 """While faults happen, so many successors cannot enter the flows in time."""
 
@@ -70,8 +72,10 @@ def setup_of(seed: int, devices: int, hunt: bool = False) -> Setup:
     random = Random(seed * 7 + 101)
     if hunt:
         return Setup(devices=devices, profiles=random.choice(HUNTED))
+    few = devices > PARTING and Random(seed * 7 + 106).random() < 0.4
     return Setup(
         devices=devices,
+        carriers=3 if few else None,
         profiles=random.choice(MIXES),
         witness=devices > 2 and random.random() < 0.2,
         codec=random.random() < 0.1,
@@ -82,7 +86,11 @@ def setup_of(seed: int, devices: int, hunt: bool = False) -> Setup:
 def plan(seed: int, devices: int, safety_ns: int, hunt: bool = False) -> tuple[str, list[Fault]]:
     """The faults that a seed means."""
     random = Random(seed * 7 + 102)
-    return faults.schedule(random, devices, WARM_UP_NS // 3, safety_ns, hunt)
+    style, planned = faults.schedule(random, devices, WARM_UP_NS // 3, safety_ns, hunt)
+    other = Random(seed * 7 + 107)
+    if devices > PARTING and not hunt and other.random() < 0.5:
+        planned += faults.partings(other, devices, WARM_UP_NS, safety_ns)
+    return style, sorted(planned, key=lambda fault: fault.at)
 
 
 def run_seed(
