@@ -77,6 +77,9 @@ def recovery_edit(
 ) -> Edit:
     """New voter lists of survivors, wherever they are no majority any more.
 
+    So too where they are none of the voters before a change that needs their word still: it
+    would wait for ever, and with it all that follows.
+
     ``terms``: the newest known term of each Virtual Server's group.
     """
     put: list[Value] = []
@@ -85,14 +88,20 @@ def recovery_edit(
     if site_is_lost(config, survivors):
         put.append(msgspec.structs.replace(site, voters=survivors[:MAX_VOTERS]))
     for uid, assignment in config.assignments.items():
-        if has_majority(assignment.voters, survivors):
+        serves = has_majority(assignment.voters, survivors)
+        if serves and (assignment.settled or _settles(assignment, survivors)):
             continue
         server = config.virtual_servers.get(uid)
-        wanted = (*assignment.voters, *(wanted_voters(config, server) if server else ()))
+        others = wanted_voters(config, server) if server and not serves else ()
+        wanted = (*assignment.voters, *others)
         voters = tuple(dict.fromkeys(v for v in wanted if v in survivors))
         if voters:
             put.append(_forced(assignment, voters, terms.get(uid, 0)))
     return Edit(put=tuple(put))
+
+
+def _settles(assignment: Assignment, survivors: tuple[DeviceId, ...]) -> bool:
+    return has_majority(assignment.former or assignment.voters, survivors)
 
 
 def _forced(now: Assignment, voters: tuple[DeviceId, ...], term: int) -> Assignment:
@@ -102,6 +111,8 @@ def _forced(now: Assignment, voters: tuple[DeviceId, ...], term: int) -> Assignm
         voters=voters[:MAX_VOTERS],
         former=(),
         releasing=(),
+        lone=now.lone and len(voters) == 2,
+        formerly_lone=False,
         term=max(term, now.term) + TERM_LEAP,
     )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from protocol.changes import SetDevice
+from protocol.config import Edit
 from protocol.describe import describe
 from protocol.effects import Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
+from protocol.objects import Assignment
 from protocol.recovery import TERM_LEAP, recovery_edit
 from protocol.rescue import own_term
 from protocol.view import Role
@@ -193,3 +197,22 @@ def test_new_voters_are_shown_with_the_name_of_what_they_vote_on() -> None:
     made = recovery_edit(config, (cluster.devices[0].id,), {})
     name = config.virtual_servers[RDP].name
     assert f"~ assignment of {name} voters d1, d2, d3 -> d1" in describe(config, made)
+
+
+def test_recover_settles_a_list_that_waits_for_a_device_that_is_gone() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    config = in_force(cluster, second)
+    stuck = msgspec.structs.replace(
+        config.assignments[RDP], number=7, voters=(second, third), former=(first, second),
+        lone=True, formerly_lone=True,
+    )  # fmt: skip
+    config = config.edited(Edit(put=(stuck,)), 9)
+    assert not recovery_edit(config, (first, second, third), {}).put
+    (forced,) = recovery_edit(config, (second, third), {}).put
+    assert isinstance(forced, Assignment)
+    assert (forced.voters, forced.former, forced.lone) == ((second, third), (), True)
+    assert not forced.formerly_lone
+    (single,) = recovery_edit(config, (third,), {}).put[1:]
+    assert isinstance(single, Assignment)
+    assert (single.voters, single.lone) == ((third,), False)
