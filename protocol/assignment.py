@@ -157,6 +157,10 @@ def _step(
     held: dict[str, GroupId],
 ) -> Assignment | None:
     if not now.settled:
+        if not settled and server is None and now.vips:
+            # Those who have it are silent at once; the VIPs are held until the others know.
+            releasing = (*now.releasing, *now.vips)
+            return msgspec.structs.replace(now, number=now.number + 1, vips=(), releasing=releasing)
         if not settled:
             return None
         return msgspec.structs.replace(
@@ -168,6 +172,14 @@ def _step(
     vips = tuple(v for v in addresses if v in now.vips or v not in held)
     voters = one_step(now.voters, wanted, ready, stays) or now.voters
     lone = wanted_lone(config, server, voters) if server else now.lone
+    if now.lone and not lone and voters == now.voters:
+        # One of the two may serve alone at this moment, and only another voter lets it go on. A
+        # third one makes the majority no larger, so it need not be ready.
+        voters = one_step(now.voters, wanted, lambda _: True, stays) or now.voters
+    if now.lone and not (voters == now.voters and all(ready(v) for v in voters)):
+        # Until the two agree on the profile neither may serve alone, so both are to be there; nor
+        # may a stranger measure the silence of a VIP by another T than who serves it alone.
+        profile = now.profile
     if (voters, vips, profile, lone) == (now.voters, now.vips, now.profile, now.lone):
         return now if server is None else None
     changes_rules = (voters, profile, lone) != (now.voters, now.profile, now.lone)
