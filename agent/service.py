@@ -20,7 +20,7 @@ from protocol.api import (
 )
 from protocol.durations import say, utc
 from protocol.ids import DeviceId
-from protocol.objects import Gateway, VirtualServer
+from protocol.objects import Assignment, Gateway, VirtualServer
 from protocol.timing import SECOND
 from protocol.view import PeerState
 
@@ -180,10 +180,13 @@ def _why_no_primary(picture: Picture, server: VirtualServer) -> str:
     if assignment is None:
         return "no primary: the coordinator has not assigned it to devices yet"
     gone = [v for v in assignment.voters if not picture.alive(v)]
+    former = [v for v in assignment.former if not picture.alive(v)]
     total = len(assignment.voters)
     seen = picture.groups.get(server.uid)
     if seen is not None and seen.waits:
-        force = f"; `halbctl failover {server.name} --force` on it decides" if gone else ""
+        force = (
+            f"; `halbctl failover {server.name} --force` on it decides" if gone or former else ""
+        )
         return f"no primary: {picture.name(picture.facts.device)} {seen.waits}{force}"
     if total - len(gone) <= total // 2:
         return (
@@ -234,9 +237,17 @@ def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
         )
     assignment = picture.assignment(server.uid)
     voters = 2 if assignment is None else len(assignment.voters)
-    if voters != 2 and (server.arbiter or server.on_peer_loss):
+    changing = assignment is not None and assignment.formerly_lone and bool(assignment.former)
+    if assignment is not None and changing:
+        yield from _alone_by_the_list_before(picture, assignment)
+    if voters != 2 and not changing and (server.arbiter or server.on_peer_loss):
         which = "arbiter" if server.arbiter else "on_peer_loss"
         yield f"`{which}` means nothing while {voters} devices vote: it is for two"
+    if assignment is not None and assignment.lone and assignment.profile != server.profile:
+        yield (
+            f"profile {assignment.profile} stays in force until both devices are there"
+            f" to agree on {server.profile}"
+        )
     if server.preempt:
         yield f"goes to a better-ranked device that has been fit for {say(server.preempt)}"
     planned = picture.config.planned_moves.get(server.uid)
@@ -249,6 +260,17 @@ def _notes(picture: Picture, server: VirtualServer) -> Iterator[str]:
     for device in picture.carriers(server):
         if late := picture.late(device, server.uid):
             yield f"device {picture.name(device)} is ranked last: {late}"
+
+
+def _alone_by_the_list_before(picture: Picture, assignment: Assignment) -> Iterator[str]:
+    """What a change of voters waits for, where one of two devices might still serve alone."""
+    gone = [v for v in assignment.former if not picture.alive(v)]
+    if gone:
+        yield (
+            f"{picture.names(gone)} may not know the newest list of voters, and could still serve"
+            " alone: who takes it asks for its VIPs first, and the next change of voters waits;"
+            " `halbctl recover` gives up what is lost for good"
+        )
 
 
 def _because(reason: str) -> str:

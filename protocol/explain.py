@@ -50,7 +50,7 @@ def report_of(
         promise_ms=max(0, voter.promise_until - now) // MILLISECOND,
         confirmed_ms=max(0, now - lease.confirmed) // MILLISECOND if primary else None,
         step_down_ms=max(0, lease.ends - now) // MILLISECOND if primary else None,
-        unfit=_why_unfit(group),
+        unfit=_why_unfit(group, now),
         late=group.candidacy.late,
         damped_ms=group.damping.left(now) // MILLISECOND,
         stored=config.revision,
@@ -61,12 +61,12 @@ def report_of(
     )
 
 
-def _why_unfit(group: Group) -> str:
+def _why_unfit(group: Group, now: int) -> str:
     voter = group.voter
     if group.stopping:
         return "is stopping"
     starting = "has just started" if group.role is Role.WAITING else ""
-    return voter.lacks or group.unfit or starting
+    return voter.lacks or group.unfit or starting or group.alone.waits_for(now)
 
 
 def _election(group: Group, now: int) -> Election | None:
@@ -107,6 +107,11 @@ class _Case:
             if r.leader and r.leader not in self.reports and r.heard_ms < promise
         }
         """Devices that hear a primary which did not answer."""
+
+    @property
+    def majority(self) -> int:
+        """How many voters elect a primary."""
+        return 1 if self.alone else majority(self.voters)
 
     @property
     def voters_heard(self) -> list[DeviceId]:
@@ -174,7 +179,7 @@ def explain(config: Config, server: VirtualServer, me: DeviceId, reports: Report
         confirmed_ms=_or_unknown(report.confirmed_ms if report else None),
         step_down_ms=_or_unknown(report.step_down_ms if report else None),
         voters=len(case.voters),
-        majority=1 if case.alone else majority(case.voters),
+        majority=case.majority,
         devices=tuple(_device(case, device) for device in _in_order(case)),
         moves=tuple(_moves(case)),
     )
@@ -241,7 +246,7 @@ def _why_nobody(case: _Case) -> str:
     if case.silent_primary:
         name, who = case.name(case.silent_primary), case.names(list(case.hearing))
         return f"{name} is primary, for {who} hear it; it did not answer, so more is not known"
-    answered, needed = case.voters_heard, majority(case.voters)
+    answered, needed = case.voters_heard, case.majority
     if len(answered) < needed:
         return (
             f"nobody is primary: {len(answered)} of {len(case.voters)} voters answered,"
@@ -264,12 +269,14 @@ def _moves(case: _Case) -> Iterator[str]:
     if case.silent_primary:
         return
     if primary is None:
-        missing = majority(case.voters) - len(case.voters_heard)
+        missing = case.majority - len(case.voters_heard)
         if missing > 0:
             silent = case.names([d for d in case.voters if d not in case.reports])
             yield f"it needs {missing} more of its voters: {silent} did not answer"
+        elif others:
+            yield f"{case.name(others[0])} would stand: it lacks nothing"
         else:
-            yield from (f"{case.name(d)} would stand: it lacks nothing" for d in others[:1])
+            yield f"nobody can take it: {_shortcomings(case)}"
         return
     if not others:
         yield f"nobody could take over: {_shortcomings(case)}"

@@ -291,3 +291,16 @@ def test_one_of_two_that_serves_alone_is_confirmed_by_itself() -> None:
     found = explain(config, config.virtual_servers[RDP], pair.second, reports)
     assert (found.primary, found.voters, found.majority) == ("d2", 2, 1)
     assert explained(Pair().settled()).majority == 2
+
+
+def test_one_of_two_that_waits_says_for_what_and_no_election_is_said_to_be_under_way() -> None:
+    pair = Pair()
+    pair.settled()
+    for device in (pair.first, pair.second):
+        pair.crash(device)
+    pair.restart(pair.second)
+    pair.run(3_000)
+    found = explained(pair)
+    assert found.why == "nobody is primary: no device that may carry it can"
+    (move,) = found.moves
+    assert "d2 has not heard the other device since it started" in move

@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from protocol.ids import NO_REVISION, DeviceId
-from tests.unit.test_status import REVISION, A, Site, W
+from protocol.timing import Profile
+from protocol.view import PeerState
+from tests.unit.test_status import REVISION, A, B, Site, W
 
 
 @pytest.mark.parametrize("seen_from", [A, W])
@@ -25,3 +27,23 @@ def test_what_is_for_two_voters_is_said_to_mean_nothing_among_three() -> None:
     site = Site()
     site.server = msgspec.structs.replace(site.server, arbiter="10.77.0.1")
     assert site.rdp().notes == ("`arbiter` means nothing while 3 devices vote: it is for two",)
+
+
+def test_a_change_of_two_voters_that_waits_for_one_that_is_gone_is_said_so() -> None:
+    site = Site()
+    site.server = msgspec.structs.replace(site.server, on_peer_loss="serve")
+    site.states[B] = PeerState.DEAD
+    site.assignment = msgspec.structs.replace(site.assignment, former=(A, B), formerly_lone=True)
+    (note,) = site.rdp().notes
+    assert note.startswith("b may not know the newest list of voters")
+    assert "`halbctl recover`" in note
+
+
+def test_a_profile_that_waits_for_both_of_two_devices_is_said_so() -> None:
+    site = Site()
+    fast = Profile.FAST
+    site.server = msgspec.structs.replace(site.server, on_peer_loss="serve", profile=fast)
+    site.assignment = msgspec.structs.replace(site.assignment, voters=(A, B), lone=True)
+    assert site.rdp().notes[0] == (
+        "profile normal stays in force until both devices are there to agree on fast"
+    )
