@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from protocol.arbiter import Sight, Wait, why_not_ask, why_not_take
+from protocol.arbiter import Sight, Wait, why_not_ask, why_not_open, why_not_take
 from protocol.effects import Announce, Event, ProbeArbiter, Probed
 from protocol.ids import DeviceId
-from protocol.messages import Reason, Resign
+from protocol.messages import Claim, Reason, Resign
 from protocol.outbox import Outbox
 from protocol.timing import NEVER, next_round
 from protocol.view import Role
@@ -48,6 +48,10 @@ class Alone:
         self._arbiter: int | None = None
         self._quiet = 0
         self._quiet_until = 0
+        self._free_at: int | None = None
+        """Until when nobody answered for the VIPs; None: somebody did, or nobody was asked."""
+        self._claimed_until = 0
+        """Until then a device that claims by an older voter list may hold its lease."""
 
     @property
     def allowed(self) -> bool:
@@ -55,10 +59,57 @@ class Alone:
         return self._voter.electorate.lone
 
     def sight(self) -> Sight:
-        heard = [at for v in self._voter.others if (at := self.heard(v)) is not None]
+        heard = [at for d in self._rivals if (at := self.heard(d)) is not None]
         return Sight(
-            max(heard, default=None), self._arbiter, self._quiet, self.was_primary, self.forced
-        )
+            max(heard, default=None), self._arbiter, self._quiet, self.was_primary, self.forced,
+            self._claimed_until,
+        )  # fmt: skip
+
+    @property
+    def _rivals(self) -> list[DeviceId]:
+        """Who else may serve alone now, or might still by the voter list before."""
+        pair = self._voter.electorate.pair
+        return [device for device in pair.devices if device != self._voter.me] if pair else []
+
+    # By the vote of a majority, while one of two may serve alone by the voter list before
+
+    def clear(self, now: int) -> bool:
+        """Whether a device that a majority would elect may stand, as far as these two go.
+
+        Those who would vote for it say so themselves that they do not serve, and so does a
+        primary that resigns; of others an unanswered question for the VIPs tells.
+        """
+        candidacy = self._group.candidacy
+        return candidacy.vacant_since is not None or self._is_free(candidacy.backers(now), now)
+
+    def may_open(self, now: int) -> bool:
+        """Whether a majority's word is enough to open the lease now.
+
+        Who voted for this device takes nothing alone before its promise ends. Anybody else
+        asks three rounds, of half a T each, before it opens, and sees this device's questions
+        or is seen: so silence of the VIPs means something for a T.
+        """
+        return self._is_free(self._group.candidacy.bound(now), now)
+
+    def _is_free(self, vouch: set[DeviceId], now: int) -> bool:
+        """``vouch``: devices that serve nobody, by their own word."""
+        if self.allowed or vouch.issuperset(self._rivals):
+            return True
+        if self._free_at is None or self.opposed(now):
+            return False
+        return now - self._free_at <= self._voter.timing.interval
+
+    def on_claim(
+        self, sender: DeviceId, claim: Claim, follows: bool, now: int, out: Outbox
+    ) -> None:
+        """Another device claims the group; ``follows``: this one accepts it."""
+        if claim.number < self._voter.electorate.number and sender in self._rivals:
+            self._claimed_until = now + self._voter.promise_for(claim.interval)
+        self.on_rival(follows, now, out)
+
+    def opposed(self, now: int) -> bool:
+        """Whether a device that serves by an older voter list was heard to."""
+        return not self.allowed and now < self._claimed_until
 
     # As a secondary
 
@@ -81,7 +132,12 @@ class Alone:
         if pair is None or now < self.ask_next:
             return
         sight, timing = self.sight(), self._voter.timing
-        reason = why_not_ask(pair, sight, timing, now)
+        if self.allowed:
+            reason = why_not_ask(pair, sight, timing, now)
+        elif self._elected(now):
+            reason = why_not_open(pair, sight, timing, now)
+        else:
+            reason = Wait.CLAIMED
         if reason not in (Wait.NONE, Wait.ARBITER):
             self._quiet = 0
             self.ask_next = now + timing.interval // 2
@@ -92,40 +148,43 @@ class Alone:
         vips = self._group.vips if reason is Wait.NONE else ()
         self._probe(pair.arbiter, vips, False, now, out)
 
+    def _elected(self, now: int) -> bool:
+        """Whether a majority is for this device, so that the VIPs are all that it asks for."""
+        group = self._group
+        if group.role is Role.ELECT or (group.role is Role.CANDIDATE and self._voter.unwritten):
+            return True
+        return now - self._voter.heard >= group.timing.ask and group.candidacy.backed(now)
+
     def why_not(self, now: int) -> Wait:
-        """Why this secondary does not take over alone."""
-        pair = self._voter.electorate.pair
-        assert pair is not None
-        return why_not_take(pair, self.sight(), self._voter.timing, now)
+        """Why this secondary does not take over alone, or a majority elects it in vain."""
+        pair, timing = self._voter.electorate.pair, self._voter.timing
+        if pair is not None and self.allowed:
+            return why_not_take(pair, self.sight(), timing, now)
+        if pair is None or self.clear(now):
+            return Wait.NONE
+        return why_not_open(pair, self.sight(), timing, now) or Wait.OWNED
 
     def waits_for(self, now: int) -> Wait:
-        """What keeps a secondary that misses the other device from taking over."""
-        if not self.allowed or self._group.role is Role.PRIMARY:
+        """What keeps a secondary that misses the primary from taking over, but for votes."""
+        if self._group.role is Role.PRIMARY or not (self.allowed or self._elected(now)):
             return Wait.NONE
         why = self.why_not(now)
         return Wait.NONE if why is Wait.HEARS_PEER else why
 
     def due(self, now: int) -> int:
-        """When a secondary has to look again."""
+        """When one that is not primary has to look again."""
         voter = self._voter
         if voter.electorate.pair is None:
             return NEVER
+        if self._group.role is Role.ELECT:
+            return NEVER if self.may_open(now) else self.ask_next
         due = max(voter.heard + voter.timing.ask, self.ask_next)
+        if not self.allowed:
+            return max(due, self._group.candidacy.not_before)
         peer = self.sight().peer
         silent = 0 if peer is None else peer + voter.timing.promise
         due = min(due, silent) if silent > now else due
         return max(due, self._group.candidacy.not_before)
-
-    @property
-    def clear(self) -> bool:
-        """Whether a majority's word is enough for this device to take the VIPs.
-
-        With two voters it is: the other one says itself that it does not serve. So does a
-        primary that resigns.
-        """
-        if self._voter.electorate.pair is None or self.allowed or self._quiet > 0:
-            return True
-        return self._group.candidacy.vacant_since is not None
 
     # As the primary
 
@@ -190,13 +249,14 @@ class Alone:
         self.rival = self.told = self._met = False
         self.forget()
 
-    def refuses_equal(self, sender: DeviceId) -> Reason:
+    def refuses_equal(self, sender: DeviceId, number: int) -> Reason:
         """Why a claim in this primary's own term is refused.
 
-        Two primaries of one term cannot be, unless each of two devices made it alone:
-        then the higher id stays.
+        Two primaries of one term cannot be, unless one of two devices made it alone: then
+        that of the newer voter list stays, or of the same the higher id.
         """
-        stays = not self.allowed or sender < self._voter.me
+        older = number <= self._voter.electorate.number
+        stays = not self.allowed or (older and sender < self._voter.me)
         return Reason.VOTED_OTHER if stays else Reason.NONE
 
     def on_rival(self, yields: bool, now: int, out: Outbox) -> None:
@@ -242,15 +302,23 @@ class Alone:
         if group.role is Role.PRIMARY:
             self._on_probed_as_primary(probed, now, out)
         elif probed.vip_answered:
-            self._quiet = 0
+            self._quiet, self._free_at = 0, None
             self.ask_next = probed.at + timing.interval
         elif probed.asked_vips:
             gap = probed.at - self._quiet_until > timing.interval
             self._quiet = 1 if gap else self._quiet + 1
             self._quiet_until = now
+            if self._reached(probed):
+                self._free_at = probed.at + timing.interval // 2
             self.ask_next = now
         elif probed.arbiter_answered and not knew:
             self.ask_next = now
+
+    def _reached(self, probed: Probed) -> bool:
+        """Whether questions of this very round reached the segment, as far as can be told."""
+        pair = self._voter.electorate.pair
+        without = self.forced or pair is None or pair.arbiter is None
+        return without or probed.arbiter_answered
 
     def _on_probed_as_primary(self, probed: Probed, now: int, out: Outbox) -> None:
         group = self._group
@@ -271,4 +339,4 @@ class Alone:
 
     def forget(self) -> None:
         """Evidence about the VIPs is void: this process was deaf, or things have changed."""
-        self._quiet = 0
+        self._quiet, self._free_at = 0, None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from protocol.ids import DeviceId
 from protocol.timing import Timing
 
 QUIET_ROUNDS = 3
@@ -23,6 +24,8 @@ QUIET_ROUNDS = 3
 class Pair:
     """What the operator chose for two devices."""
 
+    devices: tuple[DeviceId, ...]
+    """The two: either may serve alone, or might still by the voter list before."""
     arbiter: str | None
     """Address on the service segment that a device must reach to serve alone."""
     hold: bool
@@ -39,6 +42,7 @@ class Wait(StrEnum):
     UNSEEN = "has not heard the other device since it started"
     HOLD = "waits for an operator, as `on_peer_loss` is `hold`"
     ARBITER = "gets no answer from the arbiter"
+    CLAIMED = "hears another device serve by the voter list before"
     OWNED = "cannot be sure that nobody answers for the VIPs"
 
 
@@ -56,6 +60,8 @@ class Sight:
     """This device served last, as far as it knows."""
     forced: bool
     """An operator takes the responsibility for everything but a VIP that is answered."""
+    claimed_until: int = 0
+    """Until then one that claims by an older voter list may hold its lease."""
 
 
 def why_not_ask(pair: Pair, sight: Sight, timing: Timing, now: int) -> Wait:
@@ -66,6 +72,24 @@ def why_not_ask(pair: Pair, sight: Sight, timing: Timing, now: int) -> Wait:
         return Wait.NONE
     if sight.peer is None and pair.wait_for_peer:
         return Wait.UNSEEN
+    if pair.hold and not sight.was_primary:
+        return Wait.HOLD
+    return why_not_keep(pair, sight, timing, now)
+
+
+def why_not_open(pair: Pair, sight: Sight, timing: Timing, now: int) -> Wait:
+    """Why a device that a majority elects need not ask for the VIPs yet.
+
+    One of two devices may serve alone by the voter list before, so an unanswered VIP must
+    mean something here too: the segment lives, as the arbiter shows, and nobody says over the
+    links that it serves. Where one of them has to wait for an operator, a majority has to as
+    well. ``wait_for_peer`` and the silence of the other device are for one that acts without
+    a majority: such a list may wait for a device that never comes back.
+    """
+    if now < sight.claimed_until:
+        return Wait.CLAIMED
+    if sight.forced:
+        return Wait.NONE
     if pair.hold and not sight.was_primary:
         return Wait.HOLD
     return why_not_keep(pair, sight, timing, now)

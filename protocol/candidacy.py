@@ -145,7 +145,7 @@ class Candidacy:
             self._answers[sender] = now
             return
         self._answers.pop(sender, None)
-        if answer.reason is Reason.HEARS_PRIMARY and not self._backed(now):
+        if answer.reason is Reason.HEARS_PRIMARY and not self.backed(now):
             self._hearsay = now
 
     def rank(self) -> int:
@@ -168,13 +168,20 @@ class Candidacy:
         """Whether silence, promises and the others' word let this device stand now."""
         if not self.timely(now):
             return False
-        return self.vacant_since is not None or self._backed(now)
+        return self.vacant_since is not None or self.backed(now)
 
-    def _backed(self, now: int) -> bool:
+    def backed(self, now: int) -> bool:
         """Whether a majority would vote for this device, as it said a moment ago."""
-        voter = self._voter
-        fresh = {v for v, at in self._answers.items() if now - at <= voter.timing.ask}
-        return has_majority(voter.electorate.voters, fresh | {voter.me})
+        return has_majority(self._voter.electorate.voters, self.backers(now))
+
+    def backers(self, now: int) -> set[DeviceId]:
+        """Who would vote for this device, as it said a moment ago; this device too."""
+        ask = self._voter.timing.ask
+        return {self._voter.me, *(v for v, at in self._answers.items() if now - at <= ask)}
+
+    def bound(self, now: int) -> set[DeviceId]:
+        """Who voted for this device, and may stand for no other primary yet."""
+        return self.votes if now - self.asked_at <= self._voter.timing.step_down else set()
 
     def ask_if_due(self, now: int, out: Outbox) -> bool:
         """Ask all other voters if it is time, and their word is needed anew; whether it was."""
@@ -185,7 +192,7 @@ class Candidacy:
             self.evidence.asks()
         interval = self._voter.timing.interval
         self._ask_next = now + interval // 2
-        if self._backed(now + interval):
+        if self.backed(now + interval):
             return False
         self._ask_all(out)
         return True

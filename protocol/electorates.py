@@ -22,9 +22,11 @@ def electorate_of(config: Config, assignment: Assignment) -> Electorate:
         config.revision_of(("virtual-server", assignment.uid)),
         config.revision_of(("assignment", assignment.uid)),
     )
-    pair = None
-    if server and (assignment.lone or assignment.formerly_lone):
-        pair = Pair(server.arbiter, server.on_peer_loss == "hold", server.wait_for_peer)
+    formerly = assignment.former if assignment.formerly_lone else ()
+    pair, two = None, assignment.voters if assignment.lone else formerly
+    if server and two:
+        hold = server.on_peer_loss == "hold"
+        pair = Pair(two, server.arbiter, hold, server.wait_for_peer)
     return Electorate(
         number=assignment.number,
         voters=assignment.voters,

@@ -91,7 +91,7 @@ def _group_of(item: Force, config: Config, groups: Mapping[GroupId, Group]) -> G
 
 
 def _refuse_if_vain(group: Group, now: int) -> None:
-    if not group.alone.allowed:
+    if not (group.alone.allowed or group.alone.waits_for(now)):
         raise Refused(
             f"a majority of its {len(group.voter.electorate.voters)} voters decides on it: "
             "no device may take it alone",
@@ -117,7 +117,7 @@ def _asked_again() -> HalbError:
 
 
 def _not_taken(group: Group | None, now: int) -> HalbError:
-    why = group.alone.why_not(now) if group is not None and group.alone.allowed else Wait.OWNED
+    why = group.alone.why_not(now) if group is not None else Wait.OWNED
     return Refused(
         f"this device {why or Wait.OWNED}",
         "A device that still answers for them serves: make sure that it is off.",

@@ -108,8 +108,8 @@ class Group:
             return None
         reason = voter.refuses_claim(claim)
         if reason is Reason.NONE and claim.term == voter.term and self.claims:
-            reason = self.alone.refuses_equal(sender)
-        self.alone.on_rival(reason is Reason.NONE, now, out)
+            reason = self.alone.refuses_equal(sender, claim.number)
+        self.alone.on_claim(sender, claim, reason is Reason.NONE, now, out)
         if reason is not Reason.NONE:
             return Refusal(self.group, 0 if voter.unwritten else voter.term, reason)
         if self.role not in (Role.WAITING, Role.SECONDARY):
@@ -126,7 +126,7 @@ class Group:
     def on_ask(self, sender: DeviceId, ask: Ask, now: int, out: Outbox) -> None:
         self._step_down_if_late(out, now)
         answer = self.voter.answer(sender, ask, now)
-        if answer.would_vote and self.claims:
+        if answer.would_vote and (self.claims or self.alone.opposed(now)):
             answer = Answer(self.group, ask.term, self.voter.term, False, Reason.HEARS_PRIMARY)
         if not ask.stands:
             out.send(sender, answer)
@@ -140,7 +140,7 @@ class Group:
         reason = voter.refuses_vote(sender, vote, now)
         if reason is Reason.PROMISED and not self.claims and voter.hold(sender, vote, now):
             return
-        if reason is Reason.NONE and self.claims:
+        if reason is Reason.NONE and (self.claims or self.alone.opposed(now)):
             reason = Reason.PROMISED
         if reason is not Reason.NONE:
             voter.refuse(sender, vote, reason, out)
@@ -206,7 +206,7 @@ class Group:
         self.abort_at = now + self.timing.step_down
         if not self.may_campaign():
             self.resign(now, out)
-        elif now - candidacy.asked_at <= self.timing.fresh:
+        elif now - candidacy.asked_at <= self.timing.fresh and self.alone.may_open(now):
             self._become_primary(now, out)
 
     def _become_primary(self, now: int, out: Outbox) -> None:
@@ -247,10 +247,10 @@ class Group:
         """The lease was confirmed anew, by a majority as a rule: open the lease, or renew it."""
         self._keep_promise()
         if self.role is Role.ELECT:
-            if self.may_campaign():
-                self._become_primary(now, out)
-            else:
+            if not self.may_campaign():
                 self.resign(now, out)
+            elif self.alone.may_open(now):
+                self._become_primary(now, out)
         elif self.lease.lapsed(now):
             # The kernel renews only what still lives; a lapsed lease is opened anew,
             # which a fresh majority permits as it does after an election.
@@ -337,6 +337,8 @@ class Group:
             self._abort_hand_over(now, out)
         elif self.role in (Role.SECONDARY, Role.CANDIDATE):
             self._seek_office(now, out)
+        elif self.role is Role.ELECT:
+            self.alone.look(now, out)
 
     def _answer_held(self, now: int, out: Outbox) -> None:
         held, self.voter.held = self.voter.held, {}
@@ -361,7 +363,7 @@ class Group:
             return
         if self.candidacy.ask_if_due(now, out) and "asked" not in self.timeline:
             self.timeline = {"silent": self.voter.heard, "asked": now}
-        if self.candidacy.ripe(now) and self.alone.clear:
+        if self.candidacy.ripe(now) and self.alone.clear(now):
             self.campaign(now, out)
         else:
             self.alone.seek_office(now, out)
@@ -377,7 +379,7 @@ class Group:
                 seeks = NEVER if voter.unwritten else self.candidacy.due(now)
                 due = min(seeks, self.alone.due(now))
         elif role is Role.LAME_DUCK or role is Role.ELECT:
-            due = self.abort_at
+            due = min(self.abort_at, self.alone.due(now) if role is Role.ELECT else NEVER)
         else:
             due = min(self.lease.ends, self.alone.due_as_primary())
             if len(voter.electorate.voters) == 1:

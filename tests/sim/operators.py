@@ -24,7 +24,7 @@ from protocol.changes import (
     SetGateway,
 )
 from protocol.document import VirtualServerDocument
-from protocol.effects import Promote, Propose
+from protocol.effects import Force, Promote, Propose
 from protocol.gateway_document import GatewayDocument
 from protocol.ids import Revision
 from protocol.listener_document import ListenerDocument
@@ -73,7 +73,12 @@ def propose(
     return request if _ask(world, index, item) else None
 
 
-def _ask(world: World, index: int, item: Propose | Promote) -> bool:
+def force(world: World, index: int, server: str) -> None:
+    """``halbctl failover --force`` typed at a device."""
+    _ask(world, index, Force(f"f{len(world.checker.configs.requests)}", server))
+
+
+def _ask(world: World, index: int, item: Propose | Promote | Force) -> bool:
     process = world.running(index)
     if process is None or process.stopping:
         return False

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from protocol.effects import Force
 from protocol.timing import MILLISECOND, SECOND, Profile
-from tests.sim import network
+from tests.sim import network, operators
 from tests.sim.run import make_node
 from tests.sim.site import Setup
 from tests.sim.world import CoreFactory, World
@@ -59,9 +58,10 @@ def cut_links(world: World) -> None:
 
 def heal(world: World) -> None:
     """Both paths, and the arbiter, are as they should be."""
-    world.network.heal_all(world.now, (0, 1))
+    count = len(world.machines)
+    world.network.heal_all(world.now, range(count))
     world.segment.whole = world.segment.arbiter = True
-    world.segment.reached = [True, True]
+    world.segment.reached = [True] * count
 
 
 def primary(world: World) -> int | None:
@@ -79,8 +79,9 @@ def _crash(world: World, random: Random) -> None:
         world.start_after(victim, random.randrange(1, 2500) * MILLISECOND)
 
 
-def _stall(world: World, random: Random) -> None:
-    world.stall(random.randrange(2), random.randrange(20, 1500) * MILLISECOND)
+def stall(world: World, random: Random) -> None:
+    """Some device stands still."""
+    world.stall(random.randrange(len(world.machines)), random.randrange(20, 1500) * MILLISECOND)
 
 
 def _cut_links(world: World, random: Random) -> None:
@@ -100,21 +101,18 @@ def _cut_segment(world: World, random: Random) -> None:
         world.segment.reached[random.randrange(2)] = False
 
 
-def _lose_arbiter(world: World, random: Random) -> None:
+def lose_arbiter(world: World, random: Random) -> None:
+    """Nobody answers for its address."""
     world.segment.arbiter = False
 
 
 def _force(world: World, random: Random) -> None:
     """An operator who sees one device only: ``halbctl failover --force`` there."""
-    process = world.running(random.randrange(2))
-    if process is not None and not process.stopping:
-        checker = world.checker
-        item = Force(f"f{len(checker.configs.requests)}", "vs0")
-        checker.configs.asked(process, item)
-        process.hand_in(item)
+    operators.force(world, random.randrange(2), "vs0")
 
 
-def _heal(world: World, random: Random) -> None:
+def mend(world: World, random: Random) -> None:
+    """All heals."""
     heal(world)
 
 
@@ -122,13 +120,13 @@ FAULTS = (
     _crash,
     _crash,
     _crash,
-    _stall,
+    stall,
     _cut_links,
     _cut_segment,
-    _lose_arbiter,
+    lose_arbiter,
     _force,
-    _heal,
-    _heal,
+    mend,
+    mend,
 )
 
 
@@ -156,14 +154,19 @@ def run_story(
     for index in range(2):
         world.start(index)
     world.run_for(3 * SECOND)
-    leases = world.checker.leases
+    return told(world, healed=primary(world) is not None)
+
+
+def told(world: World, *, healed: bool) -> Story:
+    """The story of a world that has come to its end."""
+    checker = world.checker
     return Story(
-        seed=seed,
-        violations=tuple(map(str, world.checker.violations)),
-        takeovers=tuple(gap for _, _, gap, moved in leases.gaps if moved),
-        overlap=leases.overlap,
-        healed=primary(world) is not None,
-        seen=world.checker.seen,
+        seed=world.seed,
+        violations=tuple(map(str, checker.violations)),
+        takeovers=tuple(gap for _, _, gap, moved in checker.leases.gaps if moved),
+        overlap=checker.leases.overlap,
+        healed=healed,
+        seen=checker.seen,
     )
 
 

@@ -1,4 +1,4 @@
-"""The service segment of two devices, and the arbiter on it: a path of its own.
+"""The service segment of the devices, and the arbiter on it: a path of its own.
 
 Questions and answers take a fraction of a millisecond, may be lost, and cross
 only where the segment is whole. A device's kernel answers for what its lease
@@ -45,7 +45,7 @@ class Segment:
         self._world = world
         self._random = Random(world.seed * 7 + 104)
         self.whole = True
-        """Frames pass between the two devices."""
+        """Frames pass between devices."""
         self.arbiter = True
         """The arbiter is there."""
         self.reached = [True] * len(world.machines)
@@ -80,28 +80,29 @@ class Segment:
         here = process.machine.index
         if asked.effect.arbiter and self.reached[here] and self.arbiter and not self._lost():
             self._world.push(self._world.now + self._delay(), self._answer, asked, "arbiter")
-        if asked.effect.vips and self._passes() and not self._lost():
-            self._world.push(self._world.now + self._delay(), self._arrive, asked, 1 - here)
+        for there in range(len(self._world.machines)) if asked.effect.vips else ():
+            if there != here and self._passes(here, there) and not self._lost():
+                self._world.push(self._world.now + self._delay(), self._arrive, asked, there)
 
-    def _passes(self) -> bool:
-        return self.whole and all(self.reached)
+    def _passes(self, here: int, there: int) -> bool:
+        return self.whole and self.reached[here] and self.reached[there]
 
     def _arrive(self, asked: Round, there: int) -> None:
-        """A question for the VIPs comes to the other device."""
+        """A question for the VIPs comes to another device."""
         kernel, now = self._world.machines[there].kernel, self._world.now
-        answered = any(kernel.announces(vip, now) for vip in asked.effect.vips)
-        if answered and self._passes() and not self._lost():
-            self._world.push(now + self._delay(), self._answer, asked, "vip")
         here = asked.process.machine.index
+        answered = any(kernel.announces(vip, now) for vip in asked.effect.vips)
+        if answered and self._passes(here, there) and not self._lost():
+            # Who holds a VIP itself heeds nobody who goes after it.
+            heeded = not asked.effect.holding or there < here
+            self._world.push(now + self._delay(), self._answer, asked, "vip" if heeded else "")
         rival = self._rounds.get((there, asked.effect.group))
         if rival and here < there and not rival.over and not rival.effect.holding:
             self._hear(rival, "vip")
 
     def _answer(self, asked: Round, who: str) -> None:
-        there = 1 - asked.process.machine.index
-        if who == "vip" and asked.effect.holding and there > asked.process.machine.index:
-            return
-        self._hear(asked, who)
+        if who:
+            self._hear(asked, who)
 
     def _hear(self, asked: Round, who: str) -> None:
         if asked.over or getattr(asked, who):
