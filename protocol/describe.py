@@ -135,7 +135,11 @@ def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:
                 "frozen": _yes(value.frozen),
             }
         case Assignment():
-            return {"voters": named(value.voters, "none"), "vips": ", ".join(value.vips)}
+            return {
+                "voters": named(value.voters, "none"),
+                "voters before": named(value.former, "none"),
+                "vips": ", ".join(value.vips),
+            }
         case Handled():
             return {"detail": value.detail}
         case PlannedMove():

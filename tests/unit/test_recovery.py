@@ -209,7 +209,9 @@ def test_recover_settles_a_list_that_waits_for_a_device_that_is_gone() -> None:
     )  # fmt: skip
     config = config.edited(Edit(put=(stuck,)), 9)
     assert not recovery_edit(config, (first, second, third), {}).put
-    (forced,) = recovery_edit(config, (second, third), {}).put
+    edit = recovery_edit(config, (second, third), {})
+    (forced,) = edit.put
+    assert describe(config, edit) == ("~ assignment of rdp voters before d1, d2 -> none",)
     assert isinstance(forced, Assignment)
     assert (forced.voters, forced.former, forced.lone) == ((second, third), (), True)
     assert not forced.formerly_lone
