@@ -38,6 +38,7 @@ from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
 from agent.settings import Settings
+from agent.staying import NEVER, settled
 from agent.tracing import Answer, Question, question_of, trace
 from agent.views import seen
 from agent.vips import Vips
@@ -101,7 +102,7 @@ class Carrier:
         self.host = HostWatch()
         self.meter = Meter(self.kernel.traffic, self.host.on_sample)
         self.balancer = Balancer(asyncio.get_running_loop().time)
-        self._desired = Desired()
+        self._desired, self._settles_at = Desired(), NEVER
         self.draining = Draining(news.on_event)
         self._leftovers = Leftovers()
         self._gateway_news = GatewayNews(news.on_event)
@@ -144,7 +145,7 @@ class Carrier:
         self.flows.on_config(config)
         self.checks.set_targets(self._carried())
         self.balancer.observe(self._carried(), self.checks.down)
-        self.clients.on_config(config, self._carried())
+        self.clients.on_config(config, settled(self._carried(), time.time())[0])
         self._wish()
         self._judge()
 
@@ -218,7 +219,7 @@ class Carrier:
         if self._config.site is None:
             self.kernel.want(None, self._config.revision)
             return
-        carried = self._carried()
+        carried, self._settles_at = settled(self._carried(), time.time())
         assignments = self._config.assignments
         vips = {vs.uid: assignments[vs.uid].vips for vs in carried if vs.uid in assignments}
         desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
@@ -241,7 +242,9 @@ class Carrier:
             counts = await self.kernel.connections()
             if counts is not None:
                 self.balancer.count(counts, self.kernel.counting_s)
-        if self.balancer.moment != self._desired.moment:
+        if time.time() >= self._settles_at:
+            self.on_config(self._config)
+        elif self.balancer.moment != self._desired.moment:
             self._wish()
 
     async def trace(self, op: api.Trace, server: VirtualServer) -> tuple[Question, Answer]:

@@ -1,8 +1,9 @@
 """Sticky clients on every device: the primary tells the secondaries which gateway they keep.
 
-Only the primary's kernel learns them. It is read every few seconds; what is new
-or was renewed is told, and everything again from time to time, so that nothing
-needs an acknowledgement and a device that comes back is in step soon.
+So it does with connections of `dsr` whose slots move (:mod:`agent.direct`). Only the
+primary's kernel learns them. It is read every few seconds; what is new or was renewed is
+told, and everything again from time to time, so that nothing needs an acknowledgement and
+a device that comes back is in step soon.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import Literal
 
 from agent.clock import next_round, rest
 from agent.dataplane import DataPlane
-from agent.distribution import chain_of
+from agent.direct import KNOWN_S, known_map
+from agent.distribution import chain_of, seat_number
 from agent.gated import MAX_CLIENTS, numbers, sticky_map
 from agent.kernel import Kernel
 from agent.lasting import lasting
+from agent.staying import amid
 from protocol.assignment import carriers_of
 from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
 from protocol.config import Config
@@ -28,6 +31,7 @@ from protocol.errors import HalbError, MalformedMessage
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
 from protocol.objects import Listener, VirtualServer
+from protocol.seats import seats
 
 TELL_S = 2.0
 """Seconds between two looks at what the kernel has learnt, at least."""
@@ -56,7 +60,7 @@ class _Told:
 
 @dataclass(frozen=True)
 class StickyListener:
-    """A listener whose clients keep their gateway, for one IP version."""
+    """A listener whose clients, or connections, keep their gateway, for one IP version."""
 
     server: VirtualServer
     listener: Listener
@@ -65,7 +69,28 @@ class StickyListener:
     @property
     def name(self) -> str:
         """Of its map."""
-        return sticky_map(chain_of(self.server, self.listener, self.version))
+        chain = chain_of(self.server, self.listener, self.version)
+        return sticky_map(chain) if self.listener.sticky else known_map(chain)
+
+    @property
+    def seconds(self) -> int:
+        """For so long one is remembered."""
+        return self.listener.sticky or KNOWN_S
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """What may be said of where one belongs."""
+        if self.listener.sticky:
+            return frozenset(numbers(self.server).values())
+        return frozenset(map(seat_number, seats(self.server.gateways).values()))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is such a map."""
+        direct = self.server.forwarding == "dsr"
+        return bool(self.listener.sticky) or (
+            direct and amid(self.server, self.listener, self.version)
+        )
 
 
 class StickyClients:
@@ -98,11 +123,11 @@ class StickyClients:
         """The Virtual Servers that this device carries now."""
         servers = tuple(carried)
         self._listeners = tuple(
-            StickyListener(server, listener, version)
+            each
             for server in servers
             for listener in server.listeners
-            if listener.sticky
             for version in sorted({6 if ":" in vip else 4 for vip in server.vips})
+            if (each := StickyListener(server, listener, version)).remembers
         )
         self._others = {
             server.uid: tuple(d for d in carriers_of(config, server) if d != self._me)
@@ -157,7 +182,7 @@ class StickyClients:
             if len(due) < most and (
                 old is None
                 or old.number != client.number
-                or until > old.until + each.listener.sticky * RENEWED
+                or until > old.until + each.seconds * RENEWED
                 or now > old.at + RETELL_S
             ):
                 due.append(client)
@@ -180,7 +205,7 @@ class StickyClients:
                 self._remember(each, message)
 
     def _remember(self, of: StickyListener, message: ClientsKept) -> None:
-        known = frozenset(numbers(of.server).values())
+        known = of.numbers
         told = self._to_enter.setdefault(of.name, {})
         some = ((each.address, each) for each in message.clients if each.number in known)
         try:

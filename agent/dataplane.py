@@ -368,12 +368,12 @@ class DataPlane:
         self._seen = now
         return _Drift((*rules, *ways), gated, self._books.inspect())
 
-    def _shape(self) -> Mapping[str, str]:
-        """Our table without what packets put into its sets, which may be much."""
-        listing = self._nft.list_table("inet", ruleset.TABLE, elements=False) or ""
+    def _shape(self, family: str, table: str) -> Mapping[str, str]:
+        """One of our tables without what packets put into its sets, which may be much."""
+        listing = self._nft.list_table(family, table, elements=False) or ""
         found = blocks(listing)
         for kind, name in static_sets(listing):
-            found |= blocks(self._nft.list_elements(kind, "inet", ruleset.TABLE, name))
+            found |= blocks(self._nft.list_elements(kind, family, table, name))
         return found
 
     def _look(self) -> _Seen:
@@ -381,8 +381,8 @@ class DataPlane:
         generation = ruleset_generation()
         return _Seen(
             generation,
-            self._shape(),
+            self._shape("inet", ruleset.TABLE),
             self._gate.look(),
-            blocks(self._nft.list_table("netdev", direct.TABLE) or ""),
+            self._shape("netdev", direct.TABLE),
             addresses.link(self.interface).index,
         )

@@ -7,86 +7,292 @@ stands behind the lease's, so that a device without a lease forwards nothing.
 
 ``meta pkttype host`` keeps devices from forwarding frames for another one that a
 switch floods to all: the client would get everything several times.
+
+While slots of a listener move (:mod:`agent.staying`), the connections whose slots
+do are remembered in a map of its own. It outlives every change of the table.
+
+Errors of ICMP about a flow, such as that a packet was too large, go where the flow does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
+from agent import quoting
 from agent.distribution import (
     AT_REST,
+    OPENS,
     GatewayKey,
+    Selector,
     Way,
     candidates,
     declared,
+    seat_map,
     selector,
+    slot_of,
 )
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
+from agent.quoting import KINDS
+from agent.staying import amid, answering, before
 from protocol.objects import Listener, VirtualServer
+from protocol.seats import seats
+from protocol.settling import STAY_S
 
 TABLE = "halb_direct"
 _MAPS = (("ways", ""), ("ways_ranges", " flags interval;"))
 _HOOK = 'filter hook ingress device "{}" priority -400'
+KNOWN = "_known"
+"""Ends the name of a map from numbers of connections to seats."""
+_NUMBERS = 0xFFFFFFFF
+"""So many connections are told apart. Of two with one number, the second goes where the first
+does: with all that are remembered, one in 16,000. nft 1.0.6 takes no longer keys of IPv6."""
+_UNMARKED = "meta mark set 0"
+KNOWN_MOST = 65_536
+"""Connections that a listener remembers while slots move; others go by the slots of before."""
+KNOWN_S = STAY_S
+"""A connection is remembered for so long after its client's last word: none is forgotten while
+one that is older than it may stay where it is."""
+ENDED_S = 60
+"""The same once the client has closed it; as long as what is left of it usually takes."""
 
 Carried = tuple[str, VirtualServer, Listener, int, tuple[str, ...]]
 """Name for a chain, what it is for, IP version, VIPs of that version."""
 
 
-def nothing() -> str:
-    """A script that leaves no table."""
-    return f"add table netdev {TABLE}\ndelete table netdev {TABLE}\n"
+def known_map(name: str) -> str:
+    """Name of the map of connections of the listener with chain ``name``."""
+    return f"{name}{KNOWN}"
 
 
-def load(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> str:
-    """A script that makes the table exactly so; that of :func:`nothing` where all is empty.
+@dataclass(frozen=True)
+class Ways:
+    """The table as data, without what packets put into it."""
 
-    ``carried`` are listeners of Virtual Servers with this mode alone.
+    chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Rules of each listener."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Declarations of what the rules need, by name."""
+    ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What leads to the chains, by name of the map."""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """What the kernel then has, as nft lists it: ``chain NAME``, ``map NAME``."""
+        if not self.chains:
+            return frozenset()
+        maps = (*self.sets, *(name for name, _, _ in _ways_maps()))
+        chains = ("ingress", *self.chains)
+        return frozenset((*(f"chain {n}" for n in chains), *(f"map {n}" for n in maps)))
+
+
+def compiled(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> Ways:
+    """The table for ``carried``: listeners of Virtual Servers with this mode alone.
+
     A listener without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
     """
-    chains: list[str] = []
+    chains: dict[str, tuple[str, ...]] = {}
     sets: dict[str, str] = {}
-    ways: dict[str, list[str]] = {}
+    ways: dict[str, tuple[str, ...]] = {}
+    errors: dict[int, tuple[str, ...]] = {}
     for name, vs, listener, version, vips in carried:
-        gateways = candidates(vs, version, down)
-        if not gateways:
+        lane = _Lane(name, vs, listener, version, interface)
+        present, past = _shares(lane, down)
+        if not (present or past):
             continue
-        way = selector(vs, listener, version, gateways, AT_REST).gateway()
-        sets |= way.sets
-        chains.append(f"add chain netdev {TABLE} {name}")
-        chains.append(f"add rule netdev {TABLE} {name} {_rule(listener, version, way, interface)}")
+        chains[name], needed = _rules(lane, present, past, down)
+        errors[version] = (*errors.get(version, ()), *_errors(lane, vips, past or present, down))
+        sets |= needed
         first, last = listener.ports
         ports = str(first) if first == last else f"{first}-{last}"
         map_name = _MAPS[bool(listener.last_port)][0] + SUFFIX[version]
-        ways.setdefault(map_name, []).extend(
-            f"{vip} . {listener.protocol} . {ports} : goto {name}" for vip in vips
-        )
-    if not chains:
-        return nothing()
-    lines = [f"add table netdev {TABLE}", f"delete table netdev {TABLE}"]
-    lines += [f"add table netdev {TABLE}", *_base(interface)]
-    lines += (declared("netdev", TABLE, text) for text in sets.values())
-    lines += chains
+        elements = (f"{vip} . {listener.protocol} . {ports} : goto {name}" for vip in vips)
+        ways[map_name] = (*ways.get(map_name, ()), *elements)
+    return Ways({**chains, **{_errors_of(v): rules for v, rules in errors.items()}}, sets, ways)
+
+
+def load(wanted: Ways, interface: str, present: frozenset[str] | None = None) -> str:
+    """A script that makes the table exactly so.
+
+    ``present`` is what the kernel has of it, in the form of :attr:`Ways.parts`: then what
+    connections are known stays known, where that is still needed. None: nothing stays.
+    """
+    lines = [f"add table netdev {TABLE}"]
+    if present is None or not wanted.chains:
+        lines.append(f"delete table netdev {TABLE}")
+        if not wanted.chains:
+            return "\n".join(lines) + "\n"
+        lines.append(f"add table netdev {TABLE}")
+    else:
+        lines += _cleared(present, wanted)
+    lines += (declared("netdev", TABLE, text) for text in wanted.sets.values())
+    lines += (f"add chain netdev {TABLE} {name}" for name in wanted.chains)
+    lines += _base(interface)
+    lines += (
+        f"add rule netdev {TABLE} ingress meta pkttype host {KINDS[version]} goto {chain}"
+        for version in (4, 6)
+        if (chain := _errors_of(version)) in wanted.chains
+    )
+    lines += (
+        f"add rule netdev {TABLE} {name} {rule}"
+        for name, rules in wanted.chains.items()
+        for rule in rules
+    )
     lines += (
         f"add element netdev {TABLE} {name} {{ {', '.join(elements)} }}"
-        for name, elements in ways.items()
+        for name, elements in wanted.ways.items()
     )
     return "\n".join(lines) + "\n"
+
+
+def _cleared(present: frozenset[str], wanted: Ways) -> Iterator[str]:
+    """Commands that leave nothing but the connections that stay known."""
+    yield f"flush table netdev {TABLE}"
+    kept = {f"map {name}" for name in wanted.sets if name.endswith(KNOWN)}
+    gone = sorted(present - kept)
+    # What is in them refers to chains, which go first.
+    maps = {f"map {name}" for name, _, _ in _ways_maps()}
+    yield from (f"flush {_placed(part)}" for part in gone if part in maps)
+    yield from (f"delete {_placed(part)}" for part in gone)
+
+
+def _placed(part: str) -> str:
+    kind, _, name = part.partition(" ")
+    return f"{kind} netdev {TABLE} {name}"
+
+
+def _ways_maps() -> Iterator[tuple[str, int, str]]:
+    """Name, IP version and flags of each map that leads to chains."""
+    for name, flags in _MAPS:
+        for version in (4, 6):
+            yield name + SUFFIX[version], version, flags
 
 
 def _base(interface: str) -> Iterable[str]:
     hook = _HOOK.format(interface)
     yield f"add chain netdev {TABLE} ingress {{ type {hook}; policy accept; }}"
-    for name, flags in _MAPS:
-        for version in (4, 6):
-            key = f"{ADDRESS[version]} . inet_proto . inet_service"
-            spec = f"{{ type {key} : verdict;{flags} }}"
-            yield f"add map netdev {TABLE} {name}{SUFFIX[version]} {spec}"
-            yield (
-                f"add rule netdev {TABLE} ingress meta pkttype host {KEYWORD[version]} daddr "
-                f". meta l4proto . th dport vmap @{name}{SUFFIX[version]}"
-            )
+    for name, version, flags in _ways_maps():
+        key = f"{ADDRESS[version]} . inet_proto . inet_service"
+        yield f"add map netdev {TABLE} {name} {{ type {key} : verdict;{flags} }}"
+        yield (
+            f"add rule netdev {TABLE} ingress meta pkttype host {KEYWORD[version]} daddr "
+            f". meta l4proto . th dport vmap @{name}"
+        )
 
 
-def _rule(listener: Listener, version: int, way: Way, interface: str) -> str:
-    head = f"{way.ahead}meta l4proto {listener.protocol} fwd {KEYWORD[version]} to"
-    return f'{head} {way.expression} device "{interface}"'
+@dataclass(frozen=True)
+class _Lane:
+    """One listener for one IP version."""
+
+    name: str
+    vs: VirtualServer
+    listener: Listener
+    version: int
+    interface: str
+
+    def forwarded(self, to: str) -> str:
+        """The statement that sends a packet on to the gateway ``to``, or what it is mapped to."""
+        return f'fwd {KEYWORD[self.version]} to {to} device "{self.interface}"'
+
+    def sent(self, to: str) -> str:
+        """The same for a packet of the listener."""
+        return f"meta l4proto {self.listener.protocol} {self.forwarded(to)}"
+
+    def by_slot(self, way: Way) -> str:
+        return way.ahead + self.sent(way.expression)
+
+    @property
+    def known(self) -> str:
+        """Name of its map of connections."""
+        return known_map(self.name)
+
+    def number(self, connection: str) -> str:
+        """The statement that gives a packet the number of its connection."""
+        return f"meta mark set jhash {connection} mod {_NUMBERS} seed {self.vs.seed:#x}"
+
+    @property
+    def looked_up(self) -> str:
+        """The statement that finds the seat of the connection with this number."""
+        return f"meta priority set meta mark map @{self.known}"
+
+    def there(self, down: frozenset[GatewayKey]) -> Mapping[int, str]:
+        """Gateways that answer, by seat."""
+        given = seats(self.vs.gateways)
+        return {given[g.address]: g.address for g in answering(self.vs, self.version, down)}
+
+    def remembering(self, seconds: int, ends: Mapping[int, str]) -> str:
+        """Remember the seat in ``meta priority``, and send on to what it leads to.
+
+        Without room nothing is done, and the next rule decides.
+        """
+        update = f"update @{self.known} {{ meta mark timeout {seconds}s : meta priority }}"
+        return f"{update} {_UNMARKED} {self.sent(seat_map(ends))}"
+
+
+def _shares(lane: _Lane, down: frozenset[GatewayKey]) -> tuple[Selector | None, Selector | None]:
+    """Who has the slots, if anybody has; and who had them before, while slots move."""
+    vs, listener, version = lane.vs, lane.listener, lane.version
+    now, former = candidates(vs, version, down), before(vs)
+    # What is known stays so while those of before are all down.
+    then = (candidates(former, version, down) or now) if amid(vs, listener, version) else ()
+    return (
+        selector(vs, listener, version, now, AT_REST) if now else None,
+        selector(former, listener, version, then, AT_REST) if then else None,
+    )
+
+
+def _errors_of(version: int) -> str:
+    """Name of the chain for errors about flows."""
+    return f"errors{SUFFIX[version]}"
+
+
+def _errors(
+    lane: _Lane, vips: tuple[str, ...], shares: Selector | None, down: frozenset[GatewayKey]
+) -> Iterator[str]:
+    """Rules for errors of ICMP about flows of the listener: they go where these do."""
+    assert shares is not None
+    listener, version = lane.listener, lane.version
+    match = quoting.about(listener, version, vips)
+    if amid(lane.vs, listener, version):
+        number = lane.number(quoting.connection(version))
+        to = lane.forwarded(seat_map(lane.there(down)))
+        yield f"{match} {number} {lane.looked_up} {_UNMARKED} {to}"
+        match = f"{match} {_UNMARKED}"
+    key = quoting.flow_key(listener, version)
+    way = replace(shares, expression=slot_of(lane.vs, key)).gateway()
+    yield f"{match} {way.ahead}{lane.forwarded(way.expression)}"
+
+
+def _rules(
+    lane: _Lane, present: Selector | None, past: Selector | None, down: frozenset[GatewayKey]
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
+    """Rules of a listener, and sets that they need."""
+    if past is None:
+        assert present is not None
+        way = present.gateway()
+        return (lane.by_slot(way),), way.sets
+    known = f"map {lane.known} {{ type mark : classid; size {KNOWN_MOST}; flags dynamic,timeout; }}"
+    sets = {lane.known: known}
+    ip = KEYWORD[lane.version]
+    rules = [lane.number(f"{ip} saddr . tcp sport . {ip} daddr . tcp dport")]
+    if present is None:
+        rules.insert(0, f"{OPENS} accept")
+    # An update would leave another gateway in the element of a client that has its port again.
+    rules.append(f"{OPENS} delete @{lane.known} {{ meta mark : 0:1 }}")
+    if present is not None and (moved := _moved(past.slots, present.slots)):
+        way = present.seat_of(moved)
+        sets |= way.sets
+        rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S, present.addresses)}")
+    there, seat = lane.there(down), lane.looked_up
+    rules.append(f"tcp flags & (fin|rst) != 0 {seat} {lane.remembering(ENDED_S, there)}")
+    # Not what merely acknowledges: one is the last packet of what the client has closed.
+    rules.append(f"tcp flags & psh != 0 {seat} {lane.remembering(KNOWN_S, there)}")
+    rules.append(f"{seat} {_UNMARKED} {lane.sent(seat_map(there))}")
+    way = past.gateway()
+    rules.append(f"{_UNMARKED} {lane.by_slot(way)}")
+    return tuple(rules), {**sets, **way.sets}
+
+
+def _moved(past: tuple[str, ...], present: tuple[str, ...]) -> list[int]:
+    """Slots that another gateway has now."""
+    return [n for n, (was, now) in enumerate(zip(past, present, strict=True)) if was != now]

@@ -115,14 +115,28 @@ class Selector:
         """The way to what is to happen with flows of each gateway, by address."""
         return self._way("vmap", {seat: verdicts[at] for seat, at in self.addresses.items()})
 
+    def seat_of(self, slots: Iterable[int]) -> Way:
+        """The way of a flow in one of these ``slots`` to its seat, in ``meta priority``."""
+        some = ", ".join(f"0:{slot:x}" for slot in slots)
+        chosen = f"meta priority set {self.expression} meta priority {{ {some} }} "
+        if self.only is not None:
+            return Way(f"{chosen}meta priority set {_seat(self.seats[0])} ", "")
+        name, declared = _shared(self.seats)
+        return Way(f"{chosen}meta priority set meta priority map @{name} ", "", {name: declared})
+
     def _way(self, kind: str, ends: Mapping[int, str]) -> Way:
         if len(self.seats) <= _WRITTEN_OUT:
             table = ", ".join(f"{slot} : {ends[seat]}" for slot, seat in enumerate(self.seats))
             return Way("", f"{self.expression} {kind} {{ {table} }}")
         name, declared = _shared(self.seats)
         ahead = f"meta priority set {self.expression} meta priority set meta priority map @{name} "
-        table = ", ".join(f"{_seat(seat)} : {end}" for seat, end in sorted(ends.items()))
-        return Way(ahead, f"meta priority {kind} {{ {table} }}", {name: declared})
+        return Way(ahead, seat_map(ends, kind), {name: declared})
+
+
+def seat_map(ends: Mapping[int, str], kind: str = "map") -> str:
+    """What each seat in ``meta priority`` leads to, to nft."""
+    table = ", ".join(f"{_seat(seat)} : {end}" for seat, end in sorted(ends.items()))
+    return f"meta priority {kind} {{ {table} }}"
 
 
 _WRITTEN_OUT = 32
@@ -143,6 +157,11 @@ def _shared(seats: tuple[int, ...]) -> tuple[str, str]:
 
 SLOT_MAP = "slots_"
 """Begins the name of every shared map from slots to seats."""
+
+
+def seat_number(seat: int) -> int:
+    """What stands in ``meta priority`` for a seat."""
+    return _SEATS + seat << 16
 
 
 def _seat(number: int) -> str:
@@ -196,8 +215,13 @@ def selector(
             expression = f"numgen {mode} mod {len(turns)}"
         case _:
             turns = assign_slots(by_seat, vs.seed)
-            expression = f"jhash {flow_key(listener, version)} mod {SLOTS} seed {vs.seed:#x}"
+            expression = slot_of(vs, flow_key(listener, version))
     return Selector(expression, turns, {given[address]: address for address in weights})
+
+
+def slot_of(vs: VirtualServer, key: str) -> str:
+    """What the kernel computes of ``key``."""
+    return f"jhash {key} mod {SLOTS} seed {vs.seed:#x}"
 
 
 def flow_key(listener: Listener, version: int) -> str:

@@ -4,7 +4,7 @@
 chains of :mod:`agent.ruleset`, and the kernel remembers each flow. This adds
 what ``routed`` needs. Where the flow alone decides, it does without memory: the
 destination is written into each packet on its way in, and the VIP into each
-answer on its way out. Else, and while a gateway drains, it remembers, and names the
+answer on its way out. Else, and while slots move, it remembers, and names the
 VIP for answers whose flow this device has not seen, as after a takeover. ``dsr`` is
 in :mod:`agent.direct`.
 """
@@ -14,8 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-
-from msgspec.structs import replace
 
 from agent.distribution import (
     AT_REST,
@@ -29,6 +27,7 @@ from agent.distribution import (
     slot_rule,
 )
 from agent.ipversion import KEYWORD, SUFFIX
+from agent.staying import amid, before
 from protocol.objects import Listener, VirtualServer
 from protocol.ports import HIGHEST, Ports, overlap
 
@@ -89,7 +88,7 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
 
     The answer must tell by itself which VIP it is from, and every device must
     find the same gateway; and a gateway's own connections must not look like answers.
-    While a gateway drains those that are met have entries (:func:`forgets`).
+    While slots move those that are met have entries (:func:`forgets`).
     """
     limits = listener.client_connections or listener.client_rate or vs.slow_start
     return (
@@ -112,14 +111,11 @@ def _may_be_own(listener: Listener) -> bool:
 def forgets(vs: VirtualServer, listener: Listener, version: int, vips: tuple[str, ...]) -> bool:
     """Whether the rules of now let packets to ``vips``, of one IP version, pass without an entry.
 
-    Not while a gateway drains: only a connection's first packet says that it is newer than that,
+    Not while slots move: only a connection's first packet says that it is newer than that,
     and goes by other slots; its entry says so of the next ones, also on another device. Of
     datagrams none says so.
     """
-    drains = listener.protocol == "tcp" and any(
-        g.state == "draining" and (":" in g.address) is (version == 6) for g in vs.gateways
-    )
-    return memoryless(vs, listener, vips) and not drains
+    return memoryless(vs, listener, vips) and not amid(vs, listener, version)
 
 
 def passage(
@@ -175,15 +171,16 @@ def passage(
 def _going_on(
     vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """Rules for what began without an entry, and is met while a gateway drains; sets for them.
+    """Rules for what began without an entry, and is met while slots move; sets for them.
 
     It goes by the slots as they were before.
     """
-    former = tuple(replace(g, state="enabled") if g.state == "draining" else g for g in vs.gateways)
-    gateways = candidates(replace(vs, gateways=former), version, down)
+    former = before(vs)
+    gateways = candidates(former, version, down)
     if not gateways:
         return (), {}
-    rule, sets = slot_rule(listener, version, selector(vs, listener, version, gateways, AT_REST))
+    found = selector(former, listener, version, gateways, AT_REST)
+    rule, sets = slot_rule(listener, version, found)
     return (f"{GOES_ON} {rule}",), sets
 
 

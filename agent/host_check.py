@@ -81,13 +81,14 @@ def kernel(interface: str) -> Iterator[Finding]:
     yield Finding("kernel", "ok", "Linux {} is {}.{} or newer".format(release(), *KERNEL))
     sample = ruleset.sample()
     dsr = tuple(vs for vs in sample.virtual_servers if vs.forwarding == "dsr")
-    wanted = ruleset.carried(ruleset.Desired(dsr, sample.vips))
+    carried = ruleset.carried(ruleset.Desired(dsr, sample.vips))
+    ways = direct.load(direct.compiled(carried, frozenset(), interface), interface)
     features = {
         "the lease": [gate.replaced(interface, "")],
         "virtual MACs": [gate.replaced(interface, "") + virtual_mac.sample(interface)],
         "forwarding `snat` and the policies": ruleset.trials("snat"),
         "forwarding `routed`": ruleset.trials("routed"),
-        "forwarding `dsr`": [*ruleset.trials("dsr"), direct.load(wanted, frozenset(), interface)],
+        "forwarding `dsr`": [*ruleset.trials("dsr"), ways],
         "moves without a lost packet": [relay.sample()],
         "counters": [accounts.sample()],
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from agent import direct, ruleset
 from agent.distribution import SLOT_MAP
+from agent.listing import blocks
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
@@ -77,8 +78,8 @@ class Rules:
         """None until the first wish, and where others changed it: all of it is loaded then."""
         self._settled = False
         """Whether that is what is desired, and no stage on the way there."""
-        self._ways = ""
-        """The script of the table for `dsr` that is in force; empty where that is not known."""
+        self._ways: direct.Ways | None = None
+        """The table for `dsr` that is in force; None where that is not known."""
 
     def begin(self) -> None:
         """Make table ``inet halb`` where there is none, without a Virtual Server."""
@@ -92,13 +93,23 @@ class Rules:
 
     def forget_ways(self) -> None:
         """Somebody changed the table for `dsr`, or the interface that it hangs on."""
-        self._ways = ""
+        self._ways = None
 
     def ways(self, desired: Desired) -> str:
-        """The script of the table for `dsr`."""
+        """A script that makes the table for `dsr` so."""
+        return self._way_there(self._ways_for(desired))
+
+    def _ways_for(self, desired: Desired) -> direct.Ways:
         some = tuple(vs for vs in desired.virtual_servers if vs.forwarding == "dsr")
         carried = ruleset.carried(Desired(some, desired.vips))
-        return direct.load(carried, desired.down, self._interface)
+        return direct.compiled(carried, desired.down, self._interface)
+
+    def _way_there(self, wanted: direct.Ways) -> str:
+        if self._ways is not None:
+            return direct.load(wanted, self._interface, self._ways.parts)
+        # As after a start of the agent: connections that are known stay so.
+        listing = self._nft.list_table("netdev", direct.TABLE, elements=False)
+        return direct.load(wanted, self._interface, frozenset(blocks(listing or "")))
 
     def want(self, desired: Desired) -> Done:
         """Make the kernel so, but for Virtual Servers that it refuses.
@@ -117,18 +128,18 @@ class Rules:
         return replace(self._apply(admitted), refused=refused)
 
     def _apply(self, desired: Desired) -> Done:
-        if self._settled and self._ways and desired == self.desired:
+        if self._settled and self._ways is not None and desired == self.desired:
             return Done(desired)
         wanted = self._compiler.compile(desired)
         words, parts = self._difference(wanted)
-        ways = self.ways(desired)
-        if ways != self._ways and (self._ways or ways != direct.nothing()):
+        ways = self._ways_for(desired)
+        if ways != self._ways and (self._ways is not None or ways.chains):
             words, parts = (*words, "ways of `dsr` changed"), None
         transactions, self._settled = 0, False
         for stage in (wanted,) if self._ruleset is None else stages(self._ruleset, wanted):
             script = self._script(stage)
             if stage is wanted and ways != self._ways:
-                script += ways
+                script += self._way_there(ways)
             if script:
                 self._nft.run(script)
                 transactions += 1

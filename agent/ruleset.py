@@ -277,6 +277,7 @@ def sample() -> Desired:
         ("routed", (), pure),
         ("dsr", gateways, pure),
         ("dsr", gateways[::2], pure),
+        ("dsr", (*gateways[::2], *leaving), pure),
     )
     vips = {
         GroupId(f"{n:016x}"): (f"192.0.2.{n}", f"2001:db8::{n}") for n in range(1, len(some) + 1)

@@ -1,6 +1,8 @@
 """Sticky clients in the kernel: read, entered, carried over when the table is made anew.
 
-Packets put them there (:mod:`agent.gated`). Elements cannot be changed in
+Packets put them there (:mod:`agent.gated`). So they do with connections whose slots move
+(:mod:`agent.direct`): these have a number of 32 bits in place of a client's address, which is
+written as an address here. Elements cannot be changed in
 place, and a command that deletes one that has just timed out is refused as a
 whole; so what is entered is compared with what is there first, and that is
 tried once more.
@@ -10,8 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from agent.direct import KNOWN
+from agent.direct import TABLE as DIRECT
 from agent.gated import class_id
+from agent.ipversion import KEYWORD
 from agent.nft import KernelRefused, Nft
 from agent.ruleset import TABLE, Ruleset
 from protocol.clients import MAX_LEFT_MS, Client
@@ -20,6 +26,7 @@ SOON_MS = 2000
 """A client with less time left is not worth an element."""
 _SUFFIX = "_sticky"
 _ELEMENT = re.compile(r"([0-9a-f.:]+) timeout \w+ expires (\w+) : ([0-9a-f]*):([0-9a-f]*)")
+_NUMBERED = re.compile(r"0x([0-9a-f]+) timeout \w+ expires (\w+) : ([0-9a-f]*):([0-9a-f]*)")
 _PART = re.compile(r"(\d+)(ms|[dhms])")
 _MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
@@ -27,10 +34,15 @@ Clients = Mapping[str, Client]
 """By address."""
 
 
-def parse(listing: str) -> dict[str, Client]:
-    """Clients in ``nft list map`` of one map."""
+def parse(listing: str, name: str = "") -> dict[str, Client]:
+    """Clients in ``nft list map`` of the map ``name``."""
     found = {}
-    for address, expires, major, minor in _ELEMENT.findall(listing):
+    shape = _NUMBERED if name.endswith(KNOWN) else _ELEMENT
+    for key, expires, major, minor in shape.findall(listing):
+        address = key
+        if name.endswith(KNOWN):
+            number = int(key, 16)
+            address = str(IPv6Address(number) if _of_ipv6(name) else IPv4Address(number))
         left = sum(int(amount) * _MS[unit] for amount, unit in _PART.findall(expires))
         found[address] = Client(address, int(major or "0", 16) << 16 | int(minor or "0", 16), left)
     return found
@@ -39,10 +51,29 @@ def parse(listing: str) -> dict[str, Client]:
 def elements(name: str, clients: Iterable[Client]) -> str:
     """The command that adds clients to a map, each for the time it has left."""
     some = [
-        f"{each.address} timeout {min(each.left_ms, MAX_LEFT_MS)}ms : {class_id(each.number)}"
+        f"{_key(name, each.address)} timeout {min(each.left_ms, MAX_LEFT_MS)}ms"
+        f" : {class_id(each.number)}"
         for each in clients
     ]
-    return f"add element inet {TABLE} {name} {{ {', '.join(some)} }}\n" if some else ""
+    return f"add element {_place(name)} {{ {', '.join(some)} }}\n" if some else ""
+
+
+def _place(name: str) -> str:
+    return " ".join((*_table(name), name))
+
+
+def _key(name: str, address: str) -> str:
+    """What a client is in the map ``name``, as nft writes it."""
+    return f"{int(ip_address(address)):#x}" if name.endswith(KNOWN) else address
+
+
+def _table(name: str) -> tuple[str, str]:
+    """Family and table of the map ``name``."""
+    return ("netdev", DIRECT) if name.endswith(KNOWN) else ("inet", TABLE)
+
+
+def _of_ipv6(name: str) -> bool:
+    return name.removesuffix(KNOWN).endswith(KEYWORD[6])
 
 
 class StickyMaps:
@@ -54,7 +85,7 @@ class StickyMaps:
     def read(self, name: str) -> dict[str, Client]:
         """Clients in a map; none where there is no such map."""
         try:
-            return parse(self._nft.list_timed("map", "inet", TABLE, name))
+            return parse(self._nft.list_timed("map", *_table(name), name), name)
         except KernelRefused:
             return {}
 
@@ -89,7 +120,9 @@ def _entering(name: str, present: Clients, wanted: Iterable[Client]) -> tuple[st
         if (old := present.get(each.address)) is None
         or old.number != each.number
         or old.left_ms + SOON_MS < each.left_ms
+        # A connection that has ended is remembered for less long than before.
+        or (name.endswith(KNOWN) and old.left_ms > each.left_ms + SOON_MS)
     ]
-    stale = ", ".join(each.address for each in fresh if each.address in present)
-    delete = f"delete element inet {TABLE} {name} {{ {stale} }}\n" if stale else ""
+    stale = ", ".join(_key(name, each.address) for each in fresh if each.address in present)
+    delete = f"delete element {_place(name)} {{ {stale} }}\n" if stale else ""
     return delete + elements(name, fresh), len(fresh)

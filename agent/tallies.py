@@ -118,7 +118,7 @@ class _Books:
         if server.forwarding == "dsr":
             return UNSEEN
         # Packets are counted by the gateway's own address and port, and flows not at all; beside
-        # those that had entries while a gateway drained.
+        # those that had entries while slots moved.
         key = (str(ip_address(gateway.address)), listener.protocol, listener.gateway_port)
         forth = self._now.reading.passed.get(key, _NOTHING)
         back = self._now.reading.answered.get(key, _NOTHING)

@@ -21,6 +21,7 @@ from protocol.gateway_document import GatewayDocument
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import Device, Token
 from protocol.recovery import recovery_edit
+from protocol.settling import noted
 
 __all__ = [
     "AddGateway",
@@ -210,7 +211,7 @@ Change = (
 def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[], str]) -> Edit:
     """What ``change`` puts and deletes; an empty edit where there is nothing to change.
 
-    ``unix_s`` is the wall clock, for the expiry of tokens; ``new_uid`` gives
+    ``unix_s`` is the wall clock, for what is to end at a time; ``new_uid`` gives
     16 random hex digits at each call. Raises InvalidInput, Refused or
     RevisionConflict, and then nothing is to be changed.
     """
@@ -238,7 +239,7 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
         case ReplaceDevice(device, by):
             return devices.replace(config, device, by)
         case _:
-            return _virtual_server_edit(config, change, new_uid)
+            return noted(config, _virtual_server_edit(config, change, new_uid), unix_s)
 
 
 def foreseen(

@@ -2,7 +2,8 @@
 
 A record has the client's address, the number of its gateway (which follows
 from the Virtual Server and the gateway's address), and the milliseconds for
-which that holds.
+which that holds. Of connections of `dsr` whose slots move it has the connection's number
+of 32 bits as the address, and what the kernel knows the gateway's seat by as its number.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Client:
 
 
 class ClientsKept(msgspec.Struct, frozen=True, tag_field="t", tag="clients-kept"):
-    """Primary to secondaries: which gateway clients of a listener keep. Not acknowledged.
+    """Primary to secondaries: which gateway clients or connections keep. Not acknowledged.
 
     What is told is told again later, so a lost message does little harm.
     """

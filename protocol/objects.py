@@ -157,6 +157,15 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         return self.ports if self.last_port else (self.gateway_port, self.gateway_port)
 
 
+class Former(msgspec.Struct, frozen=True, array_like=True):
+    """What a gateway had of the slots before these moved; see :mod:`protocol.settling`."""
+
+    weight: int
+    """0: it took no flows."""
+    until: int
+    """Unix seconds: until then connections stay where these slots led them."""
+
+
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     """A server of the farm behind a Virtual Server."""
 
@@ -177,6 +186,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     seat: int | None = None
     """Its number among the gateways, from 0, kept for as long as it is one; see
     :mod:`protocol.seats`. None: none was given yet."""
+    former: Former | None = None
+    """Where connections must not follow its slots yet. May be over."""
 
 
 class VirtualServer(

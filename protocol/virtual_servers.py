@@ -33,6 +33,7 @@ from protocol.nearest import nearest
 from protocol.objects import MAX_VIRTUAL_SERVERS, Key, VirtualServer
 from protocol.rendering import document_of
 from protocol.seats import seated
+from protocol.settling import kept
 from protocol.shown import shown
 from protocol.virtual_mac import refuse_shared_mac, wanted_mac
 
@@ -245,6 +246,7 @@ def _built(
     uid = present.uid if present else GroupId(new_uid())
     seed = present.seed if present else int(new_uid()[:8], 16)
     devices, witnesses = _voters(config, document)
+    known = present.gateways if present else ()
     return VirtualServer(
         uid=uid,
         name=document.name,
@@ -263,9 +265,7 @@ def _built(
         preempt=preempt_after(document),
         frozen=present is not None and present.frozen,
         slow_start=document.slow_start,
-        gateways=seated(
-            [gateway_of(g) for g in document.gateways], present.gateways if present else ()
-        ),
+        gateways=kept(seated([gateway_of(g) for g in document.gateways], known), known),
         listeners=tuple(listener_of(item) for item in document.listeners),
         seed=seed,
     )

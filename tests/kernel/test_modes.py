@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,41 +15,36 @@ import pytest
 from msgspec.structs import replace as replaced
 
 from agent.conntrack import Route, end_unanswered
+from agent.dataplane import DataPlane
+from agent.direct import known_map
+from agent.distribution import chain_of
 from agent.leftovers import Leftovers
 from agent.ruleset import Desired
-from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
 from halbctl.lab.servers import BANNER, ECHO, PUSH
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Former, Gateway, Listener
 from protocol.timing import SECOND
-from tests.kernel.gateways import INNER, by_both, prepare
+from tests.kernel.modes import (
+    CLIENT,
+    GATEWAYS,
+    MODES,
+    NAMES,
+    SHIFTED,
+    Farm,
+    built_farm,
+    serves,
+)
 from tests.kernel.namespaces import (
     UID,
     VIPS,
-    Device,
-    Inside,
     asked,
     connect,
-    hosts,
-    virtual_server,
     wait_until,
 )
 from tests.kernel.swallowing import PATIENCE_S, knock, swallowed, swallowing, wait_open
 
 pytestmark = pytest.mark.kernel
 
-CLIENT = {4: "10.77.0.13", 6: "fd77::13"}
-"""Its addresses: it is the third host."""
-NAMES = ("gw1", "gw2")
-GATEWAYS = by_both(NAMES, 14)
-LISTENERS = [
-    Listener(protocol="tcp", port=ECHO, gateway_port=ECHO),
-    Listener(protocol="tcp", port=PUSH, gateway_port=PUSH),
-    Listener(protocol="udp", port=ECHO, gateway_port=ECHO),
-]
-SHIFTED = Listener(protocol="tcp", port=80, gateway_port=BANNER)
-KNOWN = [replaced(each, client_connections=100_000) for each in LISTENERS]
-"""Listeners with a limit, for which the kernel has to remember each flow."""
 CONNECTIONS = 200
 OUTAGE_S = 0.3
 SETTLING_S = 2.0
@@ -58,57 +53,26 @@ SETTLING_S = 2.0
 RANGE = Listener(protocol="tcp", port=ECHO, last_port=PUSH, gateway_port=ECHO)
 
 
-def serves(mode: str) -> VirtualServer:
-    """The Virtual Server of a mode; ``known`` is `routed` with memory."""
-    if mode == "dsr":
-        return replaced(virtual_server(GATEWAYS, LISTENERS), forwarding="dsr")
-    listeners = [*(KNOWN if mode == "known" else LISTENERS), SHIFTED]
-    inner = (f"{INNER[4]}/24", f"{INNER[6]}/64")
-    return replaced(virtual_server(GATEWAYS, listeners), forwarding="routed", inner_vips=inner)
-
-
-MODES = ("routed", "known", "dsr")
-
-
-@dataclass
-class Farm:
-    network: Network
-    a: Device
-    b: Device
-    client: Inside
-    leased: tuple[str, ...] = ()
-
-    def use(self, mode: str, *listeners: Listener) -> None:
-        """Serve in this mode, with ``a`` as the primary; with these listeners if given."""
-        server = serves(mode)
-        if listeners:
-            server = replaced(server, listeners=listeners)
-        self.leased = (*VIPS, *(INNER.values() if server.inner_vips else ()))
-        for device in (self.a, self.b):
-            device.drop(self.leased)
-            device.reconcile(Desired((server,), {UID: self.leased}))
-            device.run("conntrack", "-F")
-        for gateway in NAMES:
-            prepare(self.network, gateway, mode, CLIENT)
-        self.a.take(self.leased)
-
-    def answered_by(self, vip: str) -> str:
-        return self.client.call(asked, vip, ECHO, 1.0).decode().split()[0]
-
-
 @pytest.fixture(scope="module")
 def built() -> Iterator[Farm]:
-    with hosts("a", "b", "client", *NAMES, servers=NAMES) as network:
-        a, b, client = Device(network, "a"), Device(network, "b"), Inside(network, "client")
-        yield Farm(network, a, b, client)
-        for each in (a, b, client):
-            each.close()
+    with built_farm() as farm:
+        yield farm
 
 
 @pytest.fixture(params=MODES)
 def farm(built: Farm, request: pytest.FixtureRequest) -> Farm:
     built.use(request.param)
     return built
+
+
+@pytest.fixture
+def opened() -> Iterator[list[socket.socket]]:
+    """Sockets that are closed in the end, however a test ends, and say so only once."""
+    some: list[socket.socket] = []
+    yield some
+    for sock in some:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
 
 
 @pytest.mark.parametrize("vip", VIPS)
@@ -189,7 +153,61 @@ def test_a_connection_that_a_gateway_swallowed_is_opened_at_another(
 
 
 @pytest.mark.parametrize("vip", VIPS)
-@pytest.mark.parametrize("mode", ["routed", "known"])
+@pytest.mark.parametrize("mode", MODES)
+def test_connections_stay_while_gateways_come_grow_and_go(
+    built: Farm, opened: list[socket.socket], mode: str, vip: str
+) -> None:
+    """Each change moves slots; also an agent that starts anew meanwhile moves no connection."""
+    built.use(mode)
+    server = serves(mode)
+    socks = opened
+
+    def serve(**second: Any) -> None:
+        gateways = (g if g.name.startswith("gw1") else replaced(g, **second) for g in GATEWAYS)
+        changed = replaced(server, gateways=tuple(g for g in gateways if g.state != "disabled"))
+        for device in (built.a, built.b):
+            device.reconcile(Desired((changed,), {UID: built.leased}))
+
+    def all_live() -> bool:
+        for sock in socks:
+            sock.sendall(b"?")
+        return all(sock.recv(1) == b"?" for sock in socks)
+
+    def newest_at(gateway: str) -> int:
+        there = built.network.run(gateway, "ss", "-Htn", "state", "established").split()
+        name = "[{}]:{}" if ":" in vip else "{}:{}"
+        return sum(name.format(*sock.getsockname()[:2]) in there for sock in socks[-20:])
+
+    serve(state="disabled")
+    socks += (built.client.call(connect, vip, ECHO, 1.0) for _ in range(20))
+    assert newest_at("gw1") == 20
+    for step in (
+        {"former": Former(0, 9)},
+        {"former": Former(0, 9), "weight": 200},
+        {"former": Former(0, 9), "state": "draining"},
+    ):
+        serve(**step)
+        assert all_live(), step
+        socks += (built.client.call(connect, vip, ECHO, 1.0) for _ in range(20))
+        assert all_live(), step
+        assert newest_at("gw1") == 20 if "state" in step else newest_at("gw2") > 0
+    built.a.plane = built.a.call(DataPlane, built.a.plane.interface)
+    built.a.call(built.a.plane.prepare)
+    serve(**step)
+    assert all_live(), "with an agent that has just started"
+    if mode == "dsr":
+        tcp = next(each for each in server.listeners if each.key == f"tcp/{ECHO}")
+        name = known_map(chain_of(server, tcp, 6 if ":" in vip else 4))
+        told = built.a.call(built.a.plane.clients, name)
+        built.b.call(built.b.plane.enter_clients, name, told.values())
+        assert built.b.call(built.b.plane.clients, name).keys() == told.keys()
+        built.a.drop(built.leased)
+        built.b.take(built.leased)
+        assert all_live(), "after a takeover by a device that was told"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("mode", MODES)
 def test_a_gateway_that_drains_keeps_its_connections(built: Farm, mode: str, vip: str) -> None:
     built.use(mode)
     server = serves(mode)
@@ -209,9 +227,10 @@ def test_a_gateway_that_drains_keeps_its_connections(built: Farm, mode: str, vip
     since = [built.client.call(connect, vip, ECHO, 1.0) for _ in range(30)]
     assert all(echo(sock, b"during") for sock in (*before, *since))
     ports = {sock.getsockname()[1] for sock in since}
-    there = built.network.run("gw1", "ss", "-Htn", "state", "established")
-    assert not any(f":{port} " in f"{there} " for port in ports)
-    assert any(f":{sock.getsockname()[1]}" in there for sock in before)
+    there = built.network.run("gw1", "ss", "-Htn", "state", "established").split()
+    at_first = {int(each.rpartition(":")[2]) for each in there if ":" in each}
+    assert not ports & at_first
+    assert {sock.getsockname()[1] for sock in before} & at_first
     if mode == "routed":  # with memory, the successor needs the predecessor's
         built.a.drop(built.leased)
         built.b.take(built.leased)

@@ -6,23 +6,27 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+from msgspec.structs import replace
+
 from agent.clients import StickyClients
+from agent.distribution import seat_number
 from agent.gated import MAX_CLIENTS, numbers
 from agent.kernel import Kernel
 from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
 from protocol.config import Config
 from protocol.ids import DeviceId, GroupId
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Former, Gateway, Listener, VirtualServer
 from tests.unit.listening import run, until
 
 ME, PRIMARY, OTHER = DeviceId("a" * 16), DeviceId("b" * 16), DeviceId("c" * 16)
+LISTENER = Listener(protocol="tcp", port=443, gateway_port=443, sticky=300)
 SERVER = VirtualServer(
     uid=GroupId("0000000000000001"),
     name="rdp",
     vips=("10.0.0.9/24",),
     seed=1,
     gateways=(Gateway(name="gw1", address="10.0.0.31"),),
-    listeners=(Listener(protocol="tcp", port=443, gateway_port=443, sticky=300),),
+    listeners=(LISTENER,),
 )
 NUMBER = numbers(SERVER)["10.0.0.31"]
 
@@ -98,6 +102,26 @@ def test_a_flood_of_clients_fills_no_memory() -> None:
         kernel.go_on.set()
         await until(lambda: len(kernel.entered) == 2)
         assert len(kernel.entered[1]) == MAX_CLIENTS
+        await clients.close()
+
+    run(test())
+
+
+def test_connections_are_believed_of_a_listener_of_dsr_while_its_slots_move() -> None:
+    async def test() -> None:
+        kernel = Slow()
+        clients = StickyClients(ME, cast(Kernel, kernel))
+        at_rest = replace(SERVER, forwarding="dsr", listeners=(replace(LISTENER, sticky=0),))
+        (gateway,) = SERVER.gateways
+        amid = replace(at_rest, gateways=(replace(gateway, former=Former(0, 9)),))
+        clients.start(lambda device, message: None, lambda group: PRIMARY)
+        clients.on_config(Config(), [at_rest])
+        clients.on_message(PRIMARY, told(0, 1, number=seat_number(0)))
+        clients.on_config(Config(), [amid])
+        clients.on_message(PRIMARY, told(1, 1, number=NUMBER))
+        clients.on_message(PRIMARY, told(2, 1, number=seat_number(0)))
+        await until(lambda: kernel.entered)
+        assert kernel.entered == [{"10.0.0.2"}]
         await clients.close()
 
     run(test())

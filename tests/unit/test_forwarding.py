@@ -23,7 +23,7 @@ from agent.ruleset import (
 from protocol.errors import Refused
 from protocol.forwarding import refuse_ambiguous
 from protocol.ids import GroupId
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Former, Gateway, Listener, VirtualServer
 from protocol.ports import HIGHEST
 
 UID = GroupId("00000000000000aa")
@@ -48,6 +48,11 @@ def wanted(server: VirtualServer, *vips: str) -> Desired:
 
 def compiled(server: VirtualServer, *vips: str) -> Ruleset:
     return compile_ruleset(wanted(server, *vips))
+
+
+def ways(server: VirtualServer, *down: str) -> direct.Ways:
+    gone = frozenset((UID, name) for name in down)
+    return direct.compiled(carried(wanted(server)), gone, "eth7")
 
 
 def rules_of(found: Ruleset) -> Ruleset:
@@ -170,7 +175,7 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
     dsr = replace(
         ROUTED, forwarding="dsr", inner_vips=(), listeners=(replace(WEB, gateway_port=80),)
     )
-    script = direct.load(carried(wanted(dsr)), frozenset(), "eth7")
+    script = direct.load(ways(dsr), "eth7")
     assert "meta pkttype host ip daddr" in script
     assert "meta priority set jhash ip saddr . tcp sport mod 256" in script
     assert "fwd ip to meta priority map { 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in script
@@ -180,7 +185,8 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
 
 def test_dsr_without_gateways_refuses_as_all_modes_do() -> None:
     dsr = replace(ROUTED, forwarding="dsr", inner_vips=(), gateways=())
-    assert direct.load(carried(wanted(dsr)), frozenset(), "eth7") == direct.nothing()
+    assert direct.load(ways(dsr), "eth7").endswith("delete table netdev halb_direct\n")
+    assert ways(dsr).parts == frozenset()
     assert "reject with tcp reset" in compiled(dsr).chains[CHAIN][0]
 
 
@@ -269,3 +275,82 @@ def test_flows_are_not_counted_amid_a_drain_as_not_all_of_them_were_met() -> Non
     drained = replace(ROUTED, gateways=(ROUTED.gateways[0], LEAVING))
     assert not forgets(drained, WEB, 4, (VIP,))
     assert unremembered(wanted(drained)) == {UID}
+
+
+DIRECT = replace(
+    ROUTED, forwarding="dsr", inner_vips=(), listeners=(replace(WEB, gateway_port=80),)
+)
+KNOWN = f"{CHAIN}_known"
+
+
+def test_dsr_remembers_what_moves_while_a_gateway_drains() -> None:
+    """Like `routed`: what opens goes by the slots of now, what is older by those of before."""
+    drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
+    assert KNOWN not in ways(DIRECT).sets
+    found = ways(drained)
+    number, again, opens, ends, speaks, known, rest = found.chains[CHAIN]
+    assert (rest.removeprefix("meta mark set 0 "),) == ways(DIRECT).chains[CHAIN], "as they were"
+    assert "jhash ip saddr . tcp sport . ip daddr . tcp dport mod" in number
+    assert again.endswith(f"delete @{KNOWN} {{ meta mark : 0:1 }}")
+    slots = opens.partition("meta priority { ")[2].partition(" }")[0].split(", ")
+    assert 100 < len(slots) < 156, "only of the gateway that drains"
+    assert "fwd ip to meta priority map { 7e00:0 : 10.0.0.1 }" in opens
+    assert f"update @{KNOWN}" in opens
+    for rule in (ends, speaks, known):
+        assert "map { 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in rule
+    assert "timeout 60s" in ends
+    assert "timeout 86400s" in speaks
+    assert "update" not in known, "what only acknowledges may be the last packet"
+
+
+def test_dsr_keeps_what_the_last_gateway_has_while_it_drains() -> None:
+    leaving = tuple(replace(g, state="draining") for g in ROUTED.gateways)
+    last = replace(DIRECT, gateways=leaving)
+    assert ways(last).chains[CHAIN][0].endswith("== syn accept")
+    assert "reject with tcp reset" in compiled(last).chains[CHAIN][0]
+
+
+def test_what_a_draining_gateway_had_goes_elsewhere_once_it_is_down() -> None:
+    drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
+    assert all("10.0.0.2" not in rule for rule in ways(drained, "gw2").chains[CHAIN])
+
+
+def test_connections_stay_known_when_the_table_changes() -> None:
+    drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
+    amid, rested = ways(drained), ways(DIRECT)
+    same = direct.load(amid, "eth7", amid.parts).splitlines()
+    assert "delete table netdev halb_direct" not in same
+    assert f"delete map netdev halb_direct {KNOWN}" not in same
+    assert f"delete chain netdev halb_direct {CHAIN}" in same
+    over = direct.load(rested, "eth7", amid.parts).splitlines()
+    assert f"delete map netdev halb_direct {KNOWN}" in over
+
+
+def test_one_that_comes_takes_what_opens_and_nothing_older() -> None:
+    came = replace(ROUTED.gateways[1], former=Former(0, 9))
+    grown, alone = (ROUTED.gateways[0], came), ROUTED.gateways[:1]
+    going_on, opens = compiled(replace(ROUTED, gateways=grown)).chains[CHAIN]
+    assert (going_on.removeprefix(GOES_ON),) == remembered(replace(ROUTED, gateways=alone))
+    assert (opens,) == remembered(replace(ROUTED, gateways=grown))
+    rest = ways(replace(DIRECT, gateways=grown)).chains[CHAIN][-1]
+    assert "fwd ip to 10.0.0.1 device" in rest
+
+
+def test_what_is_known_stays_so_while_all_gateways_of_before_are_down() -> None:
+    came = replace(ROUTED.gateways[1], former=Former(0, 9))
+    grown = replace(DIRECT, gateways=(ROUTED.gateways[0], came))
+    assert KNOWN in ways(grown, "gw1").sets.keys() & ways(grown).sets.keys()
+    assert all("10.0.0.1 " not in rule for rule in ways(grown, "gw1").chains[CHAIN])
+
+
+def test_an_error_about_a_flow_of_dsr_goes_by_what_it_quotes() -> None:
+    (rule,) = ways(DIRECT).chains["errors"]
+    assert rule.startswith(f"ip daddr {{ {VIP} }} @th,64,8 0x45 @th,136,8 6 @th,224,16 80 ")
+    assert "jhash @th,192,32 . @th,240,16 mod 256 seed 0x7 " in rule
+    script = direct.load(ways(DIRECT), "eth7")
+    assert "errors6" not in script, "nothing of that version is served"
+    leaving = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
+    known, rest = ways(leaving).chains["errors"]
+    assert f"map @{KNOWN}" in known
+    assert "update" not in known
+    assert rest.endswith(rule.rpartition("mod 256")[2])

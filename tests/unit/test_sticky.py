@@ -37,6 +37,20 @@ LISTING = """table inet halb {
 """
 
 
+def test_connections_of_dsr_are_told_by_their_number() -> None:
+    """As an address, as whose they are told: of 4 bytes or 16."""
+    listing = LISTING.replace("10.0.0.1 ", "0x0a000001 ").replace("10.0.0.2 ", "0x00000007 ")
+    four, six = "vs_1_tcp_443_ip_known", "vs_1_tcp_443_ip6_known"
+    found = parse(listing, four)
+    assert {a: c.left_ms for a, c in found.items()} == {"10.0.0.1": 49_996, "0.0.0.7": 299_000}
+    assert set(parse(listing, six)) == {"::a00:1", "::7"}
+    for name in (four, six):
+        script = elements(name, parse(listing, name).values())
+        assert script.startswith(
+            f"add element netdev halb_direct {name} {{ 0xa000001 timeout 49996ms"
+        )
+
+
 def kept(version: int, records: bytes) -> ClientsKept:
     return ClientsKept(UID, "tcp/443", 6 if version == 6 else 4, records)
 
