@@ -38,6 +38,11 @@ class Books:
         """Of ``_desired``; None until it is asked for."""
         self._gone = Gone()
         self._refused = ""
+        self._lacking = ""
+
+    def prepare(self, lacking: str) -> None:
+        """``lacking``: why this kernel cannot count at all; empty where it can."""
+        self._lacking = lacking
 
     def inspect(self) -> tuple[str, ...]:
         """What somebody else changed since the newest pass, in words; the next pass mends it."""
@@ -74,6 +79,8 @@ class Books:
         return True
 
     def _follow(self, wanted: Accounts) -> None:
+        if self._lacking:
+            raise KernelRefused(self._lacking)
         if self._accounts is None:
             self._make()
         present = self._accounts or self._present()

@@ -8,15 +8,17 @@ device ever answers for a VIP without a lease.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from agent import accounts, addresses, direct, gate, gatekeeper, relay, ruleset, sysctl
+from agent import addresses, direct, gate, gatekeeper, relay, ruleset, sysctl
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
+from agent.features import COUNTERS, MACS, Lack, features, lacks, why_off
 from agent.gatekeeper import GateDrift, Gatekeeper, GateSeen
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, static_sets
@@ -30,6 +32,7 @@ from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
 from protocol.ids import GroupId
 
+_log = logging.getLogger("halb.kernel")
 _ATTEMPTS = 3
 """Passes that follow each other at once where somebody removes our tables meanwhile."""
 _TABLES = (
@@ -132,9 +135,13 @@ class DataPlane:
         self._placed: frozenset[str] = frozenset()
         self._seen: _Seen | None = None
         self._former: Mapping[str, int] = {}
+        self.lacks: tuple[Lack, ...] = ()
+        """What this kernel cannot do, as of the newest preparation."""
 
     def prepare(self) -> None:
         """Check and set up all that a lease needs; keep what a killed agent left.
+
+        What the kernel lacks beyond that is refused to those that need it.
 
         Raises KernelTooOld, CapabilityMissing, NftMissing, InterfaceMissing, SysctlRefused,
         KernelRefused or LeaseBroken, each with its remedy.
@@ -142,13 +149,16 @@ class DataPlane:
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self.interface)
-        others = self._rules.ways(ruleset.sample()) + relay.sample() + accounts.sample()
-        for script in (gate.replaced(self.interface, "") + others, *ruleset.trials()):
-            check(script)
+        self.lacks = lacks(features(self.interface), check)
+        for lack in self.lacks:
+            if lack.feature.required:
+                raise lack.error
+            _log.warning("%s", lack)
         # Before anything is made: a note of what only the host can change would stay.
         sysctl.require_changeable(self.interface)
-        self._macs.prepare()
-        self._rules.begin()
+        self._macs.prepare(why_off(MACS, self.lacks))
+        self._books.prepare(why_off(COUNTERS, self.lacks))
+        self._rules.begin(self.lacks)
         self._former = self._gate.former_settings()
         for interface, vip in addresses.ours():
             if interface != self.interface:

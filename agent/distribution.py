@@ -265,8 +265,16 @@ def translation(listener: Listener, version: int, to: str, *, mapped: bool = Fal
 def refusal(listener: Listener) -> tuple[str, ...]:
     """Only what opens a flow is refused: older flows outlive a moment without gateways."""
     if listener.protocol == "tcp":
-        return (f"{OPENS} reject with tcp reset", "drop")
-    return ("reject with icmpx type port-unreachable",)
+        return (f"{OPENS} {_RESET}", "drop")
+    return (_UNREACHABLE,)
+
+
+def quiet(rule: str) -> str:
+    """The same rule for a kernel that can refuse nobody: it gives no answer."""
+    return rule.replace(_RESET, "drop").replace(_UNREACHABLE, "drop")
+
+
+_RESET, _UNREACHABLE = "reject with tcp reset", "reject with icmpx type port-unreachable"
 
 
 def slot_rule(listener: Listener, version: int, found: Selector) -> tuple[str, Mapping[str, str]]:

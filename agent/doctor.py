@@ -51,7 +51,8 @@ async def examine(
         in_site = status is not None
         found += await asyncio.to_thread(host_check.look, interface, in_site=in_site)
     if status is not None:
-        found += known(name, status)
+        said = {each.text for each in found}
+        found += (each for each in known(name, status) if each.text not in said)
         if interface:
             found += await _network(device, interface, config)
         found += different_mtus(mtus)

@@ -10,20 +10,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from platform import release
 
-from agent import (
-    accounts,
-    addresses,
-    bridge,
-    conntrack_limit,
-    direct,
-    gate,
-    realtime,
-    relay,
-    ruleset,
-    sysctl,
-    virtual_mac,
-)
+from agent import addresses, bridge, conntrack_limit, realtime, sysctl
 from agent.capability import KERNEL, require, require_kernel
+from agent.features import features, lacks
 from agent.firewall import RAW, foreign_chains
 from agent.nft import check
 from protocol.diagnosis import Finding
@@ -76,33 +65,20 @@ def capabilities(_: str) -> Iterator[Finding]:
 
 
 def kernel(interface: str) -> Iterator[Finding]:
-    """The release, and every statement that is ever written, tried without being applied."""
+    """The release, and what each feature needs of it."""
     require_kernel()
     yield Finding("kernel", "ok", "Linux {} is {}.{} or newer".format(release(), *KERNEL))
-    sample = ruleset.sample()
-    dsr = tuple(vs for vs in sample.virtual_servers if vs.forwarding == "dsr")
-    carried = ruleset.carried(ruleset.Desired(dsr, sample.vips))
-    ways = direct.load(direct.compiled(carried, frozenset(), interface), interface)
-    features = {
-        "the lease": [gate.replaced(interface, "")],
-        "virtual MACs": [gate.replaced(interface, "") + virtual_mac.sample(interface)],
-        "forwarding `snat` and the policies": ruleset.trials("snat"),
-        "forwarding `routed`": ruleset.trials("routed"),
-        "forwarding `dsr`": [*ruleset.trials("dsr"), ways],
-        "moves without a lost packet": [relay.sample()],
-        "counters": [accounts.sample()],
-    }
-    lacking = False
-    for feature, scripts in features.items():
-        try:
-            for script in scripts:
-                check(script)
-        except HalbError as error:
-            lacking = True
-            remedy = error.remedy or "Use a kernel with all nf_tables modules, or do without it."
-            yield Finding("kernel", "problem", f"{feature} is off: {error.message}", remedy)
+    wanted = features(interface)
+    lacking = lacks(wanted, check)
+    for lack in lacking:
+        yield Finding(
+            "kernel",
+            "problem",
+            str(lack),
+            "Use a kernel with all nf_tables modules and restart the agent, or do without it.",
+        )
     if not lacking:
-        yield Finding("kernel", "ok", f"takes all rules: {', '.join(features)}")
+        yield Finding("kernel", "ok", f"takes all rules: {', '.join(f.name for f in wanted)}")
 
 
 def settings(interface: str) -> Iterator[Finding]:

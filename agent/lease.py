@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from agent import gate, relay
 from agent.clock import boottime
+from agent.features import RELAY, Lack, why_off
 from agent.gate import REFRESH_PORT
 from agent.ipversion import SUFFIX
 from agent.listing import elements
@@ -61,8 +62,9 @@ class KernelLease:
     Methods raise :class:`KernelRefused` if the kernel does not do as asked.
     """
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, lacking: Sequence[Lack] = ()) -> None:
         gate.check_interface(interface)
+        self._can_relay = not why_off(RELAY, lacking)
         self._nft = Nft()
         self._busy_until = 0
         self._relays: dict[str, int] = {}
@@ -99,7 +101,7 @@ class KernelLease:
     def relay(self, vips: Sequence[str], to: Sequence[str], drain_ns: int) -> None:
         """Send packets of flows that only the predecessor knows on to it, for ``drain_ns``."""
         self.end_relay(vips)
-        script = relay.begin(vips, to, drain_ns)
+        script = relay.begin(vips, to, drain_ns) if self._can_relay else ""
         if script:
             self._nft.run(script)
             ends = boottime() + drain_ns + _MARGIN_NS

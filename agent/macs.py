@@ -12,11 +12,11 @@ import struct
 from collections.abc import Mapping
 from ipaddress import ip_address
 
-from agent import gate, virtual_mac
+from agent import virtual_mac
 from agent.addresses import link
 from agent.clock import boottime
 from agent.neighbour import mac_of
-from agent.nft import KernelRefused, Nft, check
+from agent.nft import KernelRefused, Nft
 from agent.ruleset import Desired
 from agent.virtual_mac import Content, Pair, content_of
 from protocol.ids import GroupId
@@ -55,13 +55,9 @@ class Macs:
         self.refused: Mapping[GroupId, str] = {}
         """Those whose VIPs have no virtual MAC here although they should, and why."""
 
-    def prepare(self) -> None:
-        """Find out whether this host takes the rules at all."""
-        try:
-            check(gate.replaced(self._interface, "") + virtual_mac.sample(self._interface))
-            self._lacking = ""
-        except KernelRefused as error:
-            self._lacking = error.message
+    def prepare(self, lacking: str) -> None:
+        """``lacking``: why this kernel does not take the rules at all; empty where it does."""
+        self._lacking = lacking
 
     def forget(self) -> None:
         """Somebody changed the table that the rules are in."""

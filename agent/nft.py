@@ -18,6 +18,7 @@ from agent.realtime import ahead
 from protocol.errors import HalbError
 
 TIMEOUT_S = 20.0
+_TOO_SLOW = f"nft did not end within {TIMEOUT_S:g} s"
 LARGE = 512_000
 """Characters of a script or a listing from which on a child process works on it."""
 
@@ -28,6 +29,11 @@ _turn = threading.Lock()
 
 class KernelRefused(HalbError):
     """nft or the kernel refused a script; nothing of it was applied."""
+
+
+class NftTooSlow(KernelRefused):
+    """nft was ended before it was done, as on a slow host that loads modules; it says nothing
+    about what the kernel can do."""
 
 
 class KernelBusy(HalbError):
@@ -148,7 +154,7 @@ def _nft(arguments: list[str], script: str = "") -> tuple[int, str, str]:
         except FileNotFoundError as error:
             raise NftMissing("the nft program") from error
         except child.TooSlow:
-            return 1, "", f"nft did not end within {TIMEOUT_S:g} s"
+            return 1, "", _TOO_SLOW
         for file in (printed, said):
             file.seek(0)
         return code, printed.read().decode(), said.read().decode(errors="replace")
@@ -186,4 +192,5 @@ def _refusal(script: str, reason: str) -> HalbError:
         return CapabilityMissing(["CAP_NET_ADMIN"], "change nftables")
     lines = reason.strip().splitlines() or ["no reason given"]
     about = lines[1].strip() if len(lines) > 1 else script.strip().splitlines()[0]
-    return KernelRefused(f"nftables refused: {lines[0]} [{about[:200]}]")
+    refused = NftTooSlow if reason == _TOO_SLOW else KernelRefused
+    return refused(f"nftables refused: {lines[0]} [{about[:200]}]")

@@ -1,5 +1,7 @@
 """The rules of the Virtual Servers in this kernel: changed as little as can be, all or nothing.
 
+One that needs what this kernel lacks is refused before the library sees its rules.
+
 One transaction changes all Virtual Servers or, where they are many, several that leave none of
 them half changed (:mod:`agent.stages`). Where the kernel refuses one, those are found that it
 refuses; they keep what they have, the others go on, and nobody waits for an operator who mends
@@ -9,11 +11,12 @@ one of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent import direct, ruleset
+from agent import direct, features, ruleset
 from agent.distribution import SLOT_MAP
+from agent.features import REFUSALS, Lack
 from agent.listing import blocks
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
@@ -72,6 +75,7 @@ class Rules:
         self._interface = interface
         self._compiler = Compiler()
         self._sole = Sole(time.monotonic)
+        self._lacks: tuple[Lack, ...] = ()
         self.desired = Desired()
         """What is in force, as far as is known."""
         self._ruleset: Ruleset | None = None
@@ -81,8 +85,10 @@ class Rules:
         self._ways: direct.Ways | None = None
         """The table for `dsr` that is in force; None where that is not known."""
 
-    def begin(self) -> None:
+    def begin(self, lacks: Sequence[Lack]) -> None:
         """Make table ``inet halb`` where there is none, without a Virtual Server."""
+        self._lacks = tuple(lacks)
+        self._compiler = Compiler(quiet=bool(features.why_off(REFUSALS, lacks)))
         if not has_table(ruleset.TABLE):
             self._nft.run(ruleset.load(Ruleset()))
             self._ruleset = Ruleset()
@@ -117,15 +123,21 @@ class Rules:
         Those stay as they are, but for the health of their gateways. Raises
         :class:`KernelRefused` where none of them is to blame.
         """
+        servers = desired.virtual_servers
+        unmet = {vs.uid: why for vs in servers if (why := features.unmet(vs, self._lacks))}
+        if unmet:
+            kept = self._as_they_are(desired, unmet)
+            parts = (desired.alone() | kept).items()
+            desired = joined(part for uid, part in parts if uid in kept or uid not in unmet)
         if sole := self._sole.among(self.desired, desired):
             desired = replace(desired, sole=sole)
         try:
-            return self._apply(desired)
+            return replace(self._apply(desired), refused=unmet)
         except KernelRefused:
             admitted, refused = self._admit(desired)
             if not refused:
                 raise
-        return replace(self._apply(admitted), refused=refused)
+        return replace(self._apply(admitted), refused=unmet | refused)
 
     def _apply(self, desired: Desired) -> Done:
         if self._settled and self._ways is not None and desired == self.desired:
@@ -170,6 +182,15 @@ class Rules:
         chains = (f"chain {name}" for name in touched | gone)
         return (words,), frozenset((*chains, *(f"map {name}" for name in sets)))
 
+    def _as_they_are(self, desired: Desired, some: Collection[GroupId]) -> dict[GroupId, Desired]:
+        """Those of ``some`` that are in force, with their gateways' health of now."""
+        new, old = desired.alone(), self.desired.alone()
+        return {
+            uid: replace(new[uid], virtual_servers=old[uid].virtual_servers, vips=old[uid].vips)
+            for uid in some
+            if uid in old
+        }
+
     def _admit(self, desired: Desired) -> tuple[Desired, dict[GroupId, str]]:
         """What of ``desired`` the kernel takes, and why it refuses the rest."""
         new, old = desired.alone(), self.desired.alone()
@@ -178,10 +199,7 @@ class Rules:
         refused = self._culprits(changed, new, held)
         kept = {uid: part for uid, part in held.items() if uid in refused}
         # What stays has its gateways' health of now, if the kernel takes that.
-        health = {
-            uid: replace(new[uid], virtual_servers=part.virtual_servers, vips=part.vips)
-            for uid, part in kept.items()
-        }
+        health = self._as_they_are(desired, kept)
         rest = {uid: part for uid, part in new.items() if uid not in refused}
         ill = self._culprits(list(health), rest | health, rest | kept)
         chosen = rest | kept | {uid: part for uid, part in health.items() if uid not in ill}

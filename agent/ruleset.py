@@ -9,15 +9,11 @@ depend on the number of Virtual Servers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
-from itertools import product
-from typing import Literal, get_args
 
-from msgspec.structs import replace
-
-from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, declared, together
+from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, declared, quiet, together
 from agent.forwarding import (
     HOOKS,
     MAPS,
@@ -34,10 +30,9 @@ from agent.gate import split
 from agent.gated import listener_part
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from protocol.ids import GroupId
-from protocol.objects import PURE, Balance, Forwarding, Gateway, Listener, VirtualServer
+from protocol.objects import Listener, VirtualServer
 
 TABLE = "halb"
-_SAMPLE_GATEWAYS = ("192.0.2.101", "192.0.2.102", "2001:db8::101", "2001:db8::102")
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,9 @@ class Ruleset:
 class Compiler:
     """Virtual Servers to rulesets; works anew only on those that changed since the last one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        """``quiet``: for a kernel that can refuse nobody; what it would refuse it drops."""
+        self._quiet = quiet
         self._parts: dict[GroupId, tuple[Desired, Ruleset]] = {}
 
     def compile(self, desired: Desired) -> Ruleset:
@@ -129,7 +126,7 @@ class Compiler:
         before, self._parts = self._parts, {}
         for uid, alone in desired.alone().items():
             known = before.get(uid)
-            self._parts[uid] = known if known and known[0] == alone else (alone, _part(alone))
+            self._parts[uid] = known if known and known[0] == alone else (alone, self._part(alone))
         found = [part for _, part in self._parts.values()]
         maps: dict[str, dict[str, str]] = {}
         for part in found:
@@ -143,6 +140,12 @@ class Compiler:
             {k: v for part in found for k, v in part.ranges.items()},
             maps,
         )
+
+    def _part(self, desired: Desired) -> Ruleset:
+        found = _part(desired)
+        if not self._quiet:
+            return found
+        return replace(found, chains={n: tuple(map(quiet, r)) for n, r in found.chains.items()})
 
 
 def compile_ruleset(desired: Desired) -> Ruleset:
@@ -243,72 +246,6 @@ def base_chains() -> dict[str, tuple[str, tuple[str, ...]]]:
             ),
         ),
     }
-
-
-def sample() -> Desired:
-    """What takes every statement that is ever written, to be tried on a kernel."""
-    gateways = tuple(Gateway(name=ip, address=ip) for ip in _SAMPLE_GATEWAYS)
-    leaving = tuple(replace(gateway, state="draining") for gateway in gateways[1::2])
-    limited = tuple(replace(gateway, max_connections=9) for gateway in gateways)
-    protocols: tuple[Literal["tcp", "udp"], ...] = ("tcp", "udp")
-    balances: tuple[Balance, ...] = get_args(Balance)
-    plain = (
-        *(
-            Listener(protocol=protocol, port=port, gateway_port=port + shift, balance=balance)
-            for port, (protocol, balance, shift) in enumerate(
-                product(protocols, balances, (0, 1)), 1
-            )
-        ),
-        *(Listener(protocol=p, port=90, last_port=99, gateway_port=90) for p in protocols),
-    )
-    gated = tuple(
-        replace(each, sticky=9, client_connections=9, client_rate=9)
-        for each in plain
-        if each.balance in ("hash", "round-robin")
-    )
-    pure = tuple(each for each in plain if each.balance in PURE)
-    some: tuple[tuple[Forwarding, tuple[Gateway, ...], tuple[Listener, ...]], ...] = (
-        ("snat", gateways, plain),
-        ("snat", limited, gated),
-        ("snat", (), gated),
-        ("routed", gateways, plain),
-        ("routed", gateways[::2], pure),
-        ("routed", (*gateways[::2], *leaving), pure),
-        ("routed", (), pure),
-        ("dsr", gateways, pure),
-        ("dsr", gateways[::2], pure),
-        ("dsr", (*gateways[::2], *leaving), pure),
-    )
-    vips = {
-        GroupId(f"{n:016x}"): (f"192.0.2.{n}", f"2001:db8::{n}") for n in range(1, len(some) + 1)
-    }
-    return Desired(
-        tuple(
-            VirtualServer(
-                uid=uid,
-                name=uid,
-                vips=tuple(f"{vip}/128" if ":" in vip else f"{vip}/32" for vip in its),
-                forwarding=forwarding,
-                gateways=gateways,
-                listeners=listeners,
-                seed=1,
-            )
-            for (uid, its), (forwarding, gateways, listeners) in zip(
-                vips.items(), some, strict=True
-            )
-        ),
-        vips,
-    )
-
-
-def trials(*modes: Forwarding) -> list[str]:
-    """Scripts that load each Virtual Server of the sample alone; those of ``modes``, if given.
-
-    All at once are more than the 208 KiB that nft 1.0.6 can send for an ordinary user.
-    """
-    wanted = sample()
-    some = (vs for vs in wanted.virtual_servers if not modes or vs.forwarding in modes)
-    return [load(compile_ruleset(Desired((vs,), wanted.vips))) for vs in some]
 
 
 def load(ruleset: Ruleset) -> str:

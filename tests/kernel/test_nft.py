@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent import ruleset
+from agent.features import features
 from agent.netlink import has_table, ruleset_generation
-from agent.nft import LARGE, KernelRefused, Nft, NftMissing, check
+from agent.nft import LARGE, KernelRefused, Nft, NftMissing, NftTooSlow, check
 from halbctl.lab.probes import python_environment
 from tests.kernel.namespaces import Inside, hosts
 
@@ -37,7 +37,7 @@ def host() -> Iterator[Inside]:
 def test_each_trial_of_the_rules_is_small_enough_for_an_ordinary_users_nft() -> None:
     # In a user namespace nobody may raise the limit of what a socket sends at once.
     ordinary = ["unshare", "--user", "--map-root-user", "--net", "nft", "--check", "--file", "-"]
-    for script in ruleset.trials():
+    for script in (script for each in features("lo") for script in each.trials):
         tried = subprocess.run(ordinary, input=script, capture_output=True, check=False, text=True)
         assert (tried.returncode, tried.stderr) == (0, "")
 
@@ -100,6 +100,14 @@ def test_the_nft_program_may_be_missing(host: Inside, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NftMissing, match="apt install nftables"):
         host.call(check, "")
+
+
+def test_an_nft_that_does_not_end_is_no_word_of_the_kernel(
+    host: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.nft.TIMEOUT_S", 0.0)
+    with pytest.raises(NftTooSlow, match="nft did not end within"):
+        host.call(check, "add table inet tried")
 
 
 def test_the_binding_may_be_missing(host: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
