@@ -28,6 +28,9 @@ MAX_ELEMENTS = 262_144
 """Pairs of listener and gateway, twice (forth and back), of one IP version."""
 FORTH, BACK = "passed", "answered"
 """Packets that no flow is remembered of, to and from a gateway: that of `routed` without memory."""
+LEFT = "left"
+"""Those of both ways that went out again: others of this host dropped the rest."""
+BY_GATEWAY = (FORTH, BACK, LEFT)
 RANGED = "_range"
 """Ends the name of a set for listeners with several ports."""
 OPENED_BY, CARRIED_BY = "marked_opened", ("marked", "marked_back")
@@ -35,7 +38,7 @@ OPENED_BY, CARRIED_BY = "marked_opened", ("marked", "marked_back")
 MARKED = (OPENED_BY, *CARRIED_BY)
 SETS = (
     "offered", "offered_range", "untracked", "entered",
-    *(name + end for name in (FORTH, BACK) for end in ("", RANGED)), "opened", "carried",
+    *(name + end for name in BY_GATEWAY for end in ("", RANGED)), "opened", "carried",
 )  # fmt: skip
 """Sets with counters, in the order of a packet's way."""
 DYNAMIC = frozenset({"untracked", "entered", "opened", "carried"})
@@ -91,6 +94,11 @@ class Accounts:
     lanes: Mapping[str, int] = field(default_factory=dict, kw_only=True)
     """Port under which the flows to ``VIP . protocol . first-last`` are counted."""
 
+    @property
+    def unremembered(self) -> bool:
+        """Whether packets are to be counted that no flow is remembered of."""
+        return bool(self.gateways or self.gateway_ranges)
+
 
 def accounts_of(desired: Desired) -> Accounts:
     """The accounts of the Virtual Servers that a device carries."""
@@ -135,8 +143,9 @@ def _keys(addresses: Iterable[str], listener: Listener, ports: Ports) -> Iterato
     return (f"{ip_address(each)} . {listener.protocol} . {text}" for each in addresses)
 
 
-def table(*, flow_marks: bool = True) -> str:
-    """A script that makes the table; counters of one that stands there stay.
+def table(wanted: Accounts, *, flow_marks: bool = True) -> str:
+    """A script that makes the table for accounts like these, which :func:`change` opens;
+    counters of one that stands there stay.
 
     Without ``flow_marks`` no flow is marked any more.
     """
@@ -156,10 +165,10 @@ def table(*, flow_marks: bool = True) -> str:
                 ("entered", f"type {service}; {dynamic}"),
                 ("opened", f"type {flow}; {dynamic}"),
                 ("carried", f"type {flow} . ct_dir; {dynamic}"),
-                *((name, f"type {service}; counter;") for name in (FORTH, BACK)),
+                *((name, f"type {service}; counter;") for name in BY_GATEWAY),
                 *(
                     (name + RANGED, f"type {service}; flags interval; counter;")
-                    for name in (FORTH, BACK)
+                    for name in BY_GATEWAY
                 ),
             )
         )
@@ -179,7 +188,21 @@ def table(*, flow_marks: bool = True) -> str:
         lines.append(f"add chain inet {TABLE} {chain}{how}")
         lines.append(f"flush chain inet {TABLE} {chain}")
         lines += (f"add rule inet {TABLE} {chain} {rule}" for rule in rules)
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{line}\n" for line in (*lines, *_leaving(wanted)))
+
+
+def _leaving(wanted: Accounts) -> Iterator[str]:
+    """Commands for the chain that counts what leaves, from whatever is there: every packet of
+    this host meets it, so it is there only where it is needed."""
+    chain = f"chain inet {TABLE} leaving"
+    yield f"add {chain} {{ type filter hook postrouting priority srcnat - 11; policy accept; }}"
+    yield f"flush {chain}"
+    if not wanted.unremembered:
+        yield f"delete {chain}"
+        return
+    rules = (*_by_gateway(LEFT, "d"), *_by_gateway(LEFT, "s"))
+    for rule in ("ct state != untracked accept", *rules):
+        yield f"add rule inet {TABLE} leaving {rule}"
 
 
 def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -208,7 +231,7 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
             ),
         ),
         # On its way between a client and a gateway, whose address it has both ways here.
-        "passing": ("", _passing()),
+        "passing": ("", (*_by_gateway(FORTH, "d"), *_by_gateway(BACK, "s"))),
         **{name: ("", rules) for name, rules in lane.items()},
         # On its way to or from a gateway. Most packets meet but the first rules.
         "entered": (
@@ -276,10 +299,10 @@ def _lanes_gone(ports: Iterable[int]) -> Iterator[str]:
         yield from (f"{verb} chain inet {TABLE} {name}" for name in names)
 
 
-def _passing() -> tuple[str, ...]:
+def _by_gateway(base: str, end: str) -> tuple[str, ...]:
+    """Rules that count for the gateway at one ``end`` of a packet, ``d`` or ``s``."""
     return tuple(
         f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} accept"
-        for base, end in ((FORTH, "d"), (BACK, "s"))
         for name in (base, base + RANGED)
         for v in (4, 6)
     )
@@ -291,8 +314,8 @@ def change(old: Accounts, new: Accounts, *, flow_marks: bool = True) -> str:
         (("vips",), old.vips, new.vips),
         (("offered",), old.services, new.services),
         (("offered_range",), old.ranges, new.ranges),
-        ((FORTH, BACK), old.gateways, new.gateways),
-        ((FORTH + RANGED, BACK + RANGED), old.gateway_ranges, new.gateway_ranges),
+        (BY_GATEWAY, old.gateways, new.gateways),
+        (tuple(name + RANGED for name in BY_GATEWAY), old.gateway_ranges, new.gateway_ranges),
         *(((name + RANGED,), _led(old, name), _led(new, name)) for name in LANES),
     )
     before, after = set(old.lanes.values()), set(new.lanes.values())
@@ -307,6 +330,7 @@ def change(old: Accounts, new: Accounts, *, flow_marks: bool = True) -> str:
             for line in _elements(verb, name, keys)
         ),
         *_lanes_gone(sorted(before - after)),
+        *(_leaving(new) if old.unremembered != new.unremembered else ()),
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -335,4 +359,4 @@ def sample() -> str:
     ports = (frozenset(f"{vip} . tcp . {each}" for vip in some) for each in ("443", "80-90"))
     lanes = {f"{vip} . tcp . 80-90": 80 for vip in some}
     accounts = Accounts(some, *ports, *ports, lanes=lanes)
-    return table() + change(Accounts(), accounts) + numbered([bytes(4)])
+    return table(accounts) + change(Accounts(), accounts) + numbered([bytes(4)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent import accounts
 from agent.accounts import Accounts, accounts_of
@@ -82,35 +82,43 @@ class Books:
         if self._lacking:
             raise KernelRefused(self._lacking)
         if self._accounts is None:
-            self._make()
+            self._make(wanted)
         present = self._accounts or self._present()
         if script := accounts.change(present, wanted, flow_marks=self._flow_marks):
             self._nft.run(script)
         self._accounts = wanted
         self._shape = self._look()
 
-    def _make(self) -> None:
+    def _make(self, wanted: Accounts) -> None:
         """The table, with the counters that stand there already."""
+        script = accounts.table(wanted, flow_marks=self._flow_marks)
         try:
-            self._nft.run(accounts.table(flow_marks=self._flow_marks))
+            self._nft.run(script)
         except KernelRefused:
             # A table of another release, whose sets have other types.
             self.remove()
-            self._nft.run(accounts.table(flow_marks=self._flow_marks))
+            self._nft.run(script)
 
     def _present(self) -> Accounts:
-        found = [
-            frozenset(
+        def present(name: str, text: Callable[[bytes], str]) -> frozenset[str]:
+            return frozenset(
                 text(key)
                 for suffix in SUFFIX.values()
                 for key, _ in self._ledger.dump(name + suffix)
             )
-            for name, text in (
-                ("vips", vip_of), ("offered", service_of), ("offered_range", range_of),
-                (accounts.FORTH, service_of), (accounts.FORTH + accounts.RANGED, range_of),
-            )
-        ]  # fmt: skip
-        return Accounts(*found)
+
+        gateways, ranges = (
+            # Another release counted what came, and not what left.
+            present(accounts.FORTH + end, text) & present(accounts.LEFT + end, text)
+            for end, text in (("", service_of), (accounts.RANGED, range_of))
+        )
+        return Accounts(
+            present("vips", vip_of),
+            present("offered", service_of),
+            present("offered_range", range_of),
+            gateways,
+            ranges,
+        )
 
     def _look(self) -> dict[str, str]:
         return blocks(self._nft.list_table("inet", accounts.TABLE, elements=False) or "")

@@ -58,7 +58,7 @@ class Held:
         kind, size = kind_of(name)
         if kind == "untracked":
             return raw in self.vips
-        if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
+        if kind.removesuffix(accounts.RANGED) in accounts.BY_GATEWAY:
             return raw[: size + 6] in self.gateways
         port = int.from_bytes(raw[size + 4 : size + 6], "big")
         listeners = self.listeners.get(raw[: size + 4], ())

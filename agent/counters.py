@@ -78,6 +78,18 @@ class Reading:
     """To gateways without a memory of flows: by gateway in place of the VIP, and its first port."""
     answered: Mapping[Service, Tally] = field(default_factory=dict)
     """The same from gateways."""
+    left: Mapping[Service, Tally] = field(default_factory=dict)
+    """What of both went out again."""
+
+    @property
+    def stopped(self) -> Mapping[Service, int]:
+        """Packets to and from gateways without a memory of flows that another firewall of this
+        host dropped, by gateway."""
+        return {
+            service: max(0, came.packets + self.answered[service].packets - left.packets)
+            for service, came in self.passed.items()
+            if service in self.answered and (left := self.left.get(service)) is not None
+        }
 
     @property
     def dropped(self) -> Mapping[Service, int]:
@@ -222,7 +234,7 @@ class Ledger:
                 # Of a listener that has other ports now as well, but the same first one.
                 found["offered"][service] = found["offered"].get(service, 0) + tally.packets
                 continue
-            if kind.removesuffix(accounts.RANGED) in (accounts.FORTH, accounts.BACK):
+            if kind.removesuffix(accounts.RANGED) in accounts.BY_GATEWAY:
                 found[kind][service] = tally
                 continue
             account = (*service, _address(gateway_of(name, raw)))
@@ -239,6 +251,7 @@ class Ledger:
             untracked=found["untracked"],
             passed=found[accounts.FORTH] | found[accounts.FORTH + accounts.RANGED],
             answered=found[accounts.BACK] | found[accounts.BACK + accounts.RANGED],
+            left=found[accounts.LEFT] | found[accounts.LEFT + accounts.RANGED],
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 from agent import addresses, echo, host_check, neighbour
 from agent.announce import Announcer
+from agent.forwarding import memoryless
+from agent.ruleset import Desired, carried
 from agent.status import silence
 from protocol import api
 from protocol.addresses import family
@@ -49,7 +51,10 @@ async def examine(
     found: list[Finding] = []
     if interface:
         in_site = status is not None
-        found += await asyncio.to_thread(host_check.look, interface, in_site=in_site)
+        forgetful = _forgets(_carried(device, config))
+        found += await asyncio.to_thread(
+            host_check.look, interface, in_site=in_site, forgetful=forgetful
+        )
     if status is not None:
         said = {each.text for each in found}
         found += (each for each in known(name, status) if each.text not in said)
@@ -57,6 +62,17 @@ async def examine(
             found += await _network(device, interface, config)
         found += different_mtus(mtus)
     return Diagnosis(name, status.site if status else "", tuple(found))
+
+
+def _carried(device: DeviceId, config: Config) -> tuple[VirtualServer, ...]:
+    servers = config.virtual_servers.values()
+    return tuple(each for each in servers if device in carriers_of(config, each))
+
+
+def _forgets(servers: tuple[VirtualServer, ...]) -> bool:
+    """Whether packets pass to and from gateways that no flow is remembered of."""
+    wish = Desired(servers, {vs.uid: vs.leased for vs in servers})
+    return any(memoryless(vs, listener, some) for _, vs, listener, _, some in carried(wish))
 
 
 def known(name: str, status: api.Status) -> Iterator[Finding]:
@@ -179,8 +195,8 @@ class _Segment:
 
 
 async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Finding, ...]:
-    carried = [s for s in config.virtual_servers.values() if device in carriers_of(config, s)]
-    pairs = [(s, g) for s in carried for g in s.gateways if g.state != "disabled"]
+    servers = _carried(device, config)
+    pairs = [(s, g) for s in servers for g in s.gateways if g.state != "disabled"]
     try:
         link = addresses.link(interface)
         if not (link.up and link.carrier):
@@ -196,14 +212,14 @@ async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Fi
         large = await _each(segment, first.values(), _frames)
         direct = [(s, g) for s, g in pairs[:MOST_GATEWAYS] if s.forwarding == "dsr"]
         returns = await _each(segment, direct, _direct_return)
-        silent = [f for s in carried if s.forwarding == "dsr" for f in await _silence(segment, s)]
+        silent = [f for s in servers if s.forwarding == "dsr" for f in await _silence(segment, s)]
     except HalbError as error:
         return (Finding("interface", "problem", error.message, error.remedy),)
     finally:
         announcer.close()
     found = tuple(_or_well(large, "mtu", f"frames of {segment.mtu} bytes come through"))
     if direct:
-        wrong = (*returns, *silent, *two_ways(carried))
+        wrong = (*returns, *silent, *two_ways(servers))
         found += tuple(_or_well(wrong, "dsr", "the gateways are prepared for `dsr`"))
     return found
 

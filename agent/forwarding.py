@@ -195,7 +195,11 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
             ),
         ),
         "outbound": (
-            (RETURNS, "ct state untracked {ip} saddr . meta l4proto . th sport vmap @{name}"),
+            # Where somebody set a zone of the connection table, nothing can be `notrack`ed.
+            *(
+                (RETURNS, whose + " {ip} saddr . meta l4proto . th sport vmap @{name}")
+                for whose in ("ct state untracked", "ct zone != 0 ct status & (snat | dnat) == 0")
+            ),
         ),
         "answering": ((ANSWERS, "{ip} saddr . meta l4proto . th sport vmap @{name}"),),
     }

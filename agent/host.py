@@ -37,9 +37,10 @@ class Obstacle:
     """Somebody else took flows of a listener away."""
 
     service: Service
+    """With the gateway in place of the VIP where its packets were ``stopped``."""
     number: int
     kind: str
-    """``dropped`` | ``untracked``"""
+    """``dropped`` | ``stopped`` | ``untracked``"""
     where: str
     until: float
     """Loop's clock, seconds."""
@@ -51,6 +52,12 @@ class Obstacle:
                 f"{protocol}/{port} of {vip}: {self.number} new flows to gateways were dropped by"
                 f" other rules of this host in the forward hook; let pass there what has"
                 f" `ct status dnat`. Chains there: {self.where}"
+            )
+        if self.kind == "stopped":
+            return (
+                f"{protocol}/{port} of gateway {vip}: {self.number} packets of `routed` were"
+                f" dropped by other rules of this host in the forward hook; let pass there what"
+                f" has `ct state untracked`. Chains there: {self.where}"
             )
         return (
             f"VIP {vip}: {self.number} packets could not be balanced, because other rules of this"
@@ -90,17 +97,19 @@ class HostWatch:
         if before is None:
             return
         dropped = _grown(before.reading.dropped, now.reading.dropped)
+        stopped = _grown(before.reading.stopped, now.reading.stopped)
         untracked = _grown(
             {(vip, "", 0): n for vip, n in before.reading.untracked.items()},
             {(vip, "", 0): n for vip, n in now.reading.untracked.items()},
         )
-        if not dropped and not untracked:
+        if not dropped and not stopped and not untracked:
             return
         chains = tuple(self.look())
         raw = [c for c in chains if c.priority < RAW]
         self._forget(now.at)
         for kind, found, where in (
             ("dropped", dropped, suspects(chains, "forward")),
+            ("stopped", stopped, suspects(chains, "forward")),
             ("untracked", untracked, suspects(raw, "prerouting")),
         ):
             for service in nlargest(MAX_OBSTACLES, found, key=found.__getitem__):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from platform import release
 
 from agent import addresses, bridge, conntrack_limit, realtime, sysctl
@@ -27,10 +28,11 @@ _TIMEX_SIZE = 512
 """More than the kernel's ``struct timex`` has."""
 
 
-def look(interface: str, *, in_site: bool) -> tuple[Finding, ...]:
+def look(interface: str, *, in_site: bool, forgetful: bool = False) -> tuple[Finding, ...]:
     """Everything about the host itself. Takes a moment: nft is asked several times.
 
-    Outside a Site the agent leaves the host's settings alone.
+    Outside a Site the agent leaves the host's settings alone. ``forgetful``: whether packets
+    pass here that no flow is remembered of.
     """
     checks: dict[str, Callable[[str], Iterable[Finding]]] = {
         "capabilities": capabilities,
@@ -38,7 +40,7 @@ def look(interface: str, *, in_site: bool) -> tuple[Finding, ...]:
         "settings": settings if in_site or sysctl.read_only() else settings_to_be_made,
         "interface": service_interface,
         "time": clock,
-        "firewall": firewalls,
+        "firewall": partial(firewalls, forgetful=forgetful),
         "connections": connections,
     }
     found: list[Finding] = []
@@ -163,10 +165,12 @@ def clock(_: str) -> Iterator[Finding]:
         yield Finding("time", "ok", "the clock is synchronised")
 
 
-def firewalls(_: str) -> Iterator[Finding]:
+def firewalls(_: str, *, forgetful: bool = False) -> Iterator[Finding]:
     """Chains of others that may take packets away. Their rules are not read."""
     chains = foreign_chains()
-    dropping = [c for c in chains if c.hook == "forward" and c.drops]
+    forward = [c for c in chains if c.hook == "forward"]
+    dropping = [c for c in forward if c.drops]
+    doubtful = [c for c in forward if forgetful and not c.drops]
     early = [c for c in chains if c.hook == "prerouting" and c.priority < RAW]
     for chain in dropping:
         yield Finding(
@@ -174,7 +178,15 @@ def firewalls(_: str) -> Iterator[Finding]:
             "warning",
             f"{chain}: forwards only what its own rules accept",
             "Accept there what has `ct status dnat`, and for flows that are not remembered "
-            "(`routed`) what goes to and comes from the gateways.",
+            "(`routed`) what has `ct state untracked`.",
+        )
+    for chain in doubtful:
+        yield Finding(
+            "firewall",
+            "warning",
+            f"{chain}: its rules may drop what `routed` forwards without remembering the flow, "
+            "as one that lets only known flows pass does",
+            "Accept there what has `ct state untracked`. `halbctl status` says what is dropped.",
         )
     for chain in early:
         yield Finding(
@@ -183,7 +195,7 @@ def firewalls(_: str) -> Iterator[Finding]:
             f"{chain}: comes before the connection table, and may keep packets out of it",
             "See that it has no `notrack` for packets of the VIPs.",
         )
-    if not dropping and not early:
+    if not dropping and not doubtful and not early:
         yield Finding("firewall", "ok", "no other table of this host drops what is forwarded")
 
 

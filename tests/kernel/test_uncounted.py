@@ -99,3 +99,40 @@ def test_totals_survive_an_agent_that_starts_anew_and_go_with_their_listener(far
     assert farm.read().answered[account].packets == ASKED
     farm.device.reconcile(wish(LISTENERS[1]))
     assert "udp" not in farm.device.run("nft", "list", "set", "inet", "halb_count", "answered")
+
+
+def test_all_that_came_has_left_where_nobody_drops_anything(farm: Farm) -> None:
+    account = (GATEWAY[4], "udp", ECHO)
+    farm.ask(VIPS[0])
+    with farm.client.call(connect, VIPS[0], BANNER, 3.0) as sock:
+        assert sock.recv(100)
+    wait_until(lambda: farm.read().left[account].packets == 2 * ASKED, "every packet has left")
+    assert set(farm.read().stopped.values()) == {0}
+
+
+def test_packets_are_not_looked_at_as_they_leave_where_all_flows_are_remembered(
+    farm: Farm,
+) -> None:
+    assert "chain leaving" in farm.device.run("nft", "list", "table", "inet", "halb_count")
+    known = [replace(each, client_connections=9) for each in LISTENERS]
+    farm.device.reconcile(wish(*known))
+    assert "chain leaving" not in farm.device.run("nft", "list", "table", "inet", "halb_count")
+    farm.device.reconcile(wish())
+    farm.ask(VIPS[0])
+    assert set(farm.read().stopped.values()) == {0}
+
+
+def test_a_table_that_did_not_count_what_leaves_does_so_from_now_on(farm: Farm) -> None:
+    farm.ask(VIPS[0])
+    farm.device.close()
+    gone = ["chain inet halb_count leaving"]
+    gone += (f"set inet halb_count left{end}{six}" for end in ("", "_range") for six in ("", "6"))
+    script = "".join(f"delete {each}\n" for each in gone)
+    farm.device.network.run("a", "nft", "-f", "-", text=f"flush {gone[0]}\n{script}")
+    farm.device = Device(farm.device.network, "a")
+    farm.device.reconcile(wish())
+    before = farm.read()
+    assert before.answered[GATEWAY[4], "udp", ECHO].packets == ASKED, "what was counted stays"
+    farm.ask(VIPS[0])
+    assert farm.read().left[GATEWAY[4], "udp", ECHO].packets == 2 * ASKED
+    assert farm.read().stopped == before.stopped, "nothing seems to have been dropped since"

@@ -72,7 +72,7 @@ def _lab() -> Iterator[Site]:
 def _load(site: Site, script: str) -> None:
     """All rules anew but for what ``script`` takes away, and the lease open."""
     vip = bench.ADDRESS[bench.ALONE]
-    table = gate.table(INTERFACE, "measured", inward=False) + accounts.table()
+    table = gate.table(INTERFACE, "measured", inward=False) + accounts.table(accounts.Accounts())
     numbered = accounts.numbered(_numbers(site))
     text = table + numbered + script + gate.acquire([vip], _HELD_NS)
     site.network.run(bench.ALONE, "nft", "-f", "-", text=text)

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from agent.conntrack_limit import Room
-from agent.counters import Reading
+from agent.counters import Reading, Tally
 from agent.host import KEEP_S, MAX_OBSTACLES, HostWatch
 from agent.meter import Sample
 from protocol.effects import Event
@@ -53,3 +53,22 @@ def test_of_a_range_of_ports_the_worst_are_told_and_no_others() -> None:
     assert "tcp/1000 of 10.0.0.1: 1000 new flows" in told[0].text
     assert len([*watch.warnings(20.0)]) == MAX_OBSTACLES
     assert [*watch.warnings(20.0 + KEEP_S)] == []
+
+
+def test_packets_without_a_flow_that_do_not_leave_are_told_by_gateway() -> None:
+    told: list[Event] = []
+    watch = HostWatch(told.append, lambda: ())
+    service = ("10.0.0.7", "udp", 53)
+
+    def counted(forth: int, back: int, left: int) -> Reading:
+        tallies = [{service: Tally(number, 0)} for number in (forth, back, left)]
+        return Reading({}, {}, {}, {}, {}, {}, *tallies)
+
+    for at, (forth, back, left) in enumerate([(9, 3, 2), (20, 12, 22), (30, 20, 32)]):
+        watch.on_sample(Sample(10.0 * at, counted(forth, back, left)))
+    (said,) = (each.text for each in told)
+    assert said.startswith(
+        "udp/53 of gateway 10.0.0.7: 8 packets of `routed` were dropped by other"
+    )
+    assert not counted(9, 3, 14).stopped[service], "read later than what came"
+    assert not Reading({}, {}, {}, {}, {}, {}, {service: Tally(9, 0)}).stopped
