@@ -123,8 +123,7 @@ class Carrier:
         self.clients.start(send, holder)
         self.host.start(self._news.on_event)
         self.meter.start()
-        lease = KernelLease(self.interface, self._plane.lacks)
-        announcer = Announcer(self.interface)
+        lease, announcer = KernelLease(self.interface, self._plane.lacks), Announcer(self.interface)
         self.presence = Presence(
             self.interface, announcer, self._random, self._neighbours_of, self._news, self._mac_of
         )
@@ -195,8 +194,7 @@ class Carrier:
 
     def warnings(self) -> Iterator[str]:
         """What an operator should know of this host, a sentence each."""
-        yield from self.checks.troubles()
-        yield from map(str, self._plane.lacks)
+        yield from (*self.checks.troubles(), *map(str, self._plane.lacks))
         yield from self.host.warnings(asyncio.get_running_loop().time())
         if self.presence is not None:
             yield from self.presence.warnings(self._name_of)

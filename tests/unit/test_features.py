@@ -15,7 +15,7 @@ from agent.features import REFUSALS, Lack, features, lacks, unmet, why_off
 from agent.nft import KernelRefused, NftTooSlow
 from agent.ruleset import Compiler, Desired, carried, load
 from protocol.ids import GroupId
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import PURE, Gateway, Listener, VirtualServer
 
 UID = GroupId("00000000000000aa")
 VIPS = ("10.0.0.100", "fd00::100")
@@ -62,7 +62,7 @@ servers = st.builds(
     gateways=gateways,
     listeners=listeners.map(lambda each: (each,)),
     seed=st.just(7),
-)
+).filter(lambda vs: vs.forwarding != "dsr" or vs.listeners[0].balance in PURE)
 
 
 def words(*scripts: str) -> set[str]:
