@@ -17,6 +17,10 @@ from agent.patience import PatientLoop
 from agent.settings import Settings, read_settings
 from protocol.errors import HalbError
 
+SWITCH_S = 0.0005
+"""Another thread that computes gives way to the loop after so long. Python's own is ten times as
+much, after each system call of the loop: with many checks, which are many calls, leases end."""
+
 _log = logging.getLogger("halb")
 
 
@@ -61,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         journal.set_up(settings.log_level)
         allow_descriptors()
+        sys.setswitchinterval(SWITCH_S)
         disk = Disk.open(settings.state_dir)
         try:
             with asyncio.Runner(loop_factory=PatientLoop) as runner:
