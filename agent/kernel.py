@@ -21,6 +21,7 @@ from agent.conntrack import Flow
 from agent.counters import Reading
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.lasting import lasting
+from agent.realtime import keep_memory
 from agent.watch import KernelWatch
 from protocol.errors import HalbError
 from protocol.ids import GroupId, Revision
@@ -70,6 +71,8 @@ class Kernel:
         self._task: asyncio.Task[None] | None = None
         self._watch: KernelWatch | None = None
         self._made: Desired | None = None
+        self._kept = Revision()
+        """What has come to stay in memory."""
         self._counts: Counts | None = None
         self._counted_at = -math.inf
         self._outlived = False
@@ -152,6 +155,9 @@ class Kernel:
         if desired is not self._made:
             self._made, self._outlived = desired, True
         self._on_pass(desired, revision, done, "")
+        if revision != self._kept:
+            self._kept = revision
+            keep_memory()
         if not await self.do(DataPlane.undisturbed):
             # Somebody changed rules while nobody listened.
             self._changed()

@@ -49,6 +49,25 @@ def test_what_lives_at_start_is_not_collected_again() -> None:
     assert run(code) == "True"
 
 
+def test_all_that_lives_is_seldom_looked_at_and_not_what_came_to_stay() -> None:
+    out = run(
+        "import gc\n"
+        "from agent.realtime import keep_memory, settle_memory\n"
+        "settle_memory()\n"
+        "full = 0\n"
+        "def count(phase, about):\n"
+        "    global full\n"
+        "    full += phase == 'stop' and about['generation'] == 2\n"
+        "gc.callbacks.append(count)\n"
+        "each_second = [[[] for _ in range(50_000)] for _ in range(20)]\n"
+        "print(full <= 2)\n"
+        "before = gc.get_freeze_count()\n"
+        "keep_memory()\n"
+        "print(gc.get_freeze_count() - before >= 1_000_000)\n"
+    )
+    assert out.split() == ["True", "True"]
+
+
 @pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
 def test_the_transport_is_raised_and_later_threads_are_not() -> None:
     out = run(
