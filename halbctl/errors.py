@@ -62,6 +62,12 @@ def from_failure(failure: dict[str, Any]) -> HalbError:
 def usage(error: Any) -> int:
     """Print an error of the command line itself, as Typer found it."""
     context = getattr(error, "ctx", None)
-    remedy = f"See `{context.command_path} --help`." if context else ""
-    report(HalbError(error.format_message().strip().rstrip("."), remedy))
+    report(HalbError(error.format_message().strip().rstrip("."), _shown_use(context)))
     return int(error.exit_code)
+
+
+def _shown_use(context: Any) -> str:
+    if not context:
+        return ""
+    pieces = " ".join(context.command.collect_usage_pieces(context))
+    return f"Use `{context.command_path} {pieces}`; `--help` says more."

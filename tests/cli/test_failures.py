@@ -190,6 +190,14 @@ def test_a_wrong_command_line(halbctl: Halbctl, argv: tuple[str, ...], says: str
     assert says in ran.err
 
 
+def test_a_wrong_command_line_is_told_what_it_could_be(halbctl: Halbctl) -> None:
+    ran = halbctl("gateway", "drain", "rdp/gw1")
+    assert ran.err.splitlines() == [
+        "halb: error: Missing argument 'GATEWAY'",
+        "hint: Use `halbctl gateway drain [OPTIONS] {VS} {GATEWAY}`; `--help` says more.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
