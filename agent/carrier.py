@@ -279,7 +279,7 @@ class Carrier:
         if done is not None:
             self._refused, self._outdated = dict(done.unfit), dict(done.outdated)
             self._loaded = frozenset(server.uid for server in desired.virtual_servers)
-            self._leftovers.on_pass(done.in_force)
+            self._leftovers.on_pass(done.in_force, mended=bool(done.drift))
             self._deliver(ConfigApplied(revision))
             if self.vips is not None:
                 if done.lease_lost:

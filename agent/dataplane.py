@@ -9,11 +9,12 @@ device ever answers for a VIP without a lease.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
 
-from agent import addresses, direct, gate, gatekeeper, relay, ruleset, sysctl
+from agent import addresses, direct, gate, gatekeeper, placed, relay, ruleset, sysctl
+from agent.backstop import Backstop
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows, flows_by_gateway
@@ -23,7 +24,7 @@ from agent.gatekeeper import GateDrift, Gatekeeper, GateSeen
 from agent.lease import KernelLease
 from agent.listing import blocks, difference, static_sets
 from agent.macs import Macs
-from agent.netlink import NetlinkError, ruleset_generation
+from agent.netlink import ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Rules
 from agent.ruleset import Desired as Desired
@@ -95,23 +96,6 @@ class _Seen:
         return {name: digest for name, digest in self.rules.items() if name not in of}
 
 
-def _possible(desired: Desired, of_others: frozenset[str]) -> tuple[Desired, Mapping[GroupId, str]]:
-    """``desired`` without VIPs that are the host's own addresses, and whom that makes unfit.
-
-    The gate would cut the operator off from such an address.
-    """
-    if not desired.addresses & of_others:
-        return desired, {}
-    vips: dict[GroupId, tuple[str, ...]] = {}
-    unfit: dict[GroupId, str] = {}
-    for uid, assigned in desired.vips.items():
-        taken = [vip for vip in assigned if str(ip_address(vip)) in of_others]
-        vips[uid] = tuple(vip for vip in assigned if vip not in taken)
-        if taken:
-            unfit[uid] = f"VIP {taken[0]} is an address of this host already"
-    return replace(desired, vips=vips), unfit
-
-
 @dataclass(frozen=True)
 class _Drift:
     """What others changed, in words."""
@@ -132,7 +116,8 @@ class DataPlane:
         self._books = Books(self._nft, flow_marks=flow_marks)
         self._macs = Macs(self._nft, self.interface)
         self._rules = Rules(self._nft, self._sticky, self.interface)
-        self._placed: frozenset[str] = frozenset()
+        self._placed = placed.Placed(self.interface)
+        self._backstop = Backstop(time.monotonic)
         self._seen: _Seen | None = None
         self._former: Mapping[str, int] = {}
         self.lacks: tuple[Lack, ...] = ()
@@ -149,7 +134,7 @@ class DataPlane:
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
         addresses.link(self.interface)
-        self.lacks = lacks(features(self.interface), check)
+        self.lacks = (*lacks(features(self.interface), check), *self._backstop.prepare())
         for lack in self.lacks:
             if lack.feature.required:
                 raise lack.error
@@ -194,7 +179,7 @@ class DataPlane:
 
     def _pass(self, desired: Desired) -> Reconciled:
         drift = self._drift()
-        possible, unfit = _possible(desired, addresses.of_others())
+        possible, unfit = placed.possible(desired, addresses.of_others())
         try:
             done = self._repair_and_change(drift, possible, unfit)
         except BaseException:
@@ -212,7 +197,7 @@ class DataPlane:
         self, drift: _Drift, desired: Desired, unfit: Mapping[GroupId, str]
     ) -> Reconciled:
         changed: list[str] = []
-        if drift.gate.words or self._seen is None:
+        if (drift.gate.words and not drift.gate.made) or self._seen is None:
             self._gate.load(self._former, anew=drift.gate.anew)
         if drift.gate.words:
             self._rules.forget_ways()
@@ -228,7 +213,8 @@ class DataPlane:
         done = self._set_rules(desired)
         changed += done.changed
         changed += self._macs.reconcile(done.desired)
-        placed, missing, homeless = self._set_addresses(done.desired)
+        self._backstop.reconcile(done.desired)
+        added, missing, homeless = self._placed.reconcile(done.desired)
         kept = desired.addresses | done.desired.addresses
         if stale := sorted((guarded | set(unguarded)) - kept):
             self._gate.unguard(stale)
@@ -241,7 +227,7 @@ class DataPlane:
         outdated = {**self._macs.refused, **older}
         new = {uid: why for uid, why in done.refused.items() if uid not in older}
         unfit = {**unfit, **homeless, **new}
-        moved, words = self._macs.moved, (*changed, *placed)
+        moved, words = self._macs.moved, (*changed, *added)
         return Reconciled(words, found, unfit, outdated, drift.gate.anew, moved, done.desired)
 
     def undisturbed(self) -> bool:
@@ -285,10 +271,11 @@ class DataPlane:
         for family, name in _TABLES:
             self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
         self._books.remove()
+        self._backstop.remove()
         self.close()
         sysctl.restore(self.interface, former)
         self._forget()
-        self._placed, self._former = frozenset(), {}
+        self._placed, self._former = placed.Placed(self.interface), {}
 
     def close(self) -> None:
         """The kernel stays as it is, but frames to virtual MACs come no more."""
@@ -321,36 +308,6 @@ class DataPlane:
         if seen and seen.generation == before == after - count:
             self._seen = replace(seen, generation=after, unread=seen.unread | parts)
 
-    def _set_addresses(
-        self, desired: Desired
-    ) -> tuple[tuple[str, ...], tuple[str, ...], Mapping[GroupId, str]]:
-        """Put VIPs on the interface and take stale ones off: (done, drift, unfit)."""
-        vips = desired.addresses
-        present = {vip for interface, vip in addresses.ours() if interface == self.interface}
-        done: list[str] = []
-        failed: dict[str, str] = {}
-        for vip in sorted(vips - present):
-            try:
-                addresses.add(self.interface, vip)
-                done.append(f"{vip} added to {self.interface}")
-            except NetlinkError as error:
-                failed[vip] = error.message
-        for vip in sorted(present - vips):
-            addresses.remove(self.interface, vip)
-            done.append(f"{vip} removed from {self.interface}")
-        missing = tuple(
-            f"{vip} had been removed from {self.interface}"
-            for vip in sorted((self._placed & vips) - present)
-        )
-        self._placed = vips - failed.keys()
-        unfit = {
-            uid: f"VIP {vip}: {failed[canonical]}"
-            for uid, assigned in desired.vips.items()
-            for vip in assigned
-            if (canonical := str(ip_address(vip))) in failed
-        }
-        return tuple(done), missing, unfit
-
     def _drift(self) -> _Drift:
         """What others changed since the newest pass.
 
@@ -365,12 +322,16 @@ class DataPlane:
             return _Drift(gate=GateDrift(words, anew=True))
         if ruleset_generation() == self._seen.generation:
             return _Drift()
+        # First, for until then this host answers for its VIPs: to read the rest takes a while.
+        gone = self._gate.missing()
+        if gone.anew:
+            self._gate.load(self._former, anew=True)
         before, now = self._seen, self._look()
         rules = difference(
             f"table inet {ruleset.TABLE}", before.known(before.unread), now.known(before.unread)
         )
         ways = difference(f"table netdev {direct.TABLE}", before.direct, now.direct)
-        gated = gatekeeper.drift(before.gate, now.gate)
+        gated = replace(gone, made=True) if gone.anew else gatekeeper.drift(before.gate, now.gate)
         if rules:
             self._rules.forget_rules()
         if ways:

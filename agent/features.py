@@ -25,11 +25,13 @@ REFUSALS = "refusing at once"
 MACS = "virtual MACs"
 RELAY = "moves without a lost packet"
 COUNTERS = "counters"
+BACKSTOP = "silence while others flush all rules"
 """Features without which every Virtual Server is served nevertheless."""
 _WITHOUT = {
     REFUSALS: "where nobody can take a new flow it gets no answer",
     RELAY: "a planned move may stall flows, or reset those that are being opened",
     COUNTERS: "no traffic is counted",
+    BACKSTOP: "what comes for a VIP then is reset",
 }
 _BY_FLOW: tuple[Balance, ...] = ("hash", "source-hash", "least-connections")
 _BY_TURNS: tuple[Balance, ...] = ("round-robin", "random")

@@ -51,6 +51,8 @@ class GateDrift:
     words: tuple[str, ...] = ()
     anew: bool = False
     """It cannot be mended in place."""
+    made: bool = False
+    """It is there again, closed."""
 
 
 class Gatekeeper:

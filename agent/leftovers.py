@@ -11,6 +11,9 @@ anew. What was answered is never touched.
 any more, and the kernel would keep them for five days; remembering once more, it would send
 a client that has its port again where that led.
 
+**Of a flow that began while others had flushed the rules**. It leads to this host, which does not
+have it, and its client's next SYN or datagram would meet it again.
+
 **Of flows to gateways that saw the client, where they see the VIP from now on**. Their answers
 would go past this device, and the client would wait; without its entry it is reset, and connects
 again.
@@ -101,6 +104,12 @@ def hidden(before: Desired, now: Desired) -> frozenset[Service]:
     return _served(now, _in_mode(before, "routed") & _in_mode(now, "snat"))
 
 
+def _delivered(of: Desired) -> frozenset[Route]:
+    """From listeners to this host itself, where no rule leads."""
+    served = _served(of, {vs.uid for vs in of.virtual_servers})
+    return frozenset(Route(service, service[0], service[2]) for service in served)
+
+
 def _served(of: Desired, uids: Container[GroupId]) -> frozenset[Service]:
     return frozenset(
         (vip, listener.protocol, listener.ports)
@@ -121,9 +130,11 @@ class Leftovers:
         """Where entries are of no use, and were not looked at since they are not."""
         self._task: asyncio.Task[None] | None = None
 
-    def on_pass(self, in_force: Desired) -> None:
-        """The kernel's rules are these now."""
-        if in_force is self._in_force:
+    def on_pass(self, in_force: Desired, *, mended: bool = False) -> None:
+        """The kernel's rules are these now; ``mended``: others had changed some."""
+        if mended:
+            self._gone |= _delivered(in_force)
+        elif in_force is self._in_force:
             return
         self._gone |= departed(self._in_force, in_force)
         before, self._forgotten = self._forgotten, forgotten(in_force)

@@ -19,6 +19,7 @@ from agent.capability import CapabilityMissing
 from protocol.errors import HalbError
 
 ROUTE = 0
+XFRM = 6
 NETFILTER = 12
 
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300

@@ -20,7 +20,7 @@ def device() -> Iterator[Device]:
         device.close()
 
 
-@pytest.mark.parametrize("step", ["_set_rules", "_set_addresses", "_look"])
+@pytest.mark.parametrize("step", ["_set_rules", "_placed.reconcile", "_look"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_rules_that_are_flushed_while_a_pass_is_at_work_are_back_when_it_ends(
     device: Device, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
@@ -30,8 +30,10 @@ def test_rules_that_are_flushed_while_a_pass_is_at_work_are_back_when_it_ends(
     whole = device.run("nft", "-s", "list", "ruleset"), device.run("ip", "address")
     device.reconcile(desired(WANTED.virtual_servers[0], [VIP]))
     device.take([VIP])
-    plane, flushes = device.plane, ["nft", "flush", "ruleset"]
-    own = getattr(plane, step)
+    flushes = ["nft", "flush", "ruleset"]
+    part, _, name = step.rpartition(".")
+    owner = getattr(device.plane, part) if part else device.plane
+    own = getattr(owner, name)
 
     def flushed(*given: object) -> object:
         if before and flushes:
@@ -44,7 +46,7 @@ def test_rules_that_are_flushed_while_a_pass_is_at_work_are_back_when_it_ends(
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(plane, step, flushed)
+        patch.setattr(owner, name, flushed)
         done = device.reconcile(WANTED)
     assert not flushes
     if done.lease_lost:

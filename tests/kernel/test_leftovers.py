@@ -113,3 +113,29 @@ def test_datagrams_find_the_new_port_of_a_gateway(farm: Farm, vip: str) -> None:
             now = farm.serve(gateways, [UDP])
             device.call(asyncio.run, redispatched(before, now, vip, address))
         assert answer(steady, ANSWERED) == NAMES[0]
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_a_flow_that_began_while_others_had_removed_the_rules_finds_a_gateway(
+    farm: Farm, vip: str
+) -> None:
+    """Its entry leads to the device itself, and would for as long as the client sends."""
+    device = farm.device
+    served = farm.serve(farm_gateways())
+
+    async def mended() -> None:
+        leftovers = Leftovers()
+        leftovers.on_pass(served)
+        done = device.plane.reconcile(served)
+        leftovers.on_pass(done.in_force, mended=bool(done.drift))
+        gone = partial(wait_until, lambda: not waiting(vip, vip), "none waits", PATIENCE_S)
+        await asyncio.to_thread(gone)
+        await leftovers.close()
+
+    with closing(farm.client.call(datagrams, vip)) as steady:
+        device.run("nft", "delete", "table", "inet", "halb")
+        steady.send(LOST)
+        wait_until(lambda: device.call(waiting, vip, vip) == 1, "it waits", PATIENCE_S)
+        device.call(asyncio.run, mended())
+        device.take()
+        assert answer(steady, ANSWERED) in NAMES

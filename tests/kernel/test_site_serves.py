@@ -16,9 +16,9 @@ from halbctl.lab.measure import Stage
 from halbctl.lab.plan import VIP, VIP6, VIRTUAL_SERVER
 from halbctl.lab.probes import Probe
 from halbctl.lab.servers import BANNER, ECHO
-from halbctl.lab.site import Site, change
+from halbctl.lab.site import Site, change, wait_serving
 from tests.kernel.namespaces import wait_until
-from tests.kernel.sites import assert_kept, serving, stage
+from tests.kernel.sites import CONNECTIONS, assert_kept, serving, stage
 from tests.kernel.swallowing import swallowing
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("serves")]
@@ -114,6 +114,18 @@ def test_a_drained_gateway_keeps_its_connections_and_gets_no_new_ones(site: Site
         assert on_stage.connections_of("gw2") > 5
         change(site, "a", "gateway", "undrain", VIRTUAL_SERVER, "gw2")
         site.wait("gw2 is back", lambda: set(served(site, seconds=0.5)) == {"gw1", "gw2"}, 5)
+
+
+def test_rules_that_others_flush_cost_no_connection(site: Site) -> None:
+    """As each reload of /etc/nftables.conf does, if that begins with ``flush ruleset``."""
+    with stage(site, "echo", "push") as on_stage:
+        for _ in range(3):
+            flushed = on_stage.measure(
+                "flush", lambda: site.network.run(site.primary(), "nft", "flush", "ruleset")
+            )
+            assert flushed.survivors == flushed.connections == CONNECTIONS, flushed
+            assert not flushed.two_owners_ms, flushed
+            wait_serving(site)
 
 
 def test_at_the_deadline_of_a_drain_the_gateway_is_disabled_and_its_connections_end(
