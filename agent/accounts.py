@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
+from agent.distribution import OPENS
 from agent.forwarding import memoryless
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from agent.numbers import HASH, MAX_NUMBERED, text_of
@@ -30,7 +31,10 @@ FORTH, BACK = "passed", "answered"
 """Packets that no flow is remembered of, to and from a gateway: that of `routed` without memory."""
 LEFT = "left"
 """Those of both ways that went out again: others of this host dropped the rest."""
-BY_GATEWAY = (FORTH, BACK, LEFT)
+BEGUN = "begun"
+"""Of what goes out to a gateway of such a listener, packets that open a connection of TCP; of
+those that are remembered, too: what is met amid a connection opens none."""
+BY_GATEWAY = (FORTH, BACK, LEFT, BEGUN)
 RANGED = "_range"
 """Ends the name of a set for listeners with several ports."""
 OPENED_BY, CARRIED_BY = "marked_opened", ("marked", "marked_back")
@@ -201,7 +205,7 @@ def _leaving(wanted: Accounts) -> Iterator[str]:
         yield f"delete {chain}"
         return
     rules = (*_by_gateway(LEFT, "d"), *_by_gateway(LEFT, "s"))
-    for rule in ("ct state != untracked accept", *rules):
+    for rule in (f"{OPENS} jump opening", "ct state != untracked accept", *rules):
         yield f"add rule inet {TABLE} leaving {rule}"
 
 
@@ -232,6 +236,11 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
         ),
         # On its way between a client and a gateway, whose address it has both ways here.
         "passing": ("", (*_by_gateway(FORTH, "d"), *_by_gateway(BACK, "s"))),
+        # On its way to such a gateway, but not if a process of this device asks that itself.
+        "opening": (
+            "",
+            ("ct state != untracked ct status & dnat == 0 return", *_by_gateway(BEGUN, "d")),
+        ),
         **{name: ("", rules) for name, rules in lane.items()},
         # On its way to or from a gateway. Most packets meet but the first rules.
         "entered": (
@@ -301,8 +310,9 @@ def _lanes_gone(ports: Iterable[int]) -> Iterator[str]:
 
 def _by_gateway(base: str, end: str) -> tuple[str, ...]:
     """Rules that count for the gateway at one ``end`` of a packet, ``d`` or ``s``."""
+    then = "return" if base == BEGUN else "accept"
     return tuple(
-        f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} accept"
+        f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} {then}"
         for name in (base, base + RANGED)
         for v in (4, 6)
     )

@@ -108,8 +108,8 @@ class Books:
             )
 
         gateways, ranges = (
-            # Another release counted what came, and not what left.
-            present(accounts.FORTH + end, text) & present(accounts.LEFT + end, text)
+            # Another release counted what came, and not what left, or not what opens.
+            frozenset.intersection(*(present(name + end, text) for name in accounts.BY_GATEWAY))
             for end, text in (("", service_of), (accounts.RANGED, range_of))
         )
         return Accounts(

@@ -19,11 +19,11 @@ from agent.counters import (
     Key,
     Ledger,
     Tally,
-    added,
     element_of,
     gateway_of,
     kind_of,
 )
+from agent.elements import added
 from agent.forwarding import memoryless
 from agent.ruleset import Desired, carried
 from protocol.addresses import family

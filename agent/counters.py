@@ -6,34 +6,29 @@ table, goes on from where it was when it was last read.
 
 from __future__ import annotations
 
+import errno
 import socket
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, reduce
 from ipaddress import ip_address
-from typing import Any, NamedTuple
+from typing import Any
 
-from agent import accounts, netlink
+from agent import accounts, direct
+from agent.elements import Tally as Tally
+from agent.elements import added
+from agent.elements import dump_counters as dump_counters
 from agent.ipversion import SUFFIX
-from agent.netlink import attribute, attributes
+from agent.netlink import NetlinkError
 from agent.numbers import BUSY, MAX_NUMBERED, Numbers, text_of
 
-_GET_ELEMENTS = (10 << 8) | 13
-_INET = struct.Struct("!BBH").pack(1, 0, 0)
-"""Header of a request about a table of family inet."""
-_LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
-_KEY, _EXPRESSION, _KEY_END, _EXPRESSIONS = 1, 7, 10, 11
-_DATA = 2
-_BYTES, _PACKETS = 1, 2
-_SIZE = struct.Struct("=H")
-_VALUES = struct.Struct("=4xQ4xQ")
 _ADDRESS = {4: 4, 6: 16}
 _WAY = 4
 """Bytes that say at the end of a key which way packets went: none is set for those to gateways."""
 _OPENED, _CARRIED = (
     frozenset(name + suffix for suffix in SUFFIX.values()) for name in ("opened", "carried")
 )
+_KINDS = (*accounts.SETS, "back", *direct.COUNTED)
 PROTOCOL_NUMBER = {"tcp": int(socket.IPPROTO_TCP), "udp": int(socket.IPPROTO_UDP)}
 _PROTOCOL = {number: name for name, number in PROTOCOL_NUMBER.items()}
 
@@ -43,19 +38,7 @@ Account = tuple[str, str, int, str]
 """(VIP, protocol, port, gateway address)."""
 
 
-class Tally(NamedTuple):
-    """Packets, and their bytes from the IP header on."""
-
-    packets: int = 0
-    bytes: int = 0
-
-
 _NOTHING = Tally()
-
-
-def added(one: Tally, other: Tally) -> Tally:
-    """Both together."""
-    return Tally(one.packets + other.packets, one.bytes + other.bytes)
 
 
 @dataclass(frozen=True)
@@ -80,6 +63,13 @@ class Reading:
     """The same from gateways."""
     left: Mapping[Service, Tally] = field(default_factory=dict)
     """What of both went out again."""
+    begun: Mapping[Service, Tally] = field(default_factory=dict)
+    """Of what went out to gateways, that which opens a connection of TCP; also while slots move
+    and flows are remembered."""
+    sent: Mapping[Account, Tally] = field(default_factory=dict)
+    """Sent on to the gateway by `dsr`, but for what opens a connection of TCP."""
+    sent_first: Mapping[Account, Tally] = field(default_factory=dict)
+    """What opens one."""
 
     @property
     def stopped(self) -> Mapping[Service, int]:
@@ -120,9 +110,12 @@ class Ledger:
         """Accounts that much was counted in by what flows say, between two readings."""
 
     def read(self) -> Reading:
-        """Dump the kernel's sets. Raises NetlinkError where the table is missing."""
+        """Dump the kernel's sets. Raises NetlinkError where the table is missing.
+
+        That of `dsr` is there only while a Virtual Server needs it.
+        """
         seen = {(name, key): tally for name in _set_names() for key, tally in self.dump(name)}
-        self.add(seen)
+        self.add(seen | dict(_sent_on()))
         return self.totals()
 
     def dump(self, name: str) -> Iterator[tuple[bytes, Tally]]:
@@ -145,6 +138,9 @@ class Ledger:
         self._newest.update(seen)
         lacking = self._newest.keys() - seen.keys()
         self._passed_over = {key for key in lacking if kind_of(key[0])[0] in accounts.DYNAMIC}
+        for key in lacking - self._passed_over:
+            # Taken out by a command: should it come back, it begins at zero.
+            self._put_by(key, self._newest.pop(key))
         marks = (raw for name, raw in seen if name in accounts.MARKED)
         opened = (raw for name, raw in self._newest if name in _OPENED)
         self._numbers.learn(marks, opened)
@@ -218,7 +214,7 @@ class Ledger:
 
     def totals(self) -> Reading:
         """Everything counted so far."""
-        found: dict[str, dict[Any, Any]] = {name: {} for name in (*accounts.SETS, "back")}
+        found: dict[str, dict[Any, Any]] = {name: {} for name in _KINDS}
         for key in self.keys():
             name, raw = key
             tally = self.total(key)
@@ -240,6 +236,8 @@ class Ledger:
             account = (*service, _address(gateway_of(name, raw)))
             if kind == "opened":
                 found[kind][account] = tally.packets
+            elif kind in direct.COUNTED:
+                found[kind][account] = tally
             else:
                 found["back" if raw[-_WAY] else kind][account] = tally
         return Reading(
@@ -252,6 +250,9 @@ class Ledger:
             passed=found[accounts.FORTH] | found[accounts.FORTH + accounts.RANGED],
             answered=found[accounts.BACK] | found[accounts.BACK + accounts.RANGED],
             left=found[accounts.LEFT] | found[accounts.LEFT + accounts.RANGED],
+            begun=found[accounts.BEGUN] | found[accounts.BEGUN + accounts.RANGED],
+            sent=found[direct.SENT],
+            sent_first=found[direct.FIRST],
         )
 
 
@@ -259,6 +260,18 @@ def _set_names() -> Iterator[str]:
     for suffix in SUFFIX.values():
         yield from (f"{name}{suffix}" for name in accounts.SETS)
     yield from accounts.MARKED
+
+
+def _sent_on() -> Iterator[tuple[Key, Tally]]:
+    """What `dsr` counted, named as accounts are: by the gateway, not its seat."""
+    for name in direct.ends_maps():
+        size = kind_of(name)[1]
+        try:
+            for key, tally in dump_counters(direct.TABLE, name, "netdev"):
+                yield (name, key[: size + 8] + key[size + 12 :]), tally
+        except NetlinkError as error:
+            if error.code != errno.ENOENT:
+                raise
 
 
 @cache
@@ -317,78 +330,3 @@ def _service(key: bytes, size: int) -> Service:
 
 def _address(packed: bytes) -> str:
     return socket.inet_ntoa(packed) if len(packed) == 4 else str(ip_address(packed))
-
-
-def dump_counters(table: str, name: str) -> Iterator[tuple[bytes, Tally]]:
-    """The key and counter of each element of a set of family inet."""
-    body = _INET + b"".join(
-        attribute(kind, value.encode() + b"\0")
-        for kind, value in ((_LIST_TABLE, table), (_LIST_SET, name))
-    )
-    purpose = f"read counters of set {name}"
-    for each in netlink.request(
-        netlink.NETFILTER, _GET_ELEMENTS, body, flags=netlink.DUMP, purpose=purpose
-    ):
-        for kind, elements in attributes(each[len(_INET) :]):
-            if kind == _LIST_ELEMENTS and elements:
-                yield from _counters(elements)
-
-
-def _counters(elements: bytes) -> Iterator[tuple[bytes, Tally]]:
-    """All elements of one message.
-
-    Those of one set are alike, so the first one's layout is tried on the others: that
-    takes a tenth of the time that it takes to follow the attributes of each.
-    """
-    size = _SIZE.unpack_from(elements)[0]
-    first = elements[4:size]
-    key, tally = _counter(first)
-    key_at = first.find(key)
-    values_at = first.find(_values(tally))
-    if len(elements) % size == 0 and key_at > 0 and values_at > key_at + len(key):
-        gap = values_at - key_at - len(key)
-        rest = len(first) - values_at - _VALUES.size
-        layout = struct.Struct(f">4s{key_at}s{len(key)}s{gap}s4sQ4sQ{rest}x")
-        alike: set[bytes] = set()
-        found = []
-        for head, before, each, between, one, octets, two, packets in layout.iter_unpack(elements):
-            alike.add(head + before + between + one + two)
-            found.append((each, Tally(packets, octets)))
-        if len(alike) == 1:
-            yield from found
-            return
-    for _, element in attributes(elements):
-        yield _counter(element)
-
-
-def _values(tally: Tally) -> bytes:
-    """The counter's two attributes as the kernel writes them."""
-    return attribute(_BYTES, tally.bytes.to_bytes(8, "big")) + attribute(
-        _PACKETS, tally.packets.to_bytes(8, "big")
-    )
-
-
-def _counter(element: bytes) -> tuple[bytes, Tally]:
-    """Key and counter of one element; zero where it has none. An interval has both ends."""
-    key, tally = b"", Tally()
-    for kind, value in attributes(element):
-        if kind == _KEY:
-            key = value[4:] + key
-        elif kind == _KEY_END:
-            key += value[4:]
-        elif kind == _EXPRESSION:
-            tally = _tally(value)
-        elif kind == _EXPRESSIONS:
-            for _, inner in attributes(value):
-                tally = _tally(inner)
-    return key, tally
-
-
-def _tally(expression: bytes) -> Tally:
-    """A counter expression: a name, then nested attributes with its values."""
-    values = dict(attributes(expression))
-    found = dict(attributes(values.get(_DATA, b"")))
-    return Tally(
-        int.from_bytes(found.get(_PACKETS, b""), "big"),
-        int.from_bytes(found.get(_BYTES, b""), "big"),
-    )

@@ -8,8 +8,11 @@ stands behind the lease's, so that a device without a lease forwards nothing.
 ``meta pkttype host`` keeps devices from forwarding frames for another one that a
 switch floods to all: the client would get everything several times.
 
+The map that leads from a gateway's seat to its address counts what it is asked for, so a
+packet is counted once, and only if it is sent on. Its counters outlive every change of the table.
+
 While slots of a listener move (:mod:`agent.staying`), the connections whose slots
-do are remembered in a map of its own. It outlives every change of the table.
+do are remembered in a map of its own. So does that.
 
 Errors of ICMP about a flow, such as that a packet was too large, go where the flow does.
 """
@@ -28,6 +31,7 @@ from agent.distribution import (
     Way,
     candidates,
     declared,
+    seat_class,
     seat_map,
     selector,
     slot_of,
@@ -41,6 +45,10 @@ from protocol.settling import STAY_S
 
 TABLE = "halb_direct"
 _MAPS = (("ways", ""), ("ways_ranges", " flags interval;"))
+SENT, FIRST = "sent", "sent_first"
+"""Maps from a listener and a seat to the gateway, with a counter for each: of the packets that
+open a connection of TCP in the second, of all others in the first."""
+COUNTED = (SENT, FIRST)
 _HOOK = 'filter hook ingress device "{}" priority -400'
 KNOWN = "_known"
 """Ends the name of a map from numbers of connections to seats."""
@@ -65,6 +73,19 @@ def known_map(name: str) -> str:
     return f"{name}{KNOWN}"
 
 
+Ends = Mapping[str, Mapping[str, str]]
+"""Gateways by what leads to them, ``VIP . protocol . port . seat``, by name of the map."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """What the kernel has of the table."""
+
+    parts: frozenset[str] = frozenset()
+    """As nft lists them: ``chain NAME``, ``map NAME``."""
+    ends: Ends = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Ways:
     """The table as data, without what packets put into it."""
@@ -75,15 +96,18 @@ class Ways:
     """Declarations of what the rules need, by name."""
     ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What leads to the chains, by name of the map."""
+    ends: Ends = field(default_factory=dict)
+    """All gateways, also those that nothing leads to now: their counters stay."""
 
     @property
-    def parts(self) -> frozenset[str]:
-        """What the kernel then has, as nft lists it: ``chain NAME``, ``map NAME``."""
-        if not self.chains:
-            return frozenset()
-        maps = (*self.sets, *(name for name, _, _ in _ways_maps()))
+    def present(self) -> Present:
+        """What the kernel then has."""
+        if not self.ends:
+            return Present()
+        maps = (*self.sets, *(name for name, _, _ in _ways_maps()), *ends_maps())
         chains = ("ingress", *self.chains)
-        return frozenset((*(f"chain {n}" for n in chains), *(f"map {n}" for n in maps)))
+        parts = frozenset((*(f"chain {n}" for n in chains), *(f"map {n}" for n in maps)))
+        return Present(parts, self.ends)
 
 
 def compiled(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> Ways:
@@ -95,8 +119,11 @@ def compiled(carried: Iterable[Carried], down: frozenset[GatewayKey], interface:
     sets: dict[str, str] = {}
     ways: dict[str, tuple[str, ...]] = {}
     errors: dict[int, tuple[str, ...]] = {}
+    ends: dict[str, dict[str, str]] = {}
     for name, vs, listener, version, vips in carried:
         lane = _Lane(name, vs, listener, version, interface)
+        for counted, leading in lane.ends(vips):
+            ends.setdefault(counted, {}).update(leading)
         present, past = _shares(lane, down)
         if not (present or past):
             continue
@@ -108,24 +135,26 @@ def compiled(carried: Iterable[Carried], down: frozenset[GatewayKey], interface:
         map_name = _MAPS[bool(listener.last_port)][0] + SUFFIX[version]
         elements = (f"{vip} . {listener.protocol} . {ports} : goto {name}" for vip in vips)
         ways[map_name] = (*ways.get(map_name, ()), *elements)
-    return Ways({**chains, **{_errors_of(v): rules for v, rules in errors.items()}}, sets, ways)
+    found = {**chains, **{_errors_of(v): rules for v, rules in errors.items()}}
+    return Ways(found, sets, ways, {name: each for name, each in ends.items() if each})
 
 
-def load(wanted: Ways, interface: str, present: frozenset[str] | None = None) -> str:
+def load(wanted: Ways, interface: str, present: Present | None = None) -> str:
     """A script that makes the table exactly so.
 
-    ``present`` is what the kernel has of it, in the form of :attr:`Ways.parts`: then what
-    connections are known stays known, where that is still needed. None: nothing stays.
+    ``present`` is what the kernel has of it: then counters stay, and what connections are known
+    stays known, where that is still needed. None: nothing stays.
     """
     lines = [f"add table netdev {TABLE}"]
-    if present is None or not wanted.chains:
+    if present is None or not wanted.ends:
         lines.append(f"delete table netdev {TABLE}")
-        if not wanted.chains:
+        if not wanted.ends:
             return "\n".join(lines) + "\n"
         lines.append(f"add table netdev {TABLE}")
     else:
-        lines += _cleared(present, wanted)
+        lines += _cleared(present.parts, wanted)
     lines += (declared("netdev", TABLE, text) for text in wanted.sets.values())
+    lines += _counting({} if present is None else present.ends, wanted.ends)
     lines += (f"add chain netdev {TABLE} {name}" for name in wanted.chains)
     lines += _base(interface)
     lines += (
@@ -149,6 +178,7 @@ def _cleared(present: frozenset[str], wanted: Ways) -> Iterator[str]:
     """Commands that leave nothing but the connections that stay known."""
     yield f"flush table netdev {TABLE}"
     kept = {f"map {name}" for name in wanted.sets if name.endswith(KNOWN)}
+    kept |= {f"map {name}" for name in ends_maps()}
     gone = sorted(present - kept)
     # What is in them refers to chains, which go first.
     maps = {f"map {name}" for name, _, _ in _ways_maps()}
@@ -159,6 +189,25 @@ def _cleared(present: frozenset[str], wanted: Ways) -> Iterator[str]:
 def _placed(part: str) -> str:
     kind, _, name = part.partition(" ")
     return f"{kind} netdev {TABLE} {name}"
+
+
+def ends_maps() -> tuple[str, ...]:
+    """Names of the maps that lead to gateways."""
+    return tuple(f"{name}{suffix}" for suffix in SUFFIX.values() for name in COUNTED)
+
+
+def _counting(old: Ends, new: Ends) -> Iterator[str]:
+    """Commands for the maps that lead to gateways: what stays in them goes on counting."""
+    for version, address in ADDRESS.items():
+        kind = f"{address} . inet_proto . inet_service . classid : {address}"
+        for name in (each + SUFFIX[version] for each in COUNTED):
+            yield f"add map netdev {TABLE} {name} {{ type {kind}; counter; }}"
+            was, will = old.get(name, {}), new.get(name, {})
+            stale = [key for key, to in was.items() if will.get(key) != to]
+            fresh = [f"{key} : {to}" for key, to in will.items() if was.get(key) != to]
+            for verb, some in (("delete", stale), ("add", fresh)):
+                if some:
+                    yield f"{verb} element netdev {TABLE} {name} {{ {', '.join(some)} }}"
 
 
 def _ways_maps() -> Iterator[tuple[str, int, str]]:
@@ -194,12 +243,37 @@ class _Lane:
         """The statement that sends a packet on to the gateway ``to``, or what it is mapped to."""
         return f'fwd {KEYWORD[self.version]} to {to} device "{self.interface}"'
 
-    def sent(self, to: str) -> str:
-        """The same for a packet of the listener."""
-        return f"meta l4proto {self.listener.protocol} {self.forwarded(to)}"
+    def sent(self, name: str = SENT) -> str:
+        """The statement that sends a packet on to the gateway of the seat in ``meta priority``,
+        by way of the map that counts it; the next rule decides where that has no such seat."""
+        ip, listener = KEYWORD[self.version], self.listener
+        port = "th dport"
+        if listener.last_port:
+            # All its ports are one account. A map is asked for what has a type, unlike a number.
+            port = f"(th dport & 0x0 | {listener.port:#x})"
+        key = f"{ip} daddr . meta l4proto . {port} . meta priority"
+        to = f"{key} map @{name}{SUFFIX[self.version]}"
+        return f"meta l4proto {listener.protocol} {self.forwarded(to)}"
 
-    def by_slot(self, way: Way) -> str:
-        return way.ahead + self.sent(way.expression)
+    def by_slot(self, way: Way, ahead: str = "") -> Iterator[str]:
+        """Rules that send packets on by their slot."""
+        if self.listener.protocol == "tcp":
+            yield f"{ahead}{OPENS} {way.ahead}{self.sent(FIRST)}"
+        yield f"{ahead}{way.ahead}{self.sent()}"
+
+    def ends(self, vips: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+        """All its gateways, by name of the map."""
+        listener, given = self.listener, seats(self.vs.gateways)
+        gateways = {
+            f"{vip} . {listener.protocol} . {listener.port} . {seat_class(given[g.address])}": (
+                g.address
+            )
+            for vip in vips
+            for g in self.vs.gateways
+            if (":" in g.address) is (self.version == 6)
+        }
+        for name in COUNTED if listener.protocol == "tcp" else (SENT,):
+            yield name + SUFFIX[self.version], gateways
 
     @property
     def known(self) -> str:
@@ -220,13 +294,13 @@ class _Lane:
         given = seats(self.vs.gateways)
         return {given[g.address]: g.address for g in answering(self.vs, self.version, down)}
 
-    def remembering(self, seconds: int, ends: Mapping[int, str]) -> str:
+    def remembering(self, seconds: int, name: str = SENT) -> str:
         """Remember the seat in ``meta priority``, and send on to what it leads to.
 
         Without room nothing is done, and the next rule decides.
         """
         update = f"update @{self.known} {{ meta mark timeout {seconds}s : meta priority }}"
-        return f"{update} {_UNMARKED} {self.sent(seat_map(ends))}"
+        return f"{update} {_UNMARKED} {self.sent(name)}"
 
 
 def _shares(lane: _Lane, down: frozenset[GatewayKey]) -> tuple[Selector | None, Selector | None]:
@@ -269,8 +343,8 @@ def _rules(
     """Rules of a listener, and sets that they need."""
     if past is None:
         assert present is not None
-        way = present.gateway()
-        return (lane.by_slot(way),), way.sets
+        way = present.seat()
+        return tuple(lane.by_slot(way)), way.sets
     known = f"map {lane.known} {{ type mark : classid; size {KNOWN_MOST}; flags dynamic,timeout; }}"
     sets = {lane.known: known}
     ip = KEYWORD[lane.version]
@@ -282,14 +356,15 @@ def _rules(
     if present is not None and (moved := _moved(past.slots, present.slots)):
         way = present.seat_of(moved)
         sets |= way.sets
-        rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S, present.addresses)}")
-    there, seat = lane.there(down), lane.looked_up
-    rules.append(f"tcp flags & (fin|rst) != 0 {seat} {lane.remembering(ENDED_S, there)}")
+        rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S, FIRST)}")
+    there = ", ".join(map(seat_class, sorted(lane.there(down))))
+    seat = f"{lane.looked_up} meta priority {{ {there} }}"
+    rules.append(f"tcp flags & (fin|rst) != 0 {seat} {lane.remembering(ENDED_S)}")
     # Not what merely acknowledges: one is the last packet of what the client has closed.
-    rules.append(f"tcp flags & psh != 0 {seat} {lane.remembering(KNOWN_S, there)}")
-    rules.append(f"{seat} {_UNMARKED} {lane.sent(seat_map(there))}")
-    way = past.gateway()
-    rules.append(f"{_UNMARKED} {lane.by_slot(way)}")
+    rules.append(f"tcp flags & psh != 0 {seat} {lane.remembering(KNOWN_S)}")
+    rules.append(f"{seat} {_UNMARKED} {lane.sent()}")
+    way = past.seat()
+    rules += lane.by_slot(way, f"{_UNMARKED} ")
     return tuple(rules), {**sets, **way.sets}
 
 

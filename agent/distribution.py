@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from agent.hashing import assign_slots, rotation
@@ -120,22 +120,28 @@ class Selector:
         some = ", ".join(f"0:{slot:x}" for slot in slots)
         chosen = f"meta priority set {self.expression} meta priority {{ {some} }} "
         if self.only is not None:
-            return Way(f"{chosen}meta priority set {_seat(self.seats[0])} ", "")
+            return Way(f"{chosen}meta priority set {seat_class(self.seats[0])} ", "")
         name, declared = _shared(self.seats)
         return Way(f"{chosen}meta priority set meta priority map @{name} ", "", {name: declared})
+
+    def seat(self) -> Way:
+        """The way to the gateway's seat, in ``meta priority``."""
+        if self.only is not None:
+            return Way(f"meta priority set {seat_class(self.seats[0])} ", "")
+        name, declared = _shared(self.seats)
+        ahead = f"meta priority set {self.expression} meta priority set meta priority map @{name} "
+        return Way(ahead, "", {name: declared})
 
     def _way(self, kind: str, ends: Mapping[int, str]) -> Way:
         if len(self.seats) <= _WRITTEN_OUT:
             table = ", ".join(f"{slot} : {ends[seat]}" for slot, seat in enumerate(self.seats))
             return Way("", f"{self.expression} {kind} {{ {table} }}")
-        name, declared = _shared(self.seats)
-        ahead = f"meta priority set {self.expression} meta priority set meta priority map @{name} "
-        return Way(ahead, seat_map(ends, kind), {name: declared})
+        return replace(self.seat(), expression=seat_map(ends, kind))
 
 
 def seat_map(ends: Mapping[int, str], kind: str = "map") -> str:
     """What each seat in ``meta priority`` leads to, to nft."""
-    table = ", ".join(f"{_seat(seat)} : {end}" for seat, end in sorted(ends.items()))
+    table = ", ".join(f"{seat_class(seat)} : {end}" for seat, end in sorted(ends.items()))
     return f"meta priority {kind} {{ {table} }}"
 
 
@@ -149,7 +155,7 @@ def _shared(seats: tuple[int, ...]) -> tuple[str, str]:
 
     It is named by what is in it, and never changes: the kernel refuses that, while it is in use.
     """
-    table = ", ".join(f"0:{slot:x} : {_seat(seat)}" for slot, seat in enumerate(seats))
+    table = ", ".join(f"0:{slot:x} : {seat_class(seat)}" for slot, seat in enumerate(seats))
     name = f"{SLOT_MAP}{hashlib.blake2b(table.encode(), digest_size=8).hexdigest()}"
     kind = "type classid : classid; flags constant"
     return name, f"map {name} {{ {kind}; elements = {{ {table} }}; }}"
@@ -164,7 +170,7 @@ def seat_number(seat: int) -> int:
     return _SEATS + seat << 16
 
 
-def _seat(number: int) -> str:
+def seat_class(number: int) -> str:
     """A seat as nft writes a priority."""
     return f"{_SEATS + number:x}:0"
 

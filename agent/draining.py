@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.conntrack import end_flows
+from agent.ruleset import remembers_all
 from protocol.changes import SetGateway
 from protocol.effects import Event
 from protocol.errors import HalbError
@@ -110,7 +111,7 @@ class Draining:
                 total[0] += done.result()
             if last and news:
                 what = f"gateway {gateway.name} is disabled at its deadline"
-                count = f"{total[0]} connections were ended" if total[0] else "it was empty"
+                count = _ended(total[0], counted=remembers_all(server))
                 self._tell(Event("drained", server.uid, f"{what}: {count}"))
 
         last = SWEEPS_S[-1]
@@ -120,3 +121,11 @@ class Draining:
     def close(self) -> None:
         for sweep in self._swept.values():
             sweep.cancel()
+
+
+def _ended(number: int, *, counted: bool) -> str:
+    """What became of the connections of a gateway, in words."""
+    if not counted:
+        others = "what it still had, which nobody counts, was ended"
+        return f"{number} connections were ended; {others}" if number else others
+    return f"{number} connections were ended" if number else "it was empty"

@@ -19,7 +19,7 @@ from agent import accounts, direct, gate, relay, virtual_mac
 from agent.nft import KernelRefused, NftTooSlow
 from agent.ruleset import Compiler, Desired, carried, load
 from protocol.ids import GroupId
-from protocol.objects import Balance, Forwarding, Gateway, Listener, VirtualServer
+from protocol.objects import PURE, Balance, Forwarding, Gateway, Listener, VirtualServer
 
 REFUSALS = "refusing at once"
 MACS = "virtual MACs"
@@ -101,6 +101,8 @@ def features(interface: str) -> tuple[Feature, ...]:
     """All of them, what is required first."""
     snat, lease = _server(_BY_FLOW), gate.replaced(interface, "")
     routed, dsr = replace(snat, forwarding="routed"), replace(snat, forwarding="dsr")
+    # Ports and policies that `dsr` refuses would only take room.
+    dsr = replace(dsr, listeners=tuple(filter(_stays_as_it_is, dsr.listeners)))
     limited = tuple(replace(each, max_connections=9) for each in _GATEWAYS)
     return (
         Feature("the lease", (lease,), required=True),
@@ -122,6 +124,10 @@ def features(interface: str) -> tuple[Feature, ...]:
         Feature(RELAY, (relay.sample(),)),
         Feature(COUNTERS, (accounts.sample(),)),
     )
+
+
+def _stays_as_it_is(listener: Listener) -> bool:
+    return listener.gateway_ports == listener.ports and listener.balance in PURE
 
 
 def _takes_turns(server: VirtualServer) -> bool:

@@ -16,6 +16,7 @@ _OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
 _CONSTANT = re.compile(r"^\t\tflags constant$", re.MULTILINE)
 _COUNT = re.compile(r"\s# count \d+$", re.MULTILINE)
 """How many elements a set with a size has, as newer releases of nft (1.1.7 does) remark."""
+_LED = re.compile(r"(.+?) counter(?: packets \d+ bytes \d+)? : (.+)")
 _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 
 
@@ -80,3 +81,9 @@ def elements(listing: str) -> frozenset[str]:
     """The elements of a plain set, from ``nft list set``."""
     found = _ELEMENTS.search(listing)
     return frozenset(e.strip() for e in found[1].split(",")) if found else frozenset()
+
+
+def led(listing: str) -> dict[str, str]:
+    """What each element of a plain map with counters leads to, from ``nft list map``."""
+    found = (_LED.fullmatch(each) for each in elements(listing))
+    return {match[1]: match[2] for match in found if match}

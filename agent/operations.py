@@ -190,6 +190,7 @@ class Operations:
             how=answer.how,
             slot=answer.slot,
             why=answer.why,
+            connection_vip=answer.vip,
         )
 
     async def _matrix(self, wait: float) -> Matrix:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from agent import direct, features, ruleset
 from agent.distribution import SLOT_MAP
 from agent.features import REFUSALS, Lack
-from agent.listing import blocks
+from agent.listing import blocks, led
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
@@ -111,11 +111,18 @@ class Rules:
         return direct.compiled(carried, desired.down, self._interface)
 
     def _way_there(self, wanted: direct.Ways) -> str:
-        if self._ways is not None:
-            return direct.load(wanted, self._interface, self._ways.parts)
-        # As after a start of the agent: connections that are known stay so.
+        # As after a start of the agent: counters and what connections are known stay.
+        present = self._present_ways() if self._ways is None else self._ways.present
+        return direct.load(wanted, self._interface, present)
+
+    def _present_ways(self) -> direct.Present:
         listing = self._nft.list_table("netdev", direct.TABLE, elements=False)
-        return direct.load(wanted, self._interface, frozenset(blocks(listing or "")))
+        parts = frozenset(blocks(listing or ""))
+        maps = (name for name in direct.ends_maps() if f"map {name}" in parts)
+        ends = {
+            name: led(self._nft.list_elements("map", "netdev", direct.TABLE, name)) for name in maps
+        }
+        return direct.Present(parts, ends)
 
     def want(self, desired: Desired) -> Done:
         """Make the kernel so, but for Virtual Servers that it refuses.
@@ -145,7 +152,7 @@ class Rules:
         wanted = self._compiler.compile(desired)
         words, parts = self._difference(wanted)
         ways = self._ways_for(desired)
-        if ways != self._ways and (self._ways is not None or ways.chains):
+        if ways != self._ways and (self._ways is not None or ways.ends):
             words, parts = (*words, "ways of `dsr` changed"), None
         transactions, self._settled = 0, False
         for stage in (wanted,) if self._ruleset is None else stages(self._ruleset, wanted):

@@ -194,9 +194,18 @@ def unremembered(desired: Desired) -> frozenset[GroupId]:
     """Virtual Servers of which no listener's flows are known to the kernel."""
     known: dict[GroupId, bool] = {}
     for _, vs, listener, _, vips in carried(desired):
-        unseen = vs.forwarding == "dsr" or memoryless(vs, listener, vips)
-        known[vs.uid] = known.get(vs.uid, False) or not unseen
+        known[vs.uid] = known.get(vs.uid, False) or _remembered(vs, listener, vips)
     return frozenset(uid for uid, some in known.items() if not some)
+
+
+def remembers_all(server: VirtualServer) -> bool:
+    """Whether the kernel knows the flows of every listener, so that they can be counted."""
+    desired = Desired((server,), {server.uid: tuple(server.addresses)})
+    return all(_remembered(vs, listener, vips) for _, vs, listener, _, vips in carried(desired))
+
+
+def _remembered(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> bool:
+    return vs.forwarding != "dsr" and not memoryless(vs, listener, vips)
 
 
 def _lookups() -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import reduce
 from ipaddress import ip_address
 from typing import Any
 
 from msgspec.structs import replace
 
-from agent.counters import Account, Service, Tally
+from agent.counters import Account, Reading, Service
+from agent.elements import Tally, added
 from agent.forwarding import memoryless, serving
 from agent.gate import split
 from agent.meter import Sample
@@ -76,8 +78,13 @@ class _Books:
             GatewayTraffic(each.name, self._gateway(server, listener, each, vips, services))
             for each in server.gateways
         )
-        total = summed((*(each.traffic for each in gateways), *self._gone(server, services)))
-        if any(_unremembered(server, listener, some) for _, some in split(vips)):
+        forgotten = any(_unremembered(server, listener, some) for _, some in split(vips))
+        gone = self._gone(server, services)
+        if forgotten:
+            # Of gateways that are there connections are counted without those that have entries.
+            gone = (replace(each, connections=0) for each in gone)
+        total = summed((*(each.traffic for each in gateways), *gone))
+        if forgotten:
             return ListenerTraffic(listener.key, replace(total, refused=-1, dropped=-1), gateways)
         reading = self._now.reading
         offered = sum(
@@ -116,19 +123,64 @@ class _Books:
         if not of_its_version or not _unremembered(server, listener, of_its_version):
             return remembered
         if server.forwarding == "dsr":
-            return UNSEEN
-        # Packets are counted by the gateway's own address and port, and flows not at all; beside
-        # those that had entries while slots moved.
+            return self._sent_on(listener, gateway, of_its_version, remembered)
+        return self._passed(listener, gateway, remembered)
+
+    def _passed(self, listener: Listener, gateway: Gateway, remembered: Traffic) -> Traffic:
+        """Of `routed` without memory: counted by the gateway's own address and port.
+
+        Beside what is ``remembered`` while slots move, or comes from this very device; all that
+        opens a connection is counted in one place, as entries are also made amid one.
+        """
         key = (str(ip_address(gateway.address)), listener.protocol, listener.gateway_port)
-        forth = self._now.reading.passed.get(key, _NOTHING)
-        back = self._now.reading.answered.get(key, _NOTHING)
+        reading = self._now.reading
+        forth, back = (each.get(key, _NOTHING) for each in (reading.passed, reading.answered))
+        connections, rate = self._begun(
+            listener, lambda read: read.begun.get(key, _NOTHING).packets
+        )
         return replace(
             UNSEEN,
+            connections=connections,
+            rate=rate,
             packets_in=forth.packets + remembered.packets_in,
             bytes_in=forth.bytes + remembered.bytes_in,
             packets_out=back.packets + remembered.packets_out,
             bytes_out=back.bytes + remembered.bytes_out,
         )
+
+    def _sent_on(
+        self, listener: Listener, gateway: Gateway, vips: Iterable[str], remembered: Traffic
+    ) -> Traffic:
+        """Of `dsr`: what comes for a VIP, beside what this very device opens, which has entries.
+
+        Answers pass by, but for those to this device.
+        """
+        address = str(ip_address(gateway.address))
+        keys = [(vip, listener.protocol, listener.port, address) for vip in vips]
+        reading = self._now.reading
+        counts = (
+            each.get(key, _NOTHING) for each in (reading.sent, reading.sent_first) for key in keys
+        )
+        came = reduce(added, counts)
+        connections, rate = self._begun(
+            listener,
+            lambda read: sum(
+                read.sent_first.get(key, _NOTHING).packets + read.opened.get(key, 0) for key in keys
+            ),
+        )
+        return replace(
+            UNSEEN,
+            connections=connections,
+            rate=rate,
+            packets_in=came.packets + remembered.packets_in,
+            bytes_in=came.bytes + remembered.bytes_in,
+        )
+
+    def _begun(self, listener: Listener, count: Callable[[Reading], int]) -> tuple[int, float]:
+        """Connections in all and per second, where only TCP says that it opens one."""
+        if listener.protocol != "tcp":
+            return -1, -1.0
+        return count(self._now.reading), self._per_second(count)
 
     def _account(self, account: Account) -> Traffic:
         reading, active = self._now.reading, self._now.active
@@ -137,19 +189,19 @@ class _Books:
         return Traffic(
             connections=reading.opened.get(account, 0),
             active=-1 if active is None else active.get(account, 0),
-            rate=self._rate(account),
+            rate=self._per_second(lambda reading: reading.opened.get(account, 0)),
             packets_in=forth.packets,
             bytes_in=forth.bytes,
             packets_out=back.packets,
             bytes_out=back.bytes,
         )
 
-    def _rate(self, account: Account) -> float:
+    def _per_second(self, count: Callable[[Reading], int]) -> float:
         seconds = self._now.at - self._before.at
         if seconds <= 0:
             return -1.0
-        opened = (sample.reading.opened.get(account, 0) for sample in (self._now, self._before))
-        return round(max(0, next(opened) - next(opened)) / seconds, 1)
+        more = count(self._now.reading) - count(self._before.reading)
+        return round(max(0, more) / seconds, 1)
 
 
 def _unremembered(server: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> bool:

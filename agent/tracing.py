@@ -76,6 +76,8 @@ class Answer:
     gateway: Gateway | None
     slot: int | None
     why: tuple[str, ...]
+    vip: str | None = None
+    """The VIP that a connection is to, where there is one."""
 
 
 def question_of(op: api.Trace, server: VirtualServer, desired: Desired) -> Question:
@@ -143,7 +145,7 @@ def trace(question: Question, evidence: Evidence) -> Answer:
         name = f"gateway {found.name}" if found else f"{address}, no gateway any more"
         to = "" if vip == question.vip else f" to {vip}"
         why = [f"the connection{to} exists: its entry leads to {name}"]
-        return Answer("connection", found, None, tuple(why))
+        return Answer("connection", found, None, tuple(why), vip)
     why = ["no connection entry: the rules for a new flow decide"]
     usable = candidates(server, question.version, desired.down)
     if not usable:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from agent.checks import HealthChecks
 from agent.kernel import Counts
-from agent.ruleset import Desired, unremembered
+from agent.ruleset import remembers_all
 from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.errors import Refused
@@ -38,12 +38,6 @@ def _known(counts: Counts | None, gateway: tuple[GroupId, str]) -> int | None:
     return None if count < 0 else count
 
 
-def is_counted(server: VirtualServer) -> bool:
-    """Whether kernels keep entries by which its flows can be counted."""
-    desired = Desired((server,), {server.uid: tuple(server.addresses)})
-    return server.uid not in unremembered(desired)
-
-
 def side_by_side(
     config: Config,
     server: VirtualServer,
@@ -58,6 +52,7 @@ def side_by_side(
     """
     by_device = {d: {g.name: g for g in report.gateways} for d, report in told.items()}
     applied = {d: report.group.applied for d, report in told.items() if report.group}
+    counted = remembers_all(server)
     names = {d: config.devices[d].name for d in carriers_of(config, server) if d in config.devices}
 
     def view(device: DeviceId, gateway: str) -> GatewayView:
@@ -68,6 +63,9 @@ def side_by_side(
         state = "down" if found.fault else "up" if found.checked else "unchecked"
         known = applied.get(device, NO_REVISION) >= config.revision
         count = found.connections if known and found.connections is not None else -1
+        if count == 0 and not counted:
+            # None of what is counted, which is not all.
+            count = -1
         return GatewayView(names[device], role, state, found.fault, count)
 
     return Gateways(
@@ -85,7 +83,7 @@ def side_by_side(
             )
             for each in server.gateways
         ),
-        is_counted(server),
+        counted,
     )
 
 

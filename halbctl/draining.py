@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 from halbctl.errors import note
 from halbctl.session import ask, ask_all, get_status
 from halbctl.settings import settings_of
-from protocol.errors import InvalidInput, TimedOut
+from protocol.durations import utc
+from protocol.errors import InvalidInput, Refused, TimedOut
 from protocol.nearest import nearest
 
 if TYPE_CHECKING:
@@ -46,13 +47,29 @@ def gateway_of(views: Gateways, name: str) -> GatewayViews:
     raise InvalidInput(f"Virtual Server {vs!r} has no gateway named {name!r}", nearest(name, names))
 
 
+def refuse_endless(ctx: typer.Context, vs: str, deadline: str | None) -> None:
+    """Raise Refused if nothing would end the wait for a gateway of this Virtual Server.
+
+    That is so where nobody counts connections, and neither a deadline nor the operator's own
+    timeout comes.
+    """
+    if deadline is not None or settings_of(ctx).timeout is not None:
+        return
+    if not get_views(ctx, vs).get("counted", True):
+        raise Refused(
+            f"--wait would have no end: nobody counts the connections of Virtual Server {vs!r} as "
+            "it forwards now",
+            "Give it a --deadline, such as 30m, at which what is left is ended; or do not wait.",
+        )
+
+
 def wait_until_empty(ctx: typer.Context, vs: str, name: str) -> None:
     """Return when the gateway has no connections; tell each change of their number.
 
-    Where nobody counts them, it has none once it is disabled. Raises TimedOut after
-    the operator's own timeout, or some time after its deadline.
+    Where nobody counts them, it has none once it is disabled, and that is said once. Raises
+    TimedOut after the operator's own timeout, or some time after its deadline.
     """
-    began, told = time.time(), None
+    began, told, warned = time.time(), None, False
     limit = settings_of(ctx).timeout_or(PATIENCE_S)
     while True:
         views = get_views(ctx, vs)
@@ -70,12 +87,32 @@ def wait_until_empty(ctx: typer.Context, vs: str, name: str) -> None:
         end = began + limit
         if gateway["drain_until"] is not None:
             end = min(end, gateway["drain_until"] + GRACE_S)
+        if uncounted and not warned:
+            note(f"{name}: nobody counts its connections as {vs} forwards; {_until(gateway, end)}")
+            warned = True
         if time.time() > end:
-            raise TimedOut(
-                f"gateway {vs}/{name} still has {'?' if left is None else left} connections",
-                "It is sent nothing new; `halbctl gateway show` counts them.",
-            )
+            raise _late(f"{vs}/{name}", left, uncounted=uncounted)
         time.sleep(PAUSE_S)
+
+
+def _until(gateway: GatewayViews, end: float) -> str:
+    """What will end the wait for a gateway whose connections nobody counts."""
+    deadline = gateway["drain_until"]
+    if deadline is None or deadline > end:
+        return f"waiting until {utc(end)}"
+    return f"waiting until it is disabled at its deadline, {utc(deadline)}"
+
+
+def _late(gateway: str, left: int | None, *, uncounted: bool) -> TimedOut:
+    if uncounted:
+        return TimedOut(
+            f"gateway {gateway} may still have connections: nobody counts them",
+            "It is sent nothing new; with a --deadline what it still has is ended then.",
+        )
+    return TimedOut(
+        f"gateway {gateway} still has {'?' if left is None else left} connections",
+        "It is sent nothing new; `halbctl gateway show` counts them.",
+    )
 
 
 def connections(gateway: GatewayViews) -> int | None:

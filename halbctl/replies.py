@@ -116,6 +116,7 @@ class Traced(TypedDict):
     how: str
     slot: int | None
     why: list[str]
+    connection_vip: NotRequired[str | None]
 
 
 class Exported(TypedDict):

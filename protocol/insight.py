@@ -138,6 +138,7 @@ class Traced(msgspec.Struct, frozen=True, tag_field="re", tag="traced"):
     client: str
     """``ADDRESS:PORT``."""
     vip: str
+    """The first of its IP version."""
     listener: str
     """Its key, such as ``tcp/443``."""
     gateway: str | None
@@ -149,6 +150,8 @@ class Traced(msgspec.Struct, frozen=True, tag_field="re", tag="traced"):
     slot: int | None
     why: tuple[str, ...]
     """What decided, one sentence each, in order."""
+    connection_vip: str | None = None
+    """The VIP that the flow is to, where its connection exists."""
 
 
 class MatrixLink(msgspec.Struct, frozen=True):

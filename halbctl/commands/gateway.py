@@ -120,9 +120,11 @@ def drain(
     if_revision: IfRevision = None,
 ) -> None:
     """Send a gateway nothing new. It keeps its connections, until the deadline if one is given."""
-    from halbctl.draining import wait_until_empty
+    from halbctl.draining import refuse_endless, wait_until_empty
 
     settings_of(ctx).share()
+    if wait:
+        refuse_endless(ctx, vs, deadline)
     finish(ctx, _drained(ctx, vs, gateway, deadline, if_revision))
     if wait:
         wait_until_empty(ctx, vs, gateway)

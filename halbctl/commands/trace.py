@@ -51,7 +51,9 @@ def trace_lines(found: Traced, paint: Paint) -> list[str]:
     if found["gateway"] is not None:
         target = f"{found['gateway']} ({found['address']})"
     style = "red" if found["how"] == "refused" else "green"
-    flow = f"{found['client']} -> {found['vip']} {found['listener']}"
+    # An agent of another release may not say to which VIP its connection is.
+    vip = found.get("connection_vip") or found["vip"]
+    flow = f"{found['client']} -> {vip} {found['listener']}"
     lines = [f"{clean(flow)} goes to {paint(clean(target), style, 'bold')}"]
     lines += (f"  {clean(reason)}" for reason in found["why"])
     if found["primary"] != found["device"]:

@@ -222,6 +222,15 @@ def test_trace_tells_where_a_flow_goes_and_why(peer: Peer, halbctl: Halbctl) -> 
     ]
 
 
+def test_trace_names_the_vip_that_the_connection_is_to(peer: Peer, halbctl: Halbctl) -> None:
+    told = {"how": "connection", "slot": None, "connection_vip": "192.0.2.101"}
+    peer.answers[api.Trace] = msgspec.structs.replace(TRACED, **told)
+    people = halbctl("trace", "192.0.2.7:51000", "web:443").out
+    assert people.startswith("192.0.2.7:51000 -> 192.0.2.101 tcp/443 goes to gw1")
+    data = json.loads(halbctl("trace", "192.0.2.7:51000", "web:443", "-o", "json").out)
+    assert (data["vip"], data["connection_vip"]) == ("192.0.2.100", "192.0.2.101")
+
+
 @pytest.mark.parametrize(
     ("client", "target"),
     [("192.0.2.7", "web"), ("fd00::1:80", "web"), (":80", "web"), ("192.0.2.7:80", "web:x")],

@@ -15,6 +15,7 @@ from halbctl.gateways import side_by_side
 from halbctl.output import Paint
 from protocol import api, insight
 from protocol.changes import RemoveGateway, SetDevice, SetGateway
+from protocol.durations import utc
 from protocol.errors import ExitCode
 from tests.cli import recorded
 from tests.cli.conftest import Halbctl
@@ -109,6 +110,49 @@ def test_waiting_ends_when_the_operator_said(
     assert ran.code == 7
     assert "gw1: 3 connections left" in ran.err
     assert "still has 3 connections" in ran.err
+
+
+def test_a_wait_that_nothing_would_end_is_refused_before_anything_is_drained(
+    peer: Peer, halbctl: Halbctl
+) -> None:
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    peer.answers[api.GetGateways] = views(-1, counted=False)
+    ran = halbctl("gateway", "drain", "rdp", "gw1", "--wait")
+    assert ran.code == ExitCode.FAILED
+    assert "nobody counts the connections of Virtual Server 'rdp'" in ran.err
+    assert "--deadline" in ran.err
+    assert not [each for each in peer.requests if isinstance(each, api.PutChange)]
+
+
+def test_where_nobody_counts_a_wait_says_once_what_ends_it(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "PAUSE_S", 0.01)
+    states = iter(["draining", "draining", "draining", "disabled"])
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    until = int(time.time()) + 5
+
+    def now(_: object) -> insight.Gateways:
+        return views(-1, next(states), until, counted=False)
+
+    peer.answers[api.GetGateways] = now
+    ran = halbctl("gateway", "drain", "rdp", "gw1", "--deadline", "5s", "--wait")
+    assert ran.code == 0
+    assert ran.err.count("nobody counts its connections") == 1
+    assert f"until it is disabled at its deadline, {utc(until)}" in ran.err
+
+
+def test_where_nobody_counts_a_wait_ends_when_the_operator_said(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draining, "PAUSE_S", 0.01)
+    peer.answers[api.PutChange] = api.Done("drained", "1.2")
+    peer.answers[api.GetGateways] = views(-1, "draining", counted=False)
+    ran = halbctl("--timeout", "0.3", "gateway", "drain", "rdp", "gw1", "--wait")
+    assert ran.code == ExitCode.TIMED_OUT
+    assert "waiting until 2" in ran.err
+    assert "gateway rdp/gw1 may still have connections: nobody counts them" in ran.err
+    assert "?" not in ran.err
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,13 @@ pytestmark = pytest.mark.kernel
 
 STUB = """#!/bin/sh
 read -r lacking < {lack}
-cat > {script}
-[ "$1" = --check ] && grep -q -- "$lacking" {script} && {{
+cat > {script}.$$
+[ "$1" = --check ] && grep -q -- "$lacking" {script}.$$ && {{
   echo "/dev/stdin:1:1-2: Error: Could not process rule: No such file or directory" >&2
-  grep -m 1 -- "$lacking" {script} >&2
+  grep -m 1 -- "$lacking" {script}.$$ >&2
   exit 1
 }}
-exec {nft} "$@" < {script}
+exec {nft} "$@" < {script}.$$
 """
 PLAIN, FANCY = GroupId("00000000000000aa"), GroupId("00000000000000bb")
 GATEWAYS = [Gateway(name="gw1", address="10.77.0.13"), Gateway(name="gw2", address="fd77::13")]

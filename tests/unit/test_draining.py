@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agent.draining import Draining
 from protocol.effects import Event
 from protocol.ids import GroupId
-from protocol.objects import Gateway, VirtualServer
+from protocol.objects import Gateway, Listener, VirtualServer
 from tests.unit.listening import run, until
 
 UID = GroupId("00000000000000aa")
@@ -72,3 +72,32 @@ def test_what_was_disabled_before_an_agent_started_is_emptied_but_is_no_news(
     assert ended == [ONE.address, TWO.address]
     (event,) = told
     assert event.text == "gateway gw2 is disabled at its deadline: 3 connections were ended"
+
+
+@pytest.mark.parametrize("flows", [0, 3])
+def test_where_nobody_counts_nobody_says_that_a_gateway_was_empty(
+    monkeypatch: pytest.MonkeyPatch, flows: int
+) -> None:
+    """With `dsr` the device itself may have opened some, which have entries."""
+    monkeypatch.setattr("agent.draining.end_flows", lambda *_: flows)
+    monkeypatch.setattr("agent.draining.SWEEPS_S", (0.0,))
+    told: list[Event] = []
+    web = Listener(protocol="tcp", port=80, gateway_port=80)
+
+    def sending_on(gateway: Gateway) -> tuple[VirtualServer, ...]:
+        (server,) = serving(gateway)
+        return (replace(server, forwarding="dsr", vips=("10.0.0.9/24",), listeners=(web,)),)
+
+    async def test() -> None:
+        draining = Draining(told.append)
+        assert not list(draining.due(sending_on(ONE), {UID}, DEADLINE - 1))
+        assert not list(draining.due(sending_on(disabled(ONE)), {UID}, DEADLINE))
+        await until(lambda: told)
+
+    run(test())
+    (event,) = told
+    ended = "3 connections were ended; " if flows else ""
+    assert event.text == (
+        f"gateway gw1 is disabled at its deadline: {ended}what it still had, which nobody counts,"
+        " was ended"
+    )

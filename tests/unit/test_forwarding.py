@@ -178,7 +178,13 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
     script = direct.load(ways(dsr), "eth7")
     assert "meta pkttype host ip daddr" in script
     assert "meta priority set jhash ip saddr . tcp sport mod 256" in script
-    assert "fwd ip to meta priority map { 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in script
+    key = f"{VIP} . tcp . 80"
+    for name in ("sent", "sent_first"):
+        assert (
+            f"fwd ip to ip daddr . meta l4proto . th dport . meta priority map @{name} " in script
+        )
+        leads = f"{{ {key} . 7e00:0 : 10.0.0.1, {key} . 7e01:0 : 10.0.0.2 }}"
+        assert f"add element netdev halb_direct {name} {leads}" in script
     assert script.rstrip().endswith(f"{{ {VIP} . tcp . 80 : goto {CHAIN} }}")
     assert compiled(dsr).chains[CHAIN][0] == "fib saddr type != local drop"
 
@@ -186,7 +192,7 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
 def test_dsr_without_gateways_refuses_as_all_modes_do() -> None:
     dsr = replace(ROUTED, forwarding="dsr", inner_vips=(), gateways=())
     assert direct.load(ways(dsr), "eth7").endswith("delete table netdev halb_direct\n")
-    assert ways(dsr).parts == frozenset()
+    assert ways(dsr).present == direct.Present()
     assert "reject with tcp reset" in compiled(dsr).chains[CHAIN][0]
 
 
@@ -288,16 +294,19 @@ def test_dsr_remembers_what_moves_while_a_gateway_drains() -> None:
     drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
     assert KNOWN not in ways(DIRECT).sets
     found = ways(drained)
-    number, again, opens, ends, speaks, known, rest = found.chains[CHAIN]
-    assert (rest.removeprefix("meta mark set 0 "),) == ways(DIRECT).chains[CHAIN], "as they were"
+    number, again, opens, ends, speaks, known, *rest = found.chains[CHAIN]
+    at_rest = tuple(rule.removeprefix("meta mark set 0 ") for rule in rest)
+    assert at_rest == ways(DIRECT).chains[CHAIN], "as they were"
     assert "jhash ip saddr . tcp sport . ip daddr . tcp dport mod" in number
     assert again.endswith(f"delete @{KNOWN} {{ meta mark : 0:1 }}")
     slots = opens.partition("meta priority { ")[2].partition(" }")[0].split(", ")
     assert 100 < len(slots) < 156, "only of the gateway that drains"
-    assert "fwd ip to meta priority map { 7e00:0 : 10.0.0.1 }" in opens
+    assert "meta priority set 7e00:0 " in opens
+    assert "map @sent_first " in opens
     assert f"update @{KNOWN}" in opens
     for rule in (ends, speaks, known):
-        assert "map { 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in rule
+        assert "meta priority { 7e00:0, 7e01:0 } " in rule
+        assert "map @sent " in rule
     assert "timeout 60s" in ends
     assert "timeout 86400s" in speaks
     assert "update" not in known, "what only acknowledges may be the last packet"
@@ -312,17 +321,17 @@ def test_dsr_keeps_what_the_last_gateway_has_while_it_drains() -> None:
 
 def test_what_a_draining_gateway_had_goes_elsewhere_once_it_is_down() -> None:
     drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
-    assert all("10.0.0.2" not in rule for rule in ways(drained, "gw2").chains[CHAIN])
+    assert all("7e01:0" not in rule for rule in ways(drained, "gw2").chains[CHAIN])
 
 
 def test_connections_stay_known_when_the_table_changes() -> None:
     drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
     amid, rested = ways(drained), ways(DIRECT)
-    same = direct.load(amid, "eth7", amid.parts).splitlines()
+    same = direct.load(amid, "eth7", amid.present).splitlines()
     assert "delete table netdev halb_direct" not in same
     assert f"delete map netdev halb_direct {KNOWN}" not in same
     assert f"delete chain netdev halb_direct {CHAIN}" in same
-    over = direct.load(rested, "eth7", amid.parts).splitlines()
+    over = direct.load(rested, "eth7", amid.present).splitlines()
     assert f"delete map netdev halb_direct {KNOWN}" in over
 
 
@@ -333,14 +342,14 @@ def test_one_that_comes_takes_what_opens_and_nothing_older() -> None:
     assert (going_on.removeprefix(GOES_ON),) == remembered(replace(ROUTED, gateways=alone))
     assert (opens,) == remembered(replace(ROUTED, gateways=grown))
     rest = ways(replace(DIRECT, gateways=grown)).chains[CHAIN][-1]
-    assert "fwd ip to 10.0.0.1 device" in rest
+    assert "meta priority set 7e00:0 " in rest
 
 
 def test_what_is_known_stays_so_while_all_gateways_of_before_are_down() -> None:
     came = replace(ROUTED.gateways[1], former=Former(0, 9))
     grown = replace(DIRECT, gateways=(ROUTED.gateways[0], came))
     assert KNOWN in ways(grown, "gw1").sets.keys() & ways(grown).sets.keys()
-    assert all("10.0.0.1 " not in rule for rule in ways(grown, "gw1").chains[CHAIN])
+    assert all("7e00:0 " not in rule for rule in ways(grown, "gw1").chains[CHAIN])
 
 
 def test_an_error_about_a_flow_of_dsr_goes_by_what_it_quotes() -> None:
@@ -354,3 +363,27 @@ def test_an_error_about_a_flow_of_dsr_goes_by_what_it_quotes() -> None:
     assert f"map @{KNOWN}" in known
     assert "update" not in known
     assert rest.endswith(rule.rpartition("mod 256")[2])
+
+
+def test_counters_stay_when_the_table_changes_and_go_with_the_gateway() -> None:
+    before = ways(DIRECT)
+    shut = direct.load(ways(DIRECT, "gw1", "gw2"), "eth7", before.present)
+    assert "element netdev halb_direct sent" not in shut
+    assert "delete map netdev halb_direct sent" not in shut
+    other = replace(ROUTED.gateways[1], name="gw3", address="10.0.0.3")
+    swapped = replace(DIRECT, gateways=(ROUTED.gateways[0], other))
+    script = direct.load(ways(swapped), "eth7", before.present).splitlines()
+    element = f"{VIP} . tcp . 80 . 7e01:0"
+    for name in ("sent", "sent_first"):
+        gone = f"delete element netdev halb_direct {name} {{ {element} }}"
+        came = f"add element netdev halb_direct {name} {{ {element} : 10.0.0.3 }}"
+        assert script.index(gone) < script.index(came)
+        assert f"{VIP} . tcp . 80 . 7e00:0" not in "".join(script[script.index(gone) :])
+
+
+def test_datagrams_open_nothing_that_is_counted() -> None:
+    listener = Listener(protocol="udp", port=53, last_port=54, gateway_port=53)
+    found = ways(replace(DIRECT, listeners=(listener,)))
+    assert set(found.ends) == {"sent"}
+    (rule,) = found.chains[f"vs_{UID}_udp_53_54_ip"]
+    assert "ip daddr . meta l4proto . (th dport & 0x0 | 0x35) . meta priority map @sent " in rule

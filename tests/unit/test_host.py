@@ -61,8 +61,8 @@ def test_packets_without_a_flow_that_do_not_leave_are_told_by_gateway() -> None:
     service = ("10.0.0.7", "udp", 53)
 
     def counted(forth: int, back: int, left: int) -> Reading:
-        tallies = [{service: Tally(number, 0)} for number in (forth, back, left)]
-        return Reading({}, {}, {}, {}, {}, {}, *tallies)
+        passed, answered, gone = ({service: Tally(number, 0)} for number in (forth, back, left))
+        return Reading({}, {}, {}, {}, {}, {}, passed, answered, gone)
 
     for at, (forth, back, left) in enumerate([(9, 3, 2), (20, 12, 22), (30, 20, 32)]):
         watch.on_sample(Sample(10.0 * at, counted(forth, back, left)))

@@ -70,6 +70,14 @@ def test_what_one_reading_passed_over_is_not_counted_twice() -> None:
     assert ledger.totals().back == {ACCOUNT: Tally(11, 1100)}
 
 
+def test_what_a_command_took_out_goes_on_when_it_is_back() -> None:
+    sent = ("sent", key(VIP, "tcp", 443, GATEWAY))
+    ledger = Ledger()
+    for seen in ({sent: Tally(3, 180)}, {}, {sent: Tally(4, 240)}):
+        ledger.add(seen)
+    assert ledger.totals().sent == {ACCOUNT: Tally(7, 420)}
+
+
 def test_totals_go_on_where_a_counter_started_again() -> None:
     ledger = Ledger()
     ledger.add({FORTH: Tally(30, 3000)})
@@ -154,32 +162,56 @@ def test_a_first_sample_has_no_rate() -> None:
     assert not found.primary
 
 
-def test_of_flows_that_are_not_remembered_packets_are_known_and_nothing_else() -> None:
+def test_of_flows_that_are_not_remembered_packets_and_what_opens_them_are_known() -> None:
     port = (GATEWAY, "tcp", 8443)
     counted = dataclasses.replace(
-        reading(), passed={port: Tally(9, 900)}, answered={port: Tally(8, 800)}
+        reading(opened=3),
+        passed={port: Tally(9, 900)},
+        answered={port: Tally(8, 800)},
+        begun={port: Tally(5, 300)},
     )
+    before = Sample(10.0, dataclasses.replace(counted, begun={port: Tally(1, 60)}))
     now = Sample(12.0, counted, {})
-    [found] = traffic_of(config(forwarding="routed"), {UID}, {UID}, now, now)
+    [found] = traffic_of(config(forwarding="routed"), {UID}, {UID}, now, before)
     first, second, sixth = (gateway.traffic for gateway in found.listeners[0].gateways)
     amid_drains_in, amid_drains_out = Tally(7, 700), Tally(5, 500)
     assert (first.packets_in, first.bytes_in) == (9 + amid_drains_in.packets, 1600)
     assert (first.packets_out, first.bytes_out) == (8 + amid_drains_out.packets, 1300)
-    assert (first.connections, first.active, first.rate) == (-1, -1, -1)
+    assert (first.connections, first.active, first.rate) == (5, -1, 2.0)
     assert second.packets_in == 0
     assert sixth == Traffic(active=0, rate=0.0), "there is no VIP of its IP version"
-    assert (found.traffic.refused, found.traffic.connections) == (-1, -1)
+    assert (found.traffic.refused, found.traffic.connections) == (-1, 5)
     assert found.traffic.bytes_in == 1600
 
 
-def test_what_passes_beside_the_device_is_unknown_and_not_in_the_metrics() -> None:
+def test_datagrams_that_are_not_remembered_open_nothing_that_is_known() -> None:
+    dns = Listener(protocol="udp", port=53, gateway_port=53)
     now = Sample(12.0, reading(), {})
-    traffic = traffic_of(config(forwarding="dsr"), {UID}, {UID}, now, now)
-    assert traffic[0].traffic.packets_in == traffic[0].traffic.connections == -1
-    figures = Figures("0.1.0", {}, 3_000_000, {}, None)
-    text = render(BUSY, traffic, figures)
+    for mode in ("routed", "dsr"):
+        [found] = traffic_of(config(forwarding=mode, listeners=(dns,)), {UID}, {UID}, now, now)
+        first = found.listeners[0].gateways[0].traffic
+        assert (first.packets_in, first.connections, first.rate) == (0, -1, -1)
+
+
+def test_what_passes_beside_the_device_is_unknown_and_not_in_the_metrics() -> None:
+    own = reading(opened=2)
+    counted = dataclasses.replace(
+        own, sent={ACCOUNT: Tally(20, 2000)}, sent_first={ACCOUNT: Tally(4, 240)}
+    )
+    before, now = Sample(10.0, own), Sample(12.0, counted, {})
+    [found] = traffic_of(config(forwarding="dsr"), {UID}, {UID}, now, before)
+    first = found.listeners[0].gateways[0].traffic
+    assert (first.packets_in, first.bytes_in) == (20 + 4 + 7, 2000 + 240 + 700)
+    assert (first.connections, first.rate) == (4 + 2, 2.0)
+    assert (first.packets_out, first.bytes_out, first.active) == (-1, -1, -1)
+    assert (found.traffic.connections, found.traffic.packets_out) == (6, -1)
+    text = render(BUSY, [found], Figures("0.1.0", {}, 3_000_000, {}, None))
     assert "-1" not in text
-    assert 'gateway="gw1",direction="in"' not in text
+    labels = 'virtual_server="web",listener="tcp/443",gateway="gw1"'
+    assert f'halb_packets_total{{{labels},direction="in"}} 31' in text
+    assert f"halb_connections_total{{{labels}}} 6" in text
+    assert 'gateway="gw1",direction="out"' not in text
+    assert f"halb_active_connections{{{labels}}}" not in text
 
 
 def exposition() -> str:

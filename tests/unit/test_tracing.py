@@ -57,9 +57,10 @@ def test_an_entry_decides_before_all_else() -> None:
 
 
 def test_an_entry_of_another_vip_names_it() -> None:
-    assert asked(server(GW1), entry=Entry("10.0.0.110", GW1.address)).why == (
-        "the connection to 10.0.0.110 exists: its entry leads to gateway gw1",
-    )
+    answer = asked(server(GW1), entry=Entry("10.0.0.110", GW1.address))
+    assert answer.vip == "10.0.0.110"
+    assert answer.why == ("the connection to 10.0.0.110 exists: its entry leads to gateway gw1",)
+    assert asked(server(GW1)).vip is None
 
 
 def test_the_slot_is_named_with_its_gateway() -> None:

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from agent.kernel import Counts
-from agent.views import is_counted, refuse_used, seen, side_by_side
+from agent.ruleset import remembers_all
+from agent.views import refuse_used, seen, side_by_side
 from protocol.config import Config
 from protocol.errors import Refused
 from protocol.ids import Revision
@@ -119,4 +120,18 @@ def test_connections_are_counted_where_the_kernel_remembers_them(
 ) -> None:
     listeners = [{"protocol": "tcp", "port": 443}]
     config = site({**RDP, "forwarding": forwarding, "listeners": listeners})
-    assert is_counted(server(config)) is counted
+    assert remembers_all(server(config)) is counted
+
+
+def test_none_of_what_is_counted_is_unknown_where_that_is_not_all() -> None:
+    """A listener of `routed` remembers its flows, and another one does not."""
+    listeners = [
+        {"protocol": "tcp", "port": 443},
+        {"protocol": "tcp", "port": 80, "client_connections": 9},
+    ]
+    more: dict[str, object] = {"forwarding": "routed", "inner_vips": ["10.77.0.101/24"]}
+    config = site({**RDP, **more, "listeners": listeners})
+    vs = server(config)
+    assert not remembers_all(vs)
+    counts = {(vs.uid, "gw1"): 0, (vs.uid, "gw2"): 3}
+    assert told_by_the_first(config, vs, config.revision, counts) == [("up", -1), ("up", 3)]
