@@ -13,9 +13,10 @@ from functools import partial
 
 from agent.flowstream import Incoming, Step, kept
 from agent.flowworker import FlowWorker
-from agent.keptflows import KeptFlows
+from agent.keptflows import WORTH_S, KeptFlows
 from agent.mirror import Entered, Mirror, enter
 from agent.tellers import DRAIN_S, Tellers
+from agent.toldflows import ToldFlows
 from protocol.flows import Behind, Flow, FlowsPart
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
@@ -90,6 +91,12 @@ class Following:
         self._known |= self._tellers.led()
         self._judge()
 
+    def told(self, leader: DeviceId) -> ToldFlows:
+        """The flows that a primary told of; none where that was long ago."""
+        source, mirror = self._in.get(leader), self._mirrors.get(leader)
+        lately = source is not None and self._loop.time() - source.heard < WORTH_S
+        return mirror.told if mirror is not None and lately else ToldFlows()
+
     def was_away(self, group: GroupId) -> None:
         """This device lost its office, and handed it to nobody: for a while it heard nothing, or
         was not heard, and what began elsewhere meanwhile is not in its kernel."""
@@ -137,7 +144,8 @@ class Following:
                 worth = self._kept.worth(source.covered & self._in_step, now)
                 # What the agent before this one did, only the kernel knows.
                 unknown = source.covered - self._known
-                self._mirrors[leader] = Mirror(table, *map(self._tellers.vips_of, (worth, unknown)))
+                kept = map(self._tellers.vips_of, (worth, unknown))
+                self._mirrors[leader] = Mirror(table, self.told(leader), *kept)
             mirror = self._mirrors[leader]
             mine = self._tellers.mine(now)
             work = partial(enter, mirror, part, vips, mine, first=step is Step.FIRST)

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.aftermath import Survey
+from agent.aftermath import Move, Survey
 from agent.barrier import Barrier
 from agent.clock import next_round
 from agent.flowfollowing import KEEP_S, Following
@@ -22,11 +22,12 @@ from agent.flowstream import EPOCH_BITS
 from agent.flowtelling import Telling
 from agent.flowworker import FlowWorker
 from agent.lasting import lasting
+from agent.ruleset import Desired, unremembered
 from agent.tellers import DRAIN_S, Tellers, office_of
 from protocol.config import Config
 from protocol.effects import Event, Input
 from protocol.flows import FlowsKept, FlowsMessage, FlowsPart
-from protocol.ids import DeviceId
+from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
 
 
@@ -51,6 +52,7 @@ class Flows:
         self._worker = FlowWorker()
         self._survey = Survey(device, self._worker.count, agent.on_event)
         self._tasks: asyncio.Task[None] | None = None
+        self._config = Config()
         self._tellers = Tellers(device)
         self._barrier = Barrier(agent.deliver)
         above = incarnation << EPOCH_BITS
@@ -69,6 +71,7 @@ class Flows:
 
     def on_config(self, config: Config) -> None:
         """Addresses and carriers of the groups, as committed."""
+        self._config = config
         self._tellers.on_config(config)
         self._arrange()
 
@@ -83,8 +86,9 @@ class Flows:
         if event.kind == "lame":
             self.hasten(DRAIN_S)
             return
-        if self._tellers.on_event(event, now):
-            self._survey.moved_here(group, event.term, self._tellers.vips_of((group,)))
+        former = self._tellers.on_event(event, now)
+        if former is not None:
+            self._survey.moved_here(group, self._move(group, event.term, former))
         if event.kind == "released":
             self._following.was_away(group)
         # Hundreds may change their primary in one step: after the first all others at once.
@@ -93,6 +97,14 @@ class Flows:
             self._arrange()
         else:
             self._more = True
+
+    def _move(self, group: GroupId, term: int, former: DeviceId) -> Move:
+        """What is known of a move to this device, as it happens."""
+        server = self._config.virtual_servers.get(group)
+        assigned = self._config.assignments.get(group)
+        forgotten = server and assigned and unremembered(Desired((server,), {group: assigned.vips}))
+        vips, told = self._tellers.vips_of((group,)), self._following.told(former)
+        return Move(term, vips, told, unremembered=bool(forgotten))
 
     def _moved(self) -> None:
         self._soon = None

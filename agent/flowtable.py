@@ -65,15 +65,15 @@ class Changes:
     """There was more than the socket could hold: look at everything again."""
 
 
-class Stream(NamedTuple):
-    """A TCP flow, as the kernel sees it."""
+class Course(NamedTuple):
+    """How a flow goes, as the kernel sees it."""
 
     key: Key
     open: bool
     """Data may still come."""
     reset: bool
     picked_up: bool
-    """The kernel met it in the middle; neither saw it begin nor was told of it."""
+    """The kernel met it in the middle; neither saw it begin nor was told of it. TCP only."""
 
 
 class FlowTable:
@@ -150,15 +150,15 @@ class FlowTable:
             if any(0 <= whole - read.left_s < within_s for whole in given)
         )
 
-    def streams(self, vips: Container[bytes]) -> Iterator[Stream]:
-        """TCP flows to ``vips`` (packed), open or not."""
+    def courses(self, vips: Container[bytes]) -> Iterator[Course]:
+        """Flows to ``vips`` (packed), open or not."""
         for version in (4, 6):
             for body in self._listed(version):
                 read = flowentry.read(body, vips)
-                if read is None or read.flow[0] != TCP:
-                    continue
-                reset, picked_up = flowentry.course(read.state)
-                yield Stream(key_of(read.flow), read.open, reset, picked_up)
+                if read is not None:
+                    tcp = read.flow[0] == TCP
+                    reset, picked_up = flowentry.course(read.state) if tcp else (False, False)
+                    yield Course(key_of(read.flow), read.open, reset, picked_up)
 
     def _listed(self, version: int) -> Iterator[bytes]:
         """Entries of an IP version that are assured and translated; the kernel sorts them out."""

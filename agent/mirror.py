@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from agent.flowtable import FlowTable
 from agent.keptflows import WORTH_S
+from agent.toldflows import ToldFlows
 from protocol.errors import HalbError
 from protocol.flows import UDP, Flow, FlowsKept, FlowsPart, key_of, vip_of
 
@@ -33,11 +34,14 @@ class Mirror:
     def __init__(
         self,
         table: FlowTable,
+        told: ToldFlows,
         kept: frozenset[bytes] = frozenset(),
         unknown: frozenset[bytes] = frozenset(),
     ) -> None:
         """Flows to the VIPs ``kept`` stay also if the primary does not tell of them, and so do
-        those to ``unknown`` ones that were forwarded for a moment ago."""
+        those to ``unknown`` ones that were forwarded for a moment ago. ``told`` is of the same
+        primary, from its streams before."""
+        self.told = told
         self._table = table
         self._kept = kept
         self._unknown = unknown
@@ -50,6 +54,7 @@ class Mirror:
 
     def begin(self, vips: frozenset[bytes]) -> None:
         """Look at what is here, before the first part."""
+        self.told.begin(vips)
         self._present = frozenset(self._table.all(vips))
         self._stale = set(self._present)
         if self._unknown:
@@ -63,15 +68,18 @@ class Mirror:
         lives. Raises MalformedMessage.
         """
         told = [flow for flow in part.begun if vip_of(flow) in vips]
+        ended = [key for key in part.ended if vip_of(key) in vips]
+        self.told.tell(told, ended)
         self._stale.difference_update(told)
         new = [flow for flow in told if flow not in self._present]
         self._table.prolong([f for f in told if f[0] == UDP and f in self._present])
         older = frozenset() if self._whole else mine
         self._refused += self._table.put([f for f in new if vip_of(f) not in older])
         self._refused += self._table.put([f for f in new if vip_of(f) in older], replace=False)
-        gone = [key for key in part.ended if vip_of(key) in vips and vip_of(key) not in mine]
+        gone = [key for key in ended if vip_of(key) not in mine]
         untold: tuple[Flow, ...] = ()
         if part.complete:
+            self.told.whole()
             stale = [flow for flow in self._stale if vip_of(flow) not in mine]
             untold = tuple(flow for flow in stale if vip_of(flow) in self._kept)
             gone += [key_of(flow) for flow in stale if vip_of(flow) not in self._kept]

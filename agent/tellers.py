@@ -60,8 +60,8 @@ class Tellers:
             g: frozenset(ip_address(vip).packed for vip in vips) for g, vips in assigned.items()
         }
 
-    def on_event(self, event: Event, now: float) -> bool:
-        """Follow an event about an office; whether the group has moved here."""
+    def on_event(self, event: Event, now: float) -> DeviceId | None:
+        """Follow an event about an office; from whom the group has moved here, if it has."""
         group = event.group
         assert group is not None
         before = self._leaders.get(group)
@@ -74,7 +74,7 @@ class Tellers:
             self._former[group] = now + DRAIN_S
         if before != self._me == leader:
             self._since[group] = now
-        return event.kind == "primary" and before not in (None, self._me)
+        return before if event.kind == "primary" and before != self._me else None
 
     @property
     def accompanied(self) -> bool:

@@ -9,13 +9,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from agent.aftermath import Aftermath, aftermath, carried
+from agent.aftermath import Aftermath, Move, aftermath, carried
 from agent.flowstream import Outgoing, chunks
 from agent.keptflows import WORTH_S
 from agent.mirror import Entered, Mirror
+from agent.toldflows import ToldFlows
 from halbctl.lab.namespaces import Network
 from halbctl.lab.probes import Probe
-from halbctl.lab.servers import ECHO
+from halbctl.lab.servers import ECHO, PUSH
 from protocol.flows import RECORD, UDP, Flow, key_of, vip_of
 from tests.kernel.namespaces import (
     UID,
@@ -44,14 +45,15 @@ OUTAGE_S = 0.3
 SETTLING_S = 2.0
 
 
-def tell(sender: Tracked, receiver: Tracked, mine: frozenset[bytes] = frozenset()) -> None:
+def tell(sender: Tracked, receiver: Tracked, mine: frozenset[bytes] = frozenset()) -> ToldFlows:
     """All of the sender's flows, as a stream begins."""
     out = Outgoing(1, (UID,), PACKED, 0.0)
     out.begin(chunks(sender.flows(), (), PACKED))
-    mirror = Mirror(receiver.table)
+    mirror = Mirror(receiver.table, ToldFlows())
     receiver.call(mirror.begin, PACKED)
     for part in out.due():
         assert receiver.call(mirror.enter, part, PACKED, mine) == Entered(0)
+    return mirror.told
 
 
 def take_over(network: Network, pair: tuple[Tracked, Tracked]) -> None:
@@ -151,18 +153,36 @@ def test_after_a_takeover_flows_are_counted_by_how_they_came_over(
 ) -> None:
     a, b = pair
     with connected(network, ANYWHERE * 5) as connections:
-        tell(a, b)
+        move = Move(2, PACKED, tell(a, b))
         b.call(b.table.remove, [key_of(flow) for flow in sorted(b.flows())[:2]])
         take_over(network, pair)
         known = b.call(carried, b.table, PACKED)
         assert alive(connections) == 5
-        (found,) = b.call(aftermath, b.table, known, [PACKED])
-        assert found == Aftermath(carried=3, found=2, lost=0)
+        (found,) = b.call(aftermath, b.table, known, [move])
+        assert found == Aftermath(carried=3, found=2, reset=0, missing=0)
         assert found.text == "3 flows carried over, 2 found again by their slots, 0 lost"
         linger = struct.pack("ii", 1, 0)
         connections[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         connections[0].close()
-        wait_until(lambda: b.call(aftermath, b.table, known, [PACKED])[0].lost == 1, "reset")
+        wait_until(lambda: b.call(aftermath, b.table, known, [move])[0].reset == 1, "reset")
+
+
+def test_flows_that_a_successor_was_told_of_and_has_no_more_are_counted_as_lost(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    a, b = pair
+    with connected(network, ANYWHERE * 5, PUSH):
+        wait_until(lambda: len(a.flows()) == 5, "established")
+        move = Move(2, PACKED, tell(a, b))
+        first, second, *others = b.flows()
+        b.call(b.table.remove, list(map(key_of, (first, second, *others))))
+        take_over(network, pair)
+        known = b.call(carried, b.table, PACKED)
+        b.call(b.table.add, [first])  # another device had it
+        move.told.tell((), [key_of(second)])  # the former primary says that it ended
+        (found,) = b.call(aftermath, b.table, known, [move])
+        assert found == Aftermath(carried=1, found=0, reset=0, missing=3)
+        assert found.text == "1 flows carried over, 0 found again by their slots, up to 3 lost"
 
 
 def test_flows_that_a_device_has_by_now_are_neither_replaced_nor_removed(
@@ -188,7 +208,7 @@ def test_a_flow_that_began_just_now_replaces_what_a_device_has_of_an_older_one(
         out = Outgoing(1, (UID,), PACKED, 0.0)
         out.begin(())
         out.go_on(chunks([flow], (), PACKED))
-        mirror = Mirror(b.table)
+        mirror = Mirror(b.table, ToldFlows())
         b.call(mirror.begin, PACKED)
         for part in out.due():
             assert b.call(mirror.enter, part, PACKED, PACKED) == Entered(0)
@@ -243,9 +263,12 @@ def test_datagram_flows_are_told_too(network: Network, pair: tuple[Tracked, Trac
         wait_until(assured, "the kernel takes the flow for a lasting one")
     client.close()
     for _ in range(2):
-        tell(a, b)
+        told = tell(a, b)
         assert {(flow[0], vip_of(flow)) for flow in b.flows()} == {(UDP, ip_address(VIP).packed)}
         assert b.flows() == a.flows()
+    known = b.call(carried, b.table, PACKED)
+    (counted,) = b.call(aftermath, b.table, known, [Move(2, PACKED, told)])
+    assert counted == Aftermath(carried=1, found=0, reset=0, missing=0)
 
 
 # Records of IPv4 flows, taken apart

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.aftermath import UNREMEMBERED
 from halbctl.lab.measure import Stage
 from halbctl.lab.plan import CLIENT, VIRTUAL_SERVER
 from halbctl.lab.servers import ECHO
@@ -48,6 +49,7 @@ def test_a_mode_that_is_chosen_serves_and_outlives_its_primary(site: Site, mode:
         crash = instruments.crash()
         assert_kept(crash)
         assert crash.after != crash.before
+        site.wait("the history says so", lambda: _told_of_nothing(site, crash.after), 15.0)
         assert_kept(instruments.come_back(crash.before))
         names = ("gw1", "gw1-6")
         for name in names:
@@ -62,6 +64,11 @@ def test_a_mode_that_is_chosen_serves_and_outlives_its_primary(site: Site, mode:
     found = json.loads(ran.output)["findings"]
     mine = [f for f in found if f["check"] in ("dsr", "mtu", "kernel", "peers", "gateways")]
     assert {f["state"] for f in mine} == {"ok"}, mine
+
+
+def _told_of_nothing(site: Site, device: str) -> bool:
+    """Whether the history says that the last move had nothing to carry over."""
+    return site.halbctl(device, "history").check().count(UNREMEMBERED) == 1
 
 
 def _outlive_crash(instruments: Stage, *, newer: bool) -> None:
