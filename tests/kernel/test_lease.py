@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from agent import nft
+from agent.clock import boottime
 from agent.gate import REFRESH_PORT
 from agent.lease import Held, KernelLease
 from agent.nft import KernelBusy
+from agent.opening import AT_ONCE
+from agent.vips import Vips
+from protocol.effects import Acquire, Input, LeaseLapsed
 from protocol.errors import HalbError
+from protocol.ids import GroupId
 from protocol.objects import Gateway, Listener, VirtualServer
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from tests.kernel.namespaces import (
@@ -307,6 +314,42 @@ def test_a_kernel_is_not_blamed_for_a_process_that_reads_late(
 
     monkeypatch.setattr(KernelLease, "held", late)
     device.call(device.lease.verify)
+
+
+class Elsewhere:
+    """Stands for who announces, which is not looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def test_a_lease_that_the_kernel_refuses_keeps_no_other_from_being_opened() -> None:
+    """As after somebody has taken away the set of one IP version, and what uses it."""
+    told: list[Input] = []
+    some = [GroupId(f"{number:016x}") for number in range(AT_ONCE)]
+    vip_of = {each: f"10.77.9.{number}" for number, each in enumerate(some)}
+    refused = some[77]
+    vip_of[refused] = VIP6
+
+    async def test(lease: KernelLease) -> None:
+        elsewhere: Any = Elsewhere()
+        vips = Vips(lease, elsewhere, told.append, lambda _: (), elsewhere)
+        later = boottime() + SECOND
+        vips.acquire([Acquire(each, 1, (vip_of[each],), SHORT, later) for each in some])
+        assert lease.held().announced.keys() == {*vip_of.values()} - {VIP6}
+        assert vips.held == {*some} - {refused}
+
+    with hosts("a") as network:
+        device = Device(network, "a")
+        device.reconcile(desired(refusing(NEAR)))
+        for name in ("egress", "refresh"):
+            device.run("nft", f"flush chain netdev halb_lease {name}")
+        device.run("nft", "delete set netdev halb_lease announced6")
+        # Whatever is opened is read back of both IP versions.
+        device.run("nft", "add set netdev halb_lease announced6 { type ether_addr; }")
+        device.call(lambda: asyncio.run(test(device.lease)))
+        device.close()
+    assert told == [LeaseLapsed((refused,))]
 
 
 def test_a_lease_is_not_opened_late_behind_rules_that_are_being_loaded(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from agent.clock import boottime
+from agent.nft import KernelRefused
 from agent.opening import AT_ONCE, OPENS_NS
 from agent.vips import HELD_UP_NS, Vips
 from protocol.effects import Acquire, Input, Lame, LeaseLapsed, Refresh, Release
@@ -183,6 +184,57 @@ def test_leases_that_open_late_are_closed_together_before_others_are_announced()
     assert told == [LeaseLapsed((WEB, MAIL))]
 
 
+def refusing(nft: Nft, *refused: str) -> list[int]:
+    """Have a kernel refuse these VIPs, and all that is to open with them; sizes of what it is
+    asked for."""
+    asked: list[int] = []
+    opens = nft.acquire
+
+    def acquire(vips: list[str], lease_ns: int) -> None:
+        asked.append(len(vips))
+        opens(vips, lease_ns)
+        if not set(refused).isdisjoint(vips):
+            raise KernelRefused("nftables refused", "Look.")
+
+    nft.acquire = acquire  # type: ignore[method-assign]
+    return asked
+
+
+def groups(count: int) -> list[GroupId]:
+    return [GroupId(f"{number:016x}") for number in range(count)]
+
+
+def test_one_lease_that_the_kernel_refuses_of_many_is_soon_found() -> None:
+    nft, later = Nft(lambda _: 0), boottime() + SECOND
+    some = groups(AT_ONCE)
+    asked = refusing(nft, "vip 77")
+    held, told = acquire(nft, *(opens(each, f"vip {at}", later) for at, each in enumerate(some)))
+    assert held == {*some} - {some[77]}
+    assert told == [LeaseLapsed((some[77],))]
+    assert len(asked) == 15
+
+
+def test_leases_that_were_refused_until_it_was_too_late_are_not_tried_one_by_one() -> None:
+    """As where somebody else has just removed the table: all are refused, and the agent waits."""
+    nft, later = Nft(lambda _: 3 * MILLISECOND), boottime() + OPENS_NS
+    some = groups(AT_ONCE)
+    asked = refusing(nft, *(f"vip {at}" for at in range(AT_ONCE)))
+    held, told = acquire(nft, *(opens(each, f"vip {at}", later) for at, each in enumerate(some)))
+    assert not held
+    assert sorted(lapsed(told)) == some
+    assert len(asked) <= 12
+
+
+def test_what_opened_before_a_refusal_made_it_late_is_closed() -> None:
+    nft, later = Nft(lambda vips: OPENS_NS // 4 * 3), boottime() + OPENS_NS
+    some = groups(4)
+    refusing(nft, "vip 3")
+    held, told = acquire(nft, *(opens(each, f"vip {at}", later) for at, each in enumerate(some)))
+    assert not held
+    assert sorted(lapsed(told)) == some
+    assert [done for done in nft.done if done[0] == "close"] == [("close", ("vip 0", "vip 1"))]
+
+
 def test_a_lease_that_opens_after_its_deadline_lasts_no_longer_for_it() -> None:
     nft, deadline = Nft(lambda _: 0), boottime()
     held, told = acquire(nft, opens(WEB, "10.0.0.1", deadline))
@@ -204,17 +256,17 @@ def test_a_lease_that_would_be_over_before_it_is_renewed_is_not_opened() -> None
 def test_a_thousand_leases_open_although_that_takes_longer_than_they_may_wait() -> None:
     """They open some at a time. Between two the agent hears its voters, who confirm them anew."""
     kernel: Any = Nft(lambda vips: len(vips) * MILLISECOND // 10)
-    groups = [GroupId(f"{number:016x}") for number in range(1000)]
+    some = groups(1000)
     told: list[Input] = []
 
     async def test() -> None:
         vips = Vips(kernel, kernel, told.append, lambda _: (), kernel)
         soon = boottime() + 40 * MILLISECOND
-        vips.acquire([Acquire(each, 1, (f"vip {each}",), LEASE_NS // 100, soon) for each in groups])
-        while len(vips.held) < len(groups):
+        vips.acquire([Acquire(each, 1, (f"vip {each}",), LEASE_NS // 100, soon) for each in some])
+        while len(vips.held) < len(some):
             now = boottime()
             vips.refresh(
-                [Refresh(each, (f"vip {each}",), Profile.NORMAL, now + SECOND) for each in groups]
+                [Refresh(each, (f"vip {each}",), Profile.NORMAL, now + SECOND) for each in some]
             )
             await asyncio.sleep(0)
         vips.close()
@@ -226,15 +278,15 @@ def test_a_thousand_leases_open_although_that_takes_longer_than_they_may_wait() 
 
 def test_what_waits_to_be_opened_and_is_to_be_closed_does_not_open() -> None:
     kernel: Any = Nft(lambda _: 0)
-    groups = [GroupId(f"{number:016x}") for number in range(2 * AT_ONCE)]
-    last = groups[-1]
+    some = groups(2 * AT_ONCE)
+    last = some[-1]
 
     async def test() -> None:
         vips = Vips(kernel, kernel, print, lambda _: (), kernel)
         soon = boottime() + SECOND
-        vips.acquire([Acquire(each, 1, ("10.0.0.1",), LEASE_NS, soon) for each in groups])
+        vips.acquire([Acquire(each, 1, ("10.0.0.1",), LEASE_NS, soon) for each in some])
         vips.release([Release(last, ("10.0.0.1",))])
-        await until(lambda: len(vips.held) == len(groups) - 1)
+        await until(lambda: len(vips.held) == len(some) - 1)
         await asyncio.sleep(0)
         assert last not in vips.held
         vips.close()
