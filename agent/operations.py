@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.clock import boottime
 from agent.conflicts import shown
 from agent.doctor import examine
 from agent.errands import patience
 from agent.leaving import refuse_stranding
+from agent.promoting import promote
 from agent.survey import survey
 from agent.telling import counters, metrics
 from agent.views import refuse_used
@@ -33,7 +33,7 @@ from protocol.config import Config
 from protocol.contacts import GetContacts, GetOperators, contacts_of, operators_of
 from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.diagnosis import Diagnosis
-from protocol.effects import Force, Outcome, Promote, Propose, Recover
+from protocol.effects import Force, Outcome, Propose, Recover
 from protocol.errors import HalbError, InvalidInput, Refused
 from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
@@ -121,7 +121,7 @@ class Operations:
             case api.Recover():
                 return await self._recover(request.id, request.op)
             case api.PromoteTo():
-                return await self._promote(request.id, request.op)
+                return await promote(self.agent, request.id, request.op)
             case _:
                 raise InvalidInput(f"request {type(request.op).__name__} is not known here")
 
@@ -266,18 +266,6 @@ class Operations:
         self.agent.deliver(Propose(request, change, if_revision, int(time.time()), ns, local))
         # The core's own answer says more than that time is up.
         return await self.agent.errands.wait(future, seconds + GRACE_S)
-
-    async def _promote(self, request: str, op: api.PromoteTo) -> api.Done:
-        future = self.agent.errands.begin(request)
-        began = boottime()
-        self.agent.deliver(Promote(request, op.virtual_server, op.to))
-        outcome = await self.agent.errands.wait(future, patience(op.timeout))
-        took = (boottime() - began) / 1e6
-        server = self.agent.config.virtual_server_named(op.virtual_server)
-        primary = self.agent.primary_name(server.uid) if server else None
-        if outcome.detail == "is primary already":
-            return api.Done(f"{primary} is primary of {op.virtual_server} already", changed=False)
-        return api.Done(f"{primary} is primary of {op.virtual_server}, after {took:.0f} ms")
 
     async def _failover(self, request: str, op: api.Failover) -> api.Done:
         future = self.agent.errands.begin(request)

@@ -92,6 +92,38 @@ def test_a_planned_move_comes_at_its_time(site: Site) -> None:
     assert wait_primary(site, "c", 30.0) > 1.0
 
 
+def test_promote_returns_when_the_successor_serves_and_names_it_whoever_is_asked(
+    site: Site,
+) -> None:
+    """Also a device that does not hear the successor, and knows the former primary only."""
+    promote(site, "a")
+    site.cut("b", "c")
+    for asked, named in (("c", ("--to", "b")), ("b", ("--to", "a")), ("c", ())):
+        ran = site.halbctl(asked, "promote", VIRTUAL_SERVER, *named, "--wait")
+        assert ran.code == 0, ran
+        now = site.primary()
+        assert site.virtual_server(now)["primary"] == now
+        if named:
+            assert f"\n{named[1]} is primary of {VIRTUAL_SERVER}, after " in ran.errors
+            assert now == named[1]
+        else:
+            unheard = f"\n{VIRTUAL_SERVER} has moved, after "
+            assert (f"\n{now} is primary" in ran.errors) or unheard in ran.errors, ran
+            assert now != "a"
+    site.heal("b", "c")
+    wait_serving(site)
+
+
+def test_promote_says_why_it_moved_nothing(site: Site) -> None:
+    promote(site, "a")
+    site.freeze("b")
+    ran = site.halbctl("a", "promote", VIRTUAL_SERVER, "--to", "b", "--wait")
+    site.thaw("b")
+    assert ran.code == ExitCode.FAILED, ran
+    assert site.primary() == "a"
+    wait_serving(site)
+
+
 def test_every_device_explains_and_hears_every_other(site: Site) -> None:
     promote(site, "b")
     promote(site, "a")
