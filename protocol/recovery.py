@@ -20,7 +20,7 @@ from protocol.assignment import wanted_voters
 from protocol.config import Config, Edit
 from protocol.errors import Refused
 from protocol.ids import DeviceId, GroupId, Revision
-from protocol.objects import MAX_VOTERS, Assignment, Value
+from protocol.objects import MAX_VOTERS, Assignment, Key, Value
 from protocol.quorum import has_majority
 
 TERM_LEAP = 1000
@@ -78,11 +78,13 @@ def recovery_edit(
     """New voter lists of survivors, wherever they are no majority any more.
 
     So too where they are none of the voters before a change that needs their word still: it
-    would wait for ever, and with it all that follows.
+    would wait for ever, and with it all that follows. Of a deleted Virtual Server all of whose
+    voters are lost nothing is left, and its VIPs are free.
 
     ``terms``: the newest known term of each Virtual Server's group.
     """
     put: list[Value] = []
+    delete: list[Key] = []
     site = config.site
     assert site is not None
     if site_is_lost(config, survivors):
@@ -97,7 +99,9 @@ def recovery_edit(
         voters = tuple(dict.fromkeys(v for v in wanted if v in survivors))
         if voters:
             put.append(_forced(assignment, voters, terms.get(uid, 0)))
-    return Edit(put=tuple(put))
+        elif server is None:
+            delete.append(("assignment", uid))
+    return Edit(tuple(put), tuple(delete))
 
 
 def _settles(assignment: Assignment, survivors: tuple[DeviceId, ...]) -> bool:

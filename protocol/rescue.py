@@ -146,7 +146,7 @@ class Rescue:
         try:
             survivors = chosen(config, self.me, heard, asked.devices)
             edit = recovery_edit(config, survivors, terms)
-            if not edit.put:
+            if not (edit.put or edit.delete):
                 raise nothing_lost()
         except HalbError as error:
             out.do(Outcome(asked.request, error=error))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.changes import SetDevice
+from protocol.changes import DeleteVirtualServer, PutVirtualServer, SetDevice
 from protocol.config import Edit
 from protocol.describe import describe
+from protocol.document import VirtualServerDocument
 from protocol.effects import Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
@@ -197,6 +198,34 @@ def test_new_voters_are_shown_with_the_name_of_what_they_vote_on() -> None:
     made = recovery_edit(config, (cluster.devices[0].id,), {})
     name = config.virtual_servers[RDP].name
     assert f"~ assignment of {name} voters d1, d2, d3 -> d1" in describe(config, made)
+
+
+def test_recover_frees_the_vips_of_a_deleted_virtual_server_whose_voters_are_lost() -> None:
+    cluster = Cluster(5).settled()
+    first, _, third, *_ = (d.id for d in cluster.devices)
+
+    def serve(name: str, *devices: str) -> None:
+        document = VirtualServerDocument(name=name, vips=("10.0.0.9/24",), devices=devices)
+        assert propose(cluster, third, PutVirtualServer(document), name).error is None
+        cluster.run(3000)
+
+    def held() -> dict[str, tuple[str, ...]]:
+        config = in_force(cluster, third)
+        names = {uid: server.name for uid, server in config.virtual_servers.items()}
+        mine = {v.uid: v for v in config.assignments.values() if v.uid != RDP}
+        return {names.get(u, "gone"): (*v.vips, *v.releasing) for u, v in mine.items()}
+
+    serve("old", "d1")
+    without(cluster, first)
+    assert propose(cluster, third, DeleteVirtualServer("old"), "delete").error is None
+    serve("new", "d3", "d4", "d5")
+    assert held() == {"gone": ("10.0.0.9",), "new": ()}
+    assert recover(cluster, third).error is None
+    cluster.run(3000)
+    assert held() == {"new": ("10.0.0.9",)}
+    cluster.restart(first)
+    cluster.run(8000)
+    assert in_force(cluster, first) == in_force(cluster, third)
 
 
 def test_recover_settles_a_list_that_waits_for_a_device_that_is_gone() -> None:
