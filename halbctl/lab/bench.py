@@ -16,10 +16,10 @@ from typing import Any
 
 from halbctl.errors import note, report
 from halbctl.lab.dataplane import Comparison, compare, lab
-from halbctl.lab.failover import GROUPS, Course, failover, failover_lines
+from halbctl.lab.failover import GROUPS, MODE_WORDS, Course, failover, failover_lines
 from halbctl.lab.kinds import IDLE, KINDS, USUAL
 from halbctl.lab.lifecycle import build, down, ending_signals_raise, up
-from halbctl.lab.plan import Plan
+from halbctl.lab.plan import SNAT, Plan
 from halbctl.lab.rest import Rest, measure_rest
 from halbctl.lab.telling import Telling, measure_telling
 from halbctl.output import Paint, as_json
@@ -56,8 +56,7 @@ def dataplane(rounds: int, name: str) -> Comparison:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if a promise was broken in any run."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument(
         "what",
@@ -79,13 +78,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="EVENT,...",
         help=f"failover: what happens, of {', '.join(sum(GROUPS, ()))} (default: all)",
     )
+    parser.add_argument(
+        "--mode",
+        default=SNAT,
+        metavar="MODE,...",
+        help=f"failover: how packets are forwarded, of {', '.join(MODE_WORDS)} "
+        f"(default: {SNAT}); each mode is a lab of its own",
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a promise was broken in any run."""
+    options = _parser().parse_args(argv)
     name = f"bench-{os.getpid() % 100000}"
     paint = Paint.for_stream(sys.stdout)
     found: dict[str, Any] = {}
     lines: list[str] = []
     try:
+        course = Course.of(options.rounds, options.kinds, options.events, options.mode)
         with ending_signals_raise():
             if options.what in ("rest", "all"):
                 found["rest"] = rest(name)
@@ -99,7 +111,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found["dataplane"] = comparison.to_json()
                 lines += comparison.lines()
             if options.what in ("failover", "all"):
-                course = Course.of(options.rounds, options.kinds, options.events)
                 found["failover"] = failover(course, name)
                 lines += failover_lines(found["failover"], paint)
     except HalbError as error:
