@@ -17,6 +17,7 @@ from typing import Any
 from halbctl.errors import note, report
 from halbctl.lab.dataplane import Comparison, compare, lab
 from halbctl.lab.failover import GROUPS, MODE_WORDS, Course, failover, failover_lines
+from halbctl.lab.instep import check_flows
 from halbctl.lab.kinds import IDLE, KINDS, USUAL
 from halbctl.lab.lifecycle import build, down, ending_signals_raise, up
 from halbctl.lab.plan import SNAT, Plan
@@ -38,10 +39,11 @@ def rest(name: str) -> dict[str, Any]:
     return found.to_json()
 
 
-def telling(rounds: int, name: str) -> Telling:
+def telling(rounds: int, flows: int, name: str) -> Telling:
     """Measure what agents compute while connections come, in a lab that serves."""
+    check_flows(flows)
     try:
-        found = measure_telling(up(Plan(name)), rounds)
+        found = measure_telling(up(Plan(name)), rounds, flows=flows)
     finally:
         down(name)
     return found
@@ -85,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"failover: how packets are forwarded, of {', '.join(MODE_WORDS)} "
         f"(default: {SNAT}); each mode is a lab of its own",
     )
+    parser.add_argument(
+        "--flows",
+        type=int,
+        default=0,
+        help="telling: so many flows are told to a secondary that starts (default: none)",
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table")
     return parser
 
@@ -103,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found["rest"] = rest(name)
                 lines += Rest(**found["rest"]).lines()
             if options.what in ("telling", "all"):
-                told = telling(options.rounds, name)
+                told = telling(options.rounds, options.flows, name)
                 found["telling"] = told.to_json()
                 lines += told.lines()
             if options.what in ("dataplane", "all"):
