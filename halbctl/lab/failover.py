@@ -27,7 +27,7 @@ GROUPS = (
     ("shatter",),
     ("upgrade",),
     ("reload",),
-    ("gateway-added", "gateway-drained"),
+    ("gateway-added", "promote-amid", "gateway-drained"),
 )
 """The events of a round in their order; those of one group only together."""
 MODE_WORDS = (
@@ -127,6 +127,7 @@ def _acts(stage: Stage) -> Mapping[str, Callable[[], Measured]]:
         "crash": lambda: losing(stage.crash),
         "return": lambda: stage.come_back(lost.pop()),
         "promote": lambda: stage.promote(next_device(stage.site)),
+        "promote-amid": lambda: stage.promote(next_device(stage.site), "promote-amid"),
         "hang": stage.hang,
         "kill": lambda: losing(stage.kill),
         "restart": lambda: stage.revive(lost.pop()),

@@ -154,7 +154,7 @@ class Stage:
         """Return of a crashed device: nothing may move."""
         return self.measure("return", lambda: self._back(device, self.site.start))
 
-    def promote(self, to: str) -> Measured:
+    def promote(self, to: str, event: str = "promote") -> Measured:
         """Planned move, to a device that has never seen any of the connections."""
         command = ("promote", VIRTUAL_SERVER, "--to", to, "--wait")
 
@@ -163,7 +163,7 @@ class Stage:
             self.wait_agreed()
             self.site.halbctl(to, *command).check()
 
-        return self.measure("promote", move, renew=True)
+        return self.measure(event, move, renew=True)
 
     def hang(self) -> Measured:
         """SIGSTOP of the primary's agent for a while, then SIGCONT."""

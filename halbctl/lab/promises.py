@@ -28,12 +28,13 @@ TITLES = {
     "upgrade": "agent upgraded",
     "reload": "100 Virtual Servers reloaded",
     "gateway-added": "gateway added",
+    "promote-amid": "planned move after that",
     "gateway-drained": "gateway drained",
 }
 """Events as people read them."""
 STAYS = ("return", "restart", "gateway", "reload", "gateway-added", "gateway-drained")
 """Events in which the primary stays."""
-MOVES = ("crash", "promote", "hang", "kill", "partition", "upgrade")
+MOVES = ("crash", "promote", "promote-amid", "hang", "kill", "partition", "upgrade")
 """Events in which another device becomes primary."""
 
 
@@ -86,7 +87,7 @@ def broken(measured: Measured) -> list[Broken]:
     ]
     if m.event in ("crash", "kill", "partition", "hang"):
         promised.append(_at_most(m.outage_ms, OUTAGE_MS, m.late_ms, "without service"))
-    if m.event == "promote":
+    if m.event in ("promote", "promote-amid"):
         promised.append(_at_most(m.stall_ms, STALL_MS, m.late_ms, "stall"))
     if m.event in STAYS:
         promised.append((m.before == m.after, f"{m.before} stays primary", f"{m.after}"))
