@@ -62,7 +62,6 @@ class Executor:
         self._carrier = carrier
         self._vips = carrier.vips if carrier else None
         self._prober = carrier.prober if carrier else None
-        self._flows = carrier.flows if carrier else None
         self._listener = listener
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -134,8 +133,8 @@ class Executor:
                 self._vips.announce(effect.group)
             case ProbeArbiter() if self._prober is not None:
                 self._prober.ask(effect)
-            case Flush() if self._flows is not None:
-                self._flows.flush(effect)
+            case Flush() if self._carrier is not None:
+                self._carrier.clients.flush(effect, self._carrier.flows.flush)
 
     def _tell(
         self,

@@ -60,10 +60,10 @@ def _note(gateway: Gateway, was: Gateway | None, unix_s: int) -> Former | None:
     if gateway.state == "disabled":
         return None
     if was is not None and was.former is not None and was.former.until > unix_s:
-        # What is older than both changes belongs where it was before the first.
-        weight = was.former.weight
-    else:
-        weight = 0 if was is None or was.state == "disabled" else was.weight
+        # What is older than both changes belongs where it was before the first. Noted also if
+        # that is where it is again: what began in between is remembered elsewhere.
+        return Former(was.former.weight, unix_s + STAY_S)
+    weight = 0 if was is None or was.state == "disabled" else was.weight
     taken_back = was is not None and was.state == "draining"
     if weight == gateway.weight and not (taken_back and gateway.state == "enabled"):
         return None

@@ -16,10 +16,11 @@ from typing import Any
 
 from halbctl.errors import note, report
 from halbctl.lab.dataplane import Comparison, compare, lab
-from halbctl.lab.failover import GROUPS, Course, failover, failover_lines
+from halbctl.lab.failover import GROUPS, MODE_WORDS, Course, failover, failover_lines
+from halbctl.lab.instep import check_flows
 from halbctl.lab.kinds import IDLE, KINDS, USUAL
 from halbctl.lab.lifecycle import build, down, ending_signals_raise, up
-from halbctl.lab.plan import Plan
+from halbctl.lab.plan import SNAT, Plan
 from halbctl.lab.rest import Rest, measure_rest
 from halbctl.lab.telling import Telling, measure_telling
 from halbctl.output import Paint, as_json
@@ -38,10 +39,11 @@ def rest(name: str) -> dict[str, Any]:
     return found.to_json()
 
 
-def telling(rounds: int, name: str) -> Telling:
+def telling(rounds: int, flows: int, name: str) -> Telling:
     """Measure what agents compute while connections come, in a lab that serves."""
+    check_flows(flows)
     try:
-        found = measure_telling(up(Plan(name)), rounds)
+        found = measure_telling(up(Plan(name)), rounds, flows=flows)
     finally:
         down(name)
     return found
@@ -56,8 +58,7 @@ def dataplane(rounds: int, name: str) -> Comparison:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if a promise was broken in any run."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument(
         "what",
@@ -79,19 +80,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="EVENT,...",
         help=f"failover: what happens, of {', '.join(sum(GROUPS, ()))} (default: all)",
     )
+    parser.add_argument(
+        "--mode",
+        default=SNAT,
+        metavar="MODE,...",
+        help=f"failover: how packets are forwarded, of {', '.join(MODE_WORDS)} "
+        f"(default: {SNAT}); each mode is a lab of its own",
+    )
+    parser.add_argument(
+        "--flows",
+        type=int,
+        default=0,
+        help="telling: so many flows are told to a secondary that starts (default: none)",
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if a promise was broken in any run."""
+    options = _parser().parse_args(argv)
     name = f"bench-{os.getpid() % 100000}"
     paint = Paint.for_stream(sys.stdout)
     found: dict[str, Any] = {}
     lines: list[str] = []
     try:
+        course = Course.of(options.rounds, options.kinds, options.events, options.mode)
         with ending_signals_raise():
             if options.what in ("rest", "all"):
                 found["rest"] = rest(name)
                 lines += Rest(**found["rest"]).lines()
             if options.what in ("telling", "all"):
-                told = telling(options.rounds, name)
+                told = telling(options.rounds, options.flows, name)
                 found["telling"] = told.to_json()
                 lines += told.lines()
             if options.what in ("dataplane", "all"):
@@ -99,7 +119,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found["dataplane"] = comparison.to_json()
                 lines += comparison.lines()
             if options.what in ("failover", "all"):
-                course = Course.of(options.rounds, options.kinds, options.events)
                 found["failover"] = failover(course, name)
                 lines += failover_lines(found["failover"], paint)
     except HalbError as error:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from halbctl.lab.modes import prepare
 from halbctl.lab.namespaces import Network, check_lab_name
 from halbctl.lab.plan import Plan
 from halbctl.lab.processes import Service, kill, start_time
@@ -56,6 +57,7 @@ def build(plan: Plan) -> Site:
             _save(site)
         site.network.remove()  # left-overs of a lab whose folder was lost
         site.network.build(plan.hosts)
+        prepare(site)
         _start_processes(site)
     except BaseException:
         down(plan.name)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from halbctl.lab.kinds import IDLE
-from halbctl.lab.plan import VIRTUAL_SERVER
+from halbctl.lab.plan import SNAT, VIRTUAL_SERVER
 from halbctl.lab.probes import Probes
 from halbctl.lab.servers import ECHO, PUSH
 from halbctl.lab.site import START_TIMEOUT, Site, agreed, start_server
@@ -78,6 +78,8 @@ class Measured:
     """Who answered for the first VIP, each time it changed: (seconds since the start, device)."""
     kinds: dict[str, Held] = field(default_factory=dict)
     """The same by kind of connection."""
+    mode: str = SNAT
+    """How packets were forwarded: one of :data:`halbctl.lab.plan.MODES`."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -140,6 +142,7 @@ class Stage:
                 for at, macs in first["changes"]
             ),
             kinds=kinds,
+            mode=self.site.plan.mode,
         )
 
     def crash(self) -> Measured:
@@ -151,7 +154,7 @@ class Stage:
         """Return of a crashed device: nothing may move."""
         return self.measure("return", lambda: self._back(device, self.site.start))
 
-    def promote(self, to: str) -> Measured:
+    def promote(self, to: str, event: str = "promote") -> Measured:
         """Planned move, to a device that has never seen any of the connections."""
         command = ("promote", VIRTUAL_SERVER, "--to", to, "--wait")
 
@@ -160,7 +163,7 @@ class Stage:
             self.wait_agreed()
             self.site.halbctl(to, *command).check()
 
-        return self.measure("promote", move, renew=True)
+        return self.measure(event, move, renew=True)
 
     def hang(self) -> Measured:
         """SIGSTOP of the primary's agent for a while, then SIGCONT."""

@@ -96,9 +96,12 @@ class Network:
             self._add(host, ipv6)
 
     def _add(self, host: Host, ipv6: bool) -> None:
-        namespace = self.namespace(host.name)
-        self.realm.run("ip", "netns", "add", namespace)
-        port = _port(host.name)
+        self.realm.run("ip", "netns", "add", self.namespace(host.name))
+        self.wire(host, ipv6)
+
+    def wire(self, host: Host, ipv6: bool = True) -> None:
+        """Give a host its interface, which it does not have or has lost."""
+        namespace, port = self.namespace(host.name), _port(host.name)
         self._batch(
             SWITCH,
             f"link add name {port} type veth peer name {INTERFACE} "

@@ -18,7 +18,12 @@ OBSERVER = Host("observer", 202)
 WITNESS = Host("witness", 30)
 VIP = "10.77.0.100"
 VIP6 = "fd77::100"
+INNER, INNER6 = "10.77.0.99", "fd77::99"
+"""With ``routed`` gateways answer clients by way of these."""
 VIRTUAL_SERVER = "web"
+SNAT, MEMORY, MEMORYLESS, DSR = MODES = ("snat", "routed-memory", "routed-memoryless", "dsr")
+"""Modes of forwarding. With ``routed`` the kernel remembers flows where gateways take turns,
+and does not where a hash tells of them: each has promises of its own."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Plan:
     ipv6: bool = False
     spare: int = 0
     """So many of the gateways run, and are not behind the Virtual Server."""
+    mode: str = SNAT
+    """One of :data:`MODES`."""
 
     def __post_init__(self) -> None:
         check_lab_name(self.name)
@@ -43,6 +50,8 @@ class Plan:
             raise InvalidInput(
                 f"--gateways {self.gateways} is out of range", f"Use 1 to {MAX_GATEWAYS}."
             )
+        if self.mode not in MODES:
+            raise InvalidInput(f"no mode is named {self.mode!r}", f"Choose of: {', '.join(MODES)}.")
 
     @property
     def device_hosts(self) -> tuple[Host, ...]:
@@ -58,6 +67,18 @@ class Plan:
     @property
     def hosts(self) -> tuple[Host, ...]:
         return (*self.device_hosts, *self.gateway_hosts, CLIENT, OBSERVER)
+
+    @property
+    def forwarding(self) -> str:
+        """The mode as a document names it."""
+        return self.mode.partition("-")[0]
+
+    @property
+    def inner_vips(self) -> tuple[str, ...]:
+        """What the primary has besides the VIPs."""
+        if self.forwarding != "routed":
+            return ()
+        return (INNER, INNER6) if self.ipv6 else (INNER,)
 
     @property
     def vips(self) -> tuple[str, ...]:
@@ -99,13 +120,17 @@ class Plan:
         check = {"type": "tcp", "interval": check_interval, "timeout": min(1.0, check_interval)}
         tcp = [{"protocol": "tcp", "port": port, "check": check} for port in (ECHO, BANNER, PUSH)]
         udp = {"protocol": "udp", "port": ECHO, "check": check}
-        prefixes = {VIP: 24, VIP6: 64}
+        turns = {"balance": "round-robin"} if self.mode == MEMORY else {}
         virtual_server: dict[str, Any] = {
             "name": VIRTUAL_SERVER,
-            "vips": [f"{vip}/{prefixes[vip]}" for vip in self.vips],
+            "vips": list(map(_with_prefix, self.vips)),
             "gateways": gateways,
-            "listeners": [*tcp, udp],
+            "listeners": [listener | turns for listener in (*tcp, udp)],
         }
+        if self.mode != SNAT:
+            virtual_server["forwarding"] = self.forwarding
+        if self.inner_vips:
+            virtual_server["inner_vips"] = list(map(_with_prefix, self.inner_vips))
         if self.witness:
             virtual_server["witnesses"] = [WITNESS.name]
         elif self.devices == 2:
@@ -114,3 +139,7 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _with_prefix(vip: str) -> str:
+    return f"{vip}/{64 if ':' in vip else 24}"

@@ -1,19 +1,19 @@
 """What it costs to tell the secondaries of a thousand new connections a second.
 
 Real connections through the VIP: what agents compute while they come is compared with what
-they compute at rest, in turns in one lab.
+they compute at rest, in turns in one lab. And, if wanted, what it takes to tell of many at once.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
+from halbctl.lab.instep import InStep, entries, measure_in_step
 from halbctl.lab.plan import CLIENT, VIP
 from halbctl.lab.probes import python_environment
 from halbctl.lab.processor import shares
@@ -56,6 +56,7 @@ class Telling:
     """Connections that were answered."""
     told: list[int]
     """Flows that a secondary knew at the end of a turn."""
+    in_step: InStep | None = None
 
     def _medians(self, turns: list[Turn]) -> dict[str, float]:
         return {
@@ -66,11 +67,12 @@ class Telling:
 
     def broken(self) -> list[str]:
         """In words, if they take more than is wanted."""
+        late = self.in_step.broken() if self.in_step else []
         more = self._medians(self.primary)["more"]
         if more <= WANTED:
-            return []
+            return late
         what = f"{RATE} connections a second take {more:.1f} % of a core on the primary"
-        return [f"{what}, wanted at most {WANTED:g} %"]
+        return [f"{what}, wanted at most {WANTED:g} %", *late]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -94,11 +96,13 @@ class Telling:
                 f" {found['more']:.2f} % more"
             )
         lines.append(f"  flows that a secondary knew then: {median(self.told):,.0f}")
+        if self.in_step:
+            lines.append(self.in_step.line())
         return [*lines, *(f"BROKEN {each}" for each in self.broken()), ""]
 
 
-def measure_telling(site: Site, turns: int, seconds: float = TURN_S) -> Telling:
-    """Measure in a lab of three devices that serves."""
+def measure_telling(site: Site, turns: int, seconds: float = TURN_S, *, flows: int = 0) -> Telling:
+    """Measure in a lab of three devices that serves; with ``flows`` at once if there are any."""
     primary = site.primary()
     pids = {host.name: site.agent_pid(host.name) for host in site.plan.device_hosts}
     others = [name for name in pids if name != primary]
@@ -109,12 +113,12 @@ def measure_telling(site: Site, turns: int, seconds: float = TURN_S) -> Telling:
         rest = shares(pids, seconds)
         load = _start(site, seconds)
         busy = shares(pids, seconds)
-        found.told.append(_entries(site, others[0]))
+        found.told.append(entries(site, others[0]))
         found.per_second.append(_answered(load) / seconds)
         for name in (primary, *others):
             kept = found.primary if name == primary else found.secondaries
             kept.append(Turn(rest[name], busy[name]))
-    return found
+    return replace(found, in_step=measure_in_step(site, flows)) if flows else found
 
 
 def _start(site: Site, seconds: float) -> subprocess.Popen[str]:
@@ -133,9 +137,3 @@ def _answered(load: subprocess.Popen[str]) -> int:
     if load.returncode or not int(printed):
         raise Refused(f"no connection to {VIP} was answered")
     return int(printed)
-
-
-def _entries(site: Site, device: str) -> int:
-    """Entries in a device's connection table."""
-    path = "/proc/sys/net/netfilter/nf_conntrack_count"
-    return int(json.loads(site.network.run(device, "cat", path)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from halbctl.lab.namespaces import Network
 from protocol.objects import Gateway
-from tests.kernel.namespaces import VIP, VIP6
+from tests.kernel.namespaces import VIPS
 
 INNER = {4: "10.77.0.101", 6: "fd77::101"}
 """Inner VIPs, by IP version."""
@@ -21,8 +21,14 @@ def by_both(names: Sequence[str], first: int) -> list[Gateway]:
     ]
 
 
-def prepare(network: Network, gateway: str, mode: str, client: Mapping[int, str]) -> None:
-    """A route to the client through the inner VIP, or the VIP on ``lo`` and silence about it.
+def prepare(
+    network: Network,
+    gateway: str,
+    mode: str,
+    client: Mapping[int, str],
+    vips: Sequence[str] = VIPS,
+) -> None:
+    """A route to the client through the inner VIP, or the VIPs on ``lo`` and silence about them.
 
     The client, known by its addresses, is in the gateways' own network, so the route is one to
     it alone.
@@ -33,9 +39,9 @@ def prepare(network: Network, gateway: str, mode: str, client: Mapping[int, str]
         for where in ("all", "eth0")
     )
     network.run(gateway, "sysctl", "-qw", *settings)
-    for version, vip in ((4, VIP), (6, VIP6)):
+    for vip in vips:
+        version, length = (6, 128) if ":" in vip else (4, 32)
         ip = ("ip", f"-{version}")
-        length = 32 if version == 4 else 128
         if mode == "dsr":
             network.run(gateway, *ip, "address", "replace", f"{vip}/{length}", "dev", "lo")
             network.run(gateway, *ip, "route", "flush", f"{client[version]}/{length}")

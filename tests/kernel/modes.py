@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -31,6 +31,8 @@ KNOWN = [replaced(each, client_connections=100_000) for each in LISTENERS]
 
 def serves(mode: str) -> VirtualServer:
     """The Virtual Server of a mode; ``known`` is `routed` with memory."""
+    if mode == "snat":
+        return virtual_server(GATEWAYS, LISTENERS)
     if mode == "dsr":
         return replaced(virtual_server(GATEWAYS, LISTENERS), forwarding="dsr")
     listeners = [*(KNOWN if mode == "known" else LISTENERS), SHIFTED]
@@ -39,6 +41,7 @@ def serves(mode: str) -> VirtualServer:
 
 
 MODES = ("routed", "known", "dsr")
+"""Those in which gateways see the client."""
 
 
 @dataclass
@@ -49,18 +52,19 @@ class Farm:
     client: Inside
     leased: tuple[str, ...] = ()
 
-    def use(self, mode: str, *listeners: Listener) -> None:
+    def use(self, mode: str, *listeners: Listener, vips: Sequence[str] = VIPS) -> None:
         """Serve in this mode, with ``a`` as the primary; with these listeners if given."""
-        server = serves(mode)
+        written = tuple(f"{vip}/{64 if ':' in vip else 24}" for vip in vips)
+        server = replaced(serves(mode), vips=written)
         if listeners:
             server = replaced(server, listeners=listeners)
-        self.leased = (*VIPS, *(INNER.values() if server.inner_vips else ()))
+        self.leased = (*vips, *(INNER.values() if server.inner_vips else ()))
         for device in (self.a, self.b):
             device.drop(self.leased)
             device.reconcile(Desired((server,), {UID: self.leased}))
             device.run("conntrack", "-F")
         for gateway in NAMES:
-            prepare(self.network, gateway, mode, CLIENT)
+            prepare(self.network, gateway, mode, CLIENT, vips)
         self.a.take(self.leased)
 
     def answered_by(self, vip: str) -> str:

@@ -22,7 +22,9 @@ from agent.leftovers import Leftovers
 from agent.ruleset import Desired
 from halbctl.lab.probes import Probe
 from halbctl.lab.servers import BANNER, ECHO, PUSH
-from protocol.objects import Former, Gateway, Listener
+from protocol.config import Config, Edit
+from protocol.objects import Former, Gateway, Listener, VirtualServer
+from protocol.settling import noted
 from protocol.timing import SECOND
 from tests.kernel.modes import (
     CLIENT,
@@ -204,6 +206,30 @@ def test_connections_stay_while_gateways_come_grow_and_go(
         built.a.drop(built.leased)
         built.b.take(built.leased)
         assert all_live(), "after a takeover by a device that was told"
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("mode", MODES)
+def test_connections_stay_while_a_weight_is_changed_and_taken_back(
+    built: Farm, opened: list[socket.socket], mode: str, vip: str
+) -> None:
+    built.use(mode)
+    server = serves(mode)
+    for weight in (200, 1):
+        opened += (built.client.call(connect, vip, ECHO, 1.0) for _ in range(20))
+        config = Config().edited(Edit(put=(server,)), 1)
+        gateways = (
+            replaced(g, weight=weight) if g.name.startswith("gw2") else g for g in server.gateways
+        )
+        wanted = Edit(put=(replaced(server, gateways=tuple(gateways)),))
+        (changed,) = noted(config, wanted, int(time.time())).put
+        assert isinstance(changed, VirtualServer)
+        server = changed
+        for device in (built.a, built.b):
+            device.reconcile(Desired((server,), {UID: built.leased}))
+        for sock in opened:
+            sock.sendall(b"?")
+        assert [sock.recv(1) for sock in opened] == [b"?"] * len(opened)
 
 
 @pytest.mark.parametrize("vip", VIPS)

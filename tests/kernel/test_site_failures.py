@@ -11,8 +11,9 @@ import pytest
 
 from agent.history import FILE as HISTORY
 from halbctl.lab.measure import Stage, next_device
+from halbctl.lab.namespaces import INTERFACE
 from halbctl.lab.plan import VIRTUAL_SERVER
-from halbctl.lab.site import Site
+from halbctl.lab.site import START_TIMEOUT, Site
 from tests.kernel.sites import assert_kept, serving
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("failures")]
@@ -67,6 +68,26 @@ def test_without_a_majority_nobody_owns_the_vip_and_healing_brings_it_back(
     apart = on_stage.shatter()
     assert_kept(apart)
     assert apart.outage_ms > 1000
+
+
+def test_a_primary_whose_interface_is_taken_away_and_given_anew(on_stage: Stage) -> None:
+    site = on_stage.site
+    former = site.primary()
+    other = next_device(site)
+
+    def taken_away() -> None:
+        site.network.run(former, "ip", "link", "delete", INTERFACE)
+        moved = f"somebody takes over from {former}"
+        site.wait(moved, lambda: site.virtual_server(other)["primary"] != former, START_TIMEOUT)
+
+    def given() -> None:
+        site.network.wire(site.plan.host(former))
+        on_stage.wait_fit(former)
+
+    assert_kept(on_stage.measure("crash", taken_away))
+    assert f"interface {INTERFACE} does not exist" in site.status(former)["warnings"]
+    assert_kept(on_stage.measure("return", given))
+    assert_kept(on_stage.promote(former))
 
 
 def test_histories_on_disks_that_hang_hold_nobody_up(on_stage: Stage) -> None:

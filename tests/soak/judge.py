@@ -24,13 +24,14 @@ CALM_S = 4.0
 """Without faults for so long, agents have started, and told secondaries of every connection."""
 FLUSHED_S = 3.0
 """A device without rules resets what it does not know; TCP may notice a retransmission later."""
-_MOVE_SLOTS = (
-    ("apply", ""),
-    ("gateway-dead", ""),
-    ("end-gateway-dead", ""),
-    ("gateway-unplugged", ""),
-    ("end-gateway-unplugged", ""),
-)
+DIRECT_YOUNG_S = 3.0
+"""With ``dsr`` secondaries are told every 2 s of connections whose slots moved..."""
+DIRECT_AGAIN_S = 34.0
+"""...and every 30 s again, which is when one hears of them that was away, or lost its rules."""
+BACK_S = 5.0
+"""A gateway that is there again has its slots again after so long at the latest."""
+_DEATHS = ("gateway-dead", "gateway-unplugged")
+_ENDS = (*_DEATHS, *(f"end-{what}" for what in _DEATHS))
 FAULTS = ("crash", "hang", "kill", "stop", "unplug", "isolate", "cut", "cut-one-way", "flush")
 
 
@@ -157,7 +158,7 @@ class Judge:
         journal, target = self._stage.journal, TARGETS[lost.target]
         # One that only listens does not learn that it was reset; one that speaks does at once.
         born, ended = lost.born - 2.0, lost.last if lost.reason == "silent" else lost.at
-        for what in ("gateway-dead", "gateway-unplugged"):
+        for what in _DEATHS:
             ends = list(journal.find(f"end-{what}", lost.gateway, born))
             begins = list(journal.find(what, lost.gateway, until=lost.at))
             if begins and (ends or begins[-1].at >= born):
@@ -169,32 +170,58 @@ class Judge:
             return "a device had lost its rules", True
         if lost.last - lost.born < YOUNG_S[target.kind]:
             return "it was young", True
-        moved = target.server == SIX or any(
-            list(journal.find(what, subject, born, lost.at)) for what, subject in _MOVE_SLOTS
-        )  # where gateways take turns no slot tells of them
-        moved = moved or bool(list(journal.find("slots", target.server, born, lost.at)))
         forgets = target.server == DIRECT or (target.server == FLOW and not self._sticky)
-        if moved and forgets:
-            return "its slot moved, and nothing remembers it", True
-        # While a gateway drains, what has begun since is at a gateway that no slot tells of.
-        since = 0.0 if forgets else born
-        moved = moved or bool(list(journal.find("drained", target.server, since, lost.at)))
-        told = self._told_in(lost.born + YOUNG_S[target.kind], ended)
+        if forgets and self._began_elsewhere(lost):
+            return "a gateway has come back to its slot, and nothing remembers it", True
+        if forgets:
+            # For a day slots tell only of what is older than the change.
+            moved = self._edited(target.server, 0.0, lost.at)
+        else:
+            moved = target.server == SIX or self._edited(target.server, born, lost.at)
+            moved = moved or any(list(journal.find(what, "", born, lost.at)) for what in _ENDS)
+        if target.server == DIRECT:
+            told = self._told_of_direct(lost, ended)
+        else:
+            told = self._told_in(lost.born + YOUNG_S[target.kind], ended)
         if moved and not told:
             return "its slot moved, and faults kept secondaries from being told", True
-        if len(self._stage.carriers) == 2 and target.kind == "push" and not told:
+        if len(self._stage.carriers) == 2 and target.kind == "push" and not told and not forgets:
             return "the only other device was away, or had just come back", True
         return f"unexplained{', its slot moved' if moved else ''}", False
 
-    def _told_in(self, since: float, until: float) -> bool:
+    def _edited(self, server: str, since: float, until: float) -> bool:
+        """Whether operators moved slots of a Virtual Server."""
+        edits = (("apply", ""), ("slots", server), ("drained", server))
+        find = self._stage.journal.find
+        return any(list(find(what, subject, since, until)) for what, subject in edits)
+
+    def _began_elsewhere(self, lost: Lost) -> bool:
+        """Whether another gateway was gone as it began, and came back until it was lost."""
+        find = self._stage.journal.find
+        for what in _DEATHS:
+            for end in find(f"end-{what}", "", lost.born - BACK_S, lost.at):
+                if list(find(what, end.subject, until=min(lost.born, end.at))):
+                    return True
+        return False
+
+    def _told_of_direct(self, lost: Lost, ended: float) -> bool:
+        """Whether all devices were told of one with ``dsr``, and none forgot it since."""
+        flushes = [entry.at for entry in self._stage.journal.find("flush", "", lost.born, ended)]
+        young = lost.born + DIRECT_YOUNG_S
+        if not flushes and self._told_in(lost.born - CALM_S, young, CALM_S + DIRECT_YOUNG_S):
+            return True
+        return self._told_in(max([lost.born, *flushes]), ended, DIRECT_AGAIN_S)
+
+    def _told_in(self, since: float, until: float, calm_s: float = CALM_S) -> bool:
         """Whether there was a time without faults in which all secondaries were told."""
+        calm_s -= 0.01  # times are rounded
         active: Counter[str] = Counter()
         calm = 0.0
         for entry in list(self._stage.journal.entries):
             if entry.kind != "act":
                 continue
             calm_since = max(since, calm)
-            if not active.total() and min(entry.at, until) - calm_since >= CALM_S:
+            if not active.total() and min(entry.at, until) - calm_since >= calm_s:
                 return True
             if entry.what in FAULTS:
                 active[entry.what + entry.subject] += 1
@@ -203,7 +230,7 @@ class Judge:
                 calm = entry.at
             elif entry.what == "healed":
                 calm = entry.at
-        return not active.total() and until - max(since, calm) >= CALM_S
+        return not active.total() and until - max(since, calm) >= calm_s
 
 
 def evidence(stage: Stage) -> None:

@@ -69,6 +69,14 @@ def test_of_changes_in_a_row_the_oldest_counts_for_each_gateway() -> None:
     assert notes(config)["gw3"] == (7, UNTIL + 60 + STAY_S), "the first is over"
 
 
+def test_a_change_that_is_taken_back_is_settled_later() -> None:
+    """What began meanwhile is where no slot leads it any more."""
+    there, back = (SetGateway("rdp", "gw2", weight=weight) for weight in (5, 2))
+    assert changed(site(DIRECT), there, back) == {"gw2": (2, UNTIL)}
+    config = after(site(DIRECT), there)
+    assert notes(after(config, back, UNTIL + 9)) == {"gw2": (5, UNTIL + 9 + STAY_S)}
+
+
 def test_the_state_of_one_that_drains_says_enough() -> None:
     drain = SetGateway("rdp", "gw1", state="draining")
     assert changed(site(DIRECT), drain) == {}

@@ -14,7 +14,7 @@ from halbctl.lab.plan import Plan
 from tests.soak.holder import Lost
 from tests.soak.journal import Journal
 from tests.soak.judge import CALM_S, Judge
-from tests.soak.stage import FLOW, SIX, TARGETS, WEB, Stage, document
+from tests.soak.stage import DIRECT, FLOW, SIX, TARGETS, WEB, Stage, document
 from tests.soak.wishes import Wishes
 
 FIRST = document(Plan(ipv6=True), sticky=False)
@@ -102,7 +102,50 @@ def test_where_no_slot_tells_of_it_a_reset_is_explained_if_secondaries_could_not
     assert not explained(journal, WEB), "its slot never moved"
 
 
-def test_a_slot_that_moved_explains_the_reset_of_what_nothing_remembers(journal: Journal) -> None:
+@pytest.mark.parametrize("server", [FLOW, DIRECT])
+def test_what_nothing_remembers_stays_while_operators_move_its_slot(
+    journal: Journal, server: str
+) -> None:
+    for at, what in ((90.0, "apply"), (120.0, "drained"), (130.0, "slots")):
+        journal.note("act", what, "" if what == "apply" else server, at=at)
+        assert not explained(journal, server)
+    journal.note("act", "promote", server, at=150.0)
+    assert not explained(journal, server)
+
+
+@pytest.mark.parametrize(("back", "enough"), [(90.0, False), (97.0, True), (130.0, True)])
+@pytest.mark.parametrize("server", [FLOW, DIRECT])
+def test_a_gateway_that_comes_back_to_its_slot_explains_the_reset_of_what_began_meanwhile(
+    journal: Journal, server: str, back: float, enough: bool
+) -> None:
+    journal.note("act", "gateway-dead", "gw2", at=80.0)
+    assert not explained(journal, server)
+    journal.note("act", "end-gateway-dead", "gw2", at=back)
+    assert explained(journal, server) == enough
+
+
+def test_a_gateway_that_died_later_explains_nothing(journal: Journal) -> None:
+    journal.note("act", "gateway-dead", "gw2", at=110.0)
+    journal.note("act", "end-gateway-dead", "gw2", at=130.0)
     assert not explained(journal, FLOW)
-    journal.note("act", "slots", FLOW, at=130.0)
-    assert explained(journal, FLOW)
+
+
+@pytest.mark.parametrize(
+    ("what", "begins", "ends", "enough"),
+    [
+        ("kill", 102.0, 103.0, True),
+        ("kill", 99.0, 103.0, True),
+        ("kill", 104.0, 105.0, False),
+        ("flush", 140.0, 140.1, True),
+    ],
+)
+def test_with_dsr_a_device_that_was_not_told_or_forgot_explains_a_reset_after_slots_moved(
+    journal: Journal, what: str, begins: float, ends: float, enough: bool
+) -> None:
+    journal.note("act", what, "b", at=begins)
+    journal.note("act", f"end-{what}", "b", at=ends)
+    assert not explained(journal, DIRECT), "its slot never moved"
+    journal.note("act", "hang", "a", at=134.0)
+    journal.note("act", "end-hang", "a", at=135.0)
+    journal.note("act", "drained", DIRECT, at=20.0)
+    assert explained(journal, DIRECT) == enough

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from agent.clients import StickyClients
 from agent.gated import class_id, numbers
 from agent.sticky import elements, parse
-from protocol.changes import DeleteVirtualServer
+from protocol.changes import DeleteVirtualServer, SetGateway
 from protocol.clients import MAX_LEFT_MS, Client, ClientsKept, pack
+from protocol.config import Config
 from protocol.errors import MalformedMessage
+from protocol.flows import Flush
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import Gateway, VirtualServer
 from tests.unit.listening import run
@@ -145,3 +147,70 @@ def test_a_virtual_server_that_goes_while_its_clients_are_read_ends_nothing_else
     assert to == "0000000000000002"
     assert isinstance(message, ClientsKept)
     assert message.group == both[1].uid
+
+
+def moving(config: Config) -> tuple[Any, list[tuple[DeviceId, object]], list[Flush]]:
+    """A primary whose kernel has met one more at each look; what it told, and what was next."""
+    told: list[tuple[DeviceId, object]] = []
+    passed: list[Flush] = []
+    known: dict[str, Client] = {}
+
+    async def read(_: object) -> dict[str, Client]:
+        number = len(known) + 1
+        known[f"0.0.0.{number}"] = Client(f"0.0.0.{number}", 1, 9000)
+        return dict(known)
+
+    kernel: Any = SimpleNamespace(do=read)
+    clients: Any = StickyClients(ME, kernel)
+    clients._send = lambda *each: told.append(each)
+    clients.on_config(config, [server_of(config)])
+    clients.flush(Flush(server_of(config).uid, NEXT), passed.append)
+    return clients, told, passed
+
+
+MOVED = after(site({**RDP, "forwarding": "dsr"}), SetGateway("rdp", "gw2", weight=5))
+NEXT = DeviceId("0000000000000002")
+
+
+def test_before_a_planned_move_the_successor_is_told_of_all_connections_and_of_the_newest() -> None:
+    async def test() -> None:
+        clients, told, passed = moving(MOVED)
+        assert not passed
+        await next(iter(clients._moves.values()))
+        assert passed == [Flush(server_of(MOVED).uid, NEXT)]
+        assert {to for to, _ in told} == {NEXT}
+        addresses = [[c.address for c in m.clients] for _, m in told if isinstance(m, ClientsKept)]
+        assert addresses == [["0.0.0.1"], ["0.0.0.2"]]
+        assert not clients._moves
+        await clients.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "listeners", [[], [{"protocol": "tcp", "port": 80, "sticky": 60}]], ids=["none", "sticky"]
+)
+def test_a_planned_move_waits_for_no_sticky_clients(listeners: list[dict[str, Any]]) -> None:
+    async def test() -> None:
+        clients, told, passed = moving(site({**RDP, "listeners": listeners}))
+        assert len(passed) == 1
+        assert not told
+        await clients.close()
+
+    run(test())
+
+
+def test_a_planned_move_that_begins_anew_or_an_agent_that_stops_ends_the_one_before() -> None:
+    async def test() -> None:
+        clients, _, passed = moving(MOVED)
+        (first,) = clients._moves.values()
+        clients.flush(Flush(server_of(MOVED).uid, ME), passed.append)
+        (second,) = clients._moves.values()
+        await second
+        assert first.cancelled()
+        assert [each.to for each in passed] == [ME]
+        clients.flush(Flush(server_of(MOVED).uid, NEXT), passed.append)
+        await clients.close()
+        assert len(passed) == 1
+
+    run(test())
