@@ -12,9 +12,10 @@ in :mod:`agent.direct`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from agent import quoting
 from agent.distribution import (
     AT_REST,
     GOES_ON,
@@ -24,6 +25,7 @@ from agent.distribution import (
     derivable,
     refusal,
     selector,
+    slot_of,
     slot_rule,
 )
 from agent.ipversion import KEYWORD, SUFFIX
@@ -41,6 +43,8 @@ TRANSLATED = "translated"
 DIRECT, RETURNS, ANSWERS, REPLIES = "direct", "returns", "answers", "replies"
 """Maps to chains, and a set. By VIP: what goes out without memory. By gateway: what comes
 back from there without and with memory; and what comes back without, before it is looked at."""
+ERRORS = "errors"
+"""Map from VIPs to the chains for errors of ICMP about what goes without memory."""
 RANGED = "_ranges"
 """Ends the name of a map for listeners with several ports."""
 _KEY = " . inet_proto . inet_service"
@@ -48,7 +52,11 @@ MAPS = {
     name + end: f"{_KEY} : verdict;{flags}"
     for name in (DIRECT, RETURNS, ANSWERS)
     for end, flags in (("", ""), (RANGED, " flags interval;"))
-} | {SERVICES: f"{_KEY} : verdict;", RANGES: f"{_KEY} : verdict; flags interval;"}
+} | {
+    SERVICES: f"{_KEY} : verdict;",
+    RANGES: f"{_KEY} : verdict; flags interval;",
+    ERRORS: " : verdict;",
+}
 SETS = {TRANSLATED: ";", REPLIES: f"{_KEY};", REPLIES + RANGED: f"{_KEY}; flags interval;"}
 """What follows the type of an address in the declarations of maps and of sets."""
 HOOKS = {
@@ -157,9 +165,15 @@ def passage(
     out, back = f"{name}_out", f"{name}_back"
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
     rules, sets = _rewrite(vs, listener, version, down)
+    errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
     return Passage(
-        {out: rules, back: _back(listener, version, vips[0])},
         {
+            out: rules,
+            back: _back(listener, version, vips[0]),
+            errors: _errors(vs, listener, version, vips[0], down),
+        },
+        {
+            ERRORS: {vips[0]: f"goto {errors}"},
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
             RETURNS + ranged: dict.fromkeys(answers, f"goto {back}"),
@@ -193,6 +207,7 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
                 REPLIES,
                 "{ip} saddr . meta l4proto . th sport @{name} fib daddr type != local notrack",
             ),
+            (ERRORS, "{too_large} {ip} daddr vmap @{name}"),
         ),
         "outbound": (
             # Where somebody set a zone of the connection table, nothing can be `notrack`ed.
@@ -206,7 +221,11 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for chain, rules in patterns.items():
         found[chain] = tuple(
-            pattern.format(ip=KEYWORD[version], name=name + SUFFIX[version])
+            pattern.format(
+                ip=KEYWORD[version],
+                name=name + SUFFIX[version],
+                too_large=quoting.TOO_LARGE[version],
+            )
             for base, pattern in rules
             for name in (base, base + RANGED)
             for version in (4, 6)
@@ -244,6 +263,20 @@ def _back(listener: Listener, version: int, vip: str) -> tuple[str, ...]:
         f"{which}{head}{KEYWORD[version]} saddr set {vip} {port}accept"
         for which, port in _writings(listener, "sport", listener.port)
     )
+
+
+def _errors(
+    vs: VirtualServer, listener: Listener, version: int, vip: str, down: frozenset[GatewayKey]
+) -> tuple[str, ...]:
+    """Send an error about a packet of the listener to the gateway that wrote it."""
+    gateways = candidates(vs, version, down)
+    if not gateways:
+        return ()
+    shares = selector(vs, listener, version, gateways, AT_REST)
+    way = replace(shares, expression=slot_of(vs, quoting.flow_key(listener, version))).gateway()
+    match = quoting.about(listener, version, (vip,))
+    written = quoting.rewritten(listener, version, vip, shares.addresses, shares.only)
+    return (f"{match} notrack {way.ahead}{written} meta priority set none accept",)
 
 
 def _writings(listener: Listener, end: str, port: int) -> Iterator[tuple[str, str]]:
