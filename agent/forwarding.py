@@ -22,14 +22,14 @@ from agent.distribution import (
     OPENS,
     GatewayKey,
     candidates,
-    derivable,
     refusal,
     selector,
     slot_of,
     slot_rule,
 )
 from agent.ipversion import KEYWORD, SUFFIX
-from agent.staying import amid, before
+from agent.staying import amid, before, earlier
+from protocol.forwarding import hashed_by
 from protocol.objects import Listener, VirtualServer
 from protocol.ports import HIGHEST, Ports, overlap
 
@@ -98,11 +98,9 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
     find the same gateway; and a gateway's own connections must not look like answers.
     While slots move those that are met have entries (:func:`forgets`).
     """
-    limits = listener.client_connections or listener.client_rate or vs.slow_start
     return (
         vs.forwarding == "routed"
-        and derivable(vs, listener)
-        and not limits
+        and hashed_by(vs, listener) != ""
         and len(vips) == 1
         and not _may_be_own(listener)
     )
@@ -154,8 +152,8 @@ def passage(
     ranged = RANGED if listener.last_port else ""
     if not forgets(vs, listener, version, vips):
         known = f"{name}_answer"
-        amid = memoryless(vs, listener, vips)
-        ahead, sets = _going_on(vs, listener, version, down) if amid else ((), {})
+        older = memoryless(vs, listener, vips) or _was_memoryless(listener)
+        ahead, sets = _going_on(vs, listener, version, down) if older else ((), {})
         return Passage(
             {known: _answer(listener, version, tuple(v for v in vips if v in sole) or vips)},
             {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")},
@@ -182,18 +180,22 @@ def passage(
     )
 
 
+def _was_memoryless(listener: Listener) -> bool:
+    return listener.former is not None and listener.former.balance != ""
+
+
 def _going_on(
     vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Rules for what began without an entry, and is met while slots move; sets for them.
 
-    It goes by the slots as they were before.
+    It goes by the slots as they were before, or by what was hashed then.
     """
     former = before(vs)
     gateways = candidates(former, version, down)
     if not gateways:
         return (), {}
-    found = selector(former, listener, version, gateways, AT_REST)
+    found = selector(former, earlier(listener), version, gateways, AT_REST)
     rule, sets = slot_rule(listener, version, found)
     return (f"{GOES_ON} {rule}",), sets
 
