@@ -38,7 +38,7 @@ from agent.distribution import (
 )
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from agent.quoting import KINDS
-from agent.staying import amid, answering, before
+from agent.staying import amid, answering, before, earlier
 from protocol.objects import Listener, VirtualServer
 from protocol.seats import seats
 from protocol.settling import STAY_S
@@ -311,7 +311,7 @@ def _shares(lane: _Lane, down: frozenset[GatewayKey]) -> tuple[Selector | None, 
     then = (candidates(former, version, down) or now) if amid(vs, listener, version) else ()
     return (
         selector(vs, listener, version, now, AT_REST) if now else None,
-        selector(former, listener, version, then, AT_REST) if then else None,
+        selector(former, earlier(listener), version, then, AT_REST) if then else None,
     )
 
 
@@ -332,7 +332,7 @@ def _errors(
         to = lane.forwarded(seat_map(lane.there(down)))
         yield f"{match} {number} {lane.looked_up} {_UNMARKED} {to}"
         match = f"{match} {_UNMARKED}"
-    key = quoting.flow_key(listener, version)
+    key = quoting.flow_key(earlier(listener), version)
     way = replace(shares, expression=slot_of(lane.vs, key)).gateway()
     yield f"{match} {way.ahead}{lane.forwarded(way.expression)}"
 
@@ -353,7 +353,7 @@ def _rules(
         rules.insert(0, f"{OPENS} accept")
     # An update would leave another gateway in the element of a client that has its port again.
     rules.append(f"{OPENS} delete @{lane.known} {{ meta mark : 0:1 }}")
-    if present is not None and (moved := _moved(past.slots, present.slots)):
+    if present is not None and (moved := _moved(past, present)):
         way = present.seat_of(moved)
         sets |= way.sets
         rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S, FIRST)}")
@@ -368,6 +368,8 @@ def _rules(
     return tuple(rules), {**sets, **way.sets}
 
 
-def _moved(past: tuple[str, ...], present: tuple[str, ...]) -> list[int]:
-    """Slots that another gateway has now."""
-    return [n for n, (was, now) in enumerate(zip(past, present, strict=True)) if was != now]
+def _moved(past: Selector, present: Selector) -> list[int]:
+    """Slots of which flows may have another gateway now."""
+    otherwise = past.expression != present.expression
+    pairs = zip(past.slots, present.slots, strict=True)
+    return [n for n, (was, now) in enumerate(pairs) if otherwise or was != now]

@@ -21,7 +21,7 @@ from functools import lru_cache
 from agent.hashing import assign_slots, rotation
 from agent.ipversion import KEYWORD
 from protocol.ids import GroupId
-from protocol.objects import PURE, SLOTS, Gateway, Listener, VirtualServer
+from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
 from protocol.seats import seats
 
 OPENS = "tcp flags & (fin|syn|rst|ack) == syn"
@@ -250,15 +250,6 @@ def _weights(
         g.address: g.weight if at_rest else max(1, g.weight * parts[g.name][0] * parts[g.name][1])
         for g in gateways
     }
-
-
-def derivable(vs: VirtualServer, listener: Listener) -> bool:
-    """Whether every device finds the same gateway from a packet of the flow alone.
-
-    Only such a listener can do without connection entries.
-    """
-    limited = any(g.max_connections for g in vs.gateways)
-    return listener.balance in PURE and not listener.sticky and not limited
 
 
 def translation(listener: Listener, version: int, to: str, *, mapped: bool = False) -> str:

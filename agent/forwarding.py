@@ -12,22 +12,24 @@ in :mod:`agent.direct`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from agent import quoting
 from agent.distribution import (
     AT_REST,
     GOES_ON,
     OPENS,
     GatewayKey,
     candidates,
-    derivable,
     refusal,
     selector,
+    slot_of,
     slot_rule,
 )
 from agent.ipversion import KEYWORD, SUFFIX
-from agent.staying import amid, before
+from agent.staying import amid, before, earlier
+from protocol.forwarding import hashed_by
 from protocol.objects import Listener, VirtualServer
 from protocol.ports import HIGHEST, Ports, overlap
 
@@ -41,6 +43,8 @@ TRANSLATED = "translated"
 DIRECT, RETURNS, ANSWERS, REPLIES = "direct", "returns", "answers", "replies"
 """Maps to chains, and a set. By VIP: what goes out without memory. By gateway: what comes
 back from there without and with memory; and what comes back without, before it is looked at."""
+ERRORS = "errors"
+"""Map from VIPs to the chains for errors of ICMP about what goes without memory."""
 RANGED = "_ranges"
 """Ends the name of a map for listeners with several ports."""
 _KEY = " . inet_proto . inet_service"
@@ -48,7 +52,11 @@ MAPS = {
     name + end: f"{_KEY} : verdict;{flags}"
     for name in (DIRECT, RETURNS, ANSWERS)
     for end, flags in (("", ""), (RANGED, " flags interval;"))
-} | {SERVICES: f"{_KEY} : verdict;", RANGES: f"{_KEY} : verdict; flags interval;"}
+} | {
+    SERVICES: f"{_KEY} : verdict;",
+    RANGES: f"{_KEY} : verdict; flags interval;",
+    ERRORS: " : verdict;",
+}
 SETS = {TRANSLATED: ";", REPLIES: f"{_KEY};", REPLIES + RANGED: f"{_KEY}; flags interval;"}
 """What follows the type of an address in the declarations of maps and of sets."""
 HOOKS = {
@@ -90,11 +98,9 @@ def memoryless(vs: VirtualServer, listener: Listener, vips: tuple[str, ...]) -> 
     find the same gateway; and a gateway's own connections must not look like answers.
     While slots move those that are met have entries (:func:`forgets`).
     """
-    limits = listener.client_connections or listener.client_rate or vs.slow_start
     return (
         vs.forwarding == "routed"
-        and derivable(vs, listener)
-        and not limits
+        and hashed_by(vs, listener) != ""
         and len(vips) == 1
         and not _may_be_own(listener)
     )
@@ -146,8 +152,8 @@ def passage(
     ranged = RANGED if listener.last_port else ""
     if not forgets(vs, listener, version, vips):
         known = f"{name}_answer"
-        amid = memoryless(vs, listener, vips)
-        ahead, sets = _going_on(vs, listener, version, down) if amid else ((), {})
+        older = memoryless(vs, listener, vips) or _was_memoryless(listener)
+        ahead, sets = _going_on(vs, listener, version, down) if older else ((), {})
         return Passage(
             {known: _answer(listener, version, tuple(v for v in vips if v in sole) or vips)},
             {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")},
@@ -157,9 +163,15 @@ def passage(
     out, back = f"{name}_out", f"{name}_back"
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
     rules, sets = _rewrite(vs, listener, version, down)
+    errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
     return Passage(
-        {out: rules, back: _back(listener, version, vips[0])},
         {
+            out: rules,
+            back: _back(listener, version, vips[0]),
+            errors: _errors(vs, listener, version, vips[0], down),
+        },
+        {
+            ERRORS: {vips[0]: f"goto {errors}"},
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
             RETURNS + ranged: dict.fromkeys(answers, f"goto {back}"),
@@ -168,18 +180,22 @@ def passage(
     )
 
 
+def _was_memoryless(listener: Listener) -> bool:
+    return listener.former is not None and listener.former.balance != ""
+
+
 def _going_on(
     vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Rules for what began without an entry, and is met while slots move; sets for them.
 
-    It goes by the slots as they were before.
+    It goes by the slots as they were before, or by what was hashed then.
     """
     former = before(vs)
     gateways = candidates(former, version, down)
     if not gateways:
         return (), {}
-    found = selector(former, listener, version, gateways, AT_REST)
+    found = selector(former, earlier(listener), version, gateways, AT_REST)
     rule, sets = slot_rule(listener, version, found)
     return (f"{GOES_ON} {rule}",), sets
 
@@ -193,6 +209,7 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
                 REPLIES,
                 "{ip} saddr . meta l4proto . th sport @{name} fib daddr type != local notrack",
             ),
+            (ERRORS, "{too_large} {ip} daddr vmap @{name}"),
         ),
         "outbound": (
             # Where somebody set a zone of the connection table, nothing can be `notrack`ed.
@@ -206,7 +223,11 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for chain, rules in patterns.items():
         found[chain] = tuple(
-            pattern.format(ip=KEYWORD[version], name=name + SUFFIX[version])
+            pattern.format(
+                ip=KEYWORD[version],
+                name=name + SUFFIX[version],
+                too_large=quoting.TOO_LARGE[version],
+            )
             for base, pattern in rules
             for name in (base, base + RANGED)
             for version in (4, 6)
@@ -244,6 +265,20 @@ def _back(listener: Listener, version: int, vip: str) -> tuple[str, ...]:
         f"{which}{head}{KEYWORD[version]} saddr set {vip} {port}accept"
         for which, port in _writings(listener, "sport", listener.port)
     )
+
+
+def _errors(
+    vs: VirtualServer, listener: Listener, version: int, vip: str, down: frozenset[GatewayKey]
+) -> tuple[str, ...]:
+    """Send an error about a packet of the listener to the gateway that wrote it."""
+    gateways = candidates(vs, version, down)
+    if not gateways:
+        return ()
+    shares = selector(vs, listener, version, gateways, AT_REST)
+    way = replace(shares, expression=slot_of(vs, quoting.flow_key(listener, version))).gateway()
+    match = quoting.about(listener, version, (vip,))
+    written = quoting.rewritten(listener, version, vip, shares.addresses, shares.only)
+    return (f"{match} notrack {way.ahead}{written} meta priority set none accept",)
 
 
 def _writings(listener: Listener, end: str, port: int) -> Iterator[tuple[str, str]]:

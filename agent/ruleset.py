@@ -164,8 +164,10 @@ def _part(desired: Desired) -> Ruleset:
         part = listener_part(name, vs, listener, version, desired.down, desired.moment)
         sole = desired.sole.get(vs.uid, ())
         way = passage(name, vs, listener, version, vips, desired.down, sole)
-        chains |= {**part.chains, **way.chains}
+        chains |= part.chains
         chains[name] = (*way.ahead, *chains[name])
+        for each, rules in way.chains.items():
+            chains[each] = (*chains.get(each, ()), *rules)
         sets |= {**part.sets, **way.sets}
         for each, content in way.maps.items():
             maps.setdefault(each, {}).update(content)

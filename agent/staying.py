@@ -9,13 +9,13 @@ Which slots were before follows from the configuration, so that all devices agre
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import inf
 
 from msgspec.structs import replace
 
 from agent.distribution import GatewayKey
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Former, FormerHash, Gateway, Listener, VirtualServer
 from protocol.settling import STAY_S
 
 NEVER = inf
@@ -28,27 +28,47 @@ def settled(
 ) -> tuple[tuple[VirtualServer, ...], float]:
     """``servers`` without what is over of their slots before, and when the next of it is over."""
     found = tuple(_settled(vs, unix_s) for vs in servers)
-    ends = (g.former.until for vs in found for g in vs.gateways if g.former is not None)
+    ends = (note.until for vs in found for note in _notes(vs))
     return found, min(ends, default=NEVER)
 
 
+def _notes(vs: VirtualServer) -> Iterator[Former | FormerHash]:
+    yield from (g.former for g in vs.gateways if g.former is not None)
+    yield from (each.former for each in vs.listeners if each.former is not None)
+
+
 def _settled(vs: VirtualServer, unix_s: float) -> VirtualServer:
-    if all(g.former is None for g in vs.gateways):
+    if all(_counts(note, unix_s) for note in _notes(vs)):
         return vs
-    gateways = (
-        g
-        if g.former is None or 0 < g.former.until - unix_s < LONGEST_S
-        else replace(g, former=None)
-        for g in vs.gateways
-    )
-    return replace(vs, gateways=tuple(gateways))
+
+    def over(note: Former | FormerHash | None) -> bool:
+        return note is not None and not _counts(note, unix_s)
+
+    gateways = (replace(g, former=None) if over(g.former) else g for g in vs.gateways)
+    listeners = (replace(each, former=None) if over(each.former) else each for each in vs.listeners)
+    return replace(vs, gateways=tuple(gateways), listeners=tuple(listeners))
+
+
+def _counts(note: Former | FormerHash, unix_s: float) -> bool:
+    return 0 < note.until - unix_s < LONGEST_S
 
 
 def amid(vs: VirtualServer, listener: Listener, version: int) -> bool:
-    """Whether slots of the listener move now in a way that its connections must not follow."""
-    return listener.protocol == "tcp" and any(
-        g.state == "draining" or g.former is not None for g in vs.gateways if _is_of(g, version)
+    """Whether slots of the listener move now, or it begins to share connections in another way, and
+    those that it has must not follow."""
+    return listener.protocol == "tcp" and (
+        listener.former is not None
+        or any(
+            g.state == "draining" or g.former is not None for g in vs.gateways if _is_of(g, version)
+        )
     )
+
+
+def earlier(listener: Listener) -> Listener:
+    """``listener`` as it hashed flows before it shared them as now, if any were hashed."""
+    if listener.former is None or not listener.former.balance:
+        return listener
+    return replace(listener, balance=listener.former.balance)
 
 
 def before(vs: VirtualServer) -> VirtualServer:

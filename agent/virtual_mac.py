@@ -7,18 +7,16 @@ a device without a lease has nothing of this. One that hands over, and announces
 no more, forwards with its own address, or switches would look for the new one there.
 
 ARP has no checksum. In neighbour discovery the kernel's own messages are altered as
-well, which takes a trick: nftables brings a checksum up to date for fields that it
-knows by name, and link-layer options are none of them. So the option is written as
-raw bytes, type and code are overwritten with what the checksum then owes, and given
-back by name, which pays it.
+well. nftables knows no link-layer options by name, so the option is written as raw
+bytes, and type and code pay what the checksum then owes (:mod:`agent.checksums`).
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from agent.checksums import due
 from agent.gate import TABLE
 from agent.ipversion import ADDRESS, SUFFIX
 from agent.neighbour import ADVERT, SOLICIT, mac_of
@@ -71,8 +69,8 @@ def content_of(macs: Mapping[str, str], former: Iterable[Pair], own: bytes) -> C
         if _suffix(vip) == SUFFIX[6]:
             new = mac_of(mac)
             found[_OPTION].add(f"{vip} : 0x{new.hex()}")
-            found[_ADVERT].add(f"{vip} : {due(ADVERT, own, new):#06x}")
-            found[_SOLICIT].add(f"{vip} : {due(SOLICIT, own, new):#06x}")
+            found[_ADVERT].add(f"{vip} : {due(ADVERT << 8, own, new):#06x}")
+            found[_SOLICIT].add(f"{vip} : {due(SOLICIT << 8, own, new):#06x}")
     return Content(own, {name: frozenset(each) for name, each in found.items()})
 
 
@@ -122,18 +120,6 @@ def sample(interface: str) -> str:
     mac = "02:00:00:00:00:01"
     macs = {"192.0.2.1": mac, "2001:db8::1": mac}
     return load(content_of(macs, (), bytes(6)), interface)
-
-
-def due(kind: int, old: bytes, new: bytes) -> int:
-    """What stands in place of type ``kind`` and code 0 while ``new`` was put for ``old``.
-
-    So that the sum of the message, modulo 2**16 - 1, is what its checksum says (RFC 1071).
-    """
-    return ((kind << 8) + _sum(old) - _sum(new)) % 0xFFFF
-
-
-def _sum(mac: bytes) -> int:
-    return sum(struct.unpack("!3H", mac))
 
 
 def _ingress() -> Iterator[str]:

@@ -29,6 +29,7 @@ from protocol.objects import (
     VirtualServer,
     key_of,
 )
+from protocol.settling import outlived
 from protocol.shown import shown
 
 T = TypeVar("T")
@@ -92,11 +93,20 @@ def _changed(
         yield f"+ {title}"
     else:
         before, after = _fields(old, names), _fields(new, names)
-        yield from (f"~ {title} {line}" for line in _differences(before, after))
+        fate = _fate(old, new)
+        for line in _differences(before, after):
+            yield f"~ {title} {line}{fate if line.startswith('forwarding ') else ''}"
     if isinstance(new, VirtualServer):
         kept = "" if emptied else _LEFT
         gone = kept if new.forwarding == "snat" else _CUT
         yield from _parts_changed(old if isinstance(old, VirtualServer) else None, new, gone)
+
+
+def _fate(old: Value, new: Value) -> str:
+    """What becomes of open connections, where the mode of forwarding changes."""
+    if not (isinstance(old, VirtualServer) and isinstance(new, VirtualServer)):
+        return ""
+    return ": open connections go on" if outlived(old, new) else ": open connections are lost"
 
 
 def _fields(value: Value, names: dict[DeviceId, str]) -> Fields:

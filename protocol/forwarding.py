@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from protocol.addresses import check_vip, family
 from protocol.errors import InvalidInput, Refused
 from protocol.listener_document import ListenerDocument
-from protocol.objects import PURE, Listener, VirtualServer
+from protocol.objects import PURE, Hashed, Listener, VirtualServer
 from protocol.ports import overlap
 
 if TYPE_CHECKING:
@@ -98,6 +98,19 @@ def _refuse_memory(here: str, key: str, value: int) -> None:
             f"`{path}` is {value}, but with dsr no device remembers a flow",
             "Leave it out, or use snat or routed.",
         )
+
+
+def hashed_by(server: VirtualServer, listener: Listener) -> Hashed:
+    """By which hash every device finds the gateway of a packet alone, so that none remembers."""
+    limits = listener.client_connections or listener.client_rate or server.slow_start
+    remembers = server.forwarding == "snat" or listener.sticky or limits
+    if remembers or any(gateway.max_connections for gateway in server.gateways):
+        return ""
+    match listener.balance:
+        case "hash" | "source-hash" as balance:
+            return balance
+        case _:
+            return ""
 
 
 def refuse_ambiguous(servers: Iterable[VirtualServer]) -> None:

@@ -121,6 +121,18 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A program of the device's checks directory, and its arguments."""
 
 
+Hashed = Literal["hash", "source-hash", ""]
+"""By which hash a packet tells its gateway; empty where none does, and flows are remembered."""
+
+
+class FormerHash(msgspec.Struct, frozen=True, array_like=True):
+    """How a listener's flows found their gateway before that changed: :mod:`protocol.settling`."""
+
+    balance: Hashed
+    until: int
+    """Unix seconds: until then connections stay where this led them."""
+
+
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """One protocol and port of a Virtual Server."""
 
@@ -140,6 +152,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     check: Check | None = None
     passive: bool = False
     """Whether connections that a gateway does not answer have it checked at once."""
+    former: FormerHash | None = None
+    """Where connections must not follow another way of sharing them yet. May be over."""
 
     @property
     def key(self) -> str:

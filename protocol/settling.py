@@ -1,4 +1,7 @@
-"""What gateways had of the slots before a change, noted for as long as that is needed. Pure.
+"""How flows found their gateways before a change, noted for as long as that is needed. Pure.
+
+Of a gateway what it had of the slots, of a listener by which hash they were shared, or that each
+flow was remembered.
 
 Where no device remembers a connection, only this tells it where those belong that are older
 than the change (:mod:`agent.staying`). It is configuration: so all devices come to the same
@@ -13,7 +16,8 @@ from msgspec.structs import replace
 
 from protocol.addresses import family
 from protocol.config import Config, Edit
-from protocol.objects import Former, Gateway, Value, VirtualServer
+from protocol.forwarding import hashed_by
+from protocol.objects import Former, FormerHash, Gateway, Listener, Value, VirtualServer
 
 STAY_S = 86_400
 """Seconds for which connections stay whose slots moved: longer than a day at work, so that what
@@ -31,8 +35,15 @@ def kept(gateways: Sequence[Gateway], before: Sequence[Gateway]) -> tuple[Gatewa
     )
 
 
+def kept_of(listeners: Sequence[Listener], before: Sequence[Listener]) -> tuple[Listener, ...]:
+    """``listeners``, each with what was noted of it ``before``."""
+    notes = {each.key: each.former for each in before}
+    return tuple(replace(each, former=notes.get(each.key)) for each in listeners)
+
+
 def noted(config: Config, edit: Edit, unix_s: int) -> Edit:
-    """``edit``, made at ``unix_s``, with a note of each gateway that wins or loses slots by it.
+    """``edit``, made at ``unix_s``, with a note of each gateway that wins or loses slots by it, and
+    of each listener that shares connections in another way.
 
     Not of one that begins to drain, whose state says enough; nor with ``snat``, which remembers.
     """
@@ -53,7 +64,33 @@ def _noted(config: Config, value: Value, unix_s: int) -> Value:
         else replace(g, former=_note(g, was, unix_s))
         for g in value.gateways
     )
-    return replace(value, gateways=tuple(gateways))
+    listeners = (_another_way(present, value, each, unix_s) for each in value.listeners)
+    return replace(value, gateways=tuple(gateways), listeners=tuple(listeners))
+
+
+def _another_way(
+    before: VirtualServer | None, now: VirtualServer, listener: Listener, unix_s: int
+) -> Listener:
+    """``listener`` with a note where its connections found their gateways otherwise ``before``."""
+    were = {each.key: each for each in before.listeners} if before is not None else {}
+    was = were.get(listener.key)
+    lasting = listener.protocol == "tcp" and before is not None and outlived(before, now)
+    if before is None or was is None or not lasting:
+        return replace(listener, former=None)
+    balance, is_now = hashed_by(before, was), hashed_by(now, listener)
+    if balance == is_now:
+        return listener
+    if was.former is not None and was.former.until > unix_s:
+        # What is older than both changes found its gateway as before the first.
+        balance = was.former.balance
+    return replace(listener, former=FormerHash(balance, unix_s + STAY_S))
+
+
+def outlived(before: VirtualServer, now: VirtualServer) -> bool:
+    """Whether connections can outlive the change of mode, if there is one: whether gateways still
+    have their end of them, and a way for their answers."""
+    modes = before.forwarding, now.forwarding
+    return modes[0] == modes[1] or modes == ("snat", "routed")
 
 
 def _note(gateway: Gateway, was: Gateway | None, unix_s: int) -> Former | None:

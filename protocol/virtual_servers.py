@@ -33,7 +33,7 @@ from protocol.nearest import nearest
 from protocol.objects import MAX_VIRTUAL_SERVERS, Key, VirtualServer
 from protocol.rendering import document_of
 from protocol.seats import seated
-from protocol.settling import kept
+from protocol.settling import kept, kept_of
 from protocol.shown import shown
 from protocol.virtual_mac import refuse_shared_mac, wanted_mac
 
@@ -266,7 +266,9 @@ def _built(
         frozen=present is not None and present.frozen,
         slow_start=document.slow_start,
         gateways=kept(seated([gateway_of(g) for g in document.gateways], known), known),
-        listeners=tuple(listener_of(item) for item in document.listeners),
+        listeners=kept_of(
+            [listener_of(item) for item in document.listeners], present.listeners if present else ()
+        ),
         seed=seed,
     )
 

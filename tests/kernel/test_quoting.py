@@ -1,4 +1,4 @@
-"""With `dsr`, errors of ICMP about a flow reach the gateway that has it, and no other."""
+"""Errors of ICMP about a flow that nobody remembers reach the gateway that has it alone."""
 
 from __future__ import annotations
 
@@ -82,15 +82,16 @@ def owner(farm: Farm, sock: socket.socket, protocol: str) -> str:
 @pytest.mark.parametrize("vip", VIPS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("moved", [False, True], ids=["at rest", "while slots move"])
+@pytest.mark.parametrize("mode", ["dsr", "routed"])
 def test_an_error_reaches_the_gateway_of_the_flow(
-    farm: Farm, moved: bool, protocol: str, vip: str
+    farm: Farm, mode: str, moved: bool, protocol: str, vip: str
 ) -> None:
-    farm.use("dsr")
+    farm.use(mode)
     if moved:
         came = (
             replace(g, former=Former(0, 9)) if g.name.startswith("gw2") else g for g in GATEWAYS
         )
-        grown = replace(serves("dsr"), gateways=tuple(came))
+        grown = replace(serves(mode), gateways=tuple(came))
         farm.a.reconcile(Desired((grown,), {UID: farm.leased}))
     seen = set()
     for _ in range(12):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from agent.staying import LONGEST_S, settled
@@ -13,9 +14,10 @@ from protocol.changes import (
     SetGateway,
 )
 from protocol.config import Config, Edit
+from protocol.describe import describe
 from protocol.document import parse_site
 from protocol.gateway_document import GatewayDocument
-from protocol.objects import Former
+from protocol.objects import Former, FormerHash
 from protocol.settling import STAY_S, kept
 from tests.unit.paris import NOW, RDP, after, edit, gateways, server, site
 
@@ -126,3 +128,88 @@ def test_a_note_is_kept_with_the_address_and_not_with_the_name() -> None:
         vs, gateways=tuple(replace(g, name=f"{g.name}x", former=None) for g in vs.gateways)
     )
     assert [g.former for g in kept(other.gateways, vs.gateways)] == [None, None, Former(0, UNTIL)]
+
+
+ROUTED = {**RDP, "forwarding": "routed", "inner_vips": ["10.77.0.102/24"]}
+
+
+LISTENER = {"protocol": "tcp", "port": 443, "check": {"type": "tcp"}}
+
+
+def served_as(over: dict[str, object] = ROUTED, /, **listener: object) -> dict[str, object]:
+    """The Virtual Server with its listener as given."""
+    return {**over, "listeners": [{**LISTENER, **listener}]}
+
+
+def served(over: dict[str, object] = ROUTED, /, **listener: object) -> ApplyDocument:
+    return ApplyDocument(parse_site({"virtual_servers": [served_as(over, **listener)]}))
+
+
+def note(config: Config) -> FormerHash | None:
+    return server(config).listeners[0].former
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"balance": "round-robin"},
+        {"balance": "source-hash"},
+        {"balance": "least-connections"},
+        {"sticky": 60},
+        {"client_connections": 9},
+        {"client_rate": 9},
+    ],
+)
+def test_a_listener_that_shares_otherwise_notes_how_it_was(other: dict[str, object]) -> None:
+    changed = after(site(ROUTED), served(**other))
+    assert note(changed) == FormerHash("hash", UNTIL)
+    assert edit(changed, served(**other), NOW + 9) == Edit(), "what is so already is no edit"
+    back = note(after(site(served_as(**other)), served()))
+    hashed = other == {"balance": "source-hash"}
+    assert back == FormerHash("source-hash" if hashed else "", UNTIL)
+
+
+def test_limits_of_gateways_and_a_slow_start_are_noted_too() -> None:
+    limited = SetGateway("rdp", "gw1", max_connections=9)
+    assert note(after(site(ROUTED), limited)) == FormerHash("hash", UNTIL)
+    slow = served({**ROUTED, "slow_start": 60})
+    assert note(after(site(ROUTED), slow)) == FormerHash("hash", UNTIL)
+
+
+def test_of_changes_in_a_row_the_oldest_counts_for_a_listener() -> None:
+    config = after(site(ROUTED), served(balance="random"))
+    config = after(config, served(check={"type": "tls"}, balance="random"), NOW + 60)
+    assert note(config) == FormerHash("hash", UNTIL), "other changes are none"
+    config = after(config, served(balance="source-hash"), NOW + 60)
+    assert note(config) == FormerHash("hash", UNTIL + 60)
+    config = after(config, served(), UNTIL + 60)
+    assert note(config) == FormerHash("source-hash", UNTIL + 60 + STAY_S), "the first is over"
+
+
+def test_only_what_gateways_can_go_on_with_is_noted() -> None:
+    assert note(after(site(RDP), served())) == FormerHash("", UNTIL), "entries translate on"
+    assert note(after(site(RDP), served(sticky=60))) is None, "all flows have entries"
+    assert note(after(site(RDP), served(RDP, balance="random"))) is None
+    assert note(after(site(ROUTED), served(RDP, balance="random"))) is None
+    assert note(after(site(ROUTED), served(DIRECT, balance="source-hash"))) is None
+    assert note(after(site(ROUTED), served(protocol="udp", check=None))) is None
+    noted = after(site(ROUTED), served(balance="random"))
+    assert note(after(noted, served(DIRECT))) is None
+
+
+def test_a_device_lets_go_of_what_a_listener_notes_when_its_time_is_over() -> None:
+    changed = server(after(site(ROUTED), served(balance="random")))
+    assert settled([changed], UNTIL - 1) == ((changed,), UNTIL)
+    (over,), _ = settled([changed], UNTIL)
+    assert over.listeners[0].former is None
+
+
+def test_who_changes_the_mode_is_told_what_becomes_of_connections() -> None:
+    def said(before: dict[str, object], now: ApplyDocument) -> list[str]:
+        config = site(before)
+        lines = describe(config, edit(config, now))
+        return [line for line in lines if "forwarding" in line]
+
+    title = "~ virtual server rdp forwarding"
+    assert said(RDP, served()) == [f"{title} snat -> routed: open connections go on"]
+    assert said(ROUTED, served(RDP)) == [f"{title} routed -> snat: open connections are lost"]

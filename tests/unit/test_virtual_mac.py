@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agent import gate, neighbour, virtual_mac
 from agent.arbiter import _Round
+from agent.checksums import due
 from agent.neighbour import ADVERT, SOLICIT, Heard
 from agent.ruleset import Desired
 from agent.virtual_mac import content_of
@@ -185,7 +186,7 @@ def test_the_checksum_is_right_after_the_rules(kind: int, own: bytes, mac: bytes
     message = bytearray(frame[54:])
     assert message[26:32] == own
     message[26:32] = mac
-    message[0:2] = struct.pack("!H", virtual_mac.due(kind, own, mac))
+    message[0:2] = struct.pack("!H", due(kind << 8, own, mac))
     for named in (kind << 8 | message[1], kind << 8):
         write_by_name(message, named)
     packet = frame[22:54] + struct.pack("!II", len(message), neighbour.ICMPV6) + message
