@@ -37,7 +37,11 @@ async def next_round(seconds: float) -> None:
     await asyncio.sleep(until_round(seconds))
 
 
+LONGEST_REST_S = 10.0
+"""What took very long has rather waited for something else, such as a busy host."""
+
+
 async def rest(took: float, share: float, period: float) -> None:
     """Sleep beyond ``period`` if what is done once in it, and took so many seconds just now,
-    would take more than a ``share`` of the time."""
-    await asyncio.sleep(max(0.0, took / share - period))
+    would take more than a ``share`` of the time; for :data:`LONGEST_REST_S` at most."""
+    await asyncio.sleep(min(max(0.0, took / share - period), LONGEST_REST_S))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,20 +13,11 @@ from halbctl.lab.plan import CLIENT, VIRTUAL_SERVER
 from halbctl.lab.servers import ECHO
 from halbctl.lab.site import Site, change, in_order
 from tests.kernel.gateways import INNER, prepare
-from tests.kernel.sites import assert_kept, serving, stage
+from tests.kernel.sites import CONNECTIONS, assert_kept, serving, stage
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.xdist_group("modes")]
 
-WISHES = {
-    "routed": ("--inner-vip", f"{INNER[4]}/24", "--inner-vip", f"{INNER[6]}/64"),
-    "dsr": (),
-}
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    with serving(devices=2, gateways=2, ipv6=True) as made:
-        yield made
+ROUTED = ("--inner-vip", f"{INNER[4]}/24", "--inner-vip", f"{INNER[6]}/64")
 
 
 def in_force(site: Site, mode: str) -> bool:
@@ -36,14 +26,30 @@ def in_force(site: Site, mode: str) -> bool:
     return all(each["forwarding"] == mode and each["state"] == "ok" for each in found)
 
 
-@pytest.mark.parametrize("mode", WISHES)
-def test_a_mode_that_is_chosen_serves_and_outlives_its_primary(site: Site, mode: str) -> None:
+def test_connections_go_on_as_snat_becomes_routed_and_after_the_primarys_crash() -> None:
     client = {4: CLIENT.ipv4, 6: CLIENT.ipv6}
-    for host in site.plan.gateway_hosts:
-        prepare(site.network, host.name, mode, client)
-    wish = ("vs", "edit", VIRTUAL_SERVER, "--forwarding", mode, *WISHES[mode])
-    change(site, site.plan.device_hosts[0].name, *wish)
-    site.wait(f"{mode} is in force", lambda: in_force(site, mode) and in_order(site), 20.0)
+    with serving(devices=2, gateways=2, ipv6=True) as site:
+        for host in site.plan.gateway_hosts:
+            prepare(site.network, host.name, "routed", client)
+        wish = ("vs", "edit", VIRTUAL_SERVER, "--forwarding", "routed", *ROUTED)
+        with stage(site, "echo", "push") as instruments:
+            instruments.wait_agreed()
+            edited = instruments.measure("edit", lambda: change(site, site.primary(), *wish))
+            assert edited.survivors == edited.connections == CONNECTIONS, edited
+            site.wait("it is in force", lambda: in_force(site, "routed") and in_order(site), 20.0)
+            instruments.wait_agreed()
+            crash = instruments.crash()
+            assert crash.survivors == crash.connections == CONNECTIONS, crash
+            assert crash.after != crash.before
+
+
+@pytest.mark.parametrize("mode", ["routed-memoryless", "dsr"])
+def test_connections_that_nothing_remembers_outlive_what_happens(mode: str) -> None:
+    with serving(devices=2, gateways=2, ipv6=True, mode=mode) as site:
+        _outlive(site)
+
+
+def _outlive(site: Site) -> None:
     with stage(site) as instruments:
         instruments.wait_agreed()
         crash = instruments.crash()
