@@ -23,7 +23,8 @@ HALF_OPEN_S = 8.0
 CALM_S = 4.0
 """Without faults for so long, agents have started, and told secondaries of every connection."""
 FLUSHED_S = 3.0
-"""A device without rules resets what it does not know; TCP may notice a retransmission later."""
+"""Without rules a client of `routed` hears its gateway as a stranger, and resets it; TCP may notice
+by a retransmission later."""
 DIRECT_YOUNG_S = 3.0
 """With ``dsr`` secondaries are told every 2 s of connections whose slots moved..."""
 DIRECT_AGAIN_S = 34.0
@@ -166,8 +167,9 @@ class Judge:
         name = lost.gateway + ("-6" if ":" in target.vip else "")
         if list(journal.find("removed", f"{target.server}/{name}", born, lost.at)):
             return "its gateway was removed", True
-        if list(journal.find("flush", since=ended - FLUSHED_S, until=ended + FLUSHED_S)):
-            return "a device had lost its rules", True
+        flushed = list(journal.find("flush", since=ended - FLUSHED_S, until=ended + FLUSHED_S))
+        if flushed and target.server == FLOW:
+            return "a device had lost its rules, and clients saw their gateways", True
         if lost.last - lost.born < YOUNG_S[target.kind]:
             return "it was young", True
         forgets = target.server == DIRECT or (target.server == FLOW and not self._sticky)
