@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -124,13 +126,23 @@ def test_promote_says_why_it_moved_nothing(site: Site) -> None:
     wait_serving(site)
 
 
+def _explained(site: Site, device: str) -> Any:
+    return json.loads(site.halbctl(device, "explain", VIRTUAL_SERVER, "-o", "json").check())
+
+
+def _knows_all_roles(site: Site, device: str) -> bool:
+    roles = {each["role"] for each in _explained(site, device)["devices"]}
+    return roles == {"primary", "secondary"}
+
+
 def test_every_device_explains_and_hears_every_other(site: Site) -> None:
     promote(site, "b")
     promote(site, "a")
     for device in "abc":
-        found = json.loads(site.halbctl(device, "explain", VIRTUAL_SERVER, "-o", "json").check())
+        # One that was frozen has said nothing of itself at first.
+        site.wait(f"{device} was told by all", partial(_knows_all_roles, site, device), 5.0)
+        found = _explained(site, device)
         assert found["primary"] == "a"
-        assert {d["role"] for d in found["devices"]} == {"primary", "secondary"}
         assert found["election"]["cause"] == "the primary handed over to it"
         heard = json.loads(site.halbctl(device, "matrix", "-o", "json").check())
         assert not heard["silent"]
