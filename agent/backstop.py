@@ -9,6 +9,8 @@ forwarded never meets them. Both sides send again what was dropped, and by then 
 
 from __future__ import annotations
 
+import errno
+import logging
 import struct
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
@@ -18,6 +20,7 @@ from agent.addresses import of_others
 from agent.features import BACKSTOP, Feature, Lack
 from agent.nft import KernelRefused
 from agent.ruleset import Desired
+from protocol.errors import HalbError
 
 PRIORITY = 0x48414C42
 """Of our policies ("HALB"), by which they are known. Those of others, with lower ones, go first."""
@@ -38,6 +41,8 @@ _UNLIMITED = (2**64 - 1,) * 4
 _FAMILY = {4: 2, 6: 10}
 PROTOCOLS = (6, 17)
 """TCP and UDP."""
+
+_log = logging.getLogger("halb.kernel")
 
 
 def guarded(desired: Desired, of_host: frozenset[str]) -> frozenset[str]:
@@ -84,15 +89,18 @@ class Backstop:
     def reconcile(self, desired: Desired) -> None:
         """Have the policies that are wanted, and no other of ours.
 
-        Raises :class:`NetlinkError`.
+        VIPs are served without, too: what the kernel refuses is tried again with the next look.
         """
         rest = self._clock() < self._look_at
         if not self._there or (rest and desired is self._desired):
             return
         vips = guarded(desired, of_others())
         if not rest or vips != self._vips:
-            _make(vips)
             self._look_at = self._clock() + LOOK_S
+            try:
+                _make(vips)
+            except HalbError as error:
+                _log.warning("what comes for a VIP while others flush all rules: %s", error.message)
         self._desired, self._vips = desired, vips
 
     def remove(self) -> None:
@@ -104,8 +112,10 @@ class Backstop:
 
 def _make(vips: frozenset[str]) -> None:
     wanted, present = {_selector(vip, p) for vip in vips for p in PROTOCOLS}, _present()
-    _change(_NEW, map(_policy, wanted - present))
-    _change(_DELETE, (_ID.pack(stale, 0, _INWARD) for stale in present - wanted))
+    # Who has one for just the same packets decides about them; the kernel keeps no two.
+    _change(_NEW, map(_policy, wanted - present), unless=errno.EEXIST)
+    gone = (_ID.pack(stale, 0, _INWARD) for stale in present - wanted)
+    _change(_DELETE, gone, unless=errno.ENOENT)
 
 
 def _policy(selector: bytes) -> bytes:
@@ -126,13 +136,14 @@ def _present() -> frozenset[bytes]:
     )
 
 
-def _change(kind: int, bodies: Iterable[bytes]) -> None:
+def _change(kind: int, bodies: Iterable[bytes], *, unless: int) -> None:
+    """Raises :class:`NetlinkError` for what is refused, ``unless`` with this code."""
     messages = [netlink.message(kind, body, number=at) for at, body in enumerate(bodies)]
     if not messages:
         return
     pipeline = netlink.Pipeline(netlink.XFRM)
     try:
-        for code in pipeline.send(messages).values():
+        for code in set(pipeline.send(messages).values()) - {unless}:
             raise netlink.NetlinkError("change IPsec policies", code)
     finally:
         pipeline.close()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import Literal
 
 from agent.clock import next_round, rest
@@ -53,6 +54,8 @@ ENTERED_S, ENTERING_S = 0.1, 20e-6
 connection; measured: 3 ms and 8 µs."""
 MOVE_PARTS = 48
 """Messages to it then: fewer than wait for a slow connection before some are dropped."""
+MOVE_S = 1.5
+"""Seconds for all of this at most: the core gives up a move that waits for 2."""
 
 _log = logging.getLogger("halb.clients")
 Send = Callable[[DeviceId, Message], None]
@@ -161,11 +164,14 @@ class StickyClients:
 
     async def _tell(self) -> None:
         room, listeners = MAX_PARTS, self._listeners
-        for each in listeners:
+        # Where there is no room for all, those have had their turn that were told of last.
+        for each in sorted(listeners, key=self._newest):
             uid = each.server.uid
             others = self._others[uid]
             if self._holder(uid) != self._me or not others:
                 self._told.pop(each.name, None)
+                continue
+            if not room:
                 continue
             found = await self._kernel.do(partial(DataPlane.clients, name=each.name))
             if self._listeners is not listeners:
@@ -173,6 +179,11 @@ class StickyClients:
                 return
             due = self._due(each, found, room * MAX_CLIENTS_TOLD)
             room -= self._say(each, due, others)
+
+    def _newest(self, each: StickyListener) -> float:
+        """When a client of the listener was told of last."""
+        told = self._told.get(each.name)
+        return next(reversed(told.values())).at if told else -inf
 
     def _say(self, each: StickyListener, due: list[Client], to: tuple[DeviceId, ...]) -> int:
         """Tell devices of clients; in how many parts."""
@@ -203,42 +214,52 @@ class StickyClients:
     async def _hand_on(
         self, known: list[StickyListener], effect: Flush, then: Callable[[Flush], None]
     ) -> None:
-        told: dict[str, frozenset[str]] = {}
         try:
-            for last in (False, True):  # at last those that began meanwhile
-                for each in known:
-                    read = partial(DataPlane.clients, name=each.name)
-                    found = await self._kernel.do(read)
-                    before = told.get(each.name, frozenset())
-                    due = [client for address, client in found.items() if address not in before]
-                    # Most likely to be lacking are those that nobody was told of.
-                    due.sort(key=lambda client: client.address in self._told.get(each.name, ()))
-                    self._say(each, due[: MOVE_PARTS * MAX_CLIENTS_TOLD], (effect.to,))
-                    told[each.name] = frozenset(found)
-                if not last:
-                    await asyncio.sleep(ENTERED_S + ENTERING_S * sum(map(len, told.values())))
+            async with asyncio.timeout(MOVE_S):
+                await self._hand_all_on(known, effect.to)
         except HalbError as error:
             _log.warning("cannot read connections before a move: %s", error.message)
+        except TimeoutError:
+            _log.info("there was no time to tell %s of all connections before a move", effect.to)
         del self._moves[effect.group]
         then(effect)
 
+    async def _hand_all_on(self, known: list[StickyListener], to: DeviceId) -> None:
+        room, told = MOVE_PARTS, dict.fromkeys((each.name for each in known), frozenset[str]())
+        for last in (False, True):  # at last those that began meanwhile
+            count = 0
+            for each in known:
+                found = await self._kernel.do(partial(DataPlane.clients, name=each.name))
+                due = [c for address, c in found.items() if address not in told[each.name]]
+                # Most likely to be lacking are those that nobody was told of.
+                due.sort(key=lambda client: client.address in self._told.get(each.name, ()))
+                due = due[: room * MAX_CLIENTS_TOLD]
+                room -= self._say(each, due, (to,))
+                count += len(due)
+                told[each.name] = frozenset(found)
+            if not last:
+                await asyncio.sleep(ENTERED_S + ENTERING_S * count)
+
     def _due(self, each: StickyListener, found: Mapping[str, Client], most: int) -> list[Client]:
-        """Clients to be told of now, and note that they are."""
+        """Clients to be told of now, and note that they are: who is new, then who was told of
+        longest ago."""
         now = self._loop.time()
         before = self._told.get(each.name, {})
-        told = {address: before[address] for address in found if address in before}
-        due: list[Client] = []
-        for address, client in found.items():
-            until = now + client.left_ms / 1000
-            old = told.get(address)
-            if len(due) < most and (
-                old is None
-                or old.number != client.number
-                or until > old.until + each.seconds * RENEWED
-                or now > old.at + RETELL_S
-            ):
-                due.append(client)
-                told[address] = _Told(client.number, until, now)
+        # In the order in which they were told of.
+        told = {address: old for address, old in before.items() if address in found}
+        new = (c for a, c in found.items() if a not in told or told[a].number != c.number)
+        due = list(islice(new, most))
+        renewed_s = each.seconds * RENEWED
+        again = (
+            client
+            for address, old in told.items()
+            if (client := found[address]).number == old.number
+            and (now > old.at + RETELL_S or now + client.left_ms / 1000 > old.until + renewed_s)
+        )
+        due += islice(again, most - len(due))
+        for client in due:
+            told.pop(client.address, None)
+            told[client.address] = _Told(client.number, now + client.left_ms / 1000, now)
         self._told[each.name] = told
         return due
 

@@ -37,6 +37,8 @@ FRESH_S = 2.0
 FRESH_WAIT_S = 0.25
 """A question for counts that decide something waits so long, which is half of who asks."""
 MAX_DRIFT = 20
+KEEP_S = 60.0
+"""At least so many seconds are between two configurations that come to stay in memory."""
 
 _log = logging.getLogger("halb.kernel")
 
@@ -73,6 +75,7 @@ class Kernel:
         self._made: Desired | None = None
         self._kept = Revision()
         """What has come to stay in memory."""
+        self._keep_at = -math.inf
         self._counts: Counts | None = None
         self._counted_at = -math.inf
         self._outlived = False
@@ -155,8 +158,8 @@ class Kernel:
         if desired is not self._made:
             self._made, self._outlived = desired, True
         self._on_pass(desired, revision, done, "")
-        if revision != self._kept:
-            self._kept = revision
+        if revision != self._kept and self._loop.time() >= self._keep_at:
+            self._kept, self._keep_at = revision, self._loop.time() + KEEP_S
             keep_memory()
         if not await self.do(DataPlane.undisturbed):
             # Somebody changed rules while nobody listened.

@@ -71,7 +71,13 @@ def settle_memory() -> None:
 
 
 def keep_memory() -> None:
-    """Never look again at what exists now, such as a configuration that has come into force."""
+    """Never look again at what exists now, such as a configuration that has come into force.
+
+    What was kept before and nobody needs any more goes first, or it would stay for ever: a check
+    that was under way and failed, with its connection. That is a look at all of it: for rare use.
+    """
+    gc.unfreeze()
+    gc.collect()
     gc.freeze()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import netlink
+from agent import backstop, netlink
 from agent.backstop import LOOK_S, Backstop
 from agent.ruleset import Desired
 from halbctl.lab.namespaces import Network
@@ -133,16 +133,44 @@ def test_policies_come_and_go_with_the_vips_and_those_of_others_stay(device: Dev
     assert policies(device) == before
 
 
+def test_a_policy_that_the_host_has_for_just_the_same_stays_and_the_vip_is_served(
+    device: Device, client: Inside
+) -> None:
+    """The kernel keeps no two with one selector, whatever their priorities."""
+    theirs = ["src", "0.0.0.0/0", "dst", f"{VIP}/32", "proto", "tcp", "dir", "in", "priority", "9"]
+    device.run("ip", "xfrm", "policy", "add", *theirs)
+    before = device.run("ip", "xfrm", "policy")
+    assert not device.reconcile(WANTED).unfit
+    device.take()
+    assert client.call(asked, VIP, ECHO)
+    assert policies(device) == OURS
+    device.call(device.plane.remove)
+    assert device.run("ip", "xfrm", "policy") == before
+
+
+def test_vips_are_served_where_the_kernel_refuses_the_policies(
+    device: Device,
+    client: Inside,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(backstop, "_BLOCK", 7)  # no action that there is
+    assert not device.reconcile(WANTED).unfit
+    assert "the kernel refused to change IPsec policies: Invalid argument" in caplog.text
+    device.take()
+    assert client.call(asked, VIP, ECHO)
+
+
 def test_those_that_others_remove_are_put_back(device: Device) -> None:
     now = [1000.0]
-    backstop = Backstop(lambda: now[0])
-    device.call(backstop.reconcile, WANTED)
+    kept = Backstop(lambda: now[0])
+    device.call(kept.reconcile, WANTED)
     device.run("ip", "xfrm", "policy", "flush")
     now[0] += LOOK_S - 1
-    device.call(backstop.reconcile, WANTED)
+    device.call(kept.reconcile, WANTED)
     assert not policies(device)
     now[0] += 2
-    device.call(backstop.reconcile, WANTED)
+    device.call(kept.reconcile, WANTED)
     assert policies(device) == OURS
 
 

@@ -14,7 +14,7 @@ import pytest
 from agent import kernel as under_test
 from agent.dataplane import Desired, Reconciled
 from agent.inquiry import PATIENCE_S
-from agent.kernel import FRESH_S, FRESH_WAIT_S, Counts, Kernel
+from agent.kernel import FRESH_S, FRESH_WAIT_S, KEEP_S, Counts, Kernel
 from protocol.ids import GroupId, Revision
 from tests.unit.listening import run, until
 
@@ -116,4 +116,26 @@ def test_counts_of_before_a_change_of_the_rules_decide_nothing() -> None:
             assert await kernel.fresh_connections() == {WEB: 2}, "nothing was changed"
 
     assert FRESH_WAIT_S < PATIENCE_S, "or the answer comes too late"
+    run(test())
+
+
+def test_configurations_that_follow_each_other_quickly_come_to_stay_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time all that there is in memory is looked at, and everything waits."""
+    kept: list[None] = []
+    monkeypatch.setattr(under_test, "keep_memory", lambda: kept.append(None))
+
+    async def test() -> None:
+        async with counting() as (_, kernel):
+            for number in range(9):
+                await kernel._pass(Desired(), Revision(1, number + 1))
+            assert len(kept) == 1
+            kernel._keep_at -= KEEP_S
+            await kernel._pass(Desired(), Revision(1, 9))
+            assert len(kept) == 2, "the newest one, too"
+            kernel._keep_at -= KEEP_S
+            await kernel._pass(Desired(), Revision(1, 9))
+            assert len(kept) == 2, "that stays already"
+
     run(test())

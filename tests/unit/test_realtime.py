@@ -68,6 +68,23 @@ def test_all_that_lives_is_seldom_looked_at_and_not_what_came_to_stay() -> None:
     assert out.split() == ["True", "True"]
 
 
+def test_what_came_to_stay_goes_when_nobody_needs_it_any_more() -> None:
+    out = run(
+        "import weakref\n"
+        "from agent.realtime import keep_memory, settle_memory\n"
+        "class Check: pass\n"
+        "settle_memory()\n"
+        "check = Check()\n"
+        "check.failure = [check]\n"
+        "known = weakref.ref(check)\n"
+        "keep_memory()\n"
+        "del check\n"
+        "keep_memory()\n"
+        "print(known())\n"
+    )
+    assert out == "None"
+
+
 @pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
 def test_the_transport_is_raised_and_later_threads_are_not() -> None:
     out = run(
