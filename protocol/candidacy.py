@@ -12,6 +12,7 @@ from protocol.ids import DeviceId
 from protocol.messages import Answer, Ask, Reason, Vote, Voted
 from protocol.outbox import Outbox
 from protocol.quorum import has_majority
+from protocol.terms import Origin
 from protocol.timing import NEVER
 from protocol.voter import Voter
 
@@ -43,6 +44,8 @@ class Candidacy:
         """No votes are needed: the evidence of one of two devices stands for them."""
         self.known_term = 0
         """Highest term heard of, which the next candidacy must exceed."""
+        self.origin: Origin | None = None
+        """In the coordinator's group: what keeps terms of two sides of a split apart."""
         self.late = ""
         """Why this device is ranked last; empty if it is not."""
         self.behind = ""
@@ -64,7 +67,8 @@ class Candidacy:
 
     def next_term(self) -> int:
         """The term to stand in."""
-        return max(self._voter.term, self.known_term) + 1
+        newest = max(self._voter.term, self.known_term)
+        return self.origin.after(newest) if self.origin else newest + 1
 
     def forget(self) -> None:
         """There is a primary: what was gathered against the last one is void."""

@@ -22,6 +22,7 @@ from protocol.ids import DeviceId, GroupId
 from protocol.objects import Device, Token
 from protocol.recovery import recovery_edit
 from protocol.settling import noted
+from protocol.terms import TERM_LEAP
 
 __all__ = [
     "AddGateway",
@@ -235,7 +236,8 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
         case RenameDevice(device, name):
             return devices.rename(config, device, name)
         case RecoverVoters(survivors, terms):
-            return recovery_edit(config, survivors, dict(terms))
+            leap = max((term for _, term in terms), default=0) + TERM_LEAP
+            return recovery_edit(config, survivors, leap, alone=False)
         case ReplaceDevice(device, by):
             return devices.replace(config, device, by)
         case _:

@@ -109,11 +109,26 @@ class Configuration:
         self._leader, self._leader_term = None, config.revision.term
         self.replica.append(config, out)
 
+    def on_word(
+        self, sender: DeviceId, message: Append | Stored, site_term: int, now: int, out: Outbox
+    ) -> None:
+        """What a coordinator and its followers say to each other."""
+        if isinstance(message, Append):
+            self.on_append(sender, message, site_term, out)
+        elif self.coordinator is not None:
+            self.coordinator.on_stored(sender, message, now, out)
+
     # As a follower
 
     def on_append(self, sender: DeviceId, message: Append, site_term: int, out: Outbox) -> None:
         """Records from the coordinator; those of an older term are not heeded."""
-        if message.term < max(self._leader_term, site_term) or self.coordinator is not None:
+        if self.coordinator is not None:
+            return
+        if message.term < max(self._leader_term, site_term):
+            if self.durable.term > message.term:
+                # A voter's word would end that term. Who is none there may have been made one
+                # by force, and would be left behind for good.
+                out.send(sender, self.replica.report(site_term, ()))
             return
         self._leader, self._leader_term = sender, message.term
         self.replica.on_append(message, out)
@@ -196,10 +211,6 @@ class Configuration:
             self.coordinator = Coordinator(
                 self.replica, self.me, term, self.random, self.audience, self._office_of, now, out
             )
-
-    def on_report(self, sender: DeviceId, message: Stored, now: int, out: Outbox) -> None:
-        if self.coordinator is not None:
-            self.coordinator.on_stored(sender, message, now, out)
 
     def on_propose(
         self, sender: DeviceId | None, message: ProposeChange, now: int, out: Outbox

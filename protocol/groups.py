@@ -13,10 +13,11 @@ from protocol.config import Config
 from protocol.effects import Ballot, Event, Paused
 from protocol.electorates import electorate_of, site_electorate
 from protocol.group import Group
-from protocol.ids import OTHER_GROUPS, SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.ids import NO_REVISION, OTHER_GROUPS, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Answer, Ask, HandOver, Resign, Vote, Voted
 from protocol.objects import Assignment
 from protocol.outbox import Outbox
+from protocol.terms import Origin, turn_of
 from protocol.timers import Timers
 from protocol.timing import SECOND, SITE_INTERVAL_NS, Timing
 from protocol.view import Role
@@ -58,6 +59,8 @@ class Groups(Mapping[GroupId, Group]):
         self._loss_told = not ballots_lost
         self._losers: list[Voter] = []
         """Whose ballots were lost, which is not on disk yet."""
+        self._followed = NO_REVISION
+        """The configuration in force that the groups are as."""
         self._fresh_term = unix // SECOND * TERMS_PER_SECOND
 
     def __getitem__(self, gid: GroupId) -> Group:
@@ -116,9 +119,10 @@ class Groups(Mapping[GroupId, Group]):
         group = self.by_id.get(SITE_GROUP)
         if group is None:
             timing = Timing.from_interval(SITE_INTERVAL_NS)
-            self._form(SITE_GROUP, electorate, timing, now)
+            group = self._form(SITE_GROUP, electorate, timing, now)
         else:
             group.reconfigure(electorate, (), out, now)
+        group.candidacy.origin = Origin(durable.term, turn_of(self.me, config))
         self.outgrow(SITE_GROUP, durable.term, now, out)
 
     def follow(self, config: Config, now: int, out: Outbox) -> list[GroupId]:
@@ -127,6 +131,9 @@ class Groups(Mapping[GroupId, Group]):
         Returns the groups that may have changed. A group that this device has no
         vote in any more is dissolved, by :meth:`dissolve`, after its resignation.
         """
+        if not config.descends_from(self._followed):
+            self._give_up(now, out)
+        self._followed = config.revision
         mine = {
             uid: assignment
             for uid, assignment in config.assignments.items()
@@ -141,6 +148,13 @@ class Groups(Mapping[GroupId, Group]):
             server = config.virtual_servers.get(uid)
             self._freeze(uid, server is not None and server.frozen, now, out)
         return [g for g in self.by_id if g != SITE_GROUP]
+
+    def _give_up(self, now: int, out: Outbox) -> None:
+        """What was in force here was dropped by force: what others hold may rest on no word of
+        those that this device's leases rest on, nor on newer terms."""
+        for gid, group in self.by_id.items():
+            if gid != SITE_GROUP and group.role not in (Role.WAITING, Role.SECONDARY):
+                group.resign(now, out)
 
     def _freeze(self, uid: GroupId, frozen: bool, now: int, out: Outbox) -> None:
         """From now on only the last primary stands, which it knows by its vote for itself."""

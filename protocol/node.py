@@ -292,13 +292,11 @@ class Node:
             case Ask() | Answer() | Vote() | Voted() | HandOver() | Resign():
                 if self.groups.deliver(sender, message, now, out):
                     touched.append(message.group)
-            case Append():
+            case Append() | Stored():
                 if self.groups.outgrow(SITE_GROUP, message.term, now, out):
                     touched.append(SITE_GROUP)
                     self.configuration.take_office(None, now, out)
-                self.configuration.on_append(sender, message, self._site_term(), out)
-            case Stored():
-                self.configuration.on_report(sender, message, now, out)
+                self.configuration.on_word(sender, message, self._site_term(), now, out)
             case ProposeChange():
                 self.configuration.on_propose(sender, message, now, out)
             case RequestMove():

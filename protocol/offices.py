@@ -55,6 +55,12 @@ class Offices:
         told = claimants.newest(gid)
         return (None, claimants.term(gid)) if told is None else (told[0], told[1].term)
 
+    def known_term(self, gid: GroupId) -> int:
+        """The newest term that was heard of, if only in a refusal."""
+        group = self._groups.get(gid)
+        heard = max(group.voter.term, group.candidacy.known_term) if group else 0
+        return max(self.holder(gid)[1], heard)
+
     def hears_coordinator(self, now: int) -> DeviceId | None:
         """The coordinator, if it was heard of so lately that it still holds office."""
         holder, _ = self.to_ask(SITE_GROUP, now)

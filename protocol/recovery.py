@@ -19,12 +19,10 @@ from protocol.admission import device_named
 from protocol.assignment import wanted_voters
 from protocol.config import Config, Edit
 from protocol.errors import Refused
-from protocol.ids import DeviceId, GroupId, Revision
+from protocol.ids import DeviceId, Revision
 from protocol.objects import MAX_VOTERS, Assignment, Key, Value
 from protocol.quorum import has_majority
-
-TERM_LEAP = 1000
-"""Elections that lost devices may have held among themselves meanwhile."""
+from protocol.terms import TERM_LEAP
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def site_is_lost(config: Config, survivors: Iterable[DeviceId]) -> bool:
 
 
 def recovery_edit(
-    config: Config, survivors: tuple[DeviceId, ...], terms: Mapping[GroupId, int]
+    config: Config, survivors: tuple[DeviceId, ...], term: int, *, alone: bool
 ) -> Edit:
     """New voter lists of survivors, wherever they are no majority any more.
 
@@ -81,13 +79,15 @@ def recovery_edit(
     would wait for ever, and with it all that follows. Of a deleted Virtual Server all of whose
     voters are lost nothing is left, and its VIPs are free.
 
-    ``terms``: the newest known term of each Virtual Server's group.
+    ``term``: far ahead of all that is known of any group; nobody else forces it. ``alone``:
+    there is no coordinator. One that there is has a majority of its voters, whoever else may be
+    heard where the operator asks; they change one at a time.
     """
     put: list[Value] = []
     delete: list[Key] = []
     site = config.site
     assert site is not None
-    if site_is_lost(config, survivors):
+    if alone and site_is_lost(config, survivors):
         put.append(msgspec.structs.replace(site, voters=survivors[:MAX_VOTERS]))
     for uid, assignment in config.assignments.items():
         serves = has_majority(assignment.voters, survivors)
@@ -98,7 +98,7 @@ def recovery_edit(
         wanted = (*assignment.voters, *others)
         voters = tuple(dict.fromkeys(v for v in wanted if v in survivors))
         if voters:
-            put.append(_forced(assignment, voters, terms.get(uid, 0)))
+            put.append(_forced(assignment, voters, term))
         elif server is None:
             delete.append(("assignment", uid))
     return Edit(tuple(put), tuple(delete))
@@ -117,7 +117,7 @@ def _forced(now: Assignment, voters: tuple[DeviceId, ...], term: int) -> Assignm
         releasing=(),
         lone=now.lone and len(voters) == 2,
         formerly_lone=False,
-        term=max(term, now.term) + TERM_LEAP,
+        term=max(term, now.term + TERM_LEAP),
     )
 
 

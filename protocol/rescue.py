@@ -18,12 +18,11 @@ from protocol.errors import HalbError, NotCommitted, Refused, TimedOut
 from protocol.ids import SITE_GROUP, DeviceId, Revision
 from protocol.messages import Append, ProposeChange
 from protocol.neighbourhood import Neighbourhood
-from protocol.objects import MAX_DEVICES, SiteRecord
+from protocol.objects import SiteRecord
 from protocol.offices import Offices
 from protocol.outbox import Outbox
 from protocol.plight import no_coordinator
 from protocol.recovery import (
-    TERM_LEAP,
     Survivor,
     chosen,
     nothing_lost,
@@ -31,6 +30,7 @@ from protocol.recovery import (
     site_is_lost,
 )
 from protocol.requests import Requests
+from protocol.terms import TERM_LEAP, block, turn_of
 from protocol.timing import MILLISECOND, NEVER, SECOND
 
 REPEAT_NS = 200 * MILLISECOND
@@ -142,16 +142,19 @@ class Rescue:
     def _attempt(self, asked: Recover, deadline: int, now: int, out: Outbox) -> None:
         config = self._configuration.newest
         heard = self._heard(now)
-        terms = {g: self._offices.holder(g)[1] for g in (SITE_GROUP, *config.assignments)}
         try:
             survivors = chosen(config, self.me, heard, asked.devices)
-            edit = recovery_edit(config, survivors, terms)
+            lost = site_is_lost(config, survivors)
+            term = self._own_term(config, alone=lost)
+            edit = recovery_edit(config, survivors, term, alone=lost)
             if not (edit.put or edit.delete):
                 raise nothing_lost()
         except HalbError as error:
             out.do(Outcome(asked.request, error=error))
             return
-        if not site_is_lost(config, survivors):
+        if not lost:
+            # A coordinator leaps from the newest term that it is told.
+            terms = dict.fromkeys(config.assignments, term - TERM_LEAP)
             change = RecoverVoters(survivors, tuple(sorted(terms.items())))
             proposal = ProposeChange(asked.request, change, None, asked.unix_s, self.me)
             self._requests.add(proposal, now)
@@ -165,12 +168,18 @@ class Rescue:
             return
         if self._now is not None:
             self._give_way(self._now.request, asked.request, out)
-        newest = max(config.revision.term, *terms.values(), 0)
-        term = own_term(self.me, config, newest)
         forced = config.edited(edit, term)
         self._configuration.force(forced, out)
         out.do(Event("recover", SITE_GROUP, "forced new voters", term, self.me))
         self._now = _UnderWay(asked.request, forced, survivors, now + PATIENCE_NS)
+
+    def _own_term(self, config: Config, *, alone: bool) -> int:
+        # Also what the other side of a split has said: who stands here goes on from there.
+        heard = map(self._offices.known_term, (SITE_GROUP, *config.assignments))
+        voted = map(self._configuration.term_of, config.assignments)
+        written = (each.term for each in config.assignments.values())
+        newest = max(config.revision.term, *heard, *voted, *written)
+        return block(newest, turn_of(self.me, config, alone=alone))
 
     def _give_way(self, former: str, to: str, out: Outbox) -> None:
         """End a request that a later one takes the place of; one that is repeated goes on."""
@@ -214,17 +223,6 @@ class Rescue:
     def wake_at(self) -> int:
         reach = self._reaching.deadline if self._reaching else NEVER
         return min(self._now.send_at, self._now.deadline, reach) if self._now else reach
-
-
-def own_term(me: DeviceId, config: Config, newest: int) -> int:
-    """A term far ahead of ``newest``, near which this device alone forces anything.
-
-    Terms come in blocks, which belong to the devices in turn. So two sides of a split that
-    recover apart do not write in the same term, and the one with the older term gives way.
-    """
-    turn = next((n for n, device in enumerate(config.devices) if device == me), 0)
-    first = newest // TERM_LEAP + 2  # the first block that is a whole leap ahead
-    return (first + (turn + 2 - first) % MAX_DEVICES) * TERM_LEAP
 
 
 def _new_voters(edit: Edit) -> tuple[DeviceId, ...]:

@@ -11,7 +11,7 @@ from protocol import overlay
 from protocol.changes import DeleteVirtualServer, SetDevice
 from protocol.effects import Outcome, Propose, Recover
 from protocol.quorum import majority
-from protocol.recovery import TERM_LEAP
+from protocol.terms import TERM_LEAP
 from protocol.timing import SECOND
 from protocol.tombstones import Retention
 from protocol.versions import SETTLED_NS, Gate

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OUTCOME_NS = 6_000_000_000
 """An operator's command ends within this on its device's clock, done or refused (L7)."""
+RECOVER_NS = 21_000_000_000
+"""A recovery does: those who are to vote are reached first, and elect a coordinator then."""
 
 
 @dataclass(slots=True)
@@ -52,8 +54,10 @@ class ConfigCheck:
         """Everything that was on a disk at some time."""
         self.requests: dict[str, Request] = {}
         self._based_on: dict[Revision, str] = {}
-        self._deleted: set[Key] = set()
-        """Objects whose ids are never used again."""
+        self._deleted: dict[Key, Revision] = {}
+        """Objects whose ids are never used again in what follows."""
+        self._forced: set[int] = set()
+        """Terms in which one device alone wrote, by an operator's force."""
 
     # Stored and in force
 
@@ -65,7 +69,8 @@ class ConfigCheck:
             self._checker.fail("S17", text)
         self._stored[config.revision] = config
         kept = self.newest.revision
-        if old.descends_from(kept) and not config.descends_from(kept):
+        lost = old.descends_from(kept) and not config.descends_from(kept)
+        if lost and not self.parted(old, config):
             text = f"{process.name} replaces {old.revision} by {config.revision}, loses {kept}"
             self._checker.fail("S11", text)
         self._one_voter_at_a_time(old, config)
@@ -80,11 +85,10 @@ class ConfigCheck:
 
     def _nothing_returns(self, process: Process, config: Config) -> None:
         """S12: what the committed history deleted is in no later configuration."""
-        if not config.descends_from(self.newest.revision):
-            return
-        for kind, key in self._deleted:
+        for (kind, key), revision in self._deleted.items():
             record = config.records.get((kind, key))
-            if record is not None and record.value is not None:
+            living = record is not None and record.value is not None
+            if living and config.descends_from(revision):
                 text = f"{process.name} has {kind} {key} again at {config.revision}"
                 self._checker.fail("S12", text)
 
@@ -103,15 +107,12 @@ class ConfigCheck:
         if first is not config and first.records != config.records:
             self._checker.fail("S11", f"{revision} has two contents: {_difference(first, config)}")
         if revision > newest.revision:
-            if not config.descends_from(newest.revision):
-                self._lost(process, newest.revision, config)
+            if config.descends_from(newest.revision):
+                self._note_deleted(newest, config)
+            else:
+                self._lost(process, newest, config)
             self._on_majority(process, config)
             self._enough_left(config)
-            self._deleted |= {
-                key
-                for key, record in newest.records.items()
-                if key[0] in ("virtual-server", "token") and key not in _living(config)
-            }
             if config.site and newest.site and config.site.protocol > newest.site.protocol:
                 self._checker.seen["the Site speaks a newer version"] += 1
             if config.floor > newest.floor:
@@ -119,7 +120,7 @@ class ConfigCheck:
             self.newest = config
             self.newest_at = self._checker.world.now
         elif not newest.descends_from(revision):
-            self._lost(process, revision, newest)
+            self._lost(process, config, newest)
 
     def _without_local(self, process: Process, shown: Config) -> Config:
         """What is committed, where the kernel also follows local edits of ``shown``."""
@@ -136,9 +137,33 @@ class ConfigCheck:
                 self._checker.fail("S1", text)
         return committed
 
-    def _lost(self, process: Process, revision: Revision, config: Config) -> None:
-        text = f"{revision} was committed, is not in {config.revision} {config.epochs}"
+    def _note_deleted(self, before: Config, after: Config) -> None:
+        living = _living(after)
+        for key in before.records:
+            if key[0] in ("virtual-server", "token") and key not in living:
+                self._deleted.setdefault(key, after.revision)
+
+    def _lost(self, process: Process, lost: Config, config: Config) -> None:
+        if self.parted(lost, config):
+            self._checker.seen["history lost by force"] += 1
+            return
+        text = f"{lost.revision} was committed, is not in {config.revision} {config.epochs}"
         self._checker.fail("S11", f"{process.name}: {text}")
+
+    # Force
+
+    def forcing(self, term: int) -> None:
+        """A device writes alone, in a term that no other one ever writes in."""
+        self._forced.add(term)
+
+    def parted(self, one: Config, other: Config) -> bool:
+        """Whether an operator has given up voters in only one of two histories."""
+        return self._given_up(one) != self._given_up(other)
+
+    def _given_up(self, config: Config) -> set[object]:
+        recoveries = {r for r, each in self.requests.items() if isinstance(each.item, Recover)}
+        forced = self._forced & {epoch.term for epoch in config.epochs}
+        return {*forced, *(r for r in recoveries if config.handled(r))}
 
     def _on_majority(self, process: Process, config: Config) -> None:
         """What is committed is on the disks of most voters of the coordinator."""
@@ -168,12 +193,16 @@ class ConfigCheck:
 
     def _one_voter_at_a_time(self, old: Config, new: Config) -> None:
         """S13: neighbouring voter lists differ in one voter, so majorities meet."""
+        if self.parted(old, new):
+            return
         for uid, after in new.assignments.items():
             before = old.assignments.get(uid)
             if before is None:
                 continue
-            steps = after.number - before.number
-            self._differ("assignment " + uid, before.voters, after.voters, abs(steps))
+            # Of what was never committed another step may have been made, from the same list.
+            steps = abs(after.number - before.number)
+            steps += 0 if new.descends_from(old.revision) else 2
+            self._differ("assignment " + uid, before.voters, after.voters, steps)
         if old.site and new.site:
             steps = abs(new.revision.n - old.revision.n) + (
                 0 if new.descends_from(old.revision) else len(new.devices)
@@ -219,7 +248,10 @@ class ConfigCheck:
             self._checker.fail("S11", f"{item.request} succeeds without a revision")
             return
         world = self._checker.world
-        voters = self.newest.site.voters if self.newest.site else ()
+        of_it = (c for c in self._contents.values() if c.descends_from(revision))
+        there = next(of_it, self.newest)
+        config = there if self.parted(there, self.newest) else self.newest
+        voters = config.site.voters if config.site else ()
         holders = [m for m in world.machines if m.id in voters]
         count = sum(1 for m in holders if m.disk.config.descends_from(revision))
         if count < majority(voters):
@@ -242,7 +274,8 @@ class ConfigCheck:
             if outcome is None:
                 process = request.process
                 age = process.machine.clock.local(world.now) - request.at
-                if process.alive and age > OUTCOME_NS:
+                limit = RECOVER_NS if isinstance(request.item, Recover) else OUTCOME_NS
+                if process.alive and age > limit:
                     self._checker.fail("L7", f"{name} has not ended: {request.item}")
                 continue
             if request.token is None:

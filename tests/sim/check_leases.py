@@ -34,6 +34,10 @@ class LeaseCheck:
         """Devices that were paused, and until when their lease may be open beside another's."""
         self.pause_overlap = 0
         """Most nanoseconds with two announcers of which one had been paused: a known limit."""
+        self.by_force = False
+        """An operator gives up devices that may run: two announce until they hear of it."""
+        self._rests_on: dict[tuple[int, str], Config] = {}
+        """The configuration by which a device took, or renewed, the lease of a VIP."""
         self._barred: set[tuple[DeviceId, GroupId]] = set()
         """Devices that must not take a frozen Virtual Server by themselves."""
         self._lame: set[tuple[int, str]] = set()
@@ -90,6 +94,7 @@ class LeaseCheck:
             text = f"{process.name} acts on term {effect.term} of {effect.group}, knows {newest}"
             self._checker.fail("S10", text)
         self._terms[machine.id, effect.group] = effect.term
+        self._rest(process, effect.vips)
         for vip in effect.vips:
             self._lame.discard((machine.index, vip))
             self._nobody_else_announces(machine, vip, until)
@@ -103,7 +108,12 @@ class LeaseCheck:
         if bounds and effect.vips:
             self._is_supported(process, effect.group, until, effect.lease, bounds)
 
+    def _rest(self, process: Process, vips: Sequence[str]) -> None:
+        if self.by_force and process.in_force is not None:
+            self._rests_on.update({(process.machine.index, v): process.in_force for v in vips})
+
     def refreshed(self, process: Process, effect: Refresh, until: int) -> None:
+        self._rest(process, effect.vips)
         for vip in effect.vips:
             self._nobody_else_announces(process.machine, vip, until)
             if self.holder.get(vip) == process.machine.id:
@@ -147,6 +157,10 @@ class LeaseCheck:
                 return True
         return False
 
+    def _heeds(self, machine: Machine, vip: str) -> Config | None:
+        """What a device has in force; without an agent, what its kernel goes on by."""
+        return self._checker.in_force(machine.id) or self._rests_on.get((machine.index, vip))
+
     def _ended(self, machine: Machine, vips: Sequence[str], now: int) -> None:
         for vip in vips:
             if self.holder.get(vip) == machine.id:
@@ -165,6 +179,8 @@ class LeaseCheck:
             if end > now and self._excused(machine, until, other, end):
                 self.pause_overlap = max(self.pause_overlap, min(end, until) - now)
                 self._checker.seen["two owners after a pause"] += 1
+            elif self._checker.parted(self._heeds(machine, vip), self._heeds(other, vip)):
+                self._checker.seen["two owners by force"] += end > now
             elif end > now:
                 self.overlap += min(end, until) - now
                 left = (end - now) / MILLISECOND

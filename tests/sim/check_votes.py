@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from protocol.config import Config
 from protocol.effects import Ballot
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Ack, Beat, Claim, HandOver, Resign, Stored, Vote, Voted
@@ -38,7 +39,7 @@ class VoteCheck:
         self._checker = checker
         self.promises: dict[tuple[DeviceId, GroupId], Promise] = {}
         self._granted: dict[tuple[DeviceId, GroupId, int], DeviceId] = {}
-        self._primary: dict[tuple[GroupId, int], DeviceId] = {}
+        self._primary: dict[tuple[GroupId, int], tuple[DeviceId, Config | None]] = {}
         self._lists: dict[tuple[DeviceId, DeviceId], tuple[int, tuple[Claim, ...]]] = {}
         self._beats: dict[DeviceId, dict[tuple[DeviceId, int], tuple[Claim, ...]]] = {}
         self._resigned: dict[DeviceId, set[tuple[DeviceId, GroupId, int]]] = {}
@@ -61,9 +62,10 @@ class VoteCheck:
         return any(to == device for (gid, _), to in self._tokens.items() if gid == group)
 
     def is_primary(self, device: DeviceId, group: GroupId, term: int) -> None:
-        """S2: one primary per group and term."""
-        first = self._primary.setdefault((group, term), device)
-        if first != device:
+        """S2: one primary per group and term, where no two sides of a split go on by force."""
+        config = self._checker.in_force(device)
+        first, there = self._primary.setdefault((group, term), (device, config))
+        if first != device and not self._checker.parted(there, config):
             self._checker.fail("S2", f"{group} has primaries {first} and {device} in term {term}")
 
     # What a device hears

@@ -152,6 +152,17 @@ class Checker:
         """The voters of a group; empty where they changed, so that support is not judged."""
         return self._voters.get(group, ())
 
+    def in_force(self, device: DeviceId) -> Config | None:
+        """What a device that runs has in force."""
+        process = self.world.running(self.world.index_of[device])
+        return process.in_force if process is not None else None
+
+    def parted(self, one: Config | None, other: Config | None) -> bool:
+        """Whether only one of two devices has heard of an operator's force, if there is any."""
+        if not self.leases.by_force:
+            return False
+        return one is None or other is None or self.configs.parted(one, other)
+
     # Processes
 
     def starting(self, machine: Machine) -> None:
@@ -256,6 +267,8 @@ class Checker:
 
     def happened(self, process: Process, event: Event) -> None:
         self.seen[f"event {event.kind}"] += 1
+        if event.kind == "recover":
+            self.configs.forcing(event.term)
         if event.kind == "lame":
             self.moved_at = self.world.now
         if event.kind == "primary" and event.group and event.device:

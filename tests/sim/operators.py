@@ -24,7 +24,7 @@ from protocol.changes import (
     SetGateway,
 )
 from protocol.document import VirtualServerDocument
-from protocol.effects import Force, Promote, Propose
+from protocol.effects import Force, Promote, Propose, Recover
 from protocol.gateway_document import GatewayDocument
 from protocol.ids import Revision
 from protocol.listener_document import ListenerDocument
@@ -78,7 +78,13 @@ def force(world: World, index: int, server: str) -> None:
     _ask(world, index, Force(f"f{len(world.checker.configs.requests)}", server))
 
 
-def _ask(world: World, index: int, item: Propose | Promote | Force) -> bool:
+def recover(world: World, index: int) -> str | None:
+    """``halbctl recover`` typed at a device, which counts on all that it hears."""
+    request = f"r{len(world.checker.configs.requests)}"
+    return request if _ask(world, index, Recover(request, (), unix_s(world))) else None
+
+
+def _ask(world: World, index: int, item: Propose | Promote | Force | Recover) -> bool:
     process = world.running(index)
     if process is None or process.stopping:
         return False

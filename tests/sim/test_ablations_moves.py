@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol import recovery, rescue
+from protocol import recovery, rescue, terms
 from protocol.effects import Recover
 from protocol.ids import DeviceId
 from protocol.timing import MILLISECOND, SECOND
@@ -74,6 +74,7 @@ def broken_by_a_recovery_beside_a_living_majority(seed: int) -> set[str]:
 def test_a_recovery_without_its_leap_of_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two primaries of one term would both be obeyed, each by whom it has heard of last."""
     assert broken_by_a_recovery_beside_a_living_majority(1) == set()
-    for module in (recovery, rescue):
+    for module in (recovery, rescue, terms):
         monkeypatch.setattr(module, "TERM_LEAP", 1)
+    monkeypatch.setattr(terms, "TURNS", 1)
     assert broken_by_a_recovery_beside_a_living_majority(1) == {"S2"}

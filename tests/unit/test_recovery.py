@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from protocol.changes import DeleteVirtualServer, PutVirtualServer, SetDevice
+from protocol.changes import (
+    DeleteVirtualServer,
+    PutVirtualServer,
+    RecoverVoters,
+    SetDevice,
+    edit_for,
+)
 from protocol.config import Edit
 from protocol.describe import describe
 from protocol.document import VirtualServerDocument
 from protocol.effects import Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
+from protocol.messages import Answer, Ask
 from protocol.objects import Assignment
-from protocol.recovery import TERM_LEAP, recovery_edit
-from protocol.rescue import own_term
+from protocol.recovery import recovery_edit
+from protocol.terms import TERM_LEAP, block, turn_of
 from protocol.view import Role
 from tests.unit.cluster import RDP, Cluster
 from tests.unit.test_configuration_in_a_site import in_force, propose, web
@@ -119,12 +126,62 @@ def test_two_sides_that_recover_apart_are_one_site_as_soon_as_they_hear_each_oth
 
 def test_no_two_devices_force_anything_in_one_term() -> None:
     config = in_force(Cluster(4).settled(), DeviceId(f"{1:016x}"))
-    forced: dict[int, DeviceId] = {}
+    forced: dict[int, str] = {}
     for newest in (3, 999, 1000, 2500, 1_000_999):
         for device in config.devices:
-            term = own_term(device, config, newest)
-            assert term >= newest + TERM_LEAP
-            assert forced.setdefault(term // TERM_LEAP, device) == device
+            for alone in (False, True):
+                term = block(newest, turn_of(device, config, alone=alone))
+                assert term >= newest + TERM_LEAP
+                who = f"{device} {alone}"
+                assert forced.setdefault(term // TERM_LEAP, who) == who
+
+
+def test_two_sides_elect_in_other_terms_although_one_heard_of_the_other_in_a_refusal() -> None:
+    cluster = Cluster().settled()
+    first, second, third = (d.id for d in cluster.devices)
+    without(cluster, second)
+    cluster.drop = lambda a, b, m: a != b
+    cluster.run(6000)
+    assert recover(cluster, third).error is None
+    cluster.drop = lambda a, b, m: a != b and not isinstance(m, Ask | Answer)
+    cluster.run(2000)
+    cluster.drop = lambda a, b, m: a != b
+    cluster.run(6000)
+    cluster.give(first, Recover("on the other side", ()))
+    cluster.run(4000)
+    configs = in_force(cluster, first), in_force(cluster, third)
+    assert not {e.term for e in configs[0].epochs[2:]} & {e.term for e in configs[1].epochs[2:]}
+    terms = {config.assignments[RDP].term // TERM_LEAP for config in configs}
+    assert len(terms) == 2
+    cluster.drop = lambda a, b, m: False
+    cluster.run(8000)
+    assert in_force(cluster, first).records == in_force(cluster, third).records
+    assert cluster.primary() is not None
+
+
+def test_a_device_that_forced_something_in_vain_is_taken_back_by_the_others() -> None:
+    cluster = Cluster(5).settled()
+    first, second, third, fourth, fifth = (d.id for d in cluster.devices)
+    sides = ({first, second}, {third, fifth})
+    cluster.drop = lambda a, b, m: not any({a, b} <= side for side in sides)
+    without(cluster, fourth)
+    assert recover(cluster, first).error is None
+    cluster.kill(fifth)
+    cluster.give(third, Recover("in vain", ()))
+    cluster.run(20_000)
+    assert cluster.primary(SITE_GROUP) in (first, second)
+    cluster.drop = lambda a, b, m: False
+    cluster.run(8000)
+    assert in_force(cluster, third).records == in_force(cluster, first).records
+
+
+def test_a_coordinator_gives_up_no_voters_of_its_own() -> None:
+    cluster = Cluster(4).settled()
+    first, _, third, fourth = (d.id for d in cluster.devices)
+    config = in_force(cluster, first)
+    change = RecoverVoters((third, fourth), ((RDP, 4),))
+    made = edit_for(config, change, unix_s=0, new_uid=str)
+    assert [type(value) for value in made.put] == [Assignment]
 
 
 def test_a_recovery_that_another_takes_the_place_of_has_its_outcome_too() -> None:
@@ -195,7 +252,7 @@ def test_a_refusal_names_all_who_are_missing() -> None:
 def test_new_voters_are_shown_with_the_name_of_what_they_vote_on() -> None:
     cluster = Cluster().settled()
     config = in_force(cluster, cluster.devices[0].id)
-    made = recovery_edit(config, (cluster.devices[0].id,), {})
+    made = recovery_edit(config, (cluster.devices[0].id,), TERM_LEAP, alone=True)
     name = config.virtual_servers[RDP].name
     assert f"~ assignment of {name} voters d1, d2, d3 -> d1" in describe(config, made)
 
@@ -237,13 +294,13 @@ def test_recover_settles_a_list_that_waits_for_a_device_that_is_gone() -> None:
         lone=True, formerly_lone=True,
     )  # fmt: skip
     config = config.edited(Edit(put=(stuck,)), 9)
-    assert not recovery_edit(config, (first, second, third), {}).put
-    edit = recovery_edit(config, (second, third), {})
+    assert not recovery_edit(config, (first, second, third), TERM_LEAP, alone=True).put
+    edit = recovery_edit(config, (second, third), TERM_LEAP, alone=True)
     (forced,) = edit.put
     assert describe(config, edit) == ("~ assignment of rdp voters before d1, d2 -> none",)
     assert isinstance(forced, Assignment)
     assert (forced.voters, forced.former, forced.lone) == ((second, third), (), True)
     assert not forced.formerly_lone
-    (single,) = recovery_edit(config, (third,), {}).put[1:]
+    (single,) = recovery_edit(config, (third,), TERM_LEAP, alone=True).put[1:]
     assert isinstance(single, Assignment)
     assert (single.voters, single.lone) == ((third,), False)
