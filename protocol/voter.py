@@ -18,7 +18,7 @@ from msgspec import structs
 
 from protocol.arbiter import Pair
 from protocol.effects import Ballot
-from protocol.ids import DeviceId, GroupId, Revision
+from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Answer, Ask, Claim, Reason, Vote, Voted
 from protocol.outbox import Outbox
 from protocol.timing import PROMISE_INTERVALS, Timing
@@ -189,8 +189,11 @@ class Voter:
         """Why this voter cannot support ``sender`` whatever it hears."""
         if number < self.electorate.number:
             return Reason.STALE_VOTERS
+        # What the candidate has of the configuration, and this device lacks, may be that either
+        # of them votes on the coordinator: without this vote nobody could tell this device.
+        newer = self.group == SITE_GROUP and revision > self.electorate.revision
         known = number > self.electorate.number or sender in self.electorate.carriers
-        if not (self.votes and known):
+        if not (newer or (self.votes and known)):
             return Reason.NOT_VOTER
         if revision < self.electorate.revision:
             return Reason.STALE_CONFIG

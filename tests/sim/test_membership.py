@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any, cast
 
 import pytest
 
@@ -10,8 +11,12 @@ from protocol import admission, devices
 from protocol.changes import PutVirtualServer, RemoveDevice
 from protocol.document import VirtualServerDocument
 from protocol.errors import InvalidInput
+from protocol.ids import DeviceId
 from protocol.listener_document import ListenerDocument
+from protocol.messages import Reason
+from protocol.node import Node
 from protocol.timing import MILLISECOND, SECOND, Profile
+from protocol.voter import Voter
 from tests.sim import liveness, operators
 from tests.sim.run import make_node, quiet_world
 from tests.sim.site import Setup, device_id, device_name
@@ -41,6 +46,47 @@ def test_a_site_grows_from_one_device(devices: int) -> None:
         assert len(config.site.voters) == devices
         for assignment in config.assignments.values():
             assert len(assignment.voters) == devices
+
+
+def voters(world: World, index: int) -> tuple[DeviceId, ...]:
+    """Who votes on the coordinator by what a device has stored."""
+    process = world.running(index)
+    assert process is not None
+    site = cast(Node, process.core).configuration.newest.site
+    return site.voters if site else ()
+
+
+def joined_and_gone(seed: int) -> World:
+    """The second device of a Site loses power before it knows that it votes, and comes back."""
+    world = quiet_world(seed, Setup(devices=2, founders=1))
+    assert operators.join(world, 0, 1)
+    while len(voters(world, 0)) == 1:
+        world.run_for(MILLISECOND // 10)
+    site = world.machines[1].disk.config.site
+    assert site is not None
+    assert site.voters == (device_id(0),)
+    world.crash(1)
+    world.run_for(3 * SECOND)
+    world.start(1)
+    world.run_for(6 * SECOND)
+    return world
+
+
+def test_a_second_device_that_loses_power_as_it_becomes_a_voter_votes_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in range(3):
+        world = joined_and_gone(seed)
+        assert not world.checker.violations
+        assert world.view(0).coordinator is not None
+        assert world.machines[1].disk.config == world.machines[0].disk.config
+    unable = Voter._unable
+
+    def by_its_own_list(self: Voter, *known: Any) -> Reason:
+        return unable(self, *known) if self.votes else Reason.NOT_VOTER
+
+    monkeypatch.setattr(Voter, "_unable", by_its_own_list)
+    assert joined_and_gone(0).view(0).coordinator is None
 
 
 def test_a_grown_site_survives_the_loss_of_its_founder() -> None:
