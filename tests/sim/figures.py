@@ -159,7 +159,6 @@ class Recorder(Node):
     def __init__(self, tapes: dict[DeviceId, list[Step]], **arguments: Any) -> None:
         self._tape: list[Step] = []
         tapes[arguments["device"]] = self._tape
-        # Xuments["device"]] = []
         super().__init__(**arguments)
 
     def step(self, now: int, inputs: Iterable[Input]) -> list[Effect]:
