@@ -84,9 +84,9 @@ class Vips:
         if opened and boottime() > opening.by:
             # With one transaction: closing one by one would make those late that are in time.
             self.release([Release(effect.group, effect.vips) for effect in opened])
-            self._were_late([*opening.late, *opened])
+            self._were_late([*opening.late, *opened], opening)
         else:
-            self._were_late(opening.late)
+            self._were_late(opening.late, opening)
             self._have_opened(opened, began + opening.lease)
         if self._openings:
             self._opens_soon = self._loop.call_soon(self._open_some)
@@ -94,7 +94,7 @@ class Vips:
     def _opened(self, effects: Sequence[Acquire], opening: Opening) -> Sequence[Acquire]:
         """Those whose leases the kernel has opened; what became of the others is told."""
         if boottime() > opening.by:
-            self._were_late(effects)
+            self._were_late(effects, opening)
             return ()
         try:
             self._lease.acquire([vip for effect in effects for vip in effect.vips], opening.lease)
@@ -221,9 +221,11 @@ class Vips:
         if lapsed:
             self._deliver(LeaseLapsed(lapsed))
 
-    def _were_late(self, effects: Sequence[Acquire]) -> None:
+    def _were_late(self, effects: Sequence[Acquire], opening: Opening) -> None:
         if effects:
-            most = max(boottime() - effect.deadline for effect in effects) // MILLISECOND
+            # Some were to open later than those that they were opened together with.
+            first = min(opening.by, *(effect.deadline for effect in effects))
+            most = (boottime() - first) // MILLISECOND
             _log.warning("%d leases came up to %d ms too late: not opened", len(effects), most)
             self._lapsed(effects)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
+
+import pytest
 
 from agent.clock import boottime
 from agent.nft import KernelRefused
@@ -223,6 +225,25 @@ def test_leases_that_were_refused_until_it_was_too_late_are_not_tried_one_by_one
     assert not held
     assert sorted(lapsed(told)) == some
     assert len(asked) <= 12
+
+
+def test_what_is_late_for_the_sake_of_others_is_said_to_be_late(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def takes(vips: Sequence[str]) -> int:
+        if WEB_VIPS[0] in vips:
+            raise KernelRefused("no", "try another")
+        return 2 * OPENS_NS
+
+    soon = boottime() + OPENS_NS
+    held, _ = acquire(
+        Nft(takes), opens(WEB, *WEB_VIPS, soon), opens(RDP, *RDP_VIPS, soon + 60 * SECOND)
+    )
+    assert not held
+    (late,) = (each.args for each in caplog.records if "too late" in each.msg)
+    assert isinstance(late, tuple)
+    assert late[0] == 1
+    assert 0 <= cast(int, late[1]) < 60_000
 
 
 def test_what_opened_before_a_refusal_made_it_late_is_closed() -> None:
