@@ -22,7 +22,7 @@ from agent.arbiter import Prober
 from agent.balancing import Balancer
 from agent.checks import Down, HealthChecks
 from agent.clients import Holder, Send, StickyClients
-from agent.clock import next_round
+from agent.clock import Deadlines, next_round
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.draining import Draining
 from agent.flows import Flows
@@ -102,7 +102,7 @@ class Carrier:
         self.host = HostWatch()
         self.meter = Meter(self.kernel.traffic, self.host.on_sample)
         self.balancer = Balancer(asyncio.get_running_loop().time)
-        self._desired, self._settles_at = Desired(), NEVER
+        self._desired, self._settles_at, self._deadlines = Desired(), NEVER, Deadlines()
         self.draining = Draining(news.on_event)
         self._leftovers = Leftovers()
         self._gateway_news = GatewayNews(news.on_event)
@@ -145,7 +145,7 @@ class Carrier:
         self.flows.on_config(config)
         self.checks.set_targets(self._carried())
         self.balancer.observe(self._carried(), self.checks.down)
-        self.clients.on_config(config, settled(self._carried(), time.time())[0])
+        self.clients.on_config(config, settled(self._carried(), self._deadlines)[0])
         self._wish()
         self._judge()
 
@@ -219,7 +219,7 @@ class Carrier:
         if self._config.site is None:
             self.kernel.want(None, self._config.revision)
             return
-        carried, self._settles_at = settled(self._carried(), time.time())
+        carried, self._settles_at = settled(self._carried(), self._deadlines)
         assignments = self._config.assignments
         vips = {vs.uid: assignments[vs.uid].vips for vs in carried if vs.uid in assignments}
         desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
@@ -242,7 +242,7 @@ class Carrier:
             counts = await self.kernel.connections()
             if counts is not None:
                 self.balancer.count(counts, self.kernel.counting_s)
-        if time.time() >= self._settles_at:
+        if self._deadlines.now() >= self._settles_at:
             self.on_config(self._config)
         elif self.balancer.moment != self._desired.moment:
             self._wish()
@@ -311,7 +311,7 @@ class Carrier:
     def _drain(self) -> None:
         """Disable and empty the gateways whose time to drain is over."""
         assert self.vips is not None
-        for change in self.draining.due(self._carried(), self.vips.held, int(time.time())):
+        for change in self.draining.due(self._carried(), self.vips.held, self._deadlines):
             request = f"drain-{secrets.token_hex(8)}"
             revision = self._config.revision
             self._deliver(Propose(request, change, revision, int(time.time()), 2 * SECOND))

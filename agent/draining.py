@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 
+from agent.clock import Deadlines
 from agent.conntrack import end_flows
 from agent.ruleset import remembers_all
 from protocol.changes import SetGateway
@@ -21,6 +22,8 @@ from protocol.errors import HalbError
 from protocol.ids import GroupId
 from protocol.objects import Gateway, VirtualServer
 
+LONGEST_S = 60 * 86_400.0
+"""What is further ahead was written by a clock that is wrong, or is read by one."""
 AGAIN_S = 2.0
 """Until a change that may have failed is proposed again."""
 SWEEPS_S = (0.0, 2.0, 6.0)
@@ -59,7 +62,7 @@ class Draining:
         """By gateway, also after it was removed, until it may have connections again."""
 
     def due(
-        self, servers: Iterable[VirtualServer], held: Container[GroupId], unix_s: int
+        self, servers: Iterable[VirtualServer], held: Container[GroupId], deadlines: Deadlines
     ) -> Iterator[SetGateway]:
         """The changes that are due now, of Virtual Servers that this device is primary of.
 
@@ -80,7 +83,8 @@ class Draining:
                         news = self._looked and server.uid in held
                         self._sweep(key, server, gateway, news=news)
                     continue
-                waits = unix_s < until or now < self._proposed.get(key, 0.0)
+                left = deadlines.left(key, until, LONGEST_S)
+                waits = left > 0 or now < self._proposed.get(key, 0.0)
                 if not waits and server.uid in held:
                     self._proposed[key] = now + AGAIN_S
                     yield SetGateway(server.name, gateway.name, state="disabled", drain_until=until)

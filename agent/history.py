@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -102,7 +101,10 @@ def entry_of(
 def two_owners_lately(entries: Iterable[HistoryEntry], unix_ms: int) -> Iterator[str]:
     """A warning for each Virtual Server that had two owners within :data:`FRESH_MS`."""
     newest = {
-        e.virtual_server: e for e in entries if e.kind == "two-owners" and unix_ms - e.at < FRESH_MS
+        e.virtual_server: e
+        for e in entries
+        # One from later is of before the clock was set back.
+        if e.kind == "two-owners" and abs(unix_ms - e.at) < FRESH_MS
     }
     for name, entry in newest.items():
         ago = max(0, unix_ms - entry.at) // 1000
@@ -111,6 +113,8 @@ def two_owners_lately(entries: Iterable[HistoryEntry], unix_ms: int) -> Iterator
 
 class History:
     """The newest ``limit`` entries, oldest first; entries of other devices are merged in.
+
+    Which are the newest is told by when they came, for clocks may be set.
 
     ``report`` is told of troubles with the disk, to which is written ``beside`` the loop.
     """
@@ -124,12 +128,12 @@ class History:
         beside: bool = False,
     ) -> None:
         self._limit = limit
-        self._entries: list[HistoryEntry] = []
         self._known: dict[Hashable, HistoryEntry] = {}
+        """As they came."""
         self.counts: Counter[tuple[str, str]] = Counter()
         """Entries by kind and Virtual Server, since the start."""
         work = Beside() if beside else AtOnce()
-        self.file = HistoryFile(state_dir / FILE, limit, lambda: self._entries, report, work)
+        self.file = HistoryFile(state_dir / FILE, limit, self._all, report, work)
         for entry in self.file.load():
             self._keep(entry)
 
@@ -147,18 +151,14 @@ class History:
         self, virtual_server: str | None = None, limit: int = 100
     ) -> tuple[HistoryEntry, ...]:
         """The newest ``limit`` entries, of one Virtual Server if named, oldest first."""
-        wanted = (
-            self._entries
-            if virtual_server is None
-            else [e for e in self._entries if e.virtual_server == virtual_server]
-        )
-        return tuple(wanted[-limit:]) if limit > 0 else ()
+        wanted = [e for e in self._known.values() if virtual_server in (None, e.virtual_server)]
+        return tuple(sorted(wanted[-limit:], key=lambda e: e.at)) if limit > 0 else ()
 
     def named(self, entry: HistoryEntry) -> HistoryEntry:
         """``entry``, of a Virtual Server that is deleted already with the name that it had."""
         if entry.virtual_server or entry.uid is None:
             return entry
-        known = (e.virtual_server for e in reversed(self._entries) if e.uid == entry.uid)
+        known = (e.virtual_server for e in reversed(self._known.values()) if e.uid == entry.uid)
         return msgspec.structs.replace(entry, virtual_server=next(filter(None, known), ""))
 
     def verified(self, uid: GroupId, reporter: str, ms: float) -> HistoryEntry | None:
@@ -166,7 +166,7 @@ class History:
 
         None where it is not known, or had that phase already.
         """
-        for entry in reversed(self._entries):
+        for entry in reversed(self._known.values()):
             if (entry.kind, entry.uid, entry.reporter) == ("primary", uid, reporter):
                 if not entry.timeline or VERIFICATION in entry.timeline:
                     return None
@@ -174,18 +174,17 @@ class History:
                 return msgspec.structs.replace(entry, timeline=timeline)
         return None
 
+    def _all(self) -> tuple[HistoryEntry, ...]:
+        return tuple(self._known.values())
+
     def _keep(self, entry: HistoryEntry) -> bool:
         key = _identity(entry)
         known = self._known.get(key)
-        if known is not None:
-            if _told(entry) <= _told(known):
-                return False
-            self._entries.remove(known)
+        if known is not None and _told(entry) <= _told(known):
+            return False
         self._known[key] = entry
-        insort(self._entries, entry, key=lambda e: e.at)
-        for oldest in self._entries[: -self._limit]:
-            del self._known[_identity(oldest)]
-        del self._entries[: -self._limit]
+        if len(self._known) > self._limit:
+            del self._known[next(iter(self._known))]
         return True
 
 

@@ -49,6 +49,29 @@ class Comparison:
 
 
 @dataclass
+class Battery:
+    """The battery-backed clock, less what this host itself set it to: to its clock for people.
+
+    A kernel whose clock was corrected by a time server sets this one some minutes later.
+    """
+
+    _before: tuple[int, int, int] | None = None
+    _set_by: int = 0
+
+    def shown(self, own: int, battery: int, people: int) -> int:
+        """What it would show, nanoseconds; ``own`` is the clock that the core lives by."""
+        before, self._before = self._before, (own, battery, people)
+        if before is not None:
+            jump = battery - before[1] - (own - before[0])
+            behind = before[2] - before[1]
+            # After a pause it is ahead of people's clock, which stood still as well.
+            far = jump > RTC_MARGIN_NS
+            if far and max(abs(battery - people), abs(jump - behind)) <= RTC_MARGIN_NS:
+                self._set_by += jump
+        return battery - self._set_by
+
+
+@dataclass
 class Ticks:
     """Makes nanoseconds of a counter whose rate is unknown at first."""
 

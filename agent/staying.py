@@ -14,6 +14,7 @@ from math import inf
 
 from msgspec.structs import replace
 
+from agent.clock import Deadlines
 from agent.distribution import GatewayKey
 from protocol.objects import Former, FormerHash, Gateway, Listener, VirtualServer
 from protocol.settling import STAY_S
@@ -24,33 +25,33 @@ LONGEST_S = 2 * STAY_S
 
 
 def settled(
-    servers: Iterable[VirtualServer], unix_s: float
+    servers: Iterable[VirtualServer], deadlines: Deadlines
 ) -> tuple[tuple[VirtualServer, ...], float]:
-    """``servers`` without what is over of their slots before, and when the next of it is over."""
-    found = tuple(_settled(vs, unix_s) for vs in servers)
-    ends = (note.until for vs in found for note in _notes(vs))
-    return found, min(ends, default=NEVER)
+    """``servers`` without what is over of their slots before, and when, by the clock of
+    ``deadlines``, the next of it is over."""
+    found = tuple(_settled(vs, deadlines) for vs in servers)
+    ends = (_left(vs, name, note, deadlines) for vs in found for name, note in _notes(vs))
+    return found, deadlines.now() + min(ends, default=NEVER)
 
 
-def _notes(vs: VirtualServer) -> Iterator[Former | FormerHash]:
-    yield from (g.former for g in vs.gateways if g.former is not None)
-    yield from (each.former for each in vs.listeners if each.former is not None)
+def _notes(vs: VirtualServer) -> Iterator[tuple[str, Former | FormerHash]]:
+    yield from ((g.name, g.former) for g in vs.gateways if g.former is not None)
+    yield from ((each.key, each.former) for each in vs.listeners if each.former is not None)
 
 
-def _settled(vs: VirtualServer, unix_s: float) -> VirtualServer:
-    if all(_counts(note, unix_s) for note in _notes(vs)):
+def _settled(vs: VirtualServer, deadlines: Deadlines) -> VirtualServer:
+    over = {
+        name for name, note in _notes(vs) if not 0 < _left(vs, name, note, deadlines) < LONGEST_S
+    }
+    if not over:
         return vs
-
-    def over(note: Former | FormerHash | None) -> bool:
-        return note is not None and not _counts(note, unix_s)
-
-    gateways = (replace(g, former=None) if over(g.former) else g for g in vs.gateways)
-    listeners = (replace(each, former=None) if over(each.former) else each for each in vs.listeners)
+    gateways = (replace(g, former=None) if g.name in over else g for g in vs.gateways)
+    listeners = (replace(each, former=None) if each.key in over else each for each in vs.listeners)
     return replace(vs, gateways=tuple(gateways), listeners=tuple(listeners))
 
 
-def _counts(note: Former | FormerHash, unix_s: float) -> bool:
-    return 0 < note.until - unix_s < LONGEST_S
+def _left(vs: VirtualServer, name: str, note: Former | FormerHash, deadlines: Deadlines) -> float:
+    return deadlines.left((vs.uid, name, note.until), note.until, LONGEST_S)
 
 
 def amid(vs: VirtualServer, listener: Listener, version: int) -> bool:

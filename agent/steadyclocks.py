@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from agent.pause import (
     RTC_EVERY_NS,
     RTC_MARGIN_NS,
     TSC_MARGIN_NS,
+    Battery,
     Clock,
     Comparison,
     PauseWatch,
@@ -63,11 +65,14 @@ def rtc_reader(path: Path) -> Callable[[], Reading | None] | None:
     except OSError:
         return None
 
+    battery = Battery()
+
     def read() -> Reading | None:
         try:
-            return boottime(), int(os.pread(fd, 32, 0)) * SECOND
+            own, shown = boottime(), int(os.pread(fd, 32, 0)) * SECOND
         except (OSError, ValueError):
             return None
+        return own, battery.shown(own, shown, time.time_ns())
 
     return None if read() is None else read
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agent.clock import Deadlines
 from agent.draining import Draining
 from protocol.effects import Event
 from protocol.ids import GroupId
@@ -17,6 +18,11 @@ from tests.unit.listening import run, until
 UID = GroupId("00000000000000aa")
 DEADLINE = 1_700_000_000
 ONE, TWO = (Gateway(name=f"gw{n}", address=f"10.0.0.{n}", drain_until=DEADLINE) for n in (1, 2))
+
+
+def at(unix_s: float) -> Deadlines:
+    """What is looked up for the first time."""
+    return Deadlines(lambda: unix_s, lambda: 0)
 
 
 def serving(*gateways: Gateway) -> tuple[VirtualServer, ...]:
@@ -45,11 +51,28 @@ def test_a_primary_disables_what_drains_at_the_deadline_and_no_sooner(ended: lis
     async def test() -> None:
         draining = Draining(print)
         some = serving(replace(ONE, state="draining"))
-        assert not list(draining.due(some, {UID}, DEADLINE - 1))
-        assert not list(draining.due(some, (), DEADLINE)), "another device is primary"
-        (change,) = draining.due(some, {UID}, DEADLINE)
+        assert not list(draining.due(some, {UID}, at(DEADLINE - 1)))
+        assert not list(draining.due(some, (), at(DEADLINE))), "another device is primary"
+        (change,) = draining.due(some, {UID}, at(DEADLINE))
         assert (change.gateway, change.state) == ("gw1", "disabled")
-        assert not list(draining.due(some, {UID}, DEADLINE)), "that is under way"
+        assert not list(draining.due(some, {UID}, at(DEADLINE))), "that is under way"
+
+    run(test())
+    assert not ended
+
+
+def test_a_clock_that_is_set_brings_no_deadline_sooner(ended: list[str]) -> None:
+    async def test() -> None:
+        draining, some = Draining(print), serving(replace(ONE, state="draining"))
+        unix_s, own_s = DEADLINE - 600.0, 0.0
+        clock = Deadlines(lambda: unix_s, lambda: own_s)
+        assert not list(draining.due(some, {UID}, clock))
+        own_s = 599
+        for hours in (-1, 1):
+            unix_s = DEADLINE + 3600.0 * hours
+            assert not list(draining.due(some, {UID}, clock))
+        own_s = 600
+        assert list(draining.due(some, {UID}, clock))
 
     run(test())
     assert not ended
@@ -62,9 +85,9 @@ def test_what_was_disabled_before_an_agent_started_is_emptied_but_is_no_news(
 
     async def test() -> None:
         draining = Draining(told.append)
-        assert not list(draining.due(serving(disabled(ONE), TWO), {UID}, DEADLINE - 1))
+        assert not list(draining.due(serving(disabled(ONE), TWO), {UID}, at(DEADLINE - 1)))
         await until(lambda: ended == [ONE.address])
-        assert not list(draining.due(serving(disabled(ONE), disabled(TWO)), {UID}, DEADLINE))
+        assert not list(draining.due(serving(disabled(ONE), disabled(TWO)), {UID}, at(DEADLINE)))
         await until(lambda: told)
         await asyncio.sleep(0)
 
@@ -90,8 +113,8 @@ def test_where_nobody_counts_nobody_says_that_a_gateway_was_empty(
 
     async def test() -> None:
         draining = Draining(told.append)
-        assert not list(draining.due(sending_on(ONE), {UID}, DEADLINE - 1))
-        assert not list(draining.due(sending_on(disabled(ONE)), {UID}, DEADLINE))
+        assert not list(draining.due(sending_on(ONE), {UID}, at(DEADLINE - 1)))
+        assert not list(draining.due(sending_on(disabled(ONE)), {UID}, at(DEADLINE)))
         await until(lambda: told)
 
     run(test())

@@ -114,6 +114,16 @@ class TestMemory:
             assert history.add(entry(at))
         assert [e.at for e in history.query()] == [10, 20, 30]
 
+    def test_goes_on_after_the_clock_was_set_back_by_a_year(self, tmp_path: Path) -> None:
+        history, year = History(tmp_path, limit=10), 365 * 86_400_000
+        for at in range(10):
+            history.add(entry(year + at))
+        for at in range(3):
+            history.add(entry(at))
+        assert [e.at for e in history.query(limit=2)] == [1, 2]
+        again = History(tmp_path, limit=10)
+        assert [e.at for e in again.query(limit=4)] == [0, 1, 2, year + 9]
+
     def test_gives_the_newest_entries_of_one_virtual_server(self, tmp_path: Path) -> None:
         history = History(tmp_path)
         for at in range(10):

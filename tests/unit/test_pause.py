@@ -11,6 +11,7 @@ from agent.pause import (
     CALIBRATION_NS,
     RTC_MARGIN_NS,
     TSC_MARGIN_NS,
+    Battery,
     Clock,
     Comparison,
     PauseWatch,
@@ -64,6 +65,32 @@ def test_a_clock_that_was_set_back_is_no_pause() -> None:
     comparison = Comparison(RTC_MARGIN_NS)
     comparison.lost(0, 100 * SECOND)
     assert comparison.lost(SECOND, 0) == 0
+
+
+def shown(*readings: tuple[int, int, int]) -> int:
+    """Seconds that a watch takes for a pause, of readings of three clocks in seconds."""
+    battery, comparison = Battery(), Comparison(RTC_MARGIN_NS)
+    found = [
+        comparison.lost(
+            own * SECOND, battery.shown(*(each * SECOND for each in (own, rtc, people)))
+        )
+        for own, rtc, people in readings
+    ]
+    return sum(found) // SECOND
+
+
+def test_a_battery_backed_clock_that_this_host_sets_shows_no_pause() -> None:
+    hour = 3600
+    assert shown((0, 0, 0), (1, 1, 1 + hour), (660, 660 + hour, 660 + hour)) == 0
+    assert shown((0, 0, hour), (1, 1 + hour, 1 + hour), (2, 12 + hour, 2 + hour)) == 10
+
+
+def test_a_pause_shows_whatever_people_have_set() -> None:
+    hour = 3600
+    assert shown((0, 0, 0), (1, 11, 1)) == 10
+    assert shown((0, 0, 0), (1, 11, 11)) == 10, "a time server was quicker"
+    assert shown((0, 0, hour), (1, 11, 1 + hour)) == 10, "not set yet"
+    assert shown((0, hour, 0), (1, 11 + hour, 1)) == 10, "in local time"
 
 
 def test_a_process_that_was_stopped_was_not_a_machine_that_was_paused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from agent.clock import Deadlines
 from agent.staying import LONGEST_S, settled
 from protocol.changes import (
     AddGateway,
@@ -100,19 +101,47 @@ def test_one_that_is_disabled_loses_what_it_had() -> None:
     assert changed(site(DIRECT), ADD, RemoveGateway("rdp", "gw3"), ADD) == {"gw3": (0, UNTIL)}
 
 
-def test_a_device_lets_go_of_it_when_its_time_is_over() -> None:
-    (at_rest,), never = settled([server(site(DIRECT))], NOW)
+def at(unix_s: float) -> Deadlines:
+    """What is looked up for the first time, by a clock that began just now."""
+    return Deadlines(lambda: unix_s, lambda: 0)
+
+
+@pytest.mark.parametrize("hours", [-365 * 24, -1, 1, 25, 365 * 24])
+def test_a_clock_that_is_set_ends_no_note_sooner_or_later(hours: int) -> None:
     moved = server(after(site(DIRECT), ADD))
-    assert settled([moved], UNTIL - 1) == ((moved,), UNTIL)
-    (over,), then = settled([moved], UNTIL)
+    unix_s, own_s = float(NOW), 1000.0
+    clock = Deadlines(lambda: unix_s, lambda: own_s)
+    found, ends = settled([moved], clock)
+    unix_s += 3600 * hours
+    assert settled([moved], clock) == (found, ends)
+    own_s = ends - 1
+    assert settled([moved], clock)[0] == (moved,)
+    own_s = ends
+    assert settled([moved], clock)[0] != (moved,)
+
+
+def test_a_clock_that_was_wrong_at_first_sight_is_read_again() -> None:
+    moved = server(after(site(DIRECT), ADD))
+    unix_s = 0.0
+    clock = Deadlines(lambda: unix_s, lambda: 0)
+    assert settled([moved], clock)[0] != (moved,)
+    unix_s = UNTIL - 1
+    assert settled([moved], clock)[0] == (moved,)
+
+
+def test_a_device_lets_go_of_it_when_its_time_is_over() -> None:
+    (at_rest,), never = settled([server(site(DIRECT))], at(NOW))
+    moved = server(after(site(DIRECT), ADD))
+    assert settled([moved], at(UNTIL - 1)) == ((moved,), 1)
+    (over,), then = settled([moved], at(UNTIL))
     assert all(g.former is None for g in over.gateways)
     assert then == never
-    assert settled([at_rest], NOW)[0][0] is at_rest
+    assert settled([at_rest], at(NOW))[0][0] is at_rest
 
 
 def test_a_note_of_a_clock_that_is_wrong_does_not_count() -> None:
     moved = server(after(site(DIRECT), ADD))
-    assert settled([moved], UNTIL - LONGEST_S)[0] != (moved,)
+    assert settled([moved], at(UNTIL - LONGEST_S))[0] != (moved,)
 
 
 def test_the_first_of_an_ip_version_is_not_noted() -> None:
@@ -199,8 +228,8 @@ def test_only_what_gateways_can_go_on_with_is_noted() -> None:
 
 def test_a_device_lets_go_of_what_a_listener_notes_when_its_time_is_over() -> None:
     changed = server(after(site(ROUTED), served(balance="random")))
-    assert settled([changed], UNTIL - 1) == ((changed,), UNTIL)
-    (over,), _ = settled([changed], UNTIL)
+    assert settled([changed], at(UNTIL - 1)) == ((changed,), 1)
+    (over,), _ = settled([changed], at(UNTIL))
     assert over.listeners[0].former is None
 
 
