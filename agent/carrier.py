@@ -46,7 +46,7 @@ from protocol import api
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
 from protocol.changes import Change
-from protocol.clients import ClientsKept
+from protocol.clients import ClientsMessage
 from protocol.config import Config
 from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input, Propose
 from protocol.errors import HalbError
@@ -255,7 +255,7 @@ class Carrier:
 
     def on_message(self, sender: DeviceId, message: Message) -> bool:
         """What another device says of what its kernel knows; False if it is of something else."""
-        if isinstance(message, ClientsKept):
+        if isinstance(message, ClientsMessage):
             self.clients.on_message(sender, message)
         elif isinstance(message, FlowsMessage):
             self.flows.on_message(sender, message)

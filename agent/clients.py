@@ -2,8 +2,8 @@
 
 So it does with connections of `dsr` whose slots move (:mod:`agent.direct`). Only the
 primary's kernel learns them. It is read every few seconds; what is new or was renewed is
-told, and everything again from time to time, so that nothing needs an acknowledgement and
-a device that comes back is in step soon.
+told, and everything again from time to time, so that a device that comes back is in step soon,
+and nothing needs an acknowledgement but what the successor of a planned move is told.
 """
 
 from __future__ import annotations
@@ -24,9 +24,17 @@ from agent.distribution import chain_of, seat_number
 from agent.gated import MAX_CLIENTS, numbers, sticky_map
 from agent.kernel import Kernel
 from agent.lasting import lasting
+from agent.receipts import Receipts
 from agent.staying import amid
 from protocol.assignment import carriers_of
-from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
+from protocol.clients import (
+    MAX_CLIENTS_TOLD,
+    Client,
+    ClientsEntered,
+    ClientsKept,
+    ClientsMessage,
+    pack,
+)
 from protocol.config import Config
 from protocol.errors import HalbError, MalformedMessage
 from protocol.flows import Flush
@@ -49,13 +57,15 @@ ENTER_SHARE = 0.1
 """The same for entering what is told: what comes meanwhile is entered together."""
 ENTER_S = 0.5
 """But not where that is little in so many seconds: a planned move may be about to happen."""
-ENTERED_S, ENTERING_S = 0.1, 20e-6
-"""Seconds within which a device has entered what it is told before a planned move, and for each
-connection; measured: 3 ms and 8 µs."""
+ENTERED_S, ENTERING_S = 0.3, 20e-6
+"""Seconds for which the successor of a planned move is waited for, until it says to have entered
+what it is told, and for each connection; measured: 3 ms and 8 µs. Who must go does after 0.5 s."""
 MOVE_PARTS = 48
 """Messages to it then: fewer than wait for a slow connection before some are dropped."""
 MOVE_S = 1.5
 """Seconds for all of this at most: the core gives up a move that waits for 2."""
+MAX_ASKS = 256
+"""Answers that this device owes at a time: two for each IP version of a listener that moves."""
 
 _log = logging.getLogger("halb.clients")
 Send = Callable[[DeviceId, Message], None]
@@ -119,7 +129,11 @@ class StickyClients:
         """What was told of each map, by address of the client."""
         self._to_enter: dict[str, dict[str, Client]] = {}
         """What other devices told of each map, and that is not entered yet, by address."""
+        self._asks: list[tuple[str, DeviceId, ClientsEntered]] = []
+        """Who waits until what was told of a map is entered, and what to say then."""
         self._told_of = asyncio.Event()
+        self._resting: asyncio.Task[None] | None = None
+        self._receipts = Receipts()
         self._moves: dict[GroupId, asyncio.Task[None]] = {}
         """Groups that are about to be handed over."""
         self._tasks: tuple[asyncio.Task[None], ...] = ()
@@ -185,21 +199,23 @@ class StickyClients:
         told = self._told.get(each.name)
         return next(reversed(told.values())).at if told else -inf
 
-    def _say(self, each: StickyListener, due: list[Client], to: tuple[DeviceId, ...]) -> int:
-        """Tell devices of clients; in how many parts."""
+    def _say(
+        self, each: StickyListener, due: list[Client], to: tuple[DeviceId, ...], ask: int = 0
+    ) -> int:
+        """Tell devices of clients; in how many parts. ``ask`` for an answer to the last."""
         parts = list(_parts(due))
         version: Literal[4, 6] = 6 if each.version == 6 else 4
-        for part in parts:
-            records = pack(each.version, part)
+        for left, part in zip(reversed(range(len(parts))), parts, strict=True):
+            key, records = each.listener.key, pack(each.version, part)
+            message = ClientsKept(each.server.uid, key, version, records, 0 if left else ask)
             for device in to:
-                message = ClientsKept(each.server.uid, each.listener.key, version, records)
                 self._send(device, message)
         return len(parts)
 
     def flush(self, effect: Flush, then: Callable[[Flush], None]) -> None:
         """Before a planned move: tell the successor of all connections that no slot tells of.
 
-        It is given time to enter them, and ``then`` is what comes next.
+        It says when it has entered them, or is given time for it; ``then`` is what comes next.
         """
         if (earlier := self._moves.pop(effect.group, None)) is not None:
             earlier.cancel()
@@ -226,19 +242,24 @@ class StickyClients:
 
     async def _hand_all_on(self, known: list[StickyListener], to: DeviceId) -> None:
         room, told = MOVE_PARTS, dict.fromkeys((each.name for each in known), frozenset[str]())
-        for last in (False, True):  # at last those that began meanwhile
-            count = 0
+        answers = True
+        for _ in range(2):  # at last those that began meanwhile
+            count, asks = 0, []
             for each in known:
                 found = await self._kernel.do(partial(DataPlane.clients, name=each.name))
                 due = [c for address, c in found.items() if address not in told[each.name]]
                 # Most likely to be lacking are those that nobody was told of.
                 due.sort(key=lambda client: client.address in self._told.get(each.name, ()))
-                due = due[: room * MAX_CLIENTS_TOLD]
-                room -= self._say(each, due, (to,))
-                count += len(due)
                 told[each.name] = frozenset(found)
-            if not last:
-                await asyncio.sleep(ENTERED_S + ENTERING_S * count)
+                if due := due[: room * MAX_CLIENTS_TOLD]:
+                    asks.append(self._receipts.expect(to))
+                    room -= self._say(each, due, (to,), asks[-1])
+                    count += len(due)
+            # A device of a release before never answers: it is waited for once.
+            enough = ENTERED_S + ENTERING_S * count if answers else 0
+            answers = await self._receipts.all_came(asks, enough)
+        if not answers:
+            _log.info("%s has not said that it knows connections that no slot tells of", to)
 
     def _due(self, each: StickyListener, found: Mapping[str, Client], most: int) -> list[Client]:
         """Clients to be told of now, and note that they are: who is new, then who was told of
@@ -265,8 +286,11 @@ class StickyClients:
 
     # As secondary
 
-    def on_message(self, sender: DeviceId, message: ClientsKept) -> None:
+    def on_message(self, sender: DeviceId, message: ClientsMessage) -> None:
         """What another device says of sticky clients: believed of the primary, of what it knows."""
+        if isinstance(message, ClientsEntered):
+            self._receipts.came(sender, message.ask)
+            return
         if self._holder(message.group) != sender:
             return
         for each in self._listeners:
@@ -276,6 +300,11 @@ class StickyClients:
                 message.version,
             ):
                 self._remember(each, message)
+                if message.ask and len(self._asks) < MAX_ASKS:
+                    self._asks.append((each.name, sender, ClientsEntered(message.ask)))
+                    self._told_of.set()
+                    if self._resting is not None:
+                        self._resting.cancel()
 
     def _remember(self, of: StickyListener, message: ClientsKept) -> None:
         known = of.numbers
@@ -294,19 +323,35 @@ class StickyClients:
         while True:
             await self._told_of.wait()
             self._told_of.clear()
-            while self._to_enter:
+            while self._to_enter or self._asks:
                 began = self._loop.time()
                 some, self._to_enter = self._to_enter, {}
-                for name, told in some.items():
-                    await self._enter(name, tuple(told.values()))
-                await rest(self._loop.time() - began, ENTER_SHARE, ENTER_S)
+                asks, self._asks = self._asks, []
+                failed = {name for name, told in some.items() if not await self._enter(name, told)}
+                for name, device, answer in asks:
+                    if name not in failed:
+                        self._send(device, answer)
+                if not self._asks:
+                    await self._rest(self._loop.time() - began)
 
-    async def _enter(self, name: str, told: tuple[Client, ...]) -> None:
-        """Enter what was told of one map, which is read for that: once, however much it is."""
+    async def _rest(self, took: float) -> None:
+        """Unless somebody waits for an answer."""
+        self._resting = self._loop.create_task(rest(took, ENTER_SHARE, ENTER_S), name="rest")
         try:
-            await self._kernel.do(partial(DataPlane.enter_clients, name=name, told=told))
+            await asyncio.wait([self._resting])
+        finally:
+            self._resting.cancel()
+            self._resting = None
+
+    async def _enter(self, name: str, told: Mapping[str, Client]) -> bool:
+        """Enter what was told of one map, which is read for that: once, however much it is."""
+        some = tuple(told.values())
+        try:
+            await self._kernel.do(partial(DataPlane.enter_clients, name=name, told=some))
         except HalbError as error:
             _log.warning("sticky clients that another device told of: %s", error.message)
+            return False
+        return True
 
     async def close(self) -> None:
         """Stop; what the kernel remembers stays."""

@@ -38,9 +38,10 @@ class Client:
 
 
 class ClientsKept(msgspec.Struct, frozen=True, tag_field="t", tag="clients-kept"):
-    """Primary to secondaries: which gateway clients or connections keep. Not acknowledged.
+    """Primary to secondaries: which gateway clients or connections keep.
 
-    What is told is told again later, so a lost message does little harm.
+    What is told is told again later, so a lost message does little harm. Only before a planned
+    move an answer is asked for.
     """
 
     group: GroupId
@@ -48,6 +49,8 @@ class ClientsKept(msgspec.Struct, frozen=True, tag_field="t", tag="clients-kept"
     """Key of the listener, such as ``tcp/443``."""
     version: Literal[4, 6]
     records: Annotated[bytes, msgspec.Meta(max_length=MAX_CLIENTS_TOLD * 24)]
+    ask: int = 0
+    """Not 0: answered by :class:`ClientsEntered`."""
 
     @property
     def clients(self) -> Iterator[Client]:
@@ -59,6 +62,15 @@ class ClientsKept(msgspec.Struct, frozen=True, tag_field="t", tag="clients-kept"
             if not number or left_ms > MAX_LEFT_MS:
                 raise MalformedMessage(f"gateway {number} for {left_ms} ms")
             yield Client(str(ip_address(address)), number, left_ms)
+
+
+class ClientsEntered(msgspec.Struct, frozen=True, tag_field="t", tag="clients-entered"):
+    """Secondary to primary: what came with that question, and before it, is in its kernel."""
+
+    ask: int
+
+
+ClientsMessage = ClientsKept | ClientsEntered
 
 
 def pack(version: int, clients: Iterable[Client]) -> bytes:

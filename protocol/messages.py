@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.api import HistoryEntry
 from protocol.changes import Change
-from protocol.clients import ClientsKept
+from protocol.clients import ClientsMessage
 from protocol.flows import FlowsMessage
 from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
@@ -390,10 +390,10 @@ Message = (
     Beat | Ack | Ask | Answer | Vote | Voted | HandOver | Resign
     | Append | Stored | Info | ProposeChange | RequestMove | Return | Inquire | Report | Moved
     | News | ProbeFor | ProbeAck | Sync | Part | Fetch | Copy
-    | FlowsMessage | ClientsKept
+    | FlowsMessage | ClientsMessage
 )  # fmt: skip
 
-ShellMessage = Moved | Inquire | Report | FlowsMessage | ClientsKept
+ShellMessage = Moved | Inquire | Report | FlowsMessage | ClientsMessage
 """Messages that the shell deals with, and the core never sees."""
 
 URGENT = (Beat, Ack, Ask, Answer, Vote, Voted, HandOver, Resign)

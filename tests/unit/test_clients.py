@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+import pytest
 from msgspec.structs import replace
 
 from agent.clients import StickyClients
 from agent.distribution import seat_number
 from agent.gated import MAX_CLIENTS, numbers
 from agent.kernel import Kernel
-from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsKept, pack
+from protocol.clients import MAX_CLIENTS_TOLD, Client, ClientsEntered, ClientsKept, pack
 from protocol.config import Config
 from protocol.ids import DeviceId, GroupId
+from protocol.messages import Message
 from protocol.objects import Former, Gateway, Listener, VirtualServer
 from tests.unit.listening import run, until
 
@@ -71,6 +73,33 @@ def test_what_comes_while_the_kernel_is_busy_is_entered_together() -> None:
         kernel.go_on.set()
         await until(lambda: len(kernel.entered) == 2)
         assert [len(each) for each in kernel.entered] == [10, 190]
+        await clients.close()
+
+    run(test())
+
+
+def test_who_asks_is_answered_once_it_is_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, although this device rests after a long entering."""
+    monkeypatch.setattr("agent.clients.ENTER_SHARE", 1e-6)
+    said: list[tuple[DeviceId, Message]] = []
+
+    async def test() -> None:
+        kernel = Slow()
+        clients = await secondary(kernel)
+        clients._send = lambda *each: said.append(each)
+        kernel.go_on.set()
+        clients.on_message(PRIMARY, told(0, 10))
+        await until(lambda: clients._resting is not None)
+        kernel.go_on.clear()
+        clients.on_message(PRIMARY, told(10, 10))
+        clients.on_message(PRIMARY, replace(told(20, 10), ask=7))
+        clients.on_message(OTHER, replace(told(20, 10), ask=8))
+        await until(lambda: len(kernel.entered) == 2)
+        assert len(kernel.entered[1]) == 20
+        assert not said
+        kernel.go_on.set()
+        await until(lambda: said)
+        assert said == [(PRIMARY, ClientsEntered(7))]
         await clients.close()
 
     run(test())

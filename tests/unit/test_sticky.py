@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.clients import StickyClients
+from agent.clients import ENTERED_S, StickyClients
 from agent.gated import class_id, numbers
 from agent.sticky import elements, parse
 from protocol.changes import DeleteVirtualServer, SetGateway
-from protocol.clients import MAX_LEFT_MS, Client, ClientsKept, pack
+from protocol.clients import MAX_LEFT_MS, Client, ClientsEntered, ClientsKept, pack
 from protocol.config import Config
 from protocol.errors import MalformedMessage
 from protocol.flows import Flush
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import Gateway, VirtualServer
-from tests.unit.listening import run
+from tests.unit.listening import run, until
 from tests.unit.paris import RDP, WEB, after, site
 from tests.unit.paris import server as server_of
 
@@ -172,6 +174,22 @@ MOVED = after(site({**RDP, "forwarding": "dsr"}), SetGateway("rdp", "gw2", weigh
 NEXT = DeviceId("0000000000000002")
 
 
+def test_a_successor_that_never_answers_is_not_waited_for_twice() -> None:
+    """As one of a release before."""
+
+    async def test() -> None:
+        clients, _, passed = moving(MOVED)
+        began = asyncio.get_running_loop().time()
+        await next(iter(clients._moves.values()))
+        took = asyncio.get_running_loop().time() - began
+        assert passed
+        assert ENTERED_S <= took < 2 * ENTERED_S
+        assert not clients._receipts._awaited
+        await clients.close()
+
+    run(test())
+
+
 def test_before_a_planned_move_the_successor_is_told_of_all_connections_and_of_the_newest() -> None:
     async def test() -> None:
         clients, told, passed = moving(MOVED)
@@ -182,6 +200,33 @@ def test_before_a_planned_move_the_successor_is_told_of_all_connections_and_of_t
         addresses = [[c.address for c in m.clients] for _, m in told if isinstance(m, ClientsKept)]
         assert addresses == [["0.0.0.1"], ["0.0.0.2"]]
         assert not clients._moves
+        await clients.close()
+
+    run(test())
+
+
+def test_a_planned_move_goes_on_when_the_successor_says_that_it_knows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that takes, within what is enough; another device's word is none."""
+    monkeypatch.setattr("agent.clients.ENTERED_S", 60)
+
+    async def test() -> None:
+        clients, told, passed = moving(MOVED)
+
+        def has(number: int) -> bool:
+            return len(told) == number
+
+        for number in (1, 2):
+            await until(partial(has, number))
+            _, message = told[-1]
+            assert isinstance(message, ClientsKept)
+            clients.on_message(ME, ClientsEntered(message.ask))
+            await asyncio.sleep(0.05)
+            assert not passed
+            assert len(told) == number
+            clients.on_message(NEXT, ClientsEntered(message.ask))
+        await until(lambda: passed)
         await clients.close()
 
     run(test())
