@@ -13,7 +13,7 @@ import pytest
 
 from protocol.timing import MILLISECOND, SECOND, Profile, Timing
 from tests.sim import faults, liveness, network, operators
-from tests.sim.run import quiet_world, run_seed, takeover
+from tests.sim.run import plan, quiet_world, run_seed, takeover
 from tests.sim.site import Setup, group_id
 from tests.sim.world import World
 
@@ -42,6 +42,12 @@ def test_no_invariant_breaks_with_three_devices(block: int) -> None:
     seen = hold(range(block * size, (block + 1) * size), 3, SAFETY_NS)
     for state in SOMETIMES:
         assert seen[state], f"no seed of this block saw {state!r}: the faults are too tame"
+
+
+def test_nothing_fails_once_everything_is_to_be_healed() -> None:
+    for seed in range(200):
+        _, planned = plan(seed, 5, SAFETY_NS)
+        assert all(fault.at < SAFETY_NS for fault in planned)
 
 
 SOMETIMES = (
