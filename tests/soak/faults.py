@@ -21,6 +21,7 @@ _TABLES = {
     "table inet halb", "table inet halb_count", "table inet halb_lease", "table netdev halb_lease"
 }  # fmt: skip
 """Those of a device that carries something."""
+HOUR_S = 3600
 Undo = Callable[[], None]
 
 
@@ -56,6 +57,7 @@ class Nemesis:
             (2, self._flush),
             (4, self._gateway_dies),
             (2, self._gateway_unplugged),
+            (3, self._clock),
         ]
 
     def step(self) -> None:
@@ -219,6 +221,18 @@ class Nemesis:
         except TimedOut as error:
             self._stage.journal.violation("rules lost", str(error))
         self._stage.journal.note("act", "end-flush", device)
+
+    def _clock(self) -> None:
+        """People's clock of a device is set by an hour, and back. Nothing may come of it."""
+        taken = {fault.subject for fault in self.active if fault.what == "clock"}
+        free = [name for name in self._stage.devices if name not in taken]
+        if free:
+            device, clocks = self._random.choice(free), self._stage.clocks
+            hours = self._random.choice((-1, 1))
+            self._begin(
+                "clock", device, self._while(12.0),
+                lambda: clocks.shift(device, hours * HOUR_S), lambda: clocks.shift(device, 0),
+            )  # fmt: skip
 
     def _gateway(self) -> str | None:
         dead = {f.subject for f in self.active if f.what.startswith("gateway")}

@@ -22,6 +22,7 @@ from halbctl.lab.servers import BANNER, ECHO
 from halbctl.lab.site import START_TIMEOUT, Site, apply, form, start_server
 from protocol.api import DEFAULT_PORT
 from protocol.errors import HalbError
+from tests.soak.clocks import Clocks
 from tests.soak.gateway import NAMED, TALKING
 from tests.soak.holder import PORTS, Lost, Tally, Target
 from tests.soak.journal import Journal
@@ -116,6 +117,7 @@ class Stage:
     site: Site
     journal: Journal
     document: dict[str, Any]
+    clocks: Clocks
     ended: set[str] = field(default_factory=set)
     """Devices whose agents were ended, or are being started."""
     stopped: set[str] = field(default_factory=set)
@@ -173,6 +175,13 @@ def start_named(site: Site, gateway: str) -> None:
 def staged(devices: int, journal: Journal, *, witness: bool, sticky: bool) -> Iterator[Stage]:
     """A lab with all its Virtual Servers in order, and the client's connections."""
     plan = Plan(f"soak{journal.seed % 100000}", devices, GATEWAYS, witness=witness, ipv6=True)
+    names = [host.name for host in plan.device_hosts]
+    clocks = Clocks(journal.folder / "clocks", names)
+    with clocks.in_force():
+        yield from _staged(plan, journal, clocks, sticky=sticky)
+
+
+def _staged(plan: Plan, journal: Journal, clocks: Clocks, *, sticky: bool) -> Iterator[Stage]:
     try:
         site = build(plan)
         for host in plan.gateway_hosts:
@@ -180,10 +189,10 @@ def staged(devices: int, journal: Journal, *, witness: bool, sticky: bool) -> It
             route = ("ip", "route", "replace", f"{CLIENT.ipv4}/32", "via", INNER)
             site.network.run(host.name, *route)
         prepare_dsr(site, DIRECT_VIP, ASKING)
-        if devices == 2 and not witness:
+        if plan.devices == 2 and not plan.witness:
             site.network.run(SWITCH, "nft", "-f", "-", text=_CUT_LINKS_ONLY)
         form(site)
-        stage = Stage(site, journal, document(plan, sticky=sticky))
+        stage = Stage(site, journal, document(plan, sticky=sticky), clocks)
         apply(site, json.dumps(stage.document))
         site.wait("all Virtual Servers are in order", lambda: _in_order(stage), START_TIMEOUT)
         with holding(stage):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from halbctl.lab.plan import Plan
+from tests.soak.clocks import Clocks
 from tests.soak.holder import Lost
 from tests.soak.journal import Journal
 from tests.soak.judge import CALM_S, Judge
@@ -76,7 +81,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def explained(journal: Journal, server: str) -> bool:
     """Whether a reason is found why a connection of 100 to 160 s to gw1 was reset."""
     site: Any = SimpleNamespace(plan=Plan("x", 3, 4))
-    stage = Stage(site, journal, FIRST)
+    stage = Stage(site, journal, FIRST, Clocks(journal.folder / "clocks", ()))
     judge = Judge(stage, cast(Any, None), sticky=False)
     target = next(i for i, each in enumerate(TARGETS) if each.server == server)
     return judge._why(Lost(target, 160.0, "ECONNRESET", "gw1", 100.0, 159.9, 40_000))[1]
@@ -149,3 +154,20 @@ def test_with_dsr_a_device_that_was_not_told_or_forgot_explains_a_reset_after_sl
     journal.note("act", "end-hang", "a", at=135.0)
     journal.note("act", "drained", DIRECT, at=20.0)
     assert explained(journal, DIRECT) == enough
+
+
+def test_an_agent_of_the_soak_reads_peoples_clock_as_the_soak_has_set_it(tmp_path: Path) -> None:
+    clocks = Clocks(tmp_path, ("a", "b"))
+    clocks.shift("b", -3600)
+    module = tmp_path / "agent.py"
+    module.write_text("import time; print(time.time(), time.time_ns(), time.CLOCK_BOOTTIME)")
+    told = {}
+    with clocks.in_force():
+        for name in ("a", "b"):
+            argv = [sys.executable, "-m", "agent", "--name", name]
+            ran = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=True)
+            told[name] = [float(each) for each in ran.stdout.split()]
+    assert "PYTHONPATH" not in os.environ or "shifted" not in os.environ["PYTHONPATH"]
+    assert abs(told["a"][0] - time.time()) < 60
+    assert 3500 < told["a"][0] - told["b"][0] < 3700
+    assert 3500 < (told["a"][1] - told["b"][1]) / 1e9 < 3700
