@@ -125,9 +125,9 @@ class Configuration:
         if self.coordinator is not None:
             return
         if message.term < max(self._leader_term, site_term):
-            if self.durable.term > message.term:
-                # A voter's word would end that term. Who is none there may have been made one
-                # by force, and would be left behind for good.
+            # A voter's word would end that term. Who is none there must say so as well: by the
+            # list of another term it may have been one, and would be left behind for good.
+            if message.term < site_term:
                 out.send(sender, self.replica.report(site_term, ()))
             return
         self._leader, self._leader_term = sender, message.term
