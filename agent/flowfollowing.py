@@ -129,7 +129,7 @@ class Following:
         source, table = self._in.get(leader), self._worker.table
         if source is None or table is None:
             return
-        now = self._loop.time()
+        now, told = self._loop.time(), self.told(leader)
         step = source.take(part, now)
         if step is Step.GAP:
             _log.info("flows of %s have to be told anew", leader)
@@ -145,7 +145,7 @@ class Following:
                 # What the agent before this one did, only the kernel knows.
                 unknown = source.covered - self._known
                 kept = map(self._tellers.vips_of, (worth, unknown))
-                self._mirrors[leader] = Mirror(table, self.told(leader), *kept)
+                self._mirrors[leader] = Mirror(table, told, *kept)
             mirror = self._mirrors[leader]
             mine = self._tellers.mine(now)
             work = partial(enter, mirror, part, vips, mine, first=step is Step.FIRST)

@@ -10,7 +10,7 @@ import re
 
 MAX_HEAD = 16 * 1024
 """Bytes of status line and header fields, of all 1xx that come before the answer as well."""
-_END = b"\r\n\r\n"
+_LINE, _END = b"\r\n", b"\r\n\r\n"
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?")
 _CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]*)?\r\n")
 """The mark before a chunk, behind the end of the one before."""
@@ -54,6 +54,8 @@ class Reply:
         self._chunked = False
         self._left: int | None = None
         """Of the body, or of a chunk, still to come; None where nothing tells."""
+        self._senseless = False
+        """What stands where the next chunk should begin is no mark of one."""
 
     @property
     def size(self) -> int:
@@ -70,7 +72,7 @@ class Reply:
             self._refuse_early(ended=not more)
             return
         if self._chunked:
-            self._read_chunks()
+            self._read_chunks(searched)
         else:
             self._read_body()
             self.whole = self._left == 0
@@ -112,17 +114,26 @@ class Reply:
         if self._left is not None:
             self._left -= len(came)
 
-    def _read_chunks(self) -> None:
-        """RFC 9112, 7.1."""
+    def _read_chunks(self, searched: int) -> None:
+        """RFC 9112, 7.1. Before ``searched`` was no end of a mark."""
         while not self.whole:
             self._read_body()
-            mark = _CHUNK.match(self._data, self._at)
+            mark = self._next_mark(searched)
             if self._left or mark is None:
                 if len(self._data) - self._at > MAX_HEAD:
                     raise NotHttp("the chunks of the body cannot be read")
                 return
             self._left, self._at = int(mark[1], 16), mark.end()
             self.whole = not self._left
+
+    def _next_mark(self, searched: int) -> re.Match[bytes] | None:
+        """The mark that comes next, if it has come to its end; it may be long."""
+        begins = self._at + len(_LINE) * self._data.startswith(_LINE, self._at)
+        if self._senseless or self._data.find(_LINE, max(begins, searched)) < 0:
+            return None
+        mark = _CHUNK.match(self._data, self._at)
+        self._senseless = mark is None
+        return mark
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:

@@ -95,8 +95,8 @@ def _hearing(interface: str) -> dict[str, int]:
     found = {}
     for name in sorted(os.listdir(ROOT / "ipv6/conf")):
         path = f"ipv6/conf/{name}/accept_ra"
-        # Else braces would name another one.
-        plain = name not in {"all", "default", "lo", interface} and "{" not in name
+        # Braces mean something else in a path.
+        plain = name not in {"all", "default", "lo", interface} and not {"{", "}"} & set(name)
         if plain and (read(path, ""), read(f"ipv6/conf/{name}/forwarding", "")) == (1, 0):
             found[path] = 1
     return found
@@ -211,6 +211,8 @@ def _name(path: str, interface: str) -> str:
 def _write(path: str, interface: str, value: int) -> None:
     try:
         (ROOT / path.format(interface=interface)).write_text(f"{value}\n")
+    except FileNotFoundError:
+        return  # its interface has gone meanwhile
     except PermissionError as error:
         raise CapabilityMissing(
             ["CAP_NET_ADMIN"], f"set {_name(path, interface)} to {value}"

@@ -6,17 +6,18 @@ then a sticky client's memory, then the policy, then who has room.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
 
 from agent.conntrack import gateway_of
-from agent.distribution import Moment, Selector, candidates, chain_of, selector
-from agent.forwarding import serving
+from agent.distribution import AT_REST, Moment, Selector, candidates, chain_of, selector
+from agent.forwarding import memoryless, serving
 from agent.gated import numbers, sticky_map
 from agent.jhash import slot_of, source_key
 from agent.ruleset import Desired
+from agent.staying import amid, before, earlier
 from protocol import api
 from protocol.addresses import check_gateway_address
 from protocol.clients import Client
@@ -146,7 +147,7 @@ def trace(question: Question, evidence: Evidence) -> Answer:
         to = "" if vip == question.vip else f" to {vip}"
         why = [f"the connection{to} exists: its entry leads to {name}"]
         return Answer("connection", found, None, tuple(why), vip)
-    why = ["no connection entry: the rules for a new flow decide"]
+    why = ["no connection entry: the rules for a new flow decide", *_older(question, desired)]
     usable = candidates(server, question.version, desired.down)
     if not usable:
         return Answer("refused", None, None, (*why, _nobody(server, question.version)))
@@ -168,6 +169,34 @@ def trace(question: Question, evidence: Evidence) -> Answer:
     return _by_policy(question, slots, room, tuple(why), desired.moment)
 
 
+def _older(question: Question, desired: Desired) -> Iterator[str]:
+    """Where the flow goes if it began before slots moved, and nothing remembers it."""
+    vips = (question.vip, *question.others)
+    for server in desired.virtual_servers:
+        for listener in server.listeners:
+            if (server.uid, listener.key) != (question.server.uid, question.listener.key):
+                continue
+            forgetful = server.forwarding == "dsr" or memoryless(server, listener, vips)
+            former = before(server)
+            able = candidates(former, question.version, desired.down)
+            if not (forgetful and amid(server, listener, question.version) and able):
+                continue
+            hashed = earlier(listener)
+            found = selector(former, hashed, question.version, able, AT_REST)
+            gateway = _of_slot(found, _slot(question, hashed), server.gateways)
+            yield f"slots move: if it is open, and began before that, it stays at {gateway.name}"
+
+
+def _slot(question: Question, listener: Listener) -> int:
+    """The flow's slot, as the listener shares flows."""
+    port = None if listener.balance == "source-hash" else question.port
+    return slot_of(source_key(question.client, port), question.server.seed, SLOTS)
+
+
+def _of_slot(found: Selector, slot: int, gateways: tuple[Gateway, ...]) -> Gateway:
+    return next(g for g in gateways if g.address == found.slots[slot])
+
+
 def _by_policy(
     question: Question, found: Selector, room: list[Gateway], why: tuple[str, ...], moment: Moment
 ) -> Answer:
@@ -178,10 +207,9 @@ def _by_policy(
         shares = _shares(found, server.gateways)
         word = "whose turn it is" if listener.balance == "round-robin" else "drawn at random"
         return Answer("turn", None, None, (*why, f"{listener.balance}: {word} of {shares}"))
-    port = None if listener.balance == "source-hash" else question.port
-    slot = slot_of(source_key(question.client, port), server.seed, SLOTS)
-    gateway = next(g for g in server.gateways if g.address == found.slots[slot])
-    key = "client address" if port is None else "client address and port"
+    slot = _slot(question, listener)
+    gateway = _of_slot(found, slot, server.gateways)
+    key = "client address" if listener.balance == "source-hash" else "client address and port"
     parts = [f"{listener.balance}: the {key} fall into slot {slot} of {SLOTS}, {gateway.name}'s"]
     if moment.growing or (listener.balance == "least-connections" and moment.leaning):
         parts.append(f"slots now: {_shares(found, server.gateways)}")

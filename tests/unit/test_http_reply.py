@@ -76,3 +76,20 @@ def test_what_was_understood_is_not_looked_at_again(monkeypatch: pytest.MonkeyPa
     reply = understood(CHUNKED + b"1\r\na\r\n" * chunks, 6 * chunks // pieces)
     assert len(reply.body) == chunks
     assert counting.tried <= chunks + pieces + len(CHUNKED)
+
+
+@pytest.mark.parametrize("mark", [b"1;" + b"a" * 1000, b"1" + b" " * 1000, b"a" * 1000])
+def test_the_mark_of_a_chunk_is_not_looked_at_again_with_each_piece_of_it(
+    monkeypatch: pytest.MonkeyPatch, mark: bytes
+) -> None:
+    counting = Counting(http_reply._CHUNK)
+    monkeypatch.setattr(http_reply, "_CHUNK", counting)
+    reply = understood(CHUNKED + b"1\r\na\r\n", 1)
+    before = counting.tried
+    for byte in mark:
+        reply.take(bytes([byte]))
+    assert counting.tried == before
+    for byte in b"\rX\r\n\r\n":
+        reply.take(bytes([byte]))
+    assert counting.tried == before + 1
+    assert bytes(reply.body) == b"a"

@@ -71,6 +71,24 @@ def test_other_interfaces_hear_routers_before_the_host_forwards(root: Path) -> N
     assert sysctl.survey("eth0") == former
 
 
+@pytest.mark.parametrize("name", ["{interface}", "a}b", "{", "{0}"])
+def test_an_interface_with_braces_in_its_name_stays_as_it_is(root: Path, name: str) -> None:
+    interface(root, name, forwards=0, hears=1)
+    (root / "ipv6/conf/all/forwarding").write_text("0\n")
+    assert list(sysctl.survey("eth0")) == ["ipv6/conf/all/forwarding"]
+
+
+def test_an_interface_that_goes_meanwhile_needs_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of containers do at any time."""
+    gone = {"ipv6/conf/gone/accept_ra": 1, "ipv4/ip_forward": 0}
+    monkeypatch.setattr(sysctl, "survey", lambda _: gone)
+    (root / "ipv4/ip_forward").write_text("0\n")
+    sysctl.enforce("eth0")
+    assert sysctl.read("ipv4/ip_forward", "eth0") == 1
+
+
 def test_a_note_names_as_many_interfaces_as_the_kernel_keeps() -> None:
     others = {f"ipv6/conf/veth{number:010}/accept_ra": 1 for number in range(99)}
     former = others | {path: -1 for path, _ in sysctl.FORWARDING}

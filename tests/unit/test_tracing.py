@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.distribution import Moment
 from agent.gated import numbers
@@ -15,7 +16,7 @@ from protocol import api
 from protocol.clients import Client
 from protocol.errors import HalbError
 from protocol.ids import GroupId
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Forwarding, Gateway, Listener, VirtualServer
 
 UID = GroupId("00000000000000aa")
 VIP = "10.0.0.100"
@@ -69,6 +70,29 @@ def test_the_slot_is_named_with_its_gateway() -> None:
     assert answer.why[-1] == (
         f"hash: the client address and port fall into slot {answer.slot} of 256, {name(answer)}'s"
     )
+
+
+@pytest.mark.parametrize("forwarding", ["dsr", "routed"])
+def test_an_older_connection_that_nothing_remembers_stays_while_slots_move(
+    forwarding: Forwarding,
+) -> None:
+    at_rest = replace(server(GW1, GW2), forwarding=forwarding)
+    stays, other = asked(at_rest, port=40000), asked(at_rest, port=40001)
+    assert name(stays) != name(other)
+    assert not any("slots move" in each for each in stays.why)
+    drained = tuple(
+        replace(g, state="draining") if g.name == name(stays) else g for g in at_rest.gateways
+    )
+    moving = asked(replace(at_rest, gateways=drained), port=40000)
+    assert name(moving) == name(other)
+    assert moving.why[1] == (
+        f"slots move: if it is open, and began before that, it stays at {name(stays)}"
+    )
+
+
+def test_where_connections_are_remembered_none_is_said_to_stay() -> None:
+    answer = asked(server(replace(GW1, state="draining"), GW2))
+    assert not any("slots move" in each for each in answer.why)
 
 
 def test_one_gateway_needs_no_slot() -> None:
