@@ -14,7 +14,7 @@ from functools import cache, reduce
 from ipaddress import ip_address
 from typing import Any
 
-from agent import accounts, direct
+from agent import accounts, ways
 from agent.elements import Tally as Tally
 from agent.elements import added
 from agent.elements import dump_counters as dump_counters
@@ -28,7 +28,7 @@ _WAY = 4
 _OPENED, _CARRIED = (
     frozenset(name + suffix for suffix in SUFFIX.values()) for name in ("opened", "carried")
 )
-_KINDS = (*accounts.SETS, "back", *direct.COUNTED)
+_KINDS = (*accounts.SETS, "back", *ways.COUNTED)
 PROTOCOL_NUMBER = {"tcp": int(socket.IPPROTO_TCP), "udp": int(socket.IPPROTO_UDP)}
 _PROTOCOL = {number: name for name, number in PROTOCOL_NUMBER.items()}
 
@@ -236,7 +236,7 @@ class Ledger:
             account = (*service, _address(gateway_of(name, raw)))
             if kind == "opened":
                 found[kind][account] = tally.packets
-            elif kind in direct.COUNTED:
+            elif kind in ways.COUNTED:
                 found[kind][account] = tally
             else:
                 found["back" if raw[-_WAY] else kind][account] = tally
@@ -251,8 +251,8 @@ class Ledger:
             answered=found[accounts.BACK] | found[accounts.BACK + accounts.RANGED],
             left=found[accounts.LEFT] | found[accounts.LEFT + accounts.RANGED],
             begun=found[accounts.BEGUN] | found[accounts.BEGUN + accounts.RANGED],
-            sent=found[direct.SENT],
-            sent_first=found[direct.FIRST],
+            sent=found[ways.SENT],
+            sent_first=found[ways.FIRST],
         )
 
 
@@ -264,10 +264,10 @@ def _set_names() -> Iterator[str]:
 
 def _sent_on() -> Iterator[tuple[Key, Tally]]:
     """What `dsr` counted, named as accounts are: by the gateway, not its seat."""
-    for name in direct.ends_maps():
+    for name in ways.ends_maps():
         size = kind_of(name)[1]
         try:
-            for key, tally in dump_counters(direct.TABLE, name, "netdev"):
+            for key, tally in dump_counters(ways.TABLE, name, "netdev"):
                 yield (name, key[: size + 8] + key[size + 12 :]), tally
         except NetlinkError as error:
             if error.code != errno.ENOENT:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from agent import addresses, direct, gate, gatekeeper, placed, relay, ruleset, sysctl
+from agent import addresses, gate, gatekeeper, placed, relay, ruleset, sysctl, ways
 from agent.backstop import Backstop
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
@@ -26,7 +26,7 @@ from agent.listing import blocks, difference, static_sets
 from agent.macs import Macs
 from agent.netlink import ruleset_generation
 from agent.nft import KernelRefused, Nft, check
-from agent.rules import Done, Rules
+from agent.rules import Done, Parts, Rules
 from agent.ruleset import Desired as Desired
 from agent.sticky import StickyMaps
 from agent.tracing import Evidence, Question, entry_of
@@ -38,7 +38,7 @@ _ATTEMPTS = 3
 """Passes that follow each other at once where somebody removes our tables meanwhile."""
 _TABLES = (
     *gate.TABLES,
-    ("netdev", direct.TABLE),
+    ("netdev", ways.TABLE),
     ("inet", ruleset.TABLE),
     *relay.TABLES,
 )
@@ -83,17 +83,18 @@ class _Seen:
     gate: GateSeen
     direct: Mapping[str, str]
     index: int
-    unread: frozenset[str] = frozenset()
-    """Parts of ``rules`` that we changed since, and did not read back yet."""
+    unread: Parts = frozenset()
+    """Parts of ``rules`` and ``direct`` that we changed since, and did not read back yet."""
 
     @property
     def whole(self) -> bool:
         """Whether the tables are there that are always there."""
         return bool(self.rules) and all(self.gate.parts.values())
 
-    def known(self, of: frozenset[str]) -> Mapping[str, str]:
-        """The rules without the parts ``of`` that nothing can be said about."""
-        return {name: digest for name, digest in self.rules.items() if name not in of}
+    def known(self, table: str, of: Parts) -> Mapping[str, str]:
+        """One of the tables without the parts ``of`` that nothing can be said about."""
+        parts = self.rules if table == ruleset.TABLE else self.direct
+        return {name: digest for name, digest in parts.items() if (table, name) not in of}
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,7 @@ class DataPlane:
             self._ours(before, done.transactions, done.parts)
         return done
 
-    def _ours(self, before: int, count: int, parts: frozenset[str] = frozenset()) -> None:
+    def _ours(self, before: int, count: int, parts: Parts = frozenset()) -> None:
         """So many transactions since a generation were ours, and changed nothing that is
         compared but ``parts``: if there were no others, the next pass need not look."""
         seen, after = self._seen, ruleset_generation()
@@ -327,17 +328,21 @@ class DataPlane:
         if gone.anew:
             self._gate.load(self._former, anew=True)
         before, now = self._seen, self._look()
-        rules = difference(
-            f"table inet {ruleset.TABLE}", before.known(before.unread), now.known(before.unread)
+        rules, led = (
+            difference(
+                f"table {family} {table}",
+                before.known(table, before.unread),
+                now.known(table, before.unread),
+            )
+            for family, table in (("inet", ruleset.TABLE), ("netdev", ways.TABLE))
         )
-        ways = difference(f"table netdev {direct.TABLE}", before.direct, now.direct)
         gated = replace(gone, made=True) if gone.anew else gatekeeper.drift(before.gate, now.gate)
         if rules:
             self._rules.forget_rules()
-        if ways:
+        if led:
             self._rules.forget_ways()
         self._seen = now
-        return _Drift((*rules, *ways), gated, self._books.inspect())
+        return _Drift((*rules, *led), gated, self._books.inspect())
 
     def _shape(self, family: str, table: str) -> Mapping[str, str]:
         """One of our tables without what packets put into its sets, which may be much."""
@@ -354,6 +359,6 @@ class DataPlane:
             generation,
             self._shape("inet", ruleset.TABLE),
             self._gate.look(),
-            self._shape("netdev", direct.TABLE),
+            self._shape("netdev", ways.TABLE),
             addresses.link(self.interface).index,
         )

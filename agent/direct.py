@@ -20,7 +20,8 @@ Errors of ICMP about a flow, such as that a packet was too large, go where the f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from agent import quoting
 from agent.distribution import (
@@ -28,30 +29,20 @@ from agent.distribution import (
     OPENS,
     GatewayKey,
     Selector,
-    Way,
     candidates,
-    declared,
     seat_class,
-    seat_map,
     selector,
     slot_of,
 )
-from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
-from agent.quoting import KINDS
+from agent.ipversion import KEYWORD, SUFFIX
+from agent.ruleset import Desired, carried
 from agent.staying import amid, answering, before, earlier
+from agent.ways import COUNTED, ERRORS, FIRST, GATEWAYS, KNOWN, RANGES, SENT, WAYS, Ways
+from protocol.ids import GroupId
 from protocol.objects import Listener, VirtualServer
 from protocol.seats import seats
 from protocol.settling import STAY_S
 
-TABLE = "halb_direct"
-_MAPS = (("ways", ""), ("ways_ranges", " flags interval;"))
-SENT, FIRST = "sent", "sent_first"
-"""Maps from a listener and a seat to the gateway, with a counter for each: of the packets that
-open a connection of TCP in the second, of all others in the first."""
-COUNTED = (SENT, FIRST)
-_HOOK = 'filter hook ingress device "{}" priority -400'
-KNOWN = "_known"
-"""Ends the name of a map from numbers of connections to seats."""
 _NUMBERS = 0xFFFFFFFF
 """So many connections are told apart. Of two with one number, the second goes where the first
 does: with all that are remembered, one in 16,000. nft 1.0.6 takes no longer keys of IPv6."""
@@ -73,160 +64,76 @@ def known_map(name: str) -> str:
     return f"{name}{KNOWN}"
 
 
-Ends = Mapping[str, Mapping[str, str]]
-"""Gateways by what leads to them, ``VIP . protocol . port . seat``, by name of the map."""
+class Compiler:
+    """Virtual Servers to the table; works anew only on those that changed since the last one."""
+
+    def __init__(self, interface: str) -> None:
+        self._interface = interface
+        self._parts: dict[GroupId, tuple[Desired, Ways]] = {}
+
+    def compile(self, desired: Desired) -> Ways:
+        """The table for those Virtual Servers that have this mode."""
+        some = tuple(vs for vs in desired.virtual_servers if vs.forwarding == "dsr")
+        before, self._parts = self._parts, {}
+        for uid, alone in replace(desired, virtual_servers=some).alone().items():
+            known = before.get(uid)
+            if not known or known[0] != alone:
+                known = alone, compiled(carried(alone), alone.down, self._interface)
+            self._parts[uid] = known
+        return _together(part for _, part in self._parts.values())
 
 
-@dataclass(frozen=True)
-class Present:
-    """What the kernel has of the table."""
-
-    parts: frozenset[str] = frozenset()
-    """As nft lists them: ``chain NAME``, ``map NAME``."""
-    ends: Ends = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ways:
-    """The table as data, without what packets put into it."""
-
-    chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Rules of each listener."""
-    sets: Mapping[str, str] = field(default_factory=dict)
-    """Declarations of what the rules need, by name."""
-    ways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """What leads to the chains, by name of the map."""
-    ends: Ends = field(default_factory=dict)
-    """All gateways, also those that nothing leads to now: their counters stay."""
-
-    @property
-    def present(self) -> Present:
-        """What the kernel then has."""
-        if not self.ends:
-            return Present()
-        maps = (*self.sets, *(name for name, _, _ in _ways_maps()), *ends_maps())
-        chains = ("ingress", *self.chains)
-        parts = frozenset((*(f"chain {n}" for n in chains), *(f"map {n}" for n in maps)))
-        return Present(parts, self.ends)
+def _together(parts: Iterable[Ways]) -> Ways:
+    """What several Virtual Servers have in one table."""
+    chains: dict[str, tuple[str, ...]] = {}
+    sets: dict[str, str] = {}
+    maps: dict[str, dict[str, str]] = {}
+    ends: dict[str, dict[str, str]] = {}
+    for part in parts:
+        chains |= part.chains
+        sets |= part.sets
+        for every, own in ((maps, part.maps), (ends, part.ends)):
+            for name, content in own.items():
+                every.setdefault(name, {}).update(content)
+    return Ways(chains, sets, maps, ends)
 
 
-def compiled(carried: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> Ways:
-    """The table for ``carried``: listeners of Virtual Servers with this mode alone.
+def compiled(some: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> Ways:
+    """The table for ``some`` listeners of Virtual Servers, all with this mode.
 
     A listener without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
     """
-    chains: dict[str, tuple[str, ...]] = {}
-    sets: dict[str, str] = {}
-    ways: dict[str, tuple[str, ...]] = {}
-    errors: dict[int, tuple[str, ...]] = {}
-    ends: dict[str, dict[str, str]] = {}
-    for name, vs, listener, version, vips in carried:
-        lane = _Lane(name, vs, listener, version, interface)
-        for counted, leading in lane.ends(vips):
-            ends.setdefault(counted, {}).update(leading)
-        present, past = _shares(lane, down)
-        if not (present or past):
-            continue
-        chains[name], needed = _rules(lane, present, past, down)
-        errors[version] = (*errors.get(version, ()), *_errors(lane, vips, past or present, down))
-        sets |= needed
-        first, last = listener.ports
-        ports = str(first) if first == last else f"{first}-{last}"
-        map_name = _MAPS[bool(listener.last_port)][0] + SUFFIX[version]
-        elements = (f"{vip} . {listener.protocol} . {ports} : goto {name}" for vip in vips)
-        ways[map_name] = (*ways.get(map_name, ()), *elements)
-    found = {**chains, **{_errors_of(v): rules for v, rules in errors.items()}}
-    return Ways(found, sets, ways, {name: each for name, each in ends.items() if each})
+    parts: list[Ways] = []
+    errors: dict[str, tuple[str, ...]] = {}
+    for each in some:
+        lane = _Lane(*each, interface)
+        shares = _shares(lane, down)
+        parts.append(_part(lane, *shares, down))
+        if any(shares):
+            rules = _errors(lane, shares[1] or shares[0], down)
+            errors[lane.errors] = (*errors.get(lane.errors, ()), *rules)
+    return _together((*parts, Ways(errors)))
 
 
-def load(wanted: Ways, interface: str, present: Present | None = None) -> str:
-    """A script that makes the table exactly so.
-
-    ``present`` is what the kernel has of it: then counters stay, and what connections are known
-    stays known, where that is still needed. None: nothing stays.
-    """
-    lines = [f"add table netdev {TABLE}"]
-    if present is None or not wanted.ends:
-        lines.append(f"delete table netdev {TABLE}")
-        if not wanted.ends:
-            return "\n".join(lines) + "\n"
-        lines.append(f"add table netdev {TABLE}")
-    else:
-        lines += _cleared(present.parts, wanted)
-    lines += (declared("netdev", TABLE, text) for text in wanted.sets.values())
-    lines += _counting({} if present is None else present.ends, wanted.ends)
-    lines += (f"add chain netdev {TABLE} {name}" for name in wanted.chains)
-    lines += _base(interface)
-    lines += (
-        f"add rule netdev {TABLE} ingress meta pkttype host {KINDS[version]} goto {chain}"
-        for version in (4, 6)
-        if (chain := _errors_of(version)) in wanted.chains
-    )
-    lines += (
-        f"add rule netdev {TABLE} {name} {rule}"
-        for name, rules in wanted.chains.items()
-        for rule in rules
-    )
-    lines += (
-        f"add element netdev {TABLE} {name} {{ {', '.join(elements)} }}"
-        for name, elements in wanted.ways.items()
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _cleared(present: frozenset[str], wanted: Ways) -> Iterator[str]:
-    """Commands that leave nothing but the connections that stay known."""
-    yield f"flush table netdev {TABLE}"
-    kept = {f"map {name}" for name in wanted.sets if name.endswith(KNOWN)}
-    kept |= {f"map {name}" for name in ends_maps()}
-    gone = sorted(present - kept)
-    # What is in them refers to chains, which go first.
-    maps = {f"map {name}" for name, _, _ in _ways_maps()}
-    yield from (f"flush {_placed(part)}" for part in gone if part in maps)
-    yield from (f"delete {_placed(part)}" for part in gone)
-
-
-def _placed(part: str) -> str:
-    kind, _, name = part.partition(" ")
-    return f"{kind} netdev {TABLE} {name}"
-
-
-def ends_maps() -> tuple[str, ...]:
-    """Names of the maps that lead to gateways."""
-    return tuple(f"{name}{suffix}" for suffix in SUFFIX.values() for name in COUNTED)
-
-
-def _counting(old: Ends, new: Ends) -> Iterator[str]:
-    """Commands for the maps that lead to gateways: what stays in them goes on counting."""
-    for version, address in ADDRESS.items():
-        kind = f"{address} . inet_proto . inet_service . classid : {address}"
-        for name in (each + SUFFIX[version] for each in COUNTED):
-            yield f"add map netdev {TABLE} {name} {{ type {kind}; counter; }}"
-            was, will = old.get(name, {}), new.get(name, {})
-            stale = [key for key, to in was.items() if will.get(key) != to]
-            fresh = [f"{key} : {to}" for key, to in will.items() if was.get(key) != to]
-            for verb, some in (("delete", stale), ("add", fresh)):
-                if some:
-                    yield f"{verb} element netdev {TABLE} {name} {{ {', '.join(some)} }}"
-
-
-def _ways_maps() -> Iterator[tuple[str, int, str]]:
-    """Name, IP version and flags of each map that leads to chains."""
-    for name, flags in _MAPS:
-        for version in (4, 6):
-            yield name + SUFFIX[version], version, flags
-
-
-def _base(interface: str) -> Iterable[str]:
-    hook = _HOOK.format(interface)
-    yield f"add chain netdev {TABLE} ingress {{ type {hook}; policy accept; }}"
-    for name, version, flags in _ways_maps():
-        key = f"{ADDRESS[version]} . inet_proto . inet_service"
-        yield f"add map netdev {TABLE} {name} {{ type {key} : verdict;{flags} }}"
-        yield (
-            f"add rule netdev {TABLE} ingress meta pkttype host {KEYWORD[version]} daddr "
-            f". meta l4proto . th dport vmap @{name}"
-        )
+def _part(
+    lane: _Lane, present: Selector | None, past: Selector | None, down: frozenset[GatewayKey]
+) -> Ways:
+    """What one listener has in the table, but for errors."""
+    listener, suffix = lane.listener, SUFFIX[lane.version]
+    counted = COUNTED if listener.protocol == "tcp" else (SENT,)
+    ends = {f"{name}{suffix}": lane.ends for name in counted if lane.ends}
+    if not (present or past):
+        return Ways(ends=ends)
+    rules, sets = _rules(lane, present, past, down)
+    first, last = listener.ports
+    name, ports = (WAYS, str(first)) if first == last else (RANGES, f"{first}-{last}")
+    maps = {
+        name: {f"{vip} . {listener.protocol} . {ports}": f"goto {lane.name}" for vip in lane.vips},
+        ERRORS: dict.fromkeys(lane.vips, f"goto {lane.errors}"),
+        GATEWAYS: {f"{vip} . {seat}": to for vip in lane.vips for seat, to in lane.seats.items()},
+    }
+    chains = {**lane.shared, lane.name: rules}
+    return Ways(chains, sets, {f"{each}{suffix}": content for each, content in maps.items()}, ends)
 
 
 @dataclass(frozen=True)
@@ -237,43 +144,62 @@ class _Lane:
     vs: VirtualServer
     listener: Listener
     version: int
+    vips: tuple[str, ...]
     interface: str
 
-    def forwarded(self, to: str) -> str:
-        """The statement that sends a packet on to the gateway ``to``, or what it is mapped to."""
-        return f'fwd {KEYWORD[self.version]} to {to} device "{self.interface}"'
+    @property
+    def errors(self) -> str:
+        """Name of the chain for errors about flows of its Virtual Server."""
+        return f"vs_{self.vs.uid}_{ERRORS}_{KEYWORD[self.version]}"
 
-    def sent(self, name: str = SENT) -> str:
+    @property
+    def sent(self) -> str:
         """The statement that sends a packet on to the gateway of the seat in ``meta priority``,
-        by way of the map that counts it; the next rule decides where that has no such seat."""
+        and counts it; the next rule decides where the listener has no such seat."""
+        port = f"_{self.listener.port}" if self.listener.last_port else ""
+        return f"jump sent_{self.listener.protocol}{port}_{KEYWORD[self.version]}"
+
+    @property
+    def passed_on(self) -> str:
+        """The same for an error, which is not counted."""
+        return f"jump {ERRORS}_{KEYWORD[self.version]}"
+
+    @property
+    def shared(self) -> Mapping[str, tuple[str, ...]]:
+        """The chains that do so, for all listeners alike."""
         ip, listener = KEYWORD[self.version], self.listener
         port = "th dport"
         if listener.last_port:
             # All its ports are one account. A map is asked for what has a type, unlike a number.
             port = f"(th dport & 0x0 | {listener.port:#x})"
         key = f"{ip} daddr . meta l4proto . {port} . meta priority"
+        typed = f"meta l4proto {listener.protocol} "
+        sending = [typed + self._forwarded(key, SENT)]
+        if listener.protocol == "tcp":
+            sending.insert(0, f"{OPENS} {typed}{self._forwarded(key, FIRST)}")
+        error = self._forwarded(f"{ip} daddr . meta priority", GATEWAYS)
+        return {self.sent.split()[1]: tuple(sending), self.passed_on.split()[1]: (error,)}
+
+    def _forwarded(self, key: str, name: str) -> str:
         to = f"{key} map @{name}{SUFFIX[self.version]}"
-        return f"meta l4proto {listener.protocol} {self.forwarded(to)}"
+        return f'fwd {KEYWORD[self.version]} to {to} device "{self.interface}"'
 
-    def by_slot(self, way: Way, ahead: str = "") -> Iterator[str]:
-        """Rules that send packets on by their slot."""
-        if self.listener.protocol == "tcp":
-            yield f"{ahead}{OPENS} {way.ahead}{self.sent(FIRST)}"
-        yield f"{ahead}{way.ahead}{self.sent()}"
+    @cached_property
+    def seats(self) -> Mapping[str, str]:
+        """All its gateways by seat, also those that nothing leads to now."""
+        given = seats(self.vs.gateways)
+        some = (g.address for g in self.vs.gateways if (":" in g.address) is (self.version == 6))
+        return {seat_class(given[address]): address for address in some}
 
-    def ends(self, vips: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
-        """All its gateways, by name of the map."""
-        listener, given = self.listener, seats(self.vs.gateways)
-        gateways = {
-            f"{vip} . {listener.protocol} . {listener.port} . {seat_class(given[g.address])}": (
-                g.address
-            )
-            for vip in vips
-            for g in self.vs.gateways
-            if (":" in g.address) is (self.version == 6)
+    @cached_property
+    def ends(self) -> Mapping[str, str]:
+        """The same by what leads to them."""
+        service = f"{self.listener.protocol} . {self.listener.port}"
+        return {
+            f"{vip} . {service} . {seat}": to
+            for vip in self.vips
+            for seat, to in self.seats.items()
         }
-        for name in COUNTED if listener.protocol == "tcp" else (SENT,):
-            yield name + SUFFIX[self.version], gateways
 
     @property
     def known(self) -> str:
@@ -289,18 +215,19 @@ class _Lane:
         """The statement that finds the seat of the connection with this number."""
         return f"meta priority set meta mark map @{self.known}"
 
-    def there(self, down: frozenset[GatewayKey]) -> Mapping[int, str]:
-        """Gateways that answer, by seat."""
+    def known_seat(self, down: frozenset[GatewayKey]) -> str:
+        """The same where the gateway that has the seat answers."""
         given = seats(self.vs.gateways)
-        return {given[g.address]: g.address for g in answering(self.vs, self.version, down)}
+        there = sorted(given[g.address] for g in answering(self.vs, self.version, down))
+        return f"{self.looked_up} meta priority {{ {', '.join(map(seat_class, there))} }}"
 
-    def remembering(self, seconds: int, name: str = SENT) -> str:
+    def remembering(self, seconds: int) -> str:
         """Remember the seat in ``meta priority``, and send on to what it leads to.
 
         Without room nothing is done, and the next rule decides.
         """
         update = f"update @{self.known} {{ meta mark timeout {seconds}s : meta priority }}"
-        return f"{update} {_UNMARKED} {self.sent(name)}"
+        return f"{update} {_UNMARKED} {self.sent}"
 
 
 def _shares(lane: _Lane, down: frozenset[GatewayKey]) -> tuple[Selector | None, Selector | None]:
@@ -315,26 +242,18 @@ def _shares(lane: _Lane, down: frozenset[GatewayKey]) -> tuple[Selector | None, 
     )
 
 
-def _errors_of(version: int) -> str:
-    """Name of the chain for errors about flows."""
-    return f"errors{SUFFIX[version]}"
-
-
-def _errors(
-    lane: _Lane, vips: tuple[str, ...], shares: Selector | None, down: frozenset[GatewayKey]
-) -> Iterator[str]:
+def _errors(lane: _Lane, shares: Selector | None, down: frozenset[GatewayKey]) -> Iterator[str]:
     """Rules for errors of ICMP about flows of the listener: they go where these do."""
     assert shares is not None
     listener, version = lane.listener, lane.version
-    match = quoting.about(listener, version, vips)
+    match = quoting.about(listener, version)
     if amid(lane.vs, listener, version):
         number = lane.number(quoting.connection(version))
-        to = lane.forwarded(seat_map(lane.there(down)))
-        yield f"{match} {number} {lane.looked_up} {_UNMARKED} {to}"
+        yield f"{match} {number} {lane.known_seat(down)} {_UNMARKED} {lane.passed_on}"
         match = f"{match} {_UNMARKED}"
     key = quoting.flow_key(earlier(listener), version)
-    way = replace(shares, expression=slot_of(lane.vs, key)).gateway()
-    yield f"{match} {way.ahead}{lane.forwarded(way.expression)}"
+    way = replace(shares, expression=slot_of(lane.vs, key)).seat()
+    yield f"{match} {way.ahead}{lane.passed_on}"
 
 
 def _rules(
@@ -344,7 +263,7 @@ def _rules(
     if past is None:
         assert present is not None
         way = present.seat()
-        return tuple(lane.by_slot(way)), way.sets
+        return (f"{way.ahead}{lane.sent}",), way.sets
     known = f"map {lane.known} {{ type mark : classid; size {KNOWN_MOST}; flags dynamic,timeout; }}"
     sets = {lane.known: known}
     ip = KEYWORD[lane.version]
@@ -356,15 +275,14 @@ def _rules(
     if present is not None and (moved := _moved(past, present)):
         way = present.seat_of(moved)
         sets |= way.sets
-        rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S, FIRST)}")
-    there = ", ".join(map(seat_class, sorted(lane.there(down))))
-    seat = f"{lane.looked_up} meta priority {{ {there} }}"
+        rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S)}")
+    seat = lane.known_seat(down)
     rules.append(f"tcp flags & (fin|rst) != 0 {seat} {lane.remembering(ENDED_S)}")
     # Not what merely acknowledges: one is the last packet of what the client has closed.
     rules.append(f"tcp flags & psh != 0 {seat} {lane.remembering(KNOWN_S)}")
-    rules.append(f"{seat} {_UNMARKED} {lane.sent()}")
+    rules.append(f"{seat} {_UNMARKED} {lane.sent}")
     way = past.seat()
-    rules += lane.by_slot(way, f"{_UNMARKED} ")
+    rules.append(f"{_UNMARKED} {way.ahead}{lane.sent}")
     return tuple(rules), {**sets, **way.sets}
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from agent.hashing import assign_slots, rotation
-from agent.ipversion import KEYWORD
+from agent.ipversion import ADDRESS, KEYWORD
 from protocol.ids import GroupId
 from protocol.objects import SLOTS, Gateway, Listener, VirtualServer
 from protocol.seats import seats
@@ -109,11 +109,18 @@ class Selector:
         """The way to the gateway's address."""
         if self.only is not None:
             return Way("", self.only)
-        return self._way("map", self.addresses)
+        if self._written_out:
+            return self._of_turns("map", self.addresses)
+        way, to = self.seat(), seat_map(self.addresses)
+        return Way(way.ahead, to.expression, {**way.sets, **to.sets})
 
     def verdict(self, verdicts: Mapping[str, str]) -> Way:
         """The way to what is to happen with flows of each gateway, by address."""
-        return self._way("vmap", {seat: verdicts[at] for seat, at in self.addresses.items()})
+        ends = {seat: verdicts[at] for seat, at in self.addresses.items()}
+        if self._written_out:
+            return self._of_turns("vmap", ends)
+        table = ", ".join(f"{seat_class(seat)} : {end}" for seat, end in sorted(ends.items()))
+        return replace(self.seat(), expression=f"meta priority vmap {{ {table} }}")
 
     def seat_of(self, slots: Iterable[int]) -> Way:
         """The way of a flow in one of these ``slots`` to its seat, in ``meta priority``."""
@@ -132,17 +139,39 @@ class Selector:
         ahead = f"meta priority set {self.expression} meta priority set meta priority map @{name} "
         return Way(ahead, "", {name: declared})
 
-    def _way(self, kind: str, ends: Mapping[int, str]) -> Way:
-        if len(self.seats) <= _WRITTEN_OUT:
-            table = ", ".join(f"{slot} : {ends[seat]}" for slot, seat in enumerate(self.seats))
-            return Way("", f"{self.expression} {kind} {{ {table} }}")
-        return replace(self.seat(), expression=seat_map(ends, kind))
+    @property
+    def _written_out(self) -> bool:
+        return len(self.seats) <= _WRITTEN_OUT
+
+    def _of_turns(self, kind: str, ends: Mapping[int, str]) -> Way:
+        table = ", ".join(f"{slot} : {ends[seat]}" for slot, seat in enumerate(self.seats))
+        return Way("", f"{self.expression} {kind} {{ {table} }}")
 
 
-def seat_map(ends: Mapping[int, str], kind: str = "map") -> str:
-    """What each seat in ``meta priority`` leads to, to nft."""
-    table = ", ".join(f"{seat_class(seat)} : {end}" for seat, end in sorted(ends.items()))
-    return f"meta priority {kind} {{ {table} }}"
+def seat_map(ends: Mapping[int, str], to: str = "") -> Way:
+    """What each seat in ``meta priority`` leads to: an address, or else what the field ``to`` of a
+    packet holds.
+
+    The map has a name: for one without the kernel looks at all maps there are, to find one.
+    """
+    name, declaration = _leading(tuple(sorted(ends.items())), to)
+    return Way("", f"meta priority map @{name}", {name: declaration})
+
+
+@lru_cache(maxsize=4096)
+def _leading(ends: tuple[tuple[int, str], ...], to: str) -> tuple[str, str]:
+    table = ", ".join(f"{seat_class(seat)} : {end}" for seat, end in ends)
+    address = ADDRESS[6 if ":" in ends[0][1] else 4]
+    kind = f"typeof meta priority : {to}" if to else f"type classid : {address}"
+    return _named(SEAT_MAP, kind, table)
+
+
+def _named(prefix: str, kind: str, table: str) -> tuple[str, str]:
+    """Name and declaration of a map. It is named by what is in it, and never changes: the kernel
+    refuses that, while it is in use."""
+    digest = hashlib.blake2b(f"{kind} {table}".encode(), digest_size=8).hexdigest()
+    name = f"{prefix}{digest}"
+    return name, f"map {name} {{ {kind}; flags constant; elements = {{ {table} }}; }}"
 
 
 _WRITTEN_OUT = 32
@@ -151,18 +180,13 @@ _WRITTEN_OUT = 32
 
 @lru_cache(maxsize=1024)
 def _shared(seats: tuple[int, ...]) -> tuple[str, str]:
-    """Name and declaration of the map from slots to seats.
-
-    It is named by what is in it, and never changes: the kernel refuses that, while it is in use.
-    """
+    """Name and declaration of the map from slots to seats."""
     table = ", ".join(f"0:{slot:x} : {seat_class(seat)}" for slot, seat in enumerate(seats))
-    name = f"{SLOT_MAP}{hashlib.blake2b(table.encode(), digest_size=8).hexdigest()}"
-    kind = "type classid : classid; flags constant"
-    return name, f"map {name} {{ {kind}; elements = {{ {table} }}; }}"
+    return _named(SLOT_MAP, "type classid : classid", table)
 
 
-SLOT_MAP = "slots_"
-"""Begins the name of every shared map from slots to seats."""
+SLOT_MAP, SEAT_MAP = SHARED_MAPS = ("slots_", "seats_")
+"""Begin the names of maps from slots to seats, and from seats to gateways."""
 
 
 def seat_number(seat: int) -> int:

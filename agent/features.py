@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from agent import accounts, direct, gate, relay, virtual_mac
+from agent import accounts, direct, gate, relay, virtual_mac, ways
 from agent.nft import KernelRefused, NftTooSlow
 from agent.ruleset import Compiler, Desired, carried, load
 from protocol.ids import GroupId
@@ -184,7 +184,7 @@ def _load(server: VirtualServer, *, quiet: bool = True) -> str:
 
 
 def _ways(server: VirtualServer, interface: str) -> str:
-    return direct.load(direct.compiled(carried(_alone(server)), frozenset(), interface), interface)
+    return ways.load(direct.compiled(carried(_alone(server)), frozenset(), interface), interface)
 
 
 def _alone(server: VirtualServer) -> Desired:

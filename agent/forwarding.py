@@ -163,12 +163,13 @@ def passage(
     out, back = f"{name}_out", f"{name}_back"
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
     rules, sets = _rewrite(vs, listener, version, down)
+    about, needed = _errors(vs, listener, version, vips[0], down)
     errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
     return Passage(
         {
             out: rules,
             back: _back(listener, version, vips[0]),
-            errors: _errors(vs, listener, version, vips[0], down),
+            errors: about,
         },
         {
             ERRORS: {vips[0]: f"goto {errors}"},
@@ -176,7 +177,7 @@ def passage(
             REPLIES + ranged: dict.fromkeys(answers, ""),
             RETURNS + ranged: dict.fromkeys(answers, f"goto {back}"),
         },
-        sets,
+        {**sets, **needed},
     )
 
 
@@ -269,16 +270,17 @@ def _back(listener: Listener, version: int, vip: str) -> tuple[str, ...]:
 
 def _errors(
     vs: VirtualServer, listener: Listener, version: int, vip: str, down: frozenset[GatewayKey]
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Send an error about a packet of the listener to the gateway that wrote it."""
     gateways = candidates(vs, version, down)
     if not gateways:
-        return ()
+        return (), {}
     shares = selector(vs, listener, version, gateways, AT_REST)
     way = replace(shares, expression=slot_of(vs, quoting.flow_key(listener, version))).gateway()
-    match = quoting.about(listener, version, (vip,))
-    written = quoting.rewritten(listener, version, vip, shares.addresses, shares.only)
-    return (f"{match} notrack {way.ahead}{written} meta priority set none accept",)
+    match = quoting.about(listener, version)
+    written, sets = quoting.rewritten(listener, version, vip, shares.addresses, shares.only)
+    rule = f"{match} notrack {way.ahead}{written} meta priority set none accept"
+    return (rule,), {**way.sets, **sets}
 
 
 def _writings(listener: Listener, end: str, port: int) -> Iterator[tuple[str, str]]:

@@ -33,17 +33,18 @@ _CLIENT_PORT = {4: "@th,240,16", 6: "@th,400,16"}
 _OURS = {4: "@th,160,32", 6: "@th,128,128"}
 _OUR_PORT = {4: "@th,224,16", 6: "@th,384,16"}
 
+_KIND = "@th,0,16"
+"""Type and code of an error."""
 _FRAG_NEEDED = 0x0304
 """Type and code of the error of IPv4 that a packet was too large."""
 
 
-def about(listener: Listener, version: int, vips: tuple[str, ...]) -> str:
-    """Matches errors about packets that came from the listener."""
+def about(listener: Listener, version: int) -> str:
+    """Matches, of errors to a VIP, those about packets that came from the listener."""
     first, last = listener.ports
     ports = f"{first}" if first == last else f"{first}-{last}"
-    to = f"{KEYWORD[version]} daddr {{ {', '.join(vips)} }}"
     protocol = f"{_PROTOCOL[version]} {_NUMBER[listener.protocol]}"
-    return f"{to} {protocol} {_OUR_PORT[version]} {ports}"
+    return f"{protocol} {_OUR_PORT[version]} {ports}"
 
 
 def flow_key(listener: Listener, version: int) -> str:
@@ -60,31 +61,37 @@ def connection(version: int) -> str:
 
 def rewritten(
     listener: Listener, version: int, vip: str, gateways: Mapping[int, str], only: str | None
-) -> str:
-    """Statements that make one of :data:`TOO_LARGE` about the VIP one about a gateway, and for it.
+) -> tuple[str, Mapping[str, str]]:
+    """Statements that make one of :data:`TOO_LARGE` about the VIP one about a gateway, and for it;
+    and maps that they need.
 
     That is the one of the seat in ``meta priority``, unless there is ``only`` one.
     """
+    sets: dict[str, str] = {}
 
-    def each(of: Callable[[str], str]) -> str:
+    def each(of: Callable[[str], str], to: str = "") -> str:
         if only is not None:
             return of(only)
-        return seat_map({seat: of(address) for seat, address in gateways.items()})
+        way = seat_map({seat: of(address) for seat, address in gateways.items()}, to)
+        sets.update(way.sets)
+        return way.expression
 
     old, new = (ports[0].to_bytes(2, "big") for ports in (listener.ports, listener.gateway_ports))
-    quoted = f"{_OURS[version]} set {each(_number)} "
+    quoted = f"{_OURS[version]} set {each(_number, _OURS[version])} "
     if old != new:
         quoted += f"{_OUR_PORT[version]} set {listener.gateway_port} "
     to, packed = each(str), ip_address(vip).packed
     if version == 4:
-        owed = each(lambda at: f"{due(_FRAG_NEEDED, packed + old, ip_address(at).packed + new):#x}")
+        owed = each(
+            lambda at: f"{due(_FRAG_NEEDED, packed + old, ip_address(at).packed + new):#x}", _KIND
+        )
         back = "icmp type set destination-unreachable icmp code set frag-needed"
-        return f"{quoted}@th,0,16 set {owed} {back} ip daddr set {to}"
+        return f"{quoted}{_KIND} set {owed} {back} ip daddr set {to}", sets
     # The checksum is of the destination, too. To be brought up to date for the address
     # that is quoted, it is for this one twice; and for the port.
     last = due(int.from_bytes(packed[-2:], "big"), old, new).to_bytes(2, "big")
     again = f"@nh,192,128 set 0x{(packed[:-2] + last).hex()}"
-    return f"{quoted}ip6 daddr set {to} {again} ip6 daddr set {to}"
+    return f"{quoted}ip6 daddr set {to} {again} ip6 daddr set {to}", sets
 
 
 def _number(address: str) -> str:

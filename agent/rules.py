@@ -11,20 +11,25 @@ one of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent import direct, features, ruleset
-from agent.distribution import SLOT_MAP
+from agent import direct, features, ruleset, ways
+from agent.distribution import SHARED_MAPS
 from agent.features import REFUSALS, Lack
-from agent.listing import blocks, led
+from agent.listing import blocks
+from agent.listing import led as leading
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
 from agent.sole import Sole
-from agent.stages import stages
+from agent.stages import Staged, stages
 from agent.sticky import StickyMaps
+from agent.ways import Ways
 from protocol.ids import GroupId
+
+Parts = frozenset[tuple[str, str]]
+"""Parts of tables: name of the table, and the part as nft lists it (``chain NAME``)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,8 @@ class Done:
     """In words."""
     refused: Mapping[GroupId, str] = field(default_factory=dict)
     """Virtual Servers whose change the kernel refused, and its reason."""
-    parts: frozenset[str] | None = frozenset()
-    """Chains and maps from slots that were touched, as nft lists them (``chain NAME``); None
-    where more than these changed."""
+    parts: Parts | None = frozenset()
+    """Chains and shared maps that were touched; None where more than these changed."""
     transactions: int = 0
     """How many it took."""
 
@@ -66,6 +70,30 @@ def culprits(
     return found | culprits(second, refuses, accepted)
 
 
+def _chains(old: Staged, new: Staged) -> tuple[set[str], set[str]]:
+    """Names of chains that are new or other ones, and of those that go."""
+    touched = {name for name, rules in new.chains.items() if old.chains.get(name) != rules}
+    return touched, old.chains.keys() - new.chains.keys()
+
+
+def _touched(
+    table: str, old: Ruleset | Ways | ways.Present | None, new: Ruleset | Ways
+) -> Parts | None:
+    """The parts of a table that a change touches, None where it is not just chains."""
+    if old == new:
+        return frozenset()
+    if old is None or isinstance(old, ways.Present):
+        return None
+    if replace(old, chains=new.chains, sets=new.sets) != new:
+        return None
+    sets = old.sets.keys() ^ new.sets.keys()
+    if not all(name.startswith(SHARED_MAPS) for name in sets):
+        return None
+    touched, gone = _chains(old, new)
+    chains = (f"chain {name}" for name in touched | gone)
+    return frozenset((table, part) for part in (*chains, *(f"map {name}" for name in sets)))
+
+
 class Rules:
     """Tables ``inet halb`` and ``netdev halb_direct``; used by one thread only."""
 
@@ -74,6 +102,7 @@ class Rules:
         self._sticky = sticky
         self._interface = interface
         self._compiler = Compiler()
+        self._direct = direct.Compiler(interface)
         self._sole = Sole(time.monotonic)
         self._lacks: tuple[Lack, ...] = ()
         self.desired = Desired()
@@ -82,7 +111,7 @@ class Rules:
         """None until the first wish, and where others changed it: all of it is loaded then."""
         self._settled = False
         """Whether that is what is desired, and no stage on the way there."""
-        self._ways: direct.Ways | None = None
+        self._ways: Ways | None = None
         """The table for `dsr` that is in force; None where that is not known."""
 
     def begin(self, lacks: Sequence[Lack]) -> None:
@@ -101,28 +130,24 @@ class Rules:
         """Somebody changed the table for `dsr`, or the interface that it hangs on."""
         self._ways = None
 
-    def ways(self, desired: Desired) -> str:
-        """A script that makes the table for `dsr` so."""
-        return self._way_there(self._ways_for(desired))
+    def _led(self) -> Ways | ways.Present:
+        """The table for `dsr` that is in force, or, if that is not known, what is there."""
+        if self._ways is None:
+            present = self._present_ways()
+            if present.parts:
+                return present
+            self._ways = Ways()
+        return self._ways
 
-    def _ways_for(self, desired: Desired) -> direct.Ways:
-        some = tuple(vs for vs in desired.virtual_servers if vs.forwarding == "dsr")
-        carried = ruleset.carried(Desired(some, desired.vips))
-        return direct.compiled(carried, desired.down, self._interface)
-
-    def _way_there(self, wanted: direct.Ways) -> str:
-        # As after a start of the agent: counters and what connections are known stay.
-        present = self._present_ways() if self._ways is None else self._ways.present
-        return direct.load(wanted, self._interface, present)
-
-    def _present_ways(self) -> direct.Present:
-        listing = self._nft.list_table("netdev", direct.TABLE, elements=False)
+    def _present_ways(self) -> ways.Present:
+        listing = self._nft.list_table("netdev", ways.TABLE, elements=False)
         parts = frozenset(blocks(listing or ""))
-        maps = (name for name in direct.ends_maps() if f"map {name}" in parts)
+        maps = (name for name in ways.ends_maps() if f"map {name}" in parts)
         ends = {
-            name: led(self._nft.list_elements("map", "netdev", direct.TABLE, name)) for name in maps
+            name: leading(self._nft.list_elements("map", "netdev", ways.TABLE, name))
+            for name in maps
         }
-        return direct.Present(parts, ends)
+        return ways.Present(parts, ends)
 
     def want(self, desired: Desired) -> Done:
         """Make the kernel so, but for Virtual Servers that it refuses.
@@ -149,45 +174,61 @@ class Rules:
     def _apply(self, desired: Desired) -> Done:
         if self._settled and self._ways is not None and desired == self.desired:
             return Done(desired)
-        wanted = self._compiler.compile(desired)
-        words, parts = self._difference(wanted)
-        ways = self._ways_for(desired)
-        if ways != self._ways and (self._ways is not None or ways.ends):
-            words, parts = (*words, "ways of `dsr` changed"), None
+        rules, direct_ways = self._compiler.compile(desired), self._direct.compile(desired)
+        now = self._led()
+        words, parts = self._difference(rules, now, direct_ways)
         transactions, self._settled = 0, False
-        for stage in (wanted,) if self._ruleset is None else stages(self._ruleset, wanted):
-            script = self._script(stage)
-            if stage is wanted and ways != self._ways:
-                script += self._way_there(ways)
+        for script, stage, ways_stage in self._steps(rules, now, direct_ways):
             if script:
                 self._nft.run(script)
                 transactions += 1
-            self._ruleset = stage
-        self.desired, self._ways, self._settled = desired, ways, True
+            self._ruleset, self._ways = stage, ways_stage
+        self.desired, self._settled = desired, True
         return Done(desired, words, {}, parts, transactions)
 
-    def _script(self, wanted: Ruleset) -> str:
-        """What leads there from what is in force."""
-        if self._ruleset is None:
-            return ruleset.load(wanted) + self._sticky.kept(wanted)
-        return ruleset.change(self._ruleset, wanted)
+    def _steps(
+        self, rules: Ruleset, now: Ways | ways.Present, direct_ways: Ways
+    ) -> Iterator[tuple[str, Ruleset | None, Ways | None]]:
+        """Scripts that lead to both tables, each with what is in force then: the last step, of
+        few changes the only one, is one of both."""
+        old = self._ruleset
+        for stage in () if old is None else stages(old, rules):
+            if old is not None and stage is not rules:
+                yield ruleset.change(old, stage), stage, self._ways
+                old = stage
+        for way in stages(now, direct_ways) if isinstance(now, Ways) else ():
+            if way is not direct_ways:
+                yield self._way_there(now, way), old, way
+                now = way
+        yield self._script(old, rules) + self._way_there(now, direct_ways), rules, direct_ways
 
-    def _difference(self, wanted: Ruleset) -> tuple[tuple[str, ...], frozenset[str] | None]:
+    def _script(self, now: Ruleset | None, wanted: Ruleset) -> str:
+        """What leads there from what is in force."""
+        if now is None:
+            return ruleset.load(wanted) + self._sticky.kept(wanted)
+        return ruleset.change(now, wanted)
+
+    def _way_there(self, now: Ways | ways.Present, wanted: Ways) -> str:
+        """The same of the table for `dsr`; counters and what connections are known stay."""
+        if isinstance(now, ways.Present):
+            return ways.load(wanted, self._interface, now)
+        return ways.change(now, wanted, self._interface)
+
+    def _difference(
+        self, rules: Ruleset, now: Ways | ways.Present, direct_ways: Ways
+    ) -> tuple[tuple[str, ...], Parts | None]:
         """What has to change in words, and the parts that it touches."""
         old = self._ruleset
+        words: tuple[str, ...] = ()
         if old is None:
-            return (f"rules loaded for {len(wanted.chains)} listeners",), None
-        if old == wanted:
-            return (), frozenset()
-        touched = {name for name, rules in wanted.chains.items() if old.chains.get(name) != rules}
-        gone = old.chains.keys() - wanted.chains.keys()
-        words = f"rules changed for {len(touched)} listeners, removed for {len(gone)}"
-        sets = old.sets.keys() ^ wanted.sets.keys()
-        beside = replace(old, chains=wanted.chains, sets=wanted.sets) != wanted
-        if beside or not all(name.startswith(SLOT_MAP) for name in sets):
-            return (words,), None
-        chains = (f"chain {name}" for name in touched | gone)
-        return (words,), frozenset((*chains, *(f"map {name}" for name in sets)))
+            words = (f"rules loaded for {len(rules.chains)} listeners",)
+        elif old != rules:
+            touched, gone = _chains(old, rules)
+            words = (f"rules changed for {len(touched)} listeners, removed for {len(gone)}",)
+        if direct_ways != now:
+            words = (*words, "ways of `dsr` changed")
+        ours, led = _touched(ruleset.TABLE, old, rules), _touched(ways.TABLE, now, direct_ways)
+        return words, None if ours is None or led is None else ours | led
 
     def _as_they_are(self, desired: Desired, some: Collection[GroupId]) -> dict[GroupId, Desired]:
         """Those of ``some`` that are in force, with their gateways' health of now."""
@@ -225,7 +266,8 @@ class Rules:
             parts = {uid: new[uid] for uid in new if uid in some or uid in others}
             wanted = joined({**old, **parts}[uid] for uid in new if uid in parts or uid in old)
             try:
-                check(self._script(self._compiler.compile(wanted)) + self.ways(wanted))
+                way_there = self._way_there(self._led(), self._direct.compile(wanted))
+                check(self._script(self._ruleset, self._compiler.compile(wanted)) + way_there)
             except KernelRefused as error:
                 return error.message
             return ""

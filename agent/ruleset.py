@@ -112,6 +112,24 @@ class Ruleset:
     maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Contents of the maps and sets of :mod:`agent.forwarding`, for both IP versions."""
 
+    def having(self, sets: Mapping[str, str], chains: Mapping[str, tuple[str, ...]]) -> Ruleset:
+        """With these sets and chains beside or in place of its own."""
+        return replace(self, sets={**self.sets, **sets}, chains={**self.chains, **chains})
+
+    def filled(self, new: Ruleset) -> Iterator[Ruleset]:
+        """Nothing is asked by chains alone."""
+        yield from ()
+
+    def led(self, new: Ruleset) -> Ruleset:
+        """With all that leads to chains as in ``new``."""
+        return replace(
+            self,
+            vips=self.vips | new.vips,
+            services=new.services,
+            ranges=new.ranges,
+            maps=new.maps,
+        )
+
 
 class Compiler:
     """Virtual Servers to rulesets; works anew only on those that changed since the last one."""

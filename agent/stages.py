@@ -9,10 +9,9 @@ needs any more goes at the end.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-
-from agent.ruleset import Ruleset
+from typing import Protocol, Self, TypeVar
 
 AT_ONCE = 64
 """Chains of one transaction, unless one Virtual Server alone has more: some 20 ms."""
@@ -20,7 +19,29 @@ AT_ONCE = 64
 Chains = Mapping[str, tuple[str, ...]]
 
 
-def stages(old: Ruleset, new: Ruleset) -> Iterator[Ruleset]:
+class Staged(Protocol):
+    """A table as data."""
+
+    @property
+    def chains(self) -> Chains: ...
+
+    @property
+    def sets(self) -> Mapping[str, str]: ...
+
+    def having(self, sets: Mapping[str, str], chains: Chains) -> Self:
+        """With these beside or in place of its own."""
+
+    def filled(self, new: Self) -> Iterator[Self]:
+        """What to be in, one after the other, for what chains of ``new`` ask and nobody yet."""
+
+    def led(self, new: Self) -> Self:
+        """With all that leads to chains as in ``new``."""
+
+
+Table = TypeVar("Table", bound=Staged)
+
+
+def stages(old: Table, new: Table) -> Iterator[Table]:
     """What to be in, one after the other, on the way from ``old`` to ``new``, which is the last."""
     differ = [name for name, rules in new.chains.items() if old.chains.get(name) != rules]
     if len(differ) > AT_ONCE:
@@ -28,23 +49,29 @@ def stages(old: Ruleset, new: Ruleset) -> Iterator[Ruleset]:
     yield new
 
 
-def _on_the_way(old: Ruleset, new: Ruleset, differ: list[str]) -> Iterator[Ruleset]:
-    now = replace(old, sets={**old.sets, **new.sets})
+def _on_the_way(old: Table, new: Table, differ: list[str]) -> Iterator[Table]:
+    now = old
+    for now in old.filled(new):
+        yield now
     for some in _portions(name for name in differ if name not in old.chains):
-        now = replace(now, chains={**now.chains, **{name: new.chains[name] for name in some}})
+        now = _having(now, new, some)
         yield now
     # What is led elsewhere, or nowhere, is so at once: ranges of ports must never overlap.
-    now = replace(
-        now,
-        vips=old.vips | new.vips,
-        services=new.services,
-        ranges=new.ranges,
-        maps=new.maps,
-    )
+    now = now.led(new)
     yield now
     for some in _portions(name for name in differ if name in old.chains):
-        now = replace(now, chains={**now.chains, **{name: new.chains[name] for name in some}})
+        now = _having(now, new, some)
         yield now
+
+
+def _having(now: Table, new: Table, some: Iterable[str]) -> Table:
+    """With ``some`` chains of ``new``, and the sets and maps that their rules ask."""
+    chains = {name: new.chains[name] for name in some}
+    asked = (name for rules in chains.values() for rule in rules for name in _ASKED.findall(rule))
+    return now.having({name: new.sets[name] for name in asked if name in new.sets}, chains)
+
+
+_ASKED = re.compile(r"@(\w+)")
 
 
 def _portions(names: Iterable[str]) -> Iterator[list[str]]:

@@ -14,12 +14,12 @@ import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from agent.direct import KNOWN
-from agent.direct import TABLE as DIRECT
 from agent.gated import class_id
 from agent.ipversion import KEYWORD
 from agent.nft import KernelRefused, Nft
 from agent.ruleset import TABLE, Ruleset
+from agent.ways import KNOWN
+from agent.ways import TABLE as DIRECT
 from protocol.clients import MAX_LEFT_MS, Client
 
 SOON_MS = 2000

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from agent import stages
+from agent import stages, ways
 from agent.dataplane import Desired
 from agent.listing import blocks
 from agent.netlink import ruleset_generation
@@ -40,6 +40,7 @@ def network() -> Iterator[Network]:
 @pytest.fixture
 def device(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(stages, "AT_ONCE", 3)
+    monkeypatch.setattr(ways, "ELEMENTS_AT_ONCE", 5)
     made = Device(network, "a")
     yield made
     made.call(made.plane.remove)
@@ -122,24 +123,31 @@ def test_of_many_only_the_refused_one_stays_as_it_was(device: Device) -> None:
     assert {name: rules for name, rules in table(device).items() if UIDS[7] in name} == before
 
 
-@pytest.mark.parametrize("after", range(1, 5))
-def test_what_was_killed_between_two_stages_leaves_nothing_behind(
-    network: Network, device: Device, monkeypatch: pytest.MonkeyPatch, after: int
+def killed_amid(
+    monkeypatch: pytest.MonkeyPatch, device: Device, desired: Desired, table: str, after: int
 ) -> None:
-    device.reconcile(wish(2))
+    """Begin what is desired, and end after so many transactions that change a table."""
     run, left = Nft.run, [after]
 
     def killed(self: Nft, script: str, *, patience: float = -1) -> str:
-        if "inet halb " in script:
+        if table in script:
             left[0] -= 1
             if left[0] < 0:
                 raise SystemExit
         return run(self, script, patience=patience)
 
-    monkeypatch.setattr(Nft, "run", killed)
-    with pytest.raises(SystemExit):
-        device.reconcile(wish())
-    monkeypatch.setattr(Nft, "run", run)
+    with monkeypatch.context() as patched:
+        patched.setattr(Nft, "run", killed)
+        with pytest.raises(SystemExit):
+            device.reconcile(desired)
+
+
+@pytest.mark.parametrize("after", range(1, 5))
+def test_what_was_killed_between_two_stages_leaves_nothing_behind(
+    network: Network, device: Device, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    device.reconcile(wish(2))
+    killed_amid(monkeypatch, device, wish(), "inet halb ", after)
     successor = Device(network, "a")
     successor.reconcile(wish(3))
     assert {uid for uid in UIDS if any(uid in name for name in table(successor))} == set(UIDS[:3])
@@ -158,3 +166,80 @@ def test_nobody_alters_slots_that_are_in_use(device: Device) -> None:
 
 def alter(command: str) -> None:
     Nft().run(command)
+
+
+def direct(desired: Desired, *gateways: Gateway) -> Desired:
+    """The same with `dsr`, and with these gateways in place of its own."""
+    servers = (
+        msgspec.structs.replace(vs, forwarding="dsr", gateways=gateways or vs.gateways)
+        for vs in desired.virtual_servers
+    )
+    return replace(desired, virtual_servers=tuple(servers))
+
+
+OTHERS = tuple(Gateway(name=f"gw{n}", address=f"10.77.0.{40 + n}") for n in range(1, 4))
+
+
+def ways_there(device: Device) -> dict[str, str]:
+    return blocks(device.run("nft", "--stateless", "list", "table", "netdev", "halb_direct"))
+
+
+def ways_loaded_at_once(device: Device, desired: Desired) -> dict[str, str]:
+    """The table as one transaction makes it, which finds that somebody altered it."""
+    device.run("nft", "add", "chain", "netdev", "halb_direct", "theirs")
+    (drift,) = device.reconcile(desired).drift
+    assert drift == "table netdev halb_direct: chain theirs was added"
+    return ways_there(device)
+
+
+@pytest.mark.parametrize(
+    "change", [wish(down="gw2"), wish(2), wish(7, down="gw1"), direct(wish(), *OTHERS)]
+)
+def test_stages_of_dsr_come_to_the_same_as_one_transaction(device: Device, change: Desired) -> None:
+    change = direct(change)
+    before = device.call(ruleset_generation)
+    device.reconcile(direct(wish()))
+    assert device.call(ruleset_generation) - before > 2 * MANY / 3
+    device.reconcile(change)
+    found = ways_there(device)
+    assert found
+    again = device.reconcile(change)
+    assert not again.changed
+    assert not again.drift
+    assert found == ways_loaded_at_once(device, change)
+
+
+def test_a_change_of_one_is_one_transaction_and_leaves_the_rules_of_others(device: Device) -> None:
+    device.reconcile(direct(wish()))
+    before, was = ways_there(device), device.call(ruleset_generation)
+    one = replace(direct(wish()), down=frozenset({(UIDS[4], "gw3")}))
+    device.reconcile(one)
+    assert device.call(ruleset_generation) == was + 1
+    after = ways_there(device)
+    differ = {name for name in before.keys() | after if before.get(name) != after.get(name)}
+    assert {name for name in differ if "map slots_" not in name} == {
+        f"chain vs_{UIDS[4]}_tcp_80_ip",
+        f"chain vs_{UIDS[4]}_errors_ip",
+    }
+
+
+@pytest.mark.parametrize("after", range(1, 9))
+def test_what_was_killed_between_two_stages_of_dsr_leaves_nothing_behind(
+    network: Network, device: Device, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    killed_amid(monkeypatch, device, direct(wish()), "netdev halb_direct", after)
+    successor = Device(network, "a")
+    successor.reconcile(direct(wish(3)))
+    found = ways_there(successor)
+    assert {uid for uid in UIDS if any(uid in name for name in found)} == set(UIDS[:3])
+    assert found == ways_loaded_at_once(successor, direct(wish(3)))
+    assert not successor.reconcile(direct(wish(3))).changed
+    successor.close()
+
+
+def test_the_table_goes_with_the_last_virtual_server_that_needs_it(device: Device) -> None:
+    device.reconcile(direct(wish()))
+    device.reconcile(wish())
+    assert "halb_direct" not in device.run("nft", "list", "tables")
+    device.reconcile(direct(wish()))
+    assert ways_there(device)

@@ -1,8 +1,9 @@
 """What many Virtual Servers cost the kernel and the agent; run by hand.
 
-``python -m tests.scale.kernel load [SERVERS [GATEWAYS]]`` loads them into a kernel, changes one
-at a time, and tells how late a loop wakes up meanwhile. ``python -m tests.scale.kernel flows``
-compares new flows through devices with 1, 100 and 1000 Virtual Servers, in turns.
+``python -m tests.scale.kernel load [SERVERS [GATEWAYS [MODE]]]`` loads them into a kernel, changes
+one at a time, and tells how late a loop wakes up meanwhile; MODE is one of :data:`MODES`.
+``python -m tests.scale.kernel flows`` compares new flows through devices with 1, 100 and 1000
+Virtual Servers, in turns.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
+from typing import Literal
 
 from agent import nft
 from agent.dataplane import DataPlane, Desired, Reconciled
@@ -24,19 +26,29 @@ from agent.kernel import Kernel
 from agent.realtime import raise_priority
 from halbctl.lab.servers import ECHO
 from protocol.ids import GroupId, Revision
-from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.objects import Balance, Forwarding, Gateway, Listener, VirtualServer
 from tests.kernel.namespaces import Device, Inside, hosts
 
+MODES: Mapping[str, tuple[Forwarding, Balance]] = {
+    "snat": ("snat", "hash"),
+    "routed": ("routed", "hash"),
+    "remembered": ("routed", "round-robin"),
+    "dsr": ("dsr", "hash"),
+}
+"""Forwarding and policy by name: ``routed`` remembers no flow, but with turns."""
 TICK_S = 0.01
 CHANGES = 20
 TURNS, FLOWS = 9, 1000
+Protocol = Literal["tcp", "udp"]
 SOURCE = 20_000
 """First source port."""
 
 
-def many(servers: int, gateways: int, **listener: int) -> Desired:
+def many(servers: int, gateways: int, mode: str = "snat", protocol: Protocol = "udp") -> Desired:
     """Virtual Servers with one listener each; the last one leads to a gateway that answers."""
     wanted, vips = [], {}
+    forwarding, balance = MODES[mode]
+    listener = Listener(protocol=protocol, port=ECHO, gateway_port=ECHO, balance=balance)
     for number in range(servers):
         uid, last = GroupId(f"{number + 1:016x}"), number == servers - 1
         some = [
@@ -45,15 +57,14 @@ def many(servers: int, gateways: int, **listener: int) -> Desired:
         ]
         if last:
             some = [Gateway(name="gw", address="10.77.0.15")]
+        vip = "10.77.0.100" if last else f"10.90.{number // 250}.{number % 250 + 1}"
         wanted.append(
             VirtualServer(
-                uid=uid, name=f"vs{number}", vips=(), gateways=tuple(some), seed=number + 1,
-                listeners=(
-                    Listener(protocol="udp", port=ECHO, gateway_port=ECHO, **listener),  # type: ignore[arg-type]
-                ),
+                uid=uid, name=f"vs{number}", vips=(f"{vip}/24",), gateways=tuple(some),
+                seed=number + 1, forwarding=forwarding, listeners=(listener,),
             )
         )  # fmt: skip
-        vips[uid] = ("10.77.0.100",) if last else (f"10.90.{number // 250}.{number % 250 + 1}",)
+        vips[uid] = (vip,)
     return Desired(tuple(wanted), vips)
 
 
@@ -122,8 +133,8 @@ async def passes(
     return took
 
 
-def load(servers: int, gateways: int) -> dict[str, object]:
-    whole = many(servers, gateways)
+def load(servers: int, gateways: int, mode: str) -> dict[str, object]:
+    whole = many(servers, gateways, mode, "tcp")
     changes = [
         replace(whole, down=frozenset({(whole.virtual_servers[n % servers].uid, "g0")}))
         for n in range(CHANGES)
@@ -136,6 +147,7 @@ def load(servers: int, gateways: int) -> dict[str, object]:
         (_, *changed) = host.call(asyncio.run, passes([whole, *changes], lateness, scripts))
         host.close()
     return {
+        "mode": mode,
         "virtual_servers": servers,
         "gateways": gateways,
         "load_s": round(loaded / 1000, 2),
@@ -184,9 +196,9 @@ def ask_often(first: int, count: int) -> float:
 
 
 def main() -> None:
-    what, *sizes = sys.argv[1:]
-    servers, gateways = [*map(int, sizes), *(1000, 10)[len(sizes) :]]
-    found = load(servers, gateways) if what == "load" else flows()
+    what, *given = sys.argv[1:]
+    servers, gateways, mode = [*given, *("1000", "10", "snat")[len(given) :]]
+    found = load(int(servers), int(gateways), mode) if what == "load" else flows()
     sys.stdout.write(json.dumps(found) + "\n")
 
 

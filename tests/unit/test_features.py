@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent import direct
+from agent import ways as table
 from agent.distribution import Moment
 from agent.features import REFUSALS, Lack, features, lacks, unmet, why_off
 from agent.nft import KernelRefused, NftTooSlow
@@ -73,7 +74,7 @@ def scripts_of(server: VirtualServer, *, quiet: bool = False) -> tuple[str, str]
     full = frozenset((UID, each.name) for each in server.gateways[:1])
     wish = Desired((server,), {UID: VIPS}, moment=Moment(full=full))
     some = carried(wish) if server.forwarding == "dsr" else ()
-    ways = direct.load(direct.compiled(some, frozenset(), "eth0"), "eth0")
+    ways = table.load(direct.compiled(some, frozenset(), "eth0"), "eth0")
     return load(Compiler(quiet=quiet).compile(wish)), ways
 
 

@@ -8,13 +8,11 @@ from typing import Literal
 import pytest
 from msgspec.structs import replace
 
-from agent import direct
 from agent.distribution import Moment
 from agent.forwarding import forgets, memoryless, serving
 from agent.ruleset import (
     Desired,
     Ruleset,
-    carried,
     change,
     compile_ruleset,
     load,
@@ -50,11 +48,6 @@ def compiled(server: VirtualServer, *vips: str) -> Ruleset:
     return compile_ruleset(wanted(server, *vips))
 
 
-def ways(server: VirtualServer, *down: str) -> direct.Ways:
-    gone = frozenset((UID, name) for name in down)
-    return direct.compiled(carried(wanted(server)), gone, "eth7")
-
-
 def rules_of(found: Ruleset) -> Ruleset:
     """All but what is guarded."""
     return dataclasses.replace(found, vips=frozenset())
@@ -80,10 +73,12 @@ def test_where_the_flow_decides_nothing_is_remembered() -> None:
     found = compiled(ROUTED)
     (out,) = found.chains[f"{CHAIN}_out"]
     assert out.startswith("notrack meta priority set jhash ip saddr . tcp sport mod 256")
+    (seats,) = (name for name, text in found.sets.items() if "classid : ipv4_addr" in text)
     assert out.endswith(
         "meta l4proto tcp tcp dport set 8080 ip daddr set meta priority map "
-        "{ 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 } meta priority set none accept"
+        f"@{seats} meta priority set none accept"
     )
+    assert "{ 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in found.sets[seats]
     assert found.chains[f"{CHAIN}_back"] == (
         f"meta l4proto tcp ip saddr set {VIP} tcp sport set 80 accept",
     )
@@ -169,31 +164,6 @@ def test_packets_of_others_meet_no_chain_where_nobody_needs_one() -> None:
     assert f"add chain inet halb inbound {hook}" in load(routed).splitlines()
     assert f"add chain inet halb inbound {hook}" in change(plain, routed).splitlines()
     assert "delete chain inet halb inbound" in change(routed, plain).splitlines()
-
-
-def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None:
-    dsr = replace(
-        ROUTED, forwarding="dsr", inner_vips=(), listeners=(replace(WEB, gateway_port=80),)
-    )
-    script = direct.load(ways(dsr), "eth7")
-    assert "meta pkttype host ip daddr" in script
-    assert "meta priority set jhash ip saddr . tcp sport mod 256" in script
-    key = f"{VIP} . tcp . 80"
-    for name in ("sent", "sent_first"):
-        assert (
-            f"fwd ip to ip daddr . meta l4proto . th dport . meta priority map @{name} " in script
-        )
-        leads = f"{{ {key} . 7e00:0 : 10.0.0.1, {key} . 7e01:0 : 10.0.0.2 }}"
-        assert f"add element netdev halb_direct {name} {leads}" in script
-    assert script.rstrip().endswith(f"{{ {VIP} . tcp . 80 : goto {CHAIN} }}")
-    assert compiled(dsr).chains[CHAIN][0] == "fib saddr type != local drop"
-
-
-def test_dsr_without_gateways_refuses_as_all_modes_do() -> None:
-    dsr = replace(ROUTED, forwarding="dsr", inner_vips=(), gateways=())
-    assert direct.load(ways(dsr), "eth7").endswith("delete table netdev halb_direct\n")
-    assert ways(dsr).present == direct.Present()
-    assert "reject with tcp reset" in compiled(dsr).chains[CHAIN][0]
 
 
 def test_without_memory_shares_do_not_follow_the_moment() -> None:
@@ -283,107 +253,9 @@ def test_flows_are_not_counted_amid_a_drain_as_not_all_of_them_were_met() -> Non
     assert unremembered(wanted(drained)) == {UID}
 
 
-DIRECT = replace(
-    ROUTED, forwarding="dsr", inner_vips=(), listeners=(replace(WEB, gateway_port=80),)
-)
-KNOWN = f"{CHAIN}_known"
-
-
-def test_dsr_remembers_what_moves_while_a_gateway_drains() -> None:
-    """Like `routed`: what opens goes by the slots of now, what is older by those of before."""
-    drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
-    assert KNOWN not in ways(DIRECT).sets
-    found = ways(drained)
-    number, again, opens, ends, speaks, known, *rest = found.chains[CHAIN]
-    at_rest = tuple(rule.removeprefix("meta mark set 0 ") for rule in rest)
-    assert at_rest == ways(DIRECT).chains[CHAIN], "as they were"
-    assert "jhash ip saddr . tcp sport . ip daddr . tcp dport mod" in number
-    assert again.endswith(f"delete @{KNOWN} {{ meta mark : 0:1 }}")
-    slots = opens.partition("meta priority { ")[2].partition(" }")[0].split(", ")
-    assert 100 < len(slots) < 156, "only of the gateway that drains"
-    assert "meta priority set 7e00:0 " in opens
-    assert "map @sent_first " in opens
-    assert f"update @{KNOWN}" in opens
-    for rule in (ends, speaks, known):
-        assert "meta priority { 7e00:0, 7e01:0 } " in rule
-        assert "map @sent " in rule
-    assert "timeout 60s" in ends
-    assert "timeout 86400s" in speaks
-    assert "update" not in known, "what only acknowledges may be the last packet"
-
-
-def test_dsr_keeps_what_the_last_gateway_has_while_it_drains() -> None:
-    leaving = tuple(replace(g, state="draining") for g in ROUTED.gateways)
-    last = replace(DIRECT, gateways=leaving)
-    assert ways(last).chains[CHAIN][0].endswith("== syn accept")
-    assert "reject with tcp reset" in compiled(last).chains[CHAIN][0]
-
-
-def test_what_a_draining_gateway_had_goes_elsewhere_once_it_is_down() -> None:
-    drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
-    assert all("7e01:0" not in rule for rule in ways(drained, "gw2").chains[CHAIN])
-
-
-def test_connections_stay_known_when_the_table_changes() -> None:
-    drained = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
-    amid, rested = ways(drained), ways(DIRECT)
-    same = direct.load(amid, "eth7", amid.present).splitlines()
-    assert "delete table netdev halb_direct" not in same
-    assert f"delete map netdev halb_direct {KNOWN}" not in same
-    assert f"delete chain netdev halb_direct {CHAIN}" in same
-    over = direct.load(rested, "eth7", amid.present).splitlines()
-    assert f"delete map netdev halb_direct {KNOWN}" in over
-
-
 def test_one_that_comes_takes_what_opens_and_nothing_older() -> None:
     came = replace(ROUTED.gateways[1], former=Former(0, 9))
     grown, alone = (ROUTED.gateways[0], came), ROUTED.gateways[:1]
     going_on, opens = compiled(replace(ROUTED, gateways=grown)).chains[CHAIN]
     assert (going_on.removeprefix(GOES_ON),) == remembered(replace(ROUTED, gateways=alone))
     assert (opens,) == remembered(replace(ROUTED, gateways=grown))
-    rest = ways(replace(DIRECT, gateways=grown)).chains[CHAIN][-1]
-    assert "meta priority set 7e00:0 " in rest
-
-
-def test_what_is_known_stays_so_while_all_gateways_of_before_are_down() -> None:
-    came = replace(ROUTED.gateways[1], former=Former(0, 9))
-    grown = replace(DIRECT, gateways=(ROUTED.gateways[0], came))
-    assert KNOWN in ways(grown, "gw1").sets.keys() & ways(grown).sets.keys()
-    assert all("7e00:0 " not in rule for rule in ways(grown, "gw1").chains[CHAIN])
-
-
-def test_an_error_about_a_flow_of_dsr_goes_by_what_it_quotes() -> None:
-    (rule,) = ways(DIRECT).chains["errors"]
-    assert rule.startswith(f"ip daddr {{ {VIP} }} @th,64,8 0x45 @th,136,8 6 @th,224,16 80 ")
-    assert "jhash @th,192,32 . @th,240,16 mod 256 seed 0x7 " in rule
-    script = direct.load(ways(DIRECT), "eth7")
-    assert "errors6" not in script, "nothing of that version is served"
-    leaving = replace(DIRECT, gateways=(ROUTED.gateways[0], LEAVING))
-    known, rest = ways(leaving).chains["errors"]
-    assert f"map @{KNOWN}" in known
-    assert "update" not in known
-    assert rest.endswith(rule.rpartition("mod 256")[2])
-
-
-def test_counters_stay_when_the_table_changes_and_go_with_the_gateway() -> None:
-    before = ways(DIRECT)
-    shut = direct.load(ways(DIRECT, "gw1", "gw2"), "eth7", before.present)
-    assert "element netdev halb_direct sent" not in shut
-    assert "delete map netdev halb_direct sent" not in shut
-    other = replace(ROUTED.gateways[1], name="gw3", address="10.0.0.3")
-    swapped = replace(DIRECT, gateways=(ROUTED.gateways[0], other))
-    script = direct.load(ways(swapped), "eth7", before.present).splitlines()
-    element = f"{VIP} . tcp . 80 . 7e01:0"
-    for name in ("sent", "sent_first"):
-        gone = f"delete element netdev halb_direct {name} {{ {element} }}"
-        came = f"add element netdev halb_direct {name} {{ {element} : 10.0.0.3 }}"
-        assert script.index(gone) < script.index(came)
-        assert f"{VIP} . tcp . 80 . 7e00:0" not in "".join(script[script.index(gone) :])
-
-
-def test_datagrams_open_nothing_that_is_counted() -> None:
-    listener = Listener(protocol="udp", port=53, last_port=54, gateway_port=53)
-    found = ways(replace(DIRECT, listeners=(listener,)))
-    assert set(found.ends) == {"sent"}
-    (rule,) = found.chains[f"vs_{UID}_udp_53_54_ip"]
-    assert "ip daddr . meta l4proto . (th dport & 0x0 | 0x35) . meta priority map @sent " in rule

@@ -7,16 +7,16 @@ from msgspec.structs import replace
 
 from agent.forwarding import forgets
 from protocol.objects import FormerHash
+from tests.unit.test_direct import DIRECT, ways
 from tests.unit.test_forwarding import (
     CHAIN,
-    DIRECT,
     GOES_ON,
     ROUTED,
+    UID,
     VIP,
     WEB,
     compiled,
     remembered,
-    ways,
 )
 
 
@@ -40,6 +40,5 @@ def test_dsr_remembers_all_that_opens_once_another_hash_shares_it() -> None:
     assert opens.count("0:") >= 256, "of each slot"
     by_slot, rest = found.chains[CHAIN][-1], ways(DIRECT).chains[CHAIN][-1]
     assert by_slot.endswith(rest)
-    assert found.chains["errors"][-1].endswith(
-        ways(DIRECT).chains["errors"][-1].partition(" meta ")[2]
-    )
+    errors = f"vs_{UID}_errors_ip"
+    assert found.chains[errors][-1].endswith(ways(DIRECT).chains[errors][-1].partition(" meta ")[2])

@@ -68,7 +68,7 @@ def test_no_stage_is_half_of_anything(before: dict[int, Shape], after: dict[int,
     for stage in stages(old, new):
         assert set(leads_to(stage)) <= stage.chains.keys(), "what is led to is there"
         used = {name for rules in stage.chains.values() for rule in rules
-                for name in re.findall(r"@(slots_\w+|vs_\w+)", rule)}  # fmt: skip
+                for name in re.findall(r"@(slots_\w+|seats_\w+|vs_\w+)", rule)}  # fmt: skip
         assert used <= stage.sets.keys()
         changed = {name for name in stage.chains if stage.chains[name] != now.chains.get(name)}
         assert len(changed) <= AT_ONCE or len({owner(name) for name in changed}) == 1
