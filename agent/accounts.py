@@ -54,6 +54,15 @@ beginning of the names of the maps that lead there."""
 _PORT = "ct original proto-dst"
 _STATUS = "ct status & (dnat | confirmed) == "
 _GO_ON = f"{_STATUS}(dnat | confirmed) goto known"
+_ENTERED = (
+    f"ct direction original ct mark @{CARRIED_BY[0]} accept",
+    f"ct mark @{CARRIED_BY[1]} accept",
+    _GO_ON,
+    f"{_STATUS}dnat goto fresh",
+)
+"""On the way to or from a gateway most packets of flows meet but the first of these."""
+_LAST = "srcnat - 11; policy accept"
+_ALL = tuple((end, version) for end in ("", RANGED) for version in (4, 6))
 
 
 def _each(rule: str) -> tuple[str, ...]:
@@ -99,9 +108,16 @@ class Accounts:
     """Port under which the flows to ``VIP . protocol . first-last`` are counted."""
 
     @property
-    def unremembered(self) -> bool:
-        """Whether packets are to be counted that no flow is remembered of."""
-        return bool(self.gateways or self.gateway_ranges)
+    def unremembered(self) -> tuple[tuple[str, int], ...]:
+        """Of packets that no flow is remembered of, which are to be counted: of listeners with one
+        port or, :data:`RANGED`, with several, and of which IP version."""
+        kinds = (("", self.gateways), (RANGED, self.gateway_ranges))
+        return tuple(
+            (end, version)
+            for end, keys in kinds
+            for version in (4, 6)
+            if any(family(key.partition(" ")[0]) == version for key in keys)
+        )
 
 
 def accounts_of(desired: Desired) -> Accounts:
@@ -192,21 +208,27 @@ def table(wanted: Accounts, *, flow_marks: bool = True) -> str:
         lines.append(f"add chain inet {TABLE} {chain}{how}")
         lines.append(f"flush chain inet {TABLE} {chain}")
         lines += (f"add rule inet {TABLE} {chain} {rule}" for rule in rules)
-    return "".join(f"{line}\n" for line in (*lines, *_leaving(wanted)))
+    return "".join(f"{line}\n" for line in (*lines, *_without_memory(wanted)))
 
 
-def _leaving(wanted: Accounts) -> Iterator[str]:
-    """Commands for the chain that counts what leaves, from whatever is there: every packet of
-    this host meets it, so it is there only where it is needed."""
-    chain = f"chain inet {TABLE} leaving"
-    yield f"add {chain} {{ type filter hook postrouting priority srcnat - 11; policy accept; }}"
-    yield f"flush {chain}"
-    if not wanted.unremembered:
-        yield f"delete {chain}"
-        return
-    rules = (*_by_gateway(LEFT, "d"), *_by_gateway(LEFT, "s"))
-    for rule in (f"{OPENS} jump opening", "ct state != untracked accept", *rules):
-        yield f"add rule inet {TABLE} leaving {rule}"
+def _without_memory(wanted: Accounts) -> Iterator[str]:
+    """Commands for the rules that count what no flow is remembered of, from whatever is there:
+    every packet of this host meets them, so there are those alone that are needed."""
+    some, table = wanted.unremembered, f"inet {TABLE}"
+    yield f"add chain {table} leaving {{ type filter hook postrouting priority {_LAST}; }}"
+    leaving = (*_by_gateway(LEFT, "d", some), *_by_gateway(LEFT, "s", some))
+    chains = {
+        # Asked first: each of the others takes what such a packet has none of.
+        "entered": (*(["ct state untracked goto passing"] if some else []), *_ENTERED),
+        "passing": (*_by_gateway(FORTH, "d", some), *_by_gateway(BACK, "s", some)),
+        "leaving": (f"{OPENS} jump opening", "ct state != untracked accept", *leaving),
+    }
+    for chain, rules in chains.items():
+        yield f"flush chain {table} {chain}"
+        if chain != "leaving" or some:
+            yield from (f"add rule {table} {chain} {rule}" for rule in rules)
+    if not some:
+        yield f"delete chain {table} leaving"
 
 
 def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -235,24 +257,15 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
             ),
         ),
         # On its way between a client and a gateway, whose address it has both ways here.
-        "passing": ("", (*_by_gateway(FORTH, "d"), *_by_gateway(BACK, "s"))),
+        "passing": ("", ()),
         # On its way to such a gateway, but not if a process of this device asks that itself.
         "opening": (
             "",
-            ("ct state != untracked ct status & dnat == 0 return", *_by_gateway(BEGUN, "d")),
+            ("ct state != untracked ct status & dnat == 0 return", *_by_gateway(BEGUN, "d", _ALL)),
         ),
         **{name: ("", rules) for name, rules in lane.items()},
-        # On its way to or from a gateway. Most packets meet but the first rules.
-        "entered": (
-            "filter hook forward priority -400",
-            (
-                f"ct direction original ct mark @{CARRIED_BY[0]} accept",
-                f"ct mark @{CARRIED_BY[1]} accept",
-                _GO_ON,
-                f"{_STATUS}dnat goto fresh",
-                "ct state untracked goto passing",
-            ),
-        ),
+        # On its way to or from a gateway.
+        "entered": ("filter hook forward priority -400", ()),
         "opened": (
             "nat hook postrouting priority srcnat - 11",
             (
@@ -308,13 +321,12 @@ def _lanes_gone(ports: Iterable[int]) -> Iterator[str]:
         yield from (f"{verb} chain inet {TABLE} {name}" for name in names)
 
 
-def _by_gateway(base: str, end: str) -> tuple[str, ...]:
-    """Rules that count for the gateway at one ``end`` of a packet, ``d`` or ``s``."""
+def _by_gateway(base: str, end: str, some: Iterable[tuple[str, int]]) -> tuple[str, ...]:
+    """Rules that count for the gateway at one ``end`` of a packet, ``d`` or ``s``; of ``some``."""
     then = "return" if base == BEGUN else "accept"
     return tuple(
-        f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{name}{SUFFIX[v]} {then}"
-        for name in (base, base + RANGED)
-        for v in (4, 6)
+        f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{base}{ranged}{SUFFIX[v]} {then}"
+        for ranged, v in some
     )
 
 
@@ -340,7 +352,7 @@ def change(old: Accounts, new: Accounts, *, flow_marks: bool = True) -> str:
             for line in _elements(verb, name, keys)
         ),
         *_lanes_gone(sorted(before - after)),
-        *(_leaving(new) if old.unremembered != new.unremembered else ()),
+        *(_without_memory(new) if old.unremembered != new.unremembered else ()),
     ]
     return "".join(f"{line}\n" for line in lines)
 

@@ -43,11 +43,15 @@ TRANSLATED = "translated"
 DIRECT, RETURNS, ANSWERS, REPLIES = "direct", "returns", "answers", "replies"
 """Maps to chains, and a set. By VIP: what goes out without memory. By gateway: what comes
 back from there without and with memory; and what comes back without, before it is looked at."""
+SOURCES = "sources"
+"""Map from gateways to VIPs: what comes back without memory from the port that clients ask. One
+look does what a chain of a listener does for other ports."""
 ERRORS = "errors"
 """Map from VIPs to the chains for errors of ICMP about what goes without memory."""
 RANGED = "_ranges"
 """Ends the name of a map for listeners with several ports."""
 _KEY = " . inet_proto . inet_service"
+_FROM = "{ip} saddr . meta l4proto . th sport"
 MAPS = {
     name + end: f"{_KEY} : verdict;{flags}"
     for name in (DIRECT, RETURNS, ANSWERS)
@@ -56,6 +60,8 @@ MAPS = {
     SERVICES: f"{_KEY} : verdict;",
     RANGES: f"{_KEY} : verdict; flags interval;",
     ERRORS: " : verdict;",
+    SOURCES: f"{_KEY} : {{address}};",
+    SOURCES + RANGED: f"{_KEY} : {{address}}; flags interval;",
 }
 SETS = {TRANSLATED: ";", REPLIES: f"{_KEY};", REPLIES + RANGED: f"{_KEY}; flags interval;"}
 """What follows the type of an address in the declarations of maps and of sets."""
@@ -160,22 +166,27 @@ def passage(
             sets,
             ahead,
         )
-    out, back = f"{name}_out", f"{name}_back"
+    out, back, source = f"{name}_out", f"{name}_back", vips[0]
+    chains: dict[str, tuple[str, ...]] = {}
+    returns = {SOURCES + ranged: dict.fromkeys(answers, source)}
+    if listener.gateway_ports != listener.ports:
+        chains[back] = _back(listener, version, source)
+        returns = {RETURNS + ranged: dict.fromkeys(answers, f"goto {back}")}
     asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
     rules, sets = _rewrite(vs, listener, version, down)
     about, needed = _errors(vs, listener, version, vips[0], down)
     errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
     return Passage(
         {
+            **chains,
             out: rules,
-            back: _back(listener, version, vips[0]),
             errors: about,
         },
         {
             ERRORS: {vips[0]: f"goto {errors}"},
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
-            RETURNS + ranged: dict.fromkeys(answers, f"goto {back}"),
+            **returns,
         },
         {**sets, **needed},
     )
@@ -206,20 +217,21 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
     patterns = {
         "inbound": (
             (DIRECT, "{ip} daddr . meta l4proto . th dport vmap @{name}"),
-            (
-                REPLIES,
-                "{ip} saddr . meta l4proto . th sport @{name} fib daddr type != local notrack",
-            ),
+            (REPLIES, f"{_FROM} @{{name}} fib daddr type != local notrack accept"),
             (ERRORS, "{too_large} {ip} daddr vmap @{name}"),
         ),
         "outbound": (
             # Where somebody set a zone of the connection table, nothing can be `notrack`ed.
             *(
-                (RETURNS, whose + " {ip} saddr . meta l4proto . th sport vmap @{name}")
+                (base, f"{whose} {what}")
+                for base, what in (
+                    (SOURCES, f"{{ip}} saddr set {_FROM} map @{{name}} accept"),
+                    (RETURNS, f"{_FROM} vmap @{{name}}"),
+                )
                 for whose in ("ct state untracked", "ct zone != 0 ct status & (snat | dnat) == 0")
             ),
         ),
-        "answering": ((ANSWERS, "{ip} saddr . meta l4proto . th sport vmap @{name}"),),
+        "answering": ((ANSWERS, f"{_FROM} vmap @{{name}}"),),
     }
     found: dict[str, tuple[str, ...]] = {}
     for chain, rules in patterns.items():
@@ -250,10 +262,10 @@ def _rewrite(
     if not gateways:
         return ("notrack", *refusal(listener)), {}
     way = selector(vs, listener, version, gateways, AT_REST).gateway()
-    after = "meta priority set none " if way.ahead else ""
+    # Of IPv4 forwarding itself sets it anew.
+    after = "meta priority set none " if way.ahead and version == 6 else ""
     rules = (
-        f"{which}notrack {way.ahead}meta l4proto {listener.protocol} {port}"
-        f"{ip} daddr set {way.expression} {after}accept"
+        f"{which}notrack {way.ahead}{port}{ip} daddr set {way.expression} {after}accept"
         for which, port in _writings(listener, "dport", listener.gateway_port)
     )
     return tuple(rules), way.sets

@@ -284,7 +284,7 @@ def load(ruleset: Ruleset) -> str:
         kind, suffix = ADDRESS[version], SUFFIX[version]
         lines.append(f"add set inet {TABLE} vips{suffix} {{ type {kind}; }}")
         lines += (
-            f"add map inet {TABLE} {name}{suffix} {{ type {kind}{rest} }}"
+            f"add map inet {TABLE} {name}{suffix} {{ type {kind}{rest.format(address=kind)} }}"
             for name, rest in MAPS.items()
         )
         lines += (

@@ -49,11 +49,12 @@ ADDRESS = {
     ROUTED: "10.77.0.105",
     DSR: "10.77.0.106",
 }
-_INNER = "10.77.0.107"
+INNER = "10.77.0.107"
+"""Inner VIP of ``ROUTED``."""
 _ASKING = {ROUTED: "10.77.0.205", DSR: "10.77.0.206"}
 """Addresses of the client."""
 _MODE: dict[str, dict[str, Any]] = {
-    ROUTED: {"forwarding": "routed", "inner_vips": [f"{_INNER}/24"]},
+    ROUTED: {"forwarding": "routed", "inner_vips": [f"{INNER}/24"]},
     DSR: {"forwarding": "dsr"},
 }
 TITLES = {
@@ -188,8 +189,7 @@ def compare(
     servers = [serve_load(site, name) for name in gateways]
     others = [brief.serve(site, name) for name in gateways]
     try:
-        prepare_routed(site, ADDRESS[ROUTED], _INNER, _ASKING[ROUTED])
-        prepare_dsr(site, ADDRESS[DSR], _ASKING[DSR])
+        prepare(site)
         for host in (ALONE, ROUTED, DSR):
             balance_with_halb(site, host, ())
         balance_with_halb(site, TELLING, SECONDARIES)
@@ -210,6 +210,12 @@ def compare(
             process.wait()
         for server in servers:
             server.kill()
+
+
+def prepare(site: Site) -> None:
+    """Client and gateways know the ways of the modes in which gateways see the client."""
+    prepare_routed(site, ADDRESS[ROUTED], INNER, _ASKING[ROUTED])
+    prepare_dsr(site, ADDRESS[DSR], _ASKING[DSR])
 
 
 def simple_switch(site: Site) -> None:

@@ -1,10 +1,11 @@
 """What HALB's rules cost a packet, part by part; run by hand: ``python -m tests.scale.rules``.
 
-In one lab a device with HALB and one with rules by hand translate alike. Small questions go
-through them in turns, and each turn HALB's device has other rules: all of them, or all but some.
+In one lab a device with HALB and one with rules by hand translate alike; a third has a Virtual
+Server that is `routed` without memory. Small questions go through them in turns, and each turn
+HALB's devices have other rules: all of them, or all but some.
 Client, devices and gateways share one processor, so that a question wakes no other one: what is
-left of a round trip is the way of two packets, and differences of 0.05 µs can be seen. The agent
-is ended first, and the lease held open, so that nothing mends what is taken away.
+left of a round trip is the way of two packets, and differences of 0.05 µs can be seen. The agents
+are ended first, and the leases held open, so that nothing mends what is taken away.
 
 ``python -m tests.scale.rules [ROUNDS]`` prints for each set of rules the median of the
 round trips, in µs, what they took more than by hand in ns, and the ratio of both.
@@ -36,32 +37,40 @@ _BOTH_WAYS = gate.looking_inward(INTERFACE, wanted=True)
 _NO_EGRESS = f"delete chain netdev {gate.TABLE} egress\n"
 _BY_FLOW = "".join(f"flush set inet {accounts.TABLE} {name}\n" for name in accounts.MARKED)
 _NO_ACCOUNTS = f"delete chain inet {accounts.TABLE} entered\n"
+_NONE_AT_ALL = f"{_NO_ACCOUNTS}delete chain inet {accounts.TABLE} leaving\n"
 PARTS = {
-    "all of HALB": "",
-    "gate both ways": _BOTH_WAYS,
-    "accounts by what flows say": _BY_FLOW,
-    "both of these": _BOTH_WAYS + _BY_FLOW,
-    "without the gate": _NO_EGRESS,
-    "without accounts": _NO_ACCOUNTS,
-    "without gate and accounts": _NO_EGRESS + _NO_ACCOUNTS,
+    "all of HALB": (bench.ALONE, ""),
+    "gate both ways": (bench.ALONE, _BOTH_WAYS),
+    "accounts by what flows say": (bench.ALONE, _BY_FLOW),
+    "both of these": (bench.ALONE, _BOTH_WAYS + _BY_FLOW),
+    "without the gate": (bench.ALONE, _NO_EGRESS),
+    "without accounts": (bench.ALONE, _NO_ACCOUNTS),
+    "without gate and accounts": (bench.ALONE, _NO_EGRESS + _NO_ACCOUNTS),
+    "routed without memory": (bench.ROUTED, ""),
+    "... without the gate": (bench.ROUTED, _NO_EGRESS),
+    "... without accounts": (bench.ROUTED, _NONE_AT_ALL),
+    "... without both": (bench.ROUTED, _NO_EGRESS + _NONE_AT_ALL),
 }
-"""What is changed of all of it, by what there is then."""
+"""The device, and what is changed of all of it, by what there is then."""
+_DEVICES = {host for host, _ in PARTS.values()}
 
 
 @contextmanager
 def _lab() -> Iterator[Site]:
-    """A site whose device ``ALONE`` has HALB's rules and no agent, and ``BY_HAND`` others."""
+    """A site whose devices in :data:`PARTS` have HALB's rules and no agent, ``BY_HAND`` others."""
     name = f"rules-{os.getpid() % 100000}"
     servers = []
     try:
         site = build(bench.lab(name))
-        for host in bench.ADDRESS.keys() - {bench.ALONE} | set(bench.SECONDARIES):
+        for host in bench.ADDRESS.keys() - _DEVICES | set(bench.SECONDARIES):
             site.service(host).terminate(5.0)
         bench.simple_switch(site)
         servers = [bench.serve_load(site, gateway.name) for gateway in site.plan.gateway_hosts]
-        bench.balance_with_halb(site, bench.ALONE, ())
+        bench.prepare(site)
+        for host in sorted(_DEVICES):
+            bench.balance_with_halb(site, host, ())
+            site.service(host).kill()
         balance_by_hand(site, bench.BY_HAND, bench.ADDRESS[bench.BY_HAND])
-        site.service(bench.ALONE).kill()
         yield site
     finally:
         for server in servers:
@@ -69,13 +78,19 @@ def _lab() -> Iterator[Site]:
         down(name)
 
 
-def _load(site: Site, script: str) -> None:
+def _load(site: Site, host: str, script: str) -> None:
     """All rules anew but for what ``script`` takes away, and the lease open."""
-    vip = bench.ADDRESS[bench.ALONE]
-    table = gate.table(INTERFACE, "measured", inward=False) + accounts.table(accounts.Accounts())
+    vips, kept = [bench.ADDRESS[host]], accounts.Accounts()
+    if host == bench.ROUTED:
+        vips.append(bench.INNER)
+        gateways = (each.ipv4 for each in site.plan.gateway_hosts)
+        kept = accounts.Accounts(
+            gateways=frozenset(f"{at} . tcp . {port}" for at in gateways for port in PORTS)
+        )
+    table = gate.table(INTERFACE, "measured", inward=False) + accounts.table(kept)
     numbered = accounts.numbered(_numbers(site))
-    text = table + numbered + script + gate.acquire([vip], _HELD_NS)
-    site.network.run(bench.ALONE, "nft", "-f", "-", text=text)
+    text = table + numbered + script + gate.acquire(vips, _HELD_NS)
+    site.network.run(host, "nft", "-f", "-", text=text)
 
 
 def _numbers(site: Site) -> list[bytes]:
@@ -96,8 +111,8 @@ def _turns(site: Site, rounds: int) -> Mapping[str, list[float]]:
         for name in names[first:] + names[:first]:
             host = bench.BY_HAND
             if name in PARTS:
-                host = bench.ALONE
-                _load(site, PARTS[name])
+                host, script = PARTS[name]
+                _load(site, host, script)
             found[name] += bench.ask(site, [host], SECONDS)
     return found
 

@@ -74,10 +74,7 @@ def test_where_the_flow_decides_nothing_is_remembered() -> None:
     (out,) = found.chains[f"{CHAIN}_out"]
     assert out.startswith("notrack meta priority set jhash ip saddr . tcp sport mod 256")
     (seats,) = (name for name, text in found.sets.items() if "classid : ipv4_addr" in text)
-    assert out.endswith(
-        "meta l4proto tcp tcp dport set 8080 ip daddr set meta priority map "
-        f"@{seats} meta priority set none accept"
-    )
+    assert out.endswith(f" tcp dport set 8080 ip daddr set meta priority map @{seats} accept")
     assert "{ 7e00:0 : 10.0.0.1, 7e01:0 : 10.0.0.2 }" in found.sets[seats]
     assert found.chains[f"{CHAIN}_back"] == (
         f"meta l4proto tcp ip saddr set {VIP} tcp sport set 80 accept",
@@ -85,6 +82,15 @@ def test_where_the_flow_decides_nothing_is_remembered() -> None:
     assert set(found.maps["replies"]) == {"10.0.0.1 . tcp . 8080", "10.0.0.2 . tcp . 8080"}
     assert "translated" not in found.maps
     assert unremembered(wanted(ROUTED)) == {UID}
+
+
+def test_answers_from_the_port_that_is_asked_need_no_chain() -> None:
+    found = compiled(replace(ROUTED, listeners=(replace(WEB, gateway_port=80),)))
+    assert found.maps["sources"] == {"10.0.0.1 . tcp . 80": VIP, "10.0.0.2 . tcp . 80": VIP}
+    assert not found.maps.get("returns")
+    assert f"{CHAIN}_back" not in found.chains
+    to = "ip saddr set ip saddr . meta l4proto . th sport map @sources accept"
+    assert found.chains["outbound"][0] == f"ct state untracked {to}"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def leads_to(found: Ruleset) -> Iterator[str]:
     yield from found.services.values()
     yield from found.ranges.values()
     for content in found.maps.values():
-        yield from (to.removeprefix("goto ") for to in content.values() if to)
+        yield from (to.removeprefix("goto ") for to in content.values() if to.startswith("goto "))
 
 
 @settings(deadline=None, max_examples=40)
