@@ -203,6 +203,9 @@ class Configuration:
 
     def take_office(self, term: int | None, now: int, out: Outbox) -> None:
         """Be coordinator in ``term``, or not at all where None."""
+        if term is not None and term < self.stored.term:
+            # Won while a newer one was being stored, perhaps by force: over when that is on disk.
+            term = None
         if self.coordinator is not None and self.coordinator.term != term:
             self._tell(self.coordinator.abandon(), out)
             self.coordinator = None
