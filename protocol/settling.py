@@ -1,7 +1,7 @@
 """How flows found their gateways before a change, noted for as long as that is needed. Pure.
 
 Of a gateway what it had of the slots, of a listener by which hash they were shared, or that each
-flow was remembered.
+flow was remembered, and where its gateways listened.
 
 Where no device remembers a connection, only this tells it where those belong that are older
 than the change (:mod:`agent.staying`). It is configuration: so all devices come to the same
@@ -17,7 +17,14 @@ from msgspec.structs import replace
 from protocol.addresses import family
 from protocol.config import Config, Edit
 from protocol.forwarding import hashed_by
-from protocol.objects import Former, FormerHash, Gateway, Listener, Value, VirtualServer
+from protocol.objects import (
+    Former,
+    FormerHash,
+    Gateway,
+    Listener,
+    Value,
+    VirtualServer,
+)
 
 STAY_S = 86_400
 """Seconds for which connections stay whose slots moved: longer than a day at work, so that what
@@ -78,12 +85,16 @@ def _another_way(
     if before is None or was is None or not lasting:
         return replace(listener, former=None)
     balance, is_now = hashed_by(before, was), hashed_by(now, listener)
-    if balance == is_now:
+    if (balance, was.gateway_port) == (is_now, listener.gateway_port):
         return listener
+    port = was.gateway_port
     if was.former is not None and was.former.until > unix_s:
         # What is older than both changes found its gateway as before the first.
-        balance = was.former.balance
-    return replace(listener, former=FormerHash(balance, unix_s + STAY_S))
+        balance, port = was.former.balance, was.former.gateway_port or port
+    elif balance == is_now == "":
+        return listener  # each entry knows its port
+    port = 0 if not balance or port == listener.gateway_port else port
+    return replace(listener, former=FormerHash(balance, unix_s + STAY_S, port))
 
 
 def outlived(before: VirtualServer, now: VirtualServer) -> bool:
@@ -96,16 +107,24 @@ def outlived(before: VirtualServer, now: VirtualServer) -> bool:
 def _note(gateway: Gateway, was: Gateway | None, unix_s: int) -> Former | None:
     if gateway.state == "disabled":
         return None
-    if was is not None and was.former is not None and was.former.until > unix_s:
+    remarked = was is not None and was.backup != gateway.backup
+    mark = was.backup if was is not None and remarked else None
+    if was is not None and (first := _in_force(was, unix_s)) is not None:
         # What is older than both changes belongs where it was before the first. Noted also if
         # that is where it is again: what began in between is remembered elsewhere.
-        return Former(was.former.weight, unix_s + STAY_S)
+        first = first if first.backup is not None else replace(first, backup=mark)
+        return replace(first, until=max(first.until, unix_s + STAY_S))
     weight = 0 if was is None or was.state == "disabled" else was.weight
-    taken_back = was is not None and was.state == "draining"
-    if weight == gateway.weight and not (taken_back and gateway.state == "enabled"):
+    taken_back = was is not None and was.state == "draining" and gateway.state == "enabled"
+    if weight == gateway.weight and not (taken_back or remarked):
         return None
-    return Former(weight, unix_s + STAY_S)
+    return Former(weight, unix_s + STAY_S, mark)
 
 
-def _share(gateway: Gateway) -> tuple[str, int]:
-    return gateway.state, gateway.weight
+def _share(gateway: Gateway) -> tuple[str, int, bool]:
+    return gateway.state, gateway.weight, gateway.backup
+
+
+def _in_force(gateway: Gateway, unix_s: float) -> Former | None:
+    former = gateway.former
+    return former if former is not None and former.until > unix_s else None
