@@ -139,11 +139,13 @@ def passage(
     version: int,
     vips: tuple[str, ...],
     down: frozenset[GatewayKey],
+    gone: frozenset[GatewayKey],
     sole: tuple[str, ...] = (),
 ) -> Passage:
     """What the listener with chain ``name`` needs for its ``vips`` of one IP version.
 
-    Of them, answers without an entry are from the one in ``sole``, if there is one.
+    Of the gateways that are ``down``, nothing is led any more to those in ``gone``. Of the VIPs,
+    answers without an entry are from the one in ``sole``, if there is one.
     """
     if vs.forwarding == "snat":
         return Passage(maps={TRANSLATED: dict.fromkeys(vips, "")})
@@ -154,9 +156,8 @@ def passage(
     answers = _answers(vs, listener, version)
     ranged = RANGED if listener.last_port else ""
     if not forgets(vs, listener, version, vips):
-        known = f"{name}_answer"
-        older = memoryless(vs, listener, vips) or _was_memoryless(listener)
-        ahead, sets = _going_on(vs, listener, version, down) if older else ((), {})
+        known, older = f"{name}_answer", memoryless(vs, listener, vips) or _was_memoryless(listener)
+        ahead, sets = _going_on(vs, listener, version, gone) if older else ((), {})
         maps = {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")}
         if earlier(listener).gateway_port != listener.gateway_port:
             were = _answers(vs, earlier(listener), version)
@@ -208,14 +209,14 @@ def _was_memoryless(listener: Listener) -> bool:
 
 
 def _going_on(
-    vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
+    vs: VirtualServer, listener: Listener, version: int, gone: frozenset[GatewayKey]
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Rules for what began without an entry, and is met while slots move; sets for them.
 
     It goes by the slots as they were before, or by what was hashed then, to the port of then.
     """
     former, older = before(vs), earlier(listener)
-    gateways = candidates(former, version, down)
+    gateways = candidates(former, version, gone)
     if not gateways:
         return (), {}
     found = selector(former, older, version, gateways, AT_REST)

@@ -89,15 +89,15 @@ def _before(gateway: Gateway) -> Gateway:
     return replace(gateway, weight=former.weight, state=state, backup=backup)
 
 
-def answering(vs: VirtualServer, version: int, down: frozenset[GatewayKey]) -> tuple[Gateway, ...]:
-    """Gateways of an IP version that answer what they are sent: not down, not disabled.
+def answering(vs: VirtualServer, version: int, gone: frozenset[GatewayKey]) -> tuple[Gateway, ...]:
+    """Gateways of an IP version that answer what they are sent: not ``gone``, not disabled.
 
     One that drains, or has no weight, takes no new flows, but answers those that it has.
     """
     return tuple(
         g
         for g in vs.gateways
-        if _is_of(g, version) and g.state != "disabled" and (vs.uid, g.name) not in down
+        if _is_of(g, version) and g.state != "disabled" and (vs.uid, g.name) not in gone
     )
 
 

@@ -10,14 +10,18 @@ answer, also one that starts anew or takes over meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
+import msgspec
 from msgspec.structs import replace
 
 from protocol.addresses import family
 from protocol.config import Config, Edit
 from protocol.forwarding import hashed_by
+from protocol.ids import GroupId
 from protocol.objects import (
+    MAX_WEIGHT,
     Former,
     FormerHash,
     Gateway,
@@ -29,6 +33,21 @@ from protocol.objects import (
 STAY_S = 86_400
 """Seconds for which connections stay whose slots moved: longer than a day at work, so that what
 was open then has as a rule ended by itself. What has not is then reset."""
+AGAIN_S = 3600
+"""Of a gateway that comes and goes, what is noted lasts for so much longer, and is noted anew no
+sooner."""
+MAX_ABSENCES = 512
+"""Gateways that one change notes."""
+
+
+class Absence(msgspec.Struct, frozen=True, array_like=True):
+    """What a device saw of a gateway that went down, or is up again."""
+
+    group: GroupId
+    gateway: str
+    """Its name."""
+    weight: Annotated[int, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
+    """What it had of the slots before; 0: all is at others that nothing remembers."""
 
 
 def kept(gateways: Sequence[Gateway], before: Sequence[Gateway]) -> tuple[Gateway, ...]:
@@ -46,6 +65,45 @@ def kept_of(listeners: Sequence[Listener], before: Sequence[Listener]) -> tuple[
     """``listeners``, each with what was noted of it ``before``."""
     notes = {each.key: each.former for each in before}
     return tuple(replace(each, former=notes.get(each.key)) for each in listeners)
+
+
+def absent(config: Config, absences: Iterable[Absence], unix_s: int) -> Edit:
+    """A note of each of these gateways, whose slots others have, or had until now."""
+    seen = {(each.group, each.gateway): each.weight for each in absences}
+    changed = []
+    for uid in dict.fromkeys(uid for uid, _ in seen):
+        server = config.virtual_servers.get(uid)
+        if server is None or server.forwarding == "snat":
+            continue
+        gateways = tuple(
+            replace(g, former=away(g, seen[uid, g.name], unix_s, STAY_S + AGAIN_S))
+            if (uid, g.name) in seen and g.state != "disabled"
+            else g
+            for g in server.gateways
+        )
+        if gateways != server.gateways:
+            changed.append(replace(server, gateways=gateways))
+    return Edit(tuple(changed))
+
+
+def away(gateway: Gateway, weight: int, unix_s: float, last_s: int = STAY_S) -> Former:
+    """The note of a gateway that had so much of the slots before others had them."""
+    until = int(unix_s) + last_s
+    before = _in_force(gateway, unix_s)
+    if before is None:
+        return Former(weight, until)
+    return replace(before, weight=weight, until=max(before.until, until))
+
+
+def had(gateway: Gateway, unix_s: float) -> int:
+    """The weight that gives the slots by which what is not remembered of it is found now."""
+    before = _in_force(gateway, unix_s)
+    return gateway.weight if before is None else before.weight
+
+
+def _in_force(gateway: Gateway, unix_s: float) -> Former | None:
+    former = gateway.former
+    return former if former is not None and former.until > unix_s else None
 
 
 def noted(config: Config, edit: Edit, unix_s: int) -> Edit:
@@ -123,8 +181,3 @@ def _note(gateway: Gateway, was: Gateway | None, unix_s: int) -> Former | None:
 
 def _share(gateway: Gateway) -> tuple[str, int, bool]:
     return gateway.state, gateway.weight, gateway.backup
-
-
-def _in_force(gateway: Gateway, unix_s: float) -> Former | None:
-    former = gateway.former
-    return former if former is not None and former.until > unix_s else None
