@@ -180,7 +180,7 @@ class Agent:
         seen = await self._carrier.gateways_seen(group) if self._carrier and group else ()
         node, now = self._loop.node, boottime()
         links = link_reports(node.beats.contacts, self._transport.loss(), now)
-        mtu = self._carrier.mtu() if self._carrier else 0
+        mtu = self._carrier.outlook.mtu() if self._carrier else 0
         own = None if group is None else node.report(group, now)
         return Report(request, links, own, gateways=seen, mtu=mtu)
 

@@ -10,13 +10,12 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from random import Random
 
-from agent import addresses, fitness, prechecks, segment
-from agent.addresses import InterfaceMissing, Link
+from agent import addresses, fitness, prechecks
+from agent.absences import Absences, Sight
 from agent.announce import Announcer
 from agent.arbiter import Prober
 from agent.balancing import Balancer
@@ -34,6 +33,7 @@ from agent.lease import KernelLease
 from agent.leftovers import Leftovers
 from agent.meter import Meter
 from agent.neighbour import mac_of
+from agent.outlook import Outlook
 from agent.passive import Passive
 from agent.presence import Presence, PresenceNews
 from agent.repertoire import repertoire
@@ -45,7 +45,7 @@ from agent.vips import Vips
 from protocol import api
 from protocol.addresses import split_endpoint
 from protocol.assignment import carriers_of
-from protocol.changes import Change
+from protocol.changes import Change, NoteAbsences, SetGateway
 from protocol.clients import ClientsMessage
 from protocol.config import Config
 from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input, Propose
@@ -91,9 +91,7 @@ class Carrier:
         self._refused: dict[GroupId, str] = {}
         self._outdated: dict[GroupId, str] = {}
         self._trouble = ""
-        self._link: Link | None = None
-        self._routers: tuple[str, ...] = ()
-        self._networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
+        self.outlook = Outlook(interface)
         self._told: Fitness | None = None
         self._plane = DataPlane(interface, flow_marks=settings.flow_marks)
         self.kernel = Kernel(self._plane, self._on_pass, self._look_soon)
@@ -101,9 +99,11 @@ class Carrier:
         self.clients = StickyClients(device, self.kernel)
         self.host = HostWatch()
         self.meter = Meter(self.kernel.traffic, self.host.on_sample)
-        self.balancer = Balancer(asyncio.get_running_loop().time)
+        self._loop = asyncio.get_running_loop()
+        self.balancer = Balancer(self._loop.time)
         self._desired, self._settles_at, self._deadlines = Desired(), NEVER, Deadlines()
         self.draining = Draining(news.on_event)
+        self._absences = Absences()
         self._leftovers = Leftovers()
         self._gateway_news = GatewayNews(news.on_event)
         self.passive = Passive(self._led, self.checks.suspect)
@@ -131,7 +131,7 @@ class Carrier:
         self.prober = Prober(self.interface, announcer, self._deliver, self._mac_of)
         self._look_at_interface()
         self.passive.start()
-        create = asyncio.get_running_loop().create_task
+        create = self._loop.create_task
         self._tasks = (
             create(lasting(self._look_forever), name="look"),
             create(lasting(self._follow_forever), name="follow"),
@@ -145,8 +145,10 @@ class Carrier:
         self.flows.on_config(config)
         self.checks.set_targets(self._carried())
         self.balancer.observe(self._carried(), self.checks.down)
-        self.clients.on_config(config, settled(self._carried(), self._deadlines)[0])
+        before = self._desired.virtual_servers
         self._wish()
+        if self._desired.virtual_servers == before:  # else they know already
+            self.clients.on_config(config, before)
         self._judge()
 
     def on_event(self, event: Event) -> dict[str, int]:
@@ -160,9 +162,13 @@ class Carrier:
         known = self._config.devices.get(device)
         return tuple(str(split_endpoint(each)[0]) for each in known.addresses) if known else ()
 
-    def _led(self) -> list[VirtualServer]:
+    @property
+    def _held(self) -> Collection[GroupId]:
         """Virtual Servers that this device is primary of."""
-        held = self.vips.held if self.vips is not None else frozenset()
+        return self.vips.held if self.vips is not None else frozenset()
+
+    def _led(self) -> list[VirtualServer]:
+        held = self._held
         return [server for server in self._carried() if server.uid in held]
 
     async def gateways_seen(self, group: GroupId) -> tuple[GatewaySeen, ...]:
@@ -175,12 +181,12 @@ class Carrier:
     def _neighbours_of(self, group: GroupId) -> list[str]:
         """Who on the segment must know where a group's VIPs are, the most important first."""
         server = self._config.virtual_servers.get(group)
-        found = list(self._routers)
+        found = list(self.outlook.routers)
         if server is not None:
             others = [server.arbiter] if server.arbiter else []
             if server.forwarding != "dsr":  # where gateways have the VIP themselves
                 others += (g.address for g in server.gateways if g.state != "disabled")
-            found += (each for each in others if self._is_near(each))
+            found += (each for each in others if self.outlook.is_near(each))
         return list(dict.fromkeys(found))
 
     def _mac_of(self, vip: str) -> bytes | None:
@@ -188,14 +194,10 @@ class Carrier:
         mac = self._desired.macs.get(vip)
         return None if mac is None else mac_of(mac)
 
-    def _is_near(self, address: str) -> bool:
-        ip = ip_address(address)
-        return any(ip in network.network for network in self._networks)
-
     def warnings(self) -> Iterator[str]:
         """What an operator should know of this host, a sentence each."""
         yield from (*self.checks.troubles(), *map(str, self._plane.lacks))
-        yield from self.host.warnings(asyncio.get_running_loop().time())
+        yield from self.host.warnings(self._loop.time())
         if self.presence is not None:
             yield from self.presence.warnings(self._name_of)
 
@@ -216,25 +218,31 @@ class Carrier:
             self.flows.hasten(SLOTS_MOVE_S)
 
     def _wish(self) -> None:
+        now, down = self._loop.time(), self.checks.down
+        sight = Sight(down, self.checks.proved, self._held, now, time.time())
+        noted = self._absences.observe(self._carried(), sight)
+        carried, self._settles_at = settled(noted, self._deadlines)
+        assignments = self._config.assignments
+        vips = {vs.uid: assignments[vs.uid].vips for vs in carried if vs.uid in assignments}
+        before, brief = self._desired, self._absences.brief(now)
+        desired = Desired(carried, vips, down, self.balancer.moment, brief=brief)
+        self._desired = desired
         if self._config.site is None:
             self.kernel.want(None, self._config.revision)
             return
-        carried, self._settles_at = settled(self._carried(), self._deadlines)
-        assignments = self._config.assignments
-        vips = {vs.uid: assignments[vs.uid].vips for vs in carried if vs.uid in assignments}
-        desired = Desired(carried, vips, self.checks.down, self.balancer.moment)
-        if desired != self._desired:
+        if desired != before:
             self.flows.hasten(SLOTS_MOVE_S)
-        self._desired = desired
-        self.kernel.want(self._desired, self._config.revision)
+        if carried != before.virtual_servers:
+            self.clients.on_config(self._config, carried)
+        self.kernel.want(desired, self._config.revision)
 
     def _on_health(self, down: Down) -> None:
         self._deliver(GatewayHealth(tuple(sorted(down))))
         carried = self._carried()
         self.balancer.observe(carried, down)
-        held = self.vips.held if self.vips else ()
-        self._gateway_news.observe(carried, down, self.checks.reasons(), held)
+        self._gateway_news.observe(carried, down, self.checks.reasons(), self._held)
         self._wish()
+        self._propose()
 
     async def _balance(self) -> None:
         """Let shares follow what happens, in steps."""
@@ -244,7 +252,10 @@ class Carrier:
                 self.balancer.count(counts, self.kernel.counting_s)
         if self._deadlines.now() >= self._settles_at:
             self.on_config(self._config)
-        elif self.balancer.moment != self._desired.moment:
+        elif (self.balancer.moment, self._absences.brief(self._loop.time())) != (
+            self._desired.moment,
+            self._desired.brief,
+        ):
             self._wish()
 
     async def trace(self, op: api.Trace, server: VirtualServer) -> tuple[Question, Answer]:
@@ -264,13 +275,6 @@ class Carrier:
         return True
 
     # What is
-
-    def mtu(self) -> int:
-        """Of the service interface; 0 while there is none."""
-        try:
-            return addresses.mtu(self.interface)
-        except InterfaceMissing:
-            return 0
 
     def _on_pass(
         self, desired: Desired, revision: Revision, done: Reconciled | None, error: str
@@ -302,23 +306,27 @@ class Carrier:
     async def _follow_forever(self) -> None:
         while True:
             await next_round(FOLLOW_S if self.balancer.needed or self._drains() else IDLE_S)
-            self._drain()
+            self._propose()
             await self._balance()
 
     def _drains(self) -> bool:
         return any(g.drain_until for server in self._carried() for g in server.gateways)
 
-    def _drain(self) -> None:
-        """Disable and empty the gateways whose time to drain is over."""
-        assert self.vips is not None
-        for change in self.draining.due(self._carried(), self.vips.held, self._deadlines):
-            request = f"drain-{secrets.token_hex(8)}"
-            revision = self._config.revision
-            self._deliver(Propose(request, change, revision, int(time.time()), 2 * SECOND))
+    def _propose(self) -> None:
+        """Ask as primary to disable gateways whose time to drain is over, and for notes."""
+        unix_s, held = int(time.time()), self._held
+        changes: list[Change] = [*self.draining.due(self._carried(), held, self._deadlines)]
+        if absences := tuple(self._absences.due(held, self._loop.time())):
+            changes.append(NoteAbsences(absences))
+        for change in changes:
+            request = f"own-{secrets.token_hex(8)}"
+            # Not what an operator has changed meanwhile.
+            revision = self._config.revision if isinstance(change, SetGateway) else None
+            self._deliver(Propose(request, change, revision, unix_s, 2 * SECOND))
 
     def _look_soon(self) -> None:
         if self._soon is None:
-            self._soon = asyncio.get_running_loop().call_later(SOON_S, self._look)
+            self._soon = self._loop.call_later(SOON_S, self._look)
 
     def _look(self) -> None:
         if self._soon is not None:
@@ -329,23 +337,15 @@ class Carrier:
 
     def _look_at_interface(self) -> bool:
         """Read the interface's state; whether it changed."""
-        found: tuple[IPv4Interface | IPv6Interface, ...] = ()
-        try:
-            link: Link | None = addresses.link(self.interface)
-            found = addresses.networks(self.interface)
-            self._routers = segment.routers(self.interface)
-        except InterfaceMissing:
-            link = None
-        self.checks.excuse = fitness.cut_off(self.interface, link)
-        changed = (link, found) != (self._link, self._networks)
-        self._link, self._networks = link, found
+        changed = self.outlook.look()
+        self.checks.excuse = fitness.cut_off(self.interface, self.outlook.link)
         return changed
 
     def _judge(self) -> None:
         host = fitness.Host(
             interface=self.interface,
-            link=self._link,
-            networks=self._networks,
+            link=self.outlook.link,
+            networks=self.outlook.networks,
             loaded=self._loaded,
             refused=self._refused,
             trouble=(self._trouble,) if self._trouble else (),
@@ -368,7 +368,7 @@ class Carrier:
         host = prechecks.Host(
             device=self.device,
             interface=self.interface,
-            networks=self._networks,
+            networks=self.outlook.networks,
             addresses=addresses.local_addresses(),
             vips=frozenset(address.ip for address in found if address.ours),
             mac=addresses.link(self.interface).mac.hex(":"),

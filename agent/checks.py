@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -165,6 +165,7 @@ class HealthChecks:
         self._turned: set[GatewayKey] = set()
         self._telling: asyncio.Handle | None = None
         self._down: Down = frozenset()
+        self._proved: set[GatewayKey] = set()
         self._before: dict[GatewayKey, list[str]] = {}
         """Why gateways were down when the targets were set last."""
         self.made = 0
@@ -176,6 +177,11 @@ class HealthChecks:
     def down(self) -> Down:
         """Gateways that are down now."""
         return self._down
+
+    @property
+    def proved(self) -> Collection[GatewayKey]:
+        """Gateways that have been up, as their checks say."""
+        return self._proved
 
     def reasons(self) -> dict[GatewayKey, str]:
         """Why each gateway that is down is: ``tcp/443: connection refused``."""
@@ -200,6 +206,7 @@ class HealthChecks:
             for server in servers
             for name, targets in targets_of(server).items()
         }
+        self._proved &= self._gateways.keys()
         self._users = {}
         for key, targets in self._gateways.items():
             for target in targets:
@@ -295,6 +302,7 @@ class HealthChecks:
     def _tell_turned(self) -> None:
         turned = [key for key in self._turned if key in self._gateways]
         bad = {key for key in turned if self._bad(key)}
+        self._proved.update(key for key in turned if key not in bad and self._is_up(key))
         self._tell(self._down.difference(turned).union(bad))
 
     def _tell(self, down: Down) -> None:
@@ -305,6 +313,9 @@ class HealthChecks:
         if down != self._down:
             self._down = down
             self._on_change(down)
+
+    def _is_up(self, key: GatewayKey) -> bool:
+        return all(self._watched[target].course.up for target in self._gateways[key])
 
     def _bad(self, key: GatewayKey) -> list[str]:
         """Listeners of a gateway whose checks are down, with the reason."""

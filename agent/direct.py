@@ -78,7 +78,7 @@ class Compiler:
         for uid, alone in replace(desired, virtual_servers=some).alone().items():
             known = before.get(uid)
             if not known or known[0] != alone:
-                known = alone, compiled(carried(alone), alone.down, self._interface)
+                known = alone, compiled(carried(alone), alone.down, alone.gone, self._interface)
             self._parts[uid] = known
         return _together(part for _, part in self._parts.values())
 
@@ -98,25 +98,31 @@ def _together(parts: Iterable[Ways]) -> Ways:
     return Ways(chains, sets, maps, ends)
 
 
-def compiled(some: Iterable[Carried], down: frozenset[GatewayKey], interface: str) -> Ways:
+def compiled(
+    some: Iterable[Carried],
+    down: frozenset[GatewayKey],
+    gone: frozenset[GatewayKey],
+    interface: str,
+) -> Ways:
     """The table for ``some`` listeners of Virtual Servers, all with this mode.
 
-    A listener without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
+    Of the gateways that are ``down``, nothing is led any more to those in ``gone``. A listener
+    without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
     """
     parts: list[Ways] = []
     errors: dict[str, tuple[str, ...]] = {}
     for each in some:
         lane = _Lane(*each, interface)
-        shares = _shares(lane, down)
-        parts.append(_part(lane, *shares, down))
+        shares = _shares(lane, down, gone)
+        parts.append(_part(lane, *shares, gone))
         if any(shares):
-            rules = _errors(lane, shares[1] or shares[0], down)
+            rules = _errors(lane, shares[1] or shares[0], gone)
             errors[lane.errors] = (*errors.get(lane.errors, ()), *rules)
     return _together((*parts, Ways(errors)))
 
 
 def _part(
-    lane: _Lane, present: Selector | None, past: Selector | None, down: frozenset[GatewayKey]
+    lane: _Lane, present: Selector | None, past: Selector | None, gone: frozenset[GatewayKey]
 ) -> Ways:
     """What one listener has in the table, but for errors."""
     listener, suffix = lane.listener, SUFFIX[lane.version]
@@ -124,7 +130,7 @@ def _part(
     ends = {f"{name}{suffix}": lane.ends for name in counted if lane.ends}
     if not (present or past):
         return Ways(ends=ends)
-    rules, sets = _rules(lane, present, past, down)
+    rules, sets = _rules(lane, present, past, gone)
     first, last = listener.ports
     name, ports = (WAYS, str(first)) if first == last else (RANGES, f"{first}-{last}")
     maps = {
@@ -215,10 +221,10 @@ class _Lane:
         """The statement that finds the seat of the connection with this number."""
         return f"meta priority set meta mark map @{self.known}"
 
-    def known_seat(self, down: frozenset[GatewayKey]) -> str:
+    def known_seat(self, gone: frozenset[GatewayKey]) -> str:
         """The same where the gateway that has the seat answers."""
         given = seats(self.vs.gateways)
-        there = sorted(given[g.address] for g in answering(self.vs, self.version, down))
+        there = sorted(given[g.address] for g in answering(self.vs, self.version, gone))
         return f"{self.looked_up} meta priority {{ {', '.join(map(seat_class, there))} }}"
 
     def remembering(self, seconds: int) -> str:
@@ -230,26 +236,28 @@ class _Lane:
         return f"{update} {_UNMARKED} {self.sent}"
 
 
-def _shares(lane: _Lane, down: frozenset[GatewayKey]) -> tuple[Selector | None, Selector | None]:
+def _shares(
+    lane: _Lane, down: frozenset[GatewayKey], gone: frozenset[GatewayKey]
+) -> tuple[Selector | None, Selector | None]:
     """Who has the slots, if anybody has; and who had them before, while slots move."""
     vs, listener, version = lane.vs, lane.listener, lane.version
     now, former = candidates(vs, version, down), before(vs)
     # What is known stays so while those of before are all down.
-    then = (candidates(former, version, down) or now) if amid(vs, listener, version) else ()
+    then = (candidates(former, version, gone) or now) if amid(vs, listener, version) else ()
     return (
         selector(vs, listener, version, now, AT_REST) if now else None,
         selector(former, earlier(listener), version, then, AT_REST) if then else None,
     )
 
 
-def _errors(lane: _Lane, shares: Selector | None, down: frozenset[GatewayKey]) -> Iterator[str]:
+def _errors(lane: _Lane, shares: Selector | None, gone: frozenset[GatewayKey]) -> Iterator[str]:
     """Rules for errors of ICMP about flows of the listener: they go where these do."""
     assert shares is not None
     listener, version = lane.listener, lane.version
     match = quoting.about(listener, version)
     if amid(lane.vs, listener, version):
         number = lane.number(quoting.connection(version))
-        yield f"{match} {number} {lane.known_seat(down)} {_UNMARKED} {lane.passed_on}"
+        yield f"{match} {number} {lane.known_seat(gone)} {_UNMARKED} {lane.passed_on}"
         match = f"{match} {_UNMARKED}"
     key = quoting.flow_key(earlier(listener), version)
     way = replace(shares, expression=slot_of(lane.vs, key)).seat()
@@ -257,7 +265,7 @@ def _errors(lane: _Lane, shares: Selector | None, down: frozenset[GatewayKey]) -
 
 
 def _rules(
-    lane: _Lane, present: Selector | None, past: Selector | None, down: frozenset[GatewayKey]
+    lane: _Lane, present: Selector | None, past: Selector | None, gone: frozenset[GatewayKey]
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Rules of a listener, and sets that they need."""
     if past is None:
@@ -276,7 +284,7 @@ def _rules(
         way = present.seat_of(moved)
         sets |= way.sets
         rules.append(f"{OPENS} {way.ahead}{lane.remembering(KNOWN_S)}")
-    seat = lane.known_seat(down)
+    seat = lane.known_seat(gone)
     rules.append(f"tcp flags & (fin|rst) != 0 {seat} {lane.remembering(ENDED_S)}")
     # Not what merely acknowledges: one is the last packet of what the client has closed.
     rules.append(f"tcp flags & psh != 0 {seat} {lane.remembering(KNOWN_S)}")

@@ -184,7 +184,8 @@ def _load(server: VirtualServer, *, quiet: bool = True) -> str:
 
 
 def _ways(server: VirtualServer, interface: str) -> str:
-    return ways.load(direct.compiled(carried(_alone(server)), frozenset(), interface), interface)
+    found = direct.compiled(carried(_alone(server)), frozenset(), frozenset(), interface)
+    return ways.load(found, interface)
 
 
 def _alone(server: VirtualServer) -> Desired:

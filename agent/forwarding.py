@@ -46,6 +46,8 @@ back from there without and with memory; and what comes back without, before it 
 SOURCES = "sources"
 """Map from gateways to VIPs: what comes back without memory from the port that clients ask. One
 look does what a chain of a listener does for other ports."""
+EARLIER = "earlier"
+"""As ``answers``, from the ports that listeners led to before; whose port it is now goes first."""
 ERRORS = "errors"
 """Map from VIPs to the chains for errors of ICMP about what goes without memory."""
 RANGED = "_ranges"
@@ -54,7 +56,7 @@ _KEY = " . inet_proto . inet_service"
 _FROM = "{ip} saddr . meta l4proto . th sport"
 MAPS = {
     name + end: f"{_KEY} : verdict;{flags}"
-    for name in (DIRECT, RETURNS, ANSWERS)
+    for name in (DIRECT, RETURNS, ANSWERS, EARLIER)
     for end, flags in (("", ""), (RANGED, " flags interval;"))
 } | {
     SERVICES: f"{_KEY} : verdict;",
@@ -137,11 +139,13 @@ def passage(
     version: int,
     vips: tuple[str, ...],
     down: frozenset[GatewayKey],
+    gone: frozenset[GatewayKey],
     sole: tuple[str, ...] = (),
 ) -> Passage:
     """What the listener with chain ``name`` needs for its ``vips`` of one IP version.
 
-    Of them, answers without an entry are from the one in ``sole``, if there is one.
+    Of the gateways that are ``down``, nothing is led any more to those in ``gone``. Of the VIPs,
+    answers without an entry are from the one in ``sole``, if there is one.
     """
     if vs.forwarding == "snat":
         return Passage(maps={TRANSLATED: dict.fromkeys(vips, "")})
@@ -149,20 +153,18 @@ def passage(
         # What was not sent on before, such as fragments, must not be translated.
         outside = candidates(vs, version, down)
         return Passage(ahead=("fib saddr type != local drop",) if outside else ())
-    gateways = [str(ip_address(g.address)) for g in vs.gateways]
-    answers = [
-        f"{gateway} . {listener.protocol} . {_ports(listener.gateway_ports)}"
-        for gateway in gateways
-        if ip_address(gateway).version == version
-    ]
+    answers = _answers(vs, listener, version)
     ranged = RANGED if listener.last_port else ""
     if not forgets(vs, listener, version, vips):
-        known = f"{name}_answer"
-        older = memoryless(vs, listener, vips) or _was_memoryless(listener)
-        ahead, sets = _going_on(vs, listener, version, down) if older else ((), {})
+        known, older = f"{name}_answer", memoryless(vs, listener, vips) or _was_memoryless(listener)
+        ahead, sets = _going_on(vs, listener, version, gone) if older else ((), {})
+        maps = {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")}
+        if earlier(listener).gateway_port != listener.gateway_port:
+            were = _answers(vs, earlier(listener), version)
+            maps[EARLIER] = dict.fromkeys(were, f"goto {known}")
         return Passage(
             {known: _answer(listener, version, tuple(v for v in vips if v in sole) or vips)},
-            {ANSWERS + ranged: dict.fromkeys(answers, f"goto {known}")},
+            maps,
             sets,
             ahead,
         )
@@ -192,23 +194,33 @@ def passage(
     )
 
 
+def _answers(vs: VirtualServer, listener: Listener, version: int) -> list[str]:
+    """Where answers come from: ``gateway . protocol . port``."""
+    gateways = [ip_address(g.address) for g in vs.gateways]
+    return [
+        f"{gateway} . {listener.protocol} . {_ports(listener.gateway_ports)}"
+        for gateway in gateways
+        if gateway.version == version
+    ]
+
+
 def _was_memoryless(listener: Listener) -> bool:
     return listener.former is not None and listener.former.balance != ""
 
 
 def _going_on(
-    vs: VirtualServer, listener: Listener, version: int, down: frozenset[GatewayKey]
+    vs: VirtualServer, listener: Listener, version: int, gone: frozenset[GatewayKey]
 ) -> tuple[tuple[str, ...], Mapping[str, str]]:
     """Rules for what began without an entry, and is met while slots move; sets for them.
 
-    It goes by the slots as they were before, or by what was hashed then.
+    It goes by the slots as they were before, or by what was hashed then, to the port of then.
     """
-    former = before(vs)
-    gateways = candidates(former, version, down)
+    former, older = before(vs), earlier(listener)
+    gateways = candidates(former, version, gone)
     if not gateways:
         return (), {}
-    found = selector(former, earlier(listener), version, gateways, AT_REST)
-    rule, sets = slot_rule(listener, version, found)
+    found = selector(former, older, version, gateways, AT_REST)
+    rule, sets = slot_rule(older, version, found)
     return (f"{GOES_ON} {rule}",), sets
 
 
@@ -231,7 +243,7 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
                 for whose in ("ct state untracked", "ct zone != 0 ct status & (snat | dnat) == 0")
             ),
         ),
-        "answering": ((ANSWERS, f"{_FROM} vmap @{{name}}"),),
+        "answering": tuple((base, f"{_FROM} vmap @{{name}}") for base in (ANSWERS, EARLIER)),
     }
     found: dict[str, tuple[str, ...]] = {}
     for chain, rules in patterns.items():
@@ -321,6 +333,6 @@ def _answer(listener: Listener, version: int, vips: tuple[str, ...]) -> tuple[st
         own = listener.protocol == "udp" and _may_be_own(listener)
         return (*opens, "accept" if own else "drop")
     to = vips[0]
-    if listener.gateway_ports != listener.ports:
+    if {listener.gateway_ports, earlier(listener).gateway_ports} != {listener.ports}:
         to = f"[{to}]:{listener.port}" if version == 6 else f"{to}:{listener.port}"
     return (*opens, f"meta l4proto {listener.protocol} snat {KEYWORD[version]} to {to}")

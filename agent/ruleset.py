@@ -49,6 +49,13 @@ class Desired:
     """Shares of gateways that differ from their weights for now."""
     sole: Mapping[GroupId, tuple[str, ...]] = field(default_factory=dict)
     """VIPs that answers without an entry are from, though there are others: :mod:`agent.sole`."""
+    brief: frozenset[GatewayKey] = frozenset()
+    """Gateways that are down, and may live on: what they had is led there still."""
+
+    @property
+    def gone(self) -> frozenset[GatewayKey]:
+        """Gateways that are down, and to which nothing is led any more."""
+        return self.down - self.brief
 
     @cached_property
     def addresses(self) -> frozenset[str]:
@@ -68,20 +75,26 @@ class Desired:
 
     def alone(self) -> dict[GroupId, Desired]:
         """What concerns each Virtual Server, apart from the others; :func:`joined` undoes it."""
-        down: dict[GroupId, set[GatewayKey]] = {}
-        for key in self.down:
-            down.setdefault(key[0], set()).add(key)
+        down, brief = _by_server(self.down), _by_server(self.brief)
         moments = self.moment.by_server()
         return {
             vs.uid: Desired(
                 (vs,),
                 {vs.uid: tuple(self.vips.get(vs.uid, ()))},
-                frozenset(down.get(vs.uid, ())),
+                down.get(vs.uid, frozenset()),
                 moments.get(vs.uid, AT_REST),
                 {vs.uid: self.sole[vs.uid]} if vs.uid in self.sole else {},
+                brief.get(vs.uid, frozenset()),
             )
             for vs in self.virtual_servers
         }
+
+
+def _by_server(keys: Iterable[GatewayKey]) -> Mapping[GroupId, frozenset[GatewayKey]]:
+    found: dict[GroupId, set[GatewayKey]] = {}
+    for key in keys:
+        found.setdefault(key[0], set()).add(key)
+    return {uid: frozenset(some) for uid, some in found.items()}
 
 
 def joined(parts: Iterable[Desired]) -> Desired:
@@ -93,6 +106,7 @@ def joined(parts: Iterable[Desired]) -> Desired:
         frozenset().union(*(part.down for part in some)),
         together(part.moment for part in some),
         {uid: vips for part in some for uid, vips in part.sole.items()},
+        frozenset().union(*(part.brief for part in some)),
     )
 
 
@@ -181,7 +195,7 @@ def _part(desired: Desired) -> Ruleset:
     for name, vs, listener, version, vips in carried(desired):
         part = listener_part(name, vs, listener, version, desired.down, desired.moment)
         sole = desired.sole.get(vs.uid, ())
-        way = passage(name, vs, listener, version, vips, desired.down, sole)
+        way = passage(name, vs, listener, version, vips, desired.down, desired.gone, sole)
         chains |= part.chains
         chains[name] = (*way.ahead, *chains[name])
         for each, rules in way.chains.items():

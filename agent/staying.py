@@ -66,10 +66,13 @@ def amid(vs: VirtualServer, listener: Listener, version: int) -> bool:
 
 
 def earlier(listener: Listener) -> Listener:
-    """``listener`` as it hashed flows before it shared them as now, if any were hashed."""
-    if listener.former is None or not listener.former.balance:
+    """``listener`` as it hashed flows, and to which port it led them, before it did as now, if any
+    were hashed."""
+    former = listener.former
+    if former is None or not former.balance:
         return listener
-    return replace(listener, balance=listener.former.balance)
+    port = former.gateway_port or listener.gateway_port
+    return replace(listener, balance=former.balance, gateway_port=port)
 
 
 def before(vs: VirtualServer) -> VirtualServer:
@@ -78,20 +81,23 @@ def before(vs: VirtualServer) -> VirtualServer:
 
 
 def _before(gateway: Gateway) -> Gateway:
-    weight = gateway.weight if gateway.former is None else gateway.former.weight
     state = "enabled" if gateway.state == "draining" else gateway.state
-    return replace(gateway, weight=weight, state=state)
+    former = gateway.former
+    if former is None:
+        return replace(gateway, state=state)
+    backup = gateway.backup if former.backup is None else former.backup
+    return replace(gateway, weight=former.weight, state=state, backup=backup)
 
 
-def answering(vs: VirtualServer, version: int, down: frozenset[GatewayKey]) -> tuple[Gateway, ...]:
-    """Gateways of an IP version that answer what they are sent: not down, not disabled.
+def answering(vs: VirtualServer, version: int, gone: frozenset[GatewayKey]) -> tuple[Gateway, ...]:
+    """Gateways of an IP version that answer what they are sent: not ``gone``, not disabled.
 
     One that drains, or has no weight, takes no new flows, but answers those that it has.
     """
     return tuple(
         g
         for g in vs.gateways
-        if _is_of(g, version) and g.state != "disabled" and (vs.uid, g.name) not in down
+        if _is_of(g, version) and g.state != "disabled" and (vs.uid, g.name) not in gone
     )
 
 

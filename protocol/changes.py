@@ -21,7 +21,7 @@ from protocol.gateway_document import GatewayDocument
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import Device, Token
 from protocol.recovery import recovery_edit
-from protocol.settling import noted
+from protocol.settling import Absence, absent, noted
 from protocol.terms import TERM_LEAP
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Change",
     "DeleteVirtualServer",
     "FreezeVirtualServer",
+    "NoteAbsences",
     "PlanMove",
     "PutOperator",
     "PutToken",
@@ -120,6 +121,12 @@ class SetGateway(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-s
     """With a state: the deadline of the drain, Unix seconds; None: it has none."""
 
 
+class NoteAbsences(msgspec.Struct, frozen=True, tag_field="change", tag="gateway-absent"):
+    """Keep connections where they are as gateways go down and come back; asked for by primaries."""
+
+    absences: tuple[Absence, ...]
+
+
 class SetDevice(msgspec.Struct, frozen=True, tag_field="change", tag="device-set"):
     """Drain a device, or let it take part again."""
 
@@ -203,7 +210,7 @@ class ApplyDocument(msgspec.Struct, frozen=True, tag_field="change", tag="apply"
 
 Change = (
     PutVirtualServer | DeleteVirtualServer | FreezeVirtualServer | PlanMove | CancelMove
-    | AddGateway | RemoveGateway | SetGateway
+    | AddGateway | RemoveGateway | SetGateway | NoteAbsences
     | SetDevice | RemoveDevice | RenameDevice | ReplaceDevice | AdmitDevice | PutToken | RevokeToken
     | PutOperator | RemoveOperator | ApplyDocument | RecoverVoters
 )  # fmt: skip
@@ -240,6 +247,8 @@ def edit_for(config: Config, change: Change, *, unix_s: int, new_uid: Callable[[
             return recovery_edit(config, survivors, leap, alone=False)
         case ReplaceDevice(device, by):
             return devices.replace(config, device, by)
+        case NoteAbsences(absences):
+            return absent(config, absences, unix_s)
         case _:
             return noted(config, _virtual_server_edit(config, change, new_uid), unix_s)
 

@@ -131,6 +131,8 @@ class FormerHash(msgspec.Struct, frozen=True, array_like=True):
     balance: Hashed
     until: int
     """Unix seconds: until then connections stay where this led them."""
+    gateway_port: int = 0
+    """Where its gateways listened; 0: where they do now."""
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +180,8 @@ class Former(msgspec.Struct, frozen=True, array_like=True):
     """0: it took no flows."""
     until: int
     """Unix seconds: until then connections stay where these slots led them."""
+    backup: bool | None = None
+    """Its mark then; None: that of now."""
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """How flows found their gateways before a change, noted for as long as that is needed. Pure.
 
 Of a gateway what it had of the slots, of a listener by which hash they were shared, or that each
-flow was remembered.
+flow was remembered, and where its gateways listened.
 
 Where no device remembers a connection, only this tells it where those belong that are older
 than the change (:mod:`agent.staying`). It is configuration: so all devices come to the same
@@ -10,18 +10,44 @@ answer, also one that starts anew or takes over meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Annotated
 
+import msgspec
 from msgspec.structs import replace
 
 from protocol.addresses import family
 from protocol.config import Config, Edit
 from protocol.forwarding import hashed_by
-from protocol.objects import Former, FormerHash, Gateway, Listener, Value, VirtualServer
+from protocol.ids import GroupId
+from protocol.objects import (
+    MAX_WEIGHT,
+    Former,
+    FormerHash,
+    Gateway,
+    Listener,
+    Value,
+    VirtualServer,
+)
 
 STAY_S = 86_400
 """Seconds for which connections stay whose slots moved: longer than a day at work, so that what
 was open then has as a rule ended by itself. What has not is then reset."""
+AGAIN_S = 3600
+"""Of a gateway that comes and goes, what is noted lasts for so much longer, and is noted anew no
+sooner."""
+MAX_ABSENCES = 512
+"""Gateways that one change notes."""
+
+
+class Absence(msgspec.Struct, frozen=True, array_like=True):
+    """What a device saw of a gateway that went down, or is up again."""
+
+    group: GroupId
+    gateway: str
+    """Its name."""
+    weight: Annotated[int, msgspec.Meta(ge=0, le=MAX_WEIGHT)]
+    """What it had of the slots before; 0: all is at others that nothing remembers."""
 
 
 def kept(gateways: Sequence[Gateway], before: Sequence[Gateway]) -> tuple[Gateway, ...]:
@@ -39,6 +65,45 @@ def kept_of(listeners: Sequence[Listener], before: Sequence[Listener]) -> tuple[
     """``listeners``, each with what was noted of it ``before``."""
     notes = {each.key: each.former for each in before}
     return tuple(replace(each, former=notes.get(each.key)) for each in listeners)
+
+
+def absent(config: Config, absences: Iterable[Absence], unix_s: int) -> Edit:
+    """A note of each of these gateways, whose slots others have, or had until now."""
+    seen = {(each.group, each.gateway): each.weight for each in absences}
+    changed = []
+    for uid in dict.fromkeys(uid for uid, _ in seen):
+        server = config.virtual_servers.get(uid)
+        if server is None or server.forwarding == "snat":
+            continue
+        gateways = tuple(
+            replace(g, former=away(g, seen[uid, g.name], unix_s, STAY_S + AGAIN_S))
+            if (uid, g.name) in seen and g.state != "disabled"
+            else g
+            for g in server.gateways
+        )
+        if gateways != server.gateways:
+            changed.append(replace(server, gateways=gateways))
+    return Edit(tuple(changed))
+
+
+def away(gateway: Gateway, weight: int, unix_s: float, last_s: int = STAY_S) -> Former:
+    """The note of a gateway that had so much of the slots before others had them."""
+    until = int(unix_s) + last_s
+    before = _in_force(gateway, unix_s)
+    if before is None:
+        return Former(weight, until)
+    return replace(before, weight=weight, until=max(before.until, until))
+
+
+def had(gateway: Gateway, unix_s: float) -> int:
+    """The weight that gives the slots by which what is not remembered of it is found now."""
+    before = _in_force(gateway, unix_s)
+    return gateway.weight if before is None else before.weight
+
+
+def _in_force(gateway: Gateway, unix_s: float) -> Former | None:
+    former = gateway.former
+    return former if former is not None and former.until > unix_s else None
 
 
 def noted(config: Config, edit: Edit, unix_s: int) -> Edit:
@@ -78,12 +143,16 @@ def _another_way(
     if before is None or was is None or not lasting:
         return replace(listener, former=None)
     balance, is_now = hashed_by(before, was), hashed_by(now, listener)
-    if balance == is_now:
+    if (balance, was.gateway_port) == (is_now, listener.gateway_port):
         return listener
+    port = was.gateway_port
     if was.former is not None and was.former.until > unix_s:
         # What is older than both changes found its gateway as before the first.
-        balance = was.former.balance
-    return replace(listener, former=FormerHash(balance, unix_s + STAY_S))
+        balance, port = was.former.balance, was.former.gateway_port or port
+    elif balance == is_now == "":
+        return listener  # each entry knows its port
+    port = 0 if not balance or port == listener.gateway_port else port
+    return replace(listener, former=FormerHash(balance, unix_s + STAY_S, port))
 
 
 def outlived(before: VirtualServer, now: VirtualServer) -> bool:
@@ -96,16 +165,19 @@ def outlived(before: VirtualServer, now: VirtualServer) -> bool:
 def _note(gateway: Gateway, was: Gateway | None, unix_s: int) -> Former | None:
     if gateway.state == "disabled":
         return None
-    if was is not None and was.former is not None and was.former.until > unix_s:
+    remarked = was is not None and was.backup != gateway.backup
+    mark = was.backup if was is not None and remarked else None
+    if was is not None and (first := _in_force(was, unix_s)) is not None:
         # What is older than both changes belongs where it was before the first. Noted also if
         # that is where it is again: what began in between is remembered elsewhere.
-        return Former(was.former.weight, unix_s + STAY_S)
+        first = first if first.backup is not None else replace(first, backup=mark)
+        return replace(first, until=max(first.until, unix_s + STAY_S))
     weight = 0 if was is None or was.state == "disabled" else was.weight
-    taken_back = was is not None and was.state == "draining"
-    if weight == gateway.weight and not (taken_back and gateway.state == "enabled"):
+    taken_back = was is not None and was.state == "draining" and gateway.state == "enabled"
+    if weight == gateway.weight and not (taken_back or remarked):
         return None
-    return Former(weight, unix_s + STAY_S)
+    return Former(weight, unix_s + STAY_S, mark)
 
 
-def _share(gateway: Gateway) -> tuple[str, int]:
-    return gateway.state, gateway.weight
+def _share(gateway: Gateway) -> tuple[str, int, bool]:
+    return gateway.state, gateway.weight, gateway.backup

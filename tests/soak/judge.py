@@ -29,8 +29,6 @@ DIRECT_YOUNG_S = 3.0
 """With ``dsr`` secondaries are told every 2 s of connections whose slots moved..."""
 DIRECT_AGAIN_S = 34.0
 """...and every 30 s again, which is when one hears of them that was away, or lost its rules."""
-BACK_S = 5.0
-"""A gateway that is there again has its slots again after so long at the latest."""
 _DEATHS = ("gateway-dead", "gateway-unplugged")
 _ENDS = (*_DEATHS, *(f"end-{what}" for what in _DEATHS))
 FAULTS = ("crash", "hang", "kill", "stop", "unplug", "isolate", "cut", "cut-one-way", "flush")
@@ -173,14 +171,10 @@ class Judge:
         if lost.last - lost.born < YOUNG_S[target.kind]:
             return "it was young", True
         forgets = target.server == DIRECT or (target.server == FLOW and not self._sticky)
-        if forgets and self._began_elsewhere(lost):
-            return "a gateway has come back to its slot, and nothing remembers it", True
-        if forgets:
-            # For a day slots tell only of what is older than the change.
-            moved = self._edited(target.server, 0.0, lost.at)
-        else:
-            moved = target.server == SIX or self._edited(target.server, born, lost.at)
-            moved = moved or any(list(journal.find(what, "", born, lost.at)) for what in _ENDS)
+        # Where nothing is remembered slots tell for a day only of what is older than the change.
+        since = 0.0 if forgets else born
+        moved = target.server == SIX or self._edited(target.server, since, lost.at)
+        moved = moved or any(list(journal.find(what, "", since, lost.at)) for what in _ENDS)
         if target.server == DIRECT:
             told = self._told_of_direct(lost, ended)
         else:
@@ -196,15 +190,6 @@ class Judge:
         edits = (("apply", ""), ("slots", server), ("drained", server))
         find = self._stage.journal.find
         return any(list(find(what, subject, since, until)) for what, subject in edits)
-
-    def _began_elsewhere(self, lost: Lost) -> bool:
-        """Whether another gateway was gone as it began, and came back until it was lost."""
-        find = self._stage.journal.find
-        for what in _DEATHS:
-            for end in find(f"end-{what}", "", lost.born - BACK_S, lost.at):
-                if list(find(what, end.subject, until=min(lost.born, end.at))):
-                    return True
-        return False
 
     def _told_of_direct(self, lost: Lost, ended: float) -> bool:
         """Whether all devices were told of one with ``dsr``, and none forgot it since."""

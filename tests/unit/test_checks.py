@@ -200,6 +200,19 @@ class TestHealthChecks:
 
         run(test())
 
+    def test_a_gateway_is_proved_once_each_of_its_checks_was_good(self) -> None:
+        async def test() -> None:
+            script = Scripted()
+            checks = HealthChecks(never, Random(1), probes={"tcp": script.start})
+            with closing(checks):
+                checks.set_targets([server_of([80, 81], gateway())])
+                await script.answer(80, GOOD)
+                assert not checks.proved
+                await script.answer(81, GOOD)
+                await until(lambda: set(checks.proved) == {(UID, "gw1")})
+
+        run(test())
+
     def test_an_equal_check_of_two_virtual_servers_is_made_once_and_counts_for_both(self) -> None:
         async def test() -> None:
             script = Scripted()

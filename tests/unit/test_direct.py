@@ -42,7 +42,7 @@ def compiled(server: VirtualServer) -> Ruleset:
 
 def ways(server: VirtualServer, *down: str) -> table.Ways:
     gone = frozenset((UID, name) for name in down)
-    return direct.compiled(carried(wanted(server)), gone, "eth7")
+    return direct.compiled(carried(wanted(server)), gone, gone, "eth7")
 
 
 def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None:

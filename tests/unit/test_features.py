@@ -74,7 +74,7 @@ def scripts_of(server: VirtualServer, *, quiet: bool = False) -> tuple[str, str]
     full = frozenset((UID, each.name) for each in server.gateways[:1])
     wish = Desired((server,), {UID: VIPS}, moment=Moment(full=full))
     some = carried(wish) if server.forwarding == "dsr" else ()
-    ways = table.load(direct.compiled(some, frozenset(), "eth0"), "eth0")
+    ways = table.load(direct.compiled(some, frozenset(), frozenset(), "eth0"), "eth0")
     return load(Compiler(quiet=quiet).compile(wish)), ways
 
 

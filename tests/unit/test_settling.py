@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.clock import Deadlines
-from agent.staying import LONGEST_S, settled
+from agent.staying import LONGEST_S, before, earlier, settled
 from protocol.changes import (
     AddGateway,
     ApplyDocument,
@@ -144,6 +144,22 @@ def test_a_note_of_a_clock_that_is_wrong_does_not_count() -> None:
     assert settled([moved], at(UNTIL - LONGEST_S))[0] != (moved,)
 
 
+def marks(config: Config) -> dict[str, Former | None]:
+    return {name: g.former for name, g in gateways(config).items()}
+
+
+def test_another_mark_as_a_backup_is_noted_beside_the_former_one() -> None:
+    mark, unmark = (SetGateway("rdp", "gw2", backup=backup) for backup in (True, False))
+    config = after(site(DIRECT), mark)
+    assert marks(config) == {"gw1": None, "gw2": Former(2, UNTIL, backup=False)}
+    assert [g.backup for g in before(server(config)).gateways] == [False, False]
+    config = after(config, unmark, NOW + 9)
+    assert marks(config)["gw2"] == Former(2, UNTIL + 9, backup=False), "the oldest counts"
+    config = after(after(site(DIRECT), SetGateway("rdp", "gw2", weight=5)), mark, NOW + 9)
+    assert marks(config)["gw2"] == Former(2, UNTIL + 9, backup=False)
+    assert edit(config, mark, NOW + 10) == Edit()
+
+
 def test_the_first_of_an_ip_version_is_not_noted() -> None:
     """Nobody had flows of it, so none has to stay."""
     six = GatewayDocument(name="six", address="fd77::31")
@@ -213,6 +229,22 @@ def test_of_changes_in_a_row_the_oldest_counts_for_a_listener() -> None:
     assert note(config) == FormerHash("hash", UNTIL + 60)
     config = after(config, served(), UNTIL + 60)
     assert note(config) == FormerHash("source-hash", UNTIL + 60 + STAY_S), "the first is over"
+
+
+def test_another_gateway_port_is_noted_while_connections_do_not_know_theirs() -> None:
+    config = after(site(ROUTED), served(gateway_port=8080))
+    assert note(config) == FormerHash("hash", UNTIL, 443)
+    assert earlier(server(config).listeners[0]).gateway_port == 443
+    config = after(config, served(gateway_port=8081), NOW + 9)
+    assert note(config) == FormerHash("hash", UNTIL + 9, 443), "the oldest counts"
+    back = after(config, served(), NOW + 10)
+    assert note(back) == FormerHash("hash", UNTIL + 10), "8081 is in entries"
+    turns = after(site(served_as(balance="random")), served(balance="random", gateway_port=8080))
+    assert note(turns) is None, "each entry knows its port"
+    config = after(after(site(ROUTED), served(balance="random")), served(gateway_port=8080))
+    assert note(config) == FormerHash("hash", UNTIL, 443)
+    assert note(after(site(RDP), served(gateway_port=8080))) == FormerHash("", UNTIL)
+    assert note(after(site(RDP), served(RDP, gateway_port=8080))) is None
 
 
 def test_only_what_gateways_can_go_on_with_is_noted() -> None:
