@@ -178,7 +178,7 @@ def _older(question: Question, desired: Desired) -> Iterator[str]:
                 continue
             forgetful = server.forwarding == "dsr" or memoryless(server, listener, vips)
             former = before(server)
-            able = candidates(former, question.version, desired.down)
+            able = candidates(former, question.version, desired.gone)
             if not (forgetful and amid(server, listener, question.version) and able):
                 continue
             hashed = earlier(listener)

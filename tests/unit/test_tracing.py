@@ -16,7 +16,7 @@ from protocol import api
 from protocol.clients import Client
 from protocol.errors import HalbError
 from protocol.ids import GroupId
-from protocol.objects import Forwarding, Gateway, Listener, VirtualServer
+from protocol.objects import Former, Forwarding, Gateway, Listener, VirtualServer
 
 UID = GroupId("00000000000000aa")
 VIP = "10.0.0.100"
@@ -34,13 +34,14 @@ def asked(
     vs: VirtualServer,
     *,
     down: tuple[str, ...] = (),
+    brief: tuple[str, ...] = (),
     moment: Moment | None = None,
     entry: Entry | None = None,
     sticky: Client | None = None,
     **op: Any,
 ) -> Answer:
-    gone = frozenset((UID, name) for name in down)
-    desired = Desired((vs,), {UID: (VIP,)}, gone, moment or Moment())
+    fell, lately = (frozenset((UID, name) for name in names) for names in (down, brief))
+    desired = Desired((vs,), {UID: (VIP,)}, fell, moment or Moment(), brief=lately)
     request = api.Trace(**{"client": "10.0.0.7", "port": 40000, "virtual_server": "web", **op})
     return trace(question_of(request, vs, desired), Evidence(desired, entry, sticky))
 
@@ -88,6 +89,24 @@ def test_an_older_connection_that_nothing_remembers_stays_while_slots_move(
     assert moving.why[1] == (
         f"slots move: if it is open, and began before that, it stays at {name(stays)}"
     )
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_an_older_connection_stays_at_a_gateway_that_fell_for_as_long_as_it_may_live(
+    brief: bool,
+) -> None:
+    at_rest = replace(server(GW1, GW2), forwarding="dsr")
+    fell, other = (name(asked(at_rest, port=port)) for port in (40000, 40001))
+    assert fell
+    assert other not in ("", None, fell)
+    noted = tuple(
+        replace(g, former=Former(1, 1)) if g.name == fell else g for g in at_rest.gateways
+    )
+    answer = asked(
+        replace(at_rest, gateways=noted), down=(fell,), brief=(fell,) if brief else (), port=40000
+    )
+    assert name(answer) == other
+    assert answer.why[1].endswith(f"it stays at {fell if brief else other}")
 
 
 def test_where_connections_are_remembered_none_is_said_to_stay() -> None:
