@@ -19,7 +19,7 @@ Errors of ICMP about a flow, such as that a packet was too large, go where the f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,10 +35,9 @@ from agent.distribution import (
     slot_of,
 )
 from agent.ipversion import KEYWORD, SUFFIX
-from agent.ruleset import Desired, carried
+from agent.ruleset import Desired, Pieces, carried, united
 from agent.staying import amid, answering, before, earlier
 from agent.ways import COUNTED, ERRORS, FIRST, GATEWAYS, KNOWN, RANGES, SENT, WAYS, Ways
-from protocol.ids import GroupId
 from protocol.objects import Listener, VirtualServer
 from protocol.seats import seats
 from protocol.settling import STAY_S
@@ -69,33 +68,25 @@ class Compiler:
 
     def __init__(self, interface: str) -> None:
         self._interface = interface
-        self._parts: dict[GroupId, tuple[Desired, Ways]] = {}
+        self._pieces = Pieces(self._part)
 
     def compile(self, desired: Desired) -> Ways:
         """The table for those Virtual Servers that have this mode."""
         some = tuple(vs for vs in desired.virtual_servers if vs.forwarding == "dsr")
-        before, self._parts = self._parts, {}
-        for uid, alone in replace(desired, virtual_servers=some).alone().items():
-            known = before.get(uid)
-            if not known or known[0] != alone:
-                known = alone, compiled(carried(alone), alone.down, alone.gone, self._interface)
-            self._parts[uid] = known
-        return _together(part for _, part in self._parts.values())
+        return _together(self._pieces.of(replace(desired, virtual_servers=some)))
+
+    def _part(self, alone: Desired) -> Ways:
+        return compiled(carried(alone), alone.down, alone.gone, self._interface)
 
 
-def _together(parts: Iterable[Ways]) -> Ways:
+def _together(parts: Sequence[Ways]) -> Ways:
     """What several Virtual Servers have in one table."""
-    chains: dict[str, tuple[str, ...]] = {}
-    sets: dict[str, str] = {}
-    maps: dict[str, dict[str, str]] = {}
-    ends: dict[str, dict[str, str]] = {}
-    for part in parts:
-        chains |= part.chains
-        sets |= part.sets
-        for every, own in ((maps, part.maps), (ends, part.ends)):
-            for name, content in own.items():
-                every.setdefault(name, {}).update(content)
-    return Ways(chains, sets, maps, ends)
+    return Ways(
+        {name: rules for part in parts for name, rules in part.chains.items()},
+        {name: text for part in parts for name, text in part.sets.items()},
+        united(part.maps for part in parts),
+        united(part.ends for part in parts),
+    )
 
 
 def compiled(

@@ -23,7 +23,7 @@ from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
 from agent.sole import Sole
-from agent.stages import Staged, stages
+from agent.stages import stages
 from agent.sticky import StickyMaps
 from agent.ways import Ways
 from protocol.ids import GroupId
@@ -70,7 +70,7 @@ def culprits(
     return found | culprits(second, refuses, accepted)
 
 
-def _chains(old: Staged, new: Staged) -> tuple[set[str], set[str]]:
+def _chains(old: Ruleset | Ways, new: Ruleset | Ways) -> tuple[set[str], set[str]]:
     """Names of chains that are new or other ones, and of those that go."""
     touched = {name for name, rules in new.chains.items() if old.chains.get(name) != rules}
     return touched, old.chains.keys() - new.chains.keys()

@@ -8,10 +8,11 @@ depend on the number of Virtual Servers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
+from typing import Generic, TypeVar
 
 from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, declared, quiet, together
 from agent.forwarding import (
@@ -126,10 +127,6 @@ class Ruleset:
     maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Contents of the maps and sets of :mod:`agent.forwarding`, for both IP versions."""
 
-    def having(self, sets: Mapping[str, str], chains: Mapping[str, tuple[str, ...]]) -> Ruleset:
-        """With these sets and chains beside or in place of its own."""
-        return replace(self, sets={**self.sets, **sets}, chains={**self.chains, **chains})
-
     def filled(self, new: Ruleset) -> Iterator[Ruleset]:
         """Nothing is asked by chains alone."""
         yield from ()
@@ -145,25 +142,49 @@ class Ruleset:
         )
 
 
+Piece = TypeVar("Piece")
+
+
+class Pieces(Generic[Piece]):
+    """What each Virtual Server comes to; works anew only on those that changed since the last
+    time."""
+
+    def __init__(self, work_out: Callable[[Desired], Piece]) -> None:
+        self._work_out = work_out
+        self._known: dict[GroupId, tuple[Desired, Piece]] = {}
+
+    def of(self, desired: Desired) -> list[Piece]:
+        """One for each Virtual Server, in their order."""
+        before, self._known = self._known, {}
+        for uid, alone in desired.alone().items():
+            known = before.get(uid)
+            if not known or known[0] != alone:
+                known = alone, self._work_out(alone)
+            self._known[uid] = known
+        return [piece for _, piece in self._known.values()]
+
+
+def united(some: Iterable[Mapping[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
+    """Contents of maps by name, all together; of two for one key the later one counts."""
+    found: dict[str, dict[str, str]] = {}
+    for maps in some:
+        for name, content in maps.items():
+            found.setdefault(name, {}).update(content)
+    return found
+
+
 class Compiler:
     """Virtual Servers to rulesets; works anew only on those that changed since the last one."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         """``quiet``: for a kernel that can refuse nobody; what it would refuse it drops."""
         self._quiet = quiet
-        self._parts: dict[GroupId, tuple[Desired, Ruleset]] = {}
+        self._pieces = Pieces(self._part)
 
     def compile(self, desired: Desired) -> Ruleset:
         """The ruleset of the Virtual Servers, for the gateways that take flows now."""
-        before, self._parts = self._parts, {}
-        for uid, alone in desired.alone().items():
-            known = before.get(uid)
-            self._parts[uid] = known if known and known[0] == alone else (alone, self._part(alone))
-        found = [part for _, part in self._parts.values()]
-        maps: dict[str, dict[str, str]] = {}
-        for part in found:
-            for name, content in part.maps.items():
-                maps.setdefault(name, {}).update(content)
+        found = self._pieces.of(desired)
+        maps = united(part.maps for part in found)
         return Ruleset(
             desired.addresses,
             {k: v for part in found for k, v in part.chains.items()} | hooked(maps),

@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, Self, TypeVar
+from dataclasses import replace
+from typing import TypeVar
+
+from agent.ruleset import Ruleset
+from agent.ways import Ways
 
 AT_ONCE = 64
 """Chains of one transaction, unless one Virtual Server alone has more: some 20 ms."""
@@ -19,26 +23,7 @@ AT_ONCE = 64
 Chains = Mapping[str, tuple[str, ...]]
 
 
-class Staged(Protocol):
-    """A table as data."""
-
-    @property
-    def chains(self) -> Chains: ...
-
-    @property
-    def sets(self) -> Mapping[str, str]: ...
-
-    def having(self, sets: Mapping[str, str], chains: Chains) -> Self:
-        """With these beside or in place of its own."""
-
-    def filled(self, new: Self) -> Iterator[Self]:
-        """What to be in, one after the other, for what chains of ``new`` ask and nobody yet."""
-
-    def led(self, new: Self) -> Self:
-        """With all that leads to chains as in ``new``."""
-
-
-Table = TypeVar("Table", bound=Staged)
+Table = TypeVar("Table", Ruleset, Ways)
 
 
 def stages(old: Table, new: Table) -> Iterator[Table]:
@@ -68,7 +53,8 @@ def _having(now: Table, new: Table, some: Iterable[str]) -> Table:
     """With ``some`` chains of ``new``, and the sets and maps that their rules ask."""
     chains = {name: new.chains[name] for name in some}
     asked = (name for rules in chains.values() for rule in rules for name in _ASKED.findall(rule))
-    return now.having({name: new.sets[name] for name in asked if name in new.sets}, chains)
+    sets = {name: new.sets[name] for name in asked if name in new.sets}
+    return replace(now, sets={**now.sets, **sets}, chains={**now.chains, **chains})
 
 
 _ASKED = re.compile(r"@(\w+)")

@@ -67,20 +67,6 @@ class Ways:
     """All gateways, also those that nothing leads to now, as their counters stay: what leads to
     them is ``VIP . protocol . port . seat``."""
 
-    @property
-    def present(self) -> Present:
-        """What the kernel then has."""
-        if not self.ends:
-            return Present()
-        chains = ("ingress", *self.chains)
-        maps = (*self.sets, *plain_maps(), *ends_maps())
-        parts = frozenset((*(f"chain {n}" for n in chains), *(f"map {n}" for n in maps)))
-        return Present(parts, self.ends)
-
-    def having(self, sets: Mapping[str, str], chains: Mapping[str, tuple[str, ...]]) -> Ways:
-        """With these sets and chains beside or in place of its own."""
-        return replace(self, sets={**self.sets, **sets}, chains={**self.chains, **chains})
-
     def filled(self, new: Ways) -> Iterator[Ways]:
         """On the way to ``new``: with its gateways that nothing leads to yet, some at a time."""
         now, shared = self, {**self.maps, **self.ends}
