@@ -35,6 +35,8 @@ BEGUN = "begun"
 """Of what goes out to a gateway of such a listener, packets that open a connection of TCP; of
 those that are remembered, too: what is met amid a connection opens none."""
 BY_GATEWAY = (FORTH, BACK, LEFT, BEGUN)
+GATEWAYS = "gateways"
+"""Set of those gateways, which have an account with their first packet."""
 RANGED = "_range"
 """Ends the name of a set for listeners with several ports."""
 OPENED_BY, CARRIED_BY = "marked_opened", ("marked", "marked_back")
@@ -45,8 +47,8 @@ SETS = (
     *(name + end for name in BY_GATEWAY for end in ("", RANGED)), "opened", "carried",
 )  # fmt: skip
 """Sets with counters, in the order of a packet's way."""
-DYNAMIC = frozenset({"untracked", "entered", "opened", "carried"})
-"""Those whose elements come to be with packets."""
+DYNAMIC = frozenset({"untracked", "entered", *BY_GATEWAY, "opened", "carried"})
+"""Those whose elements come to be with packets, which make none for a range of ports."""
 
 LANES = ("known", "fresh", "opened")
 """Chains that flows of a listener with several ports leave for one of their own, and the
@@ -185,7 +187,8 @@ def table(wanted: Accounts, *, flow_marks: bool = True) -> str:
                 ("entered", f"type {service}; {dynamic}"),
                 ("opened", f"type {flow}; {dynamic}"),
                 ("carried", f"type {flow} . ct_dir; {dynamic}"),
-                *((name, f"type {service}; counter;") for name in BY_GATEWAY),
+                (GATEWAYS, f"type {service};"),
+                *((name, f"type {service}; {dynamic}") for name in BY_GATEWAY),
                 *(
                     (name + RANGED, f"type {service}; flags interval; counter;")
                     for name in BY_GATEWAY
@@ -216,11 +219,11 @@ def _without_memory(wanted: Accounts) -> Iterator[str]:
     every packet of this host meets them, so there are those alone that are needed."""
     some, table = wanted.unremembered, f"inet {TABLE}"
     yield f"add chain {table} leaving {{ type filter hook postrouting priority {_LAST}; }}"
-    leaving = (*_by_gateway(LEFT, "d", some), *_by_gateway(LEFT, "s", some))
+    leaving = _by_gateway(some, (LEFT, "d"), (LEFT, "s"))
     chains = {
         # Asked first: each of the others takes what such a packet has none of.
         "entered": (*(["ct state untracked goto passing"] if some else []), *_ENTERED),
-        "passing": (*_by_gateway(FORTH, "d", some), *_by_gateway(BACK, "s", some)),
+        "passing": _by_gateway(some, (FORTH, "d"), (BACK, "s")),
         "leaving": (f"{OPENS} jump opening", "ct state != untracked accept", *leaving),
     }
     for chain, rules in chains.items():
@@ -261,7 +264,10 @@ def _chains(*, flow_marks: bool) -> dict[str, tuple[str, tuple[str, ...]]]:
         # On its way to such a gateway, but not if a process of this device asks that itself.
         "opening": (
             "",
-            ("ct state != untracked ct status & dnat == 0 return", *_by_gateway(BEGUN, "d", _ALL)),
+            (
+                "ct state != untracked ct status & dnat == 0 return",
+                *_by_gateway(_ALL, (BEGUN, "d"), then="return"),
+            ),
         ),
         **{name: ("", rules) for name, rules in lane.items()},
         # On its way to or from a gateway.
@@ -321,13 +327,23 @@ def _lanes_gone(ports: Iterable[int]) -> Iterator[str]:
         yield from (f"{verb} chain inet {TABLE} {name}" for name in names)
 
 
-def _by_gateway(base: str, end: str, some: Iterable[tuple[str, int]]) -> tuple[str, ...]:
-    """Rules that count for the gateway at one ``end`` of a packet, ``d`` or ``s``; of ``some``."""
-    then = "return" if base == BEGUN else "accept"
-    return tuple(
-        f"{KEYWORD[v]} {end}addr . meta l4proto . th {end}port @{base}{ranged}{SUFFIX[v]} {then}"
-        for ranged, v in some
-    )
+def _by_gateway(
+    some: Iterable[tuple[str, int]], *sets: tuple[str, str], then: str = "accept"
+) -> tuple[str, ...]:
+    """Rules that count in the ``sets`` for the gateway at one end of a packet, ``d`` or ``s``.
+
+    Accounts that there are come first: most packets meet nothing else.
+    """
+    counted, made = [], []
+    for base, end in sets:
+        for ranged, version in some:
+            key = f"{KEYWORD[version]} {end}addr . meta l4proto . th {end}port"
+            account = f"@{base}{ranged}{SUFFIX[version]}"
+            counted.append(f"{key} {account} {then}")
+            if not ranged:
+                known = f"{key} @{GATEWAYS}{SUFFIX[version]}"
+                made.append(f"{known} update {account} {{ {key} counter }} {then}")
+    return (*counted, *made)
 
 
 def change(old: Accounts, new: Accounts, *, flow_marks: bool = True) -> str:
@@ -336,7 +352,7 @@ def change(old: Accounts, new: Accounts, *, flow_marks: bool = True) -> str:
         (("vips",), old.vips, new.vips),
         (("offered",), old.services, new.services),
         (("offered_range",), old.ranges, new.ranges),
-        (BY_GATEWAY, old.gateways, new.gateways),
+        ((GATEWAYS,), old.gateways, new.gateways),
         (tuple(name + RANGED for name in BY_GATEWAY), old.gateway_ranges, new.gateway_ranges),
         *(((name + RANGED,), _led(old, name), _led(new, name)) for name in LANES),
     )

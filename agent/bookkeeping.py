@@ -107,17 +107,14 @@ class Books:
                 for key, _ in self._ledger.dump(name + suffix)
             )
 
-        gateways, ranges = (
-            # Another release counted what came, and not what left, or not what opens.
-            frozenset.intersection(*(present(name + end, text) for name in accounts.BY_GATEWAY))
-            for end, text in (("", service_of), (accounts.RANGED, range_of))
-        )
+        # Another release counted what came, and not what left, or not what opens.
+        ranges = (present(each + accounts.RANGED, range_of) for each in accounts.BY_GATEWAY)
         return Accounts(
             present("vips", vip_of),
             present("offered", service_of),
             present("offered_range", range_of),
-            gateways,
-            ranges,
+            present(accounts.GATEWAYS, service_of),
+            frozenset.intersection(*ranges),
         )
 
     def _look(self) -> dict[str, str]:

@@ -76,10 +76,13 @@ class Reading:
         """Packets to and from gateways without a memory of flows that another firewall of this
         host dropped, by gateway."""
         return {
-            service: max(0, came.packets + self.answered[service].packets - left.packets)
-            for service, came in self.passed.items()
-            if service in self.answered and (left := self.left.get(service)) is not None
+            service: max(0, self._came(service) - self.left.get(service, _NOTHING).packets)
+            for service in self.passed.keys() | self.answered.keys()
         }
+
+    def _came(self, service: Service) -> int:
+        several = (each.get(service, _NOTHING) for each in (self.passed, self.answered))
+        return sum(each.packets for each in several)
 
     @property
     def dropped(self) -> Mapping[Service, int]:
@@ -289,7 +292,7 @@ def element_of(account: Key) -> str:
     if kind == "untracked":
         return _address(raw)
     service = service_of(raw[: size + 8])
-    if kind == "entered":
+    if kind == "entered" or kind in accounts.BY_GATEWAY:
         return service
     flow = f"{service} . {_address(gateway_of(name, raw))}"
     if kind == "opened":

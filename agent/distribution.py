@@ -148,22 +148,20 @@ class Selector:
         return Way("", f"{self.expression} {kind} {{ {table} }}")
 
 
-def seat_map(ends: Mapping[int, str], to: str = "") -> Way:
-    """What each seat in ``meta priority`` leads to: an address, or else what the field ``to`` of a
-    packet holds.
+def seat_map(ends: Mapping[int, str]) -> Way:
+    """The address that each seat in ``meta priority`` leads to.
 
     The map has a name: for one without the kernel looks at all maps there are, to find one.
     """
-    name, declaration = _leading(tuple(sorted(ends.items())), to)
+    name, declaration = _leading(tuple(sorted(ends.items())))
     return Way("", f"meta priority map @{name}", {name: declaration})
 
 
 @lru_cache(maxsize=4096)
-def _leading(ends: tuple[tuple[int, str], ...], to: str) -> tuple[str, str]:
+def _leading(ends: tuple[tuple[int, str], ...]) -> tuple[str, str]:
     table = ", ".join(f"{seat_class(seat)} : {end}" for seat, end in ends)
     address = ADDRESS[6 if ":" in ends[0][1] else 4]
-    kind = f"typeof meta priority : {to}" if to else f"type classid : {address}"
-    return _named(SEAT_MAP, kind, table)
+    return _named(SEAT_MAP, f"type classid : {address}", table)
 
 
 def _named(prefix: str, kind: str, table: str) -> tuple[str, str]:

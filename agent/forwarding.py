@@ -178,6 +178,7 @@ def passage(
     rules, sets = _rewrite(vs, listener, version, down)
     about, needed = _errors(vs, listener, version, vips[0], down)
     errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
+    owing = {quoting.OWED: quoting.owed(g.address for g in vs.gateways)} if version == 4 else {}
     return Passage(
         {
             **chains,
@@ -189,8 +190,9 @@ def passage(
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
             **returns,
+            **owing,
         },
-        {**sets, **needed},
+        {**sets, **needed, **dict.fromkeys(owing, quoting.DECLARED)},
     )
 
 
@@ -225,13 +227,14 @@ def _going_on(
 
 
 def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
-    """Rules of the chains in :data:`HOOKS` for maps with these contents."""
+    """Rules of the chains that all listeners share, for maps with these contents."""
     patterns = {
         "inbound": (
             (DIRECT, "{ip} daddr . meta l4proto . th dport vmap @{name}"),
             (REPLIES, f"{_FROM} @{{name}} fib daddr type != local notrack accept"),
             (ERRORS, "{too_large} {ip} daddr vmap @{name}"),
         ),
+        quoting.COPIED: ((ERRORS, "{copied}"),),
         "outbound": (
             # Where somebody set a zone of the connection table, nothing can be `notrack`ed.
             *(
@@ -252,6 +255,7 @@ def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
                 ip=KEYWORD[version],
                 name=name + SUFFIX[version],
                 too_large=quoting.TOO_LARGE[version],
+                copied=quoting.copied(version),
             )
             for base, pattern in rules
             for name in (base, base + RANGED)
@@ -302,9 +306,8 @@ def _errors(
     shares = selector(vs, listener, version, gateways, AT_REST)
     way = replace(shares, expression=slot_of(vs, quoting.flow_key(listener, version))).gateway()
     match = quoting.about(listener, version)
-    written, sets = quoting.rewritten(listener, version, vip, shares.addresses, shares.only)
-    rule = f"{match} notrack {way.ahead}{written} meta priority set none accept"
-    return (rule,), {**way.sets, **sets}
+    written = quoting.rewritten(listener, version, vip, way.expression)
+    return (f"{match} notrack {way.ahead}{written}",), way.sets
 
 
 def _writings(listener: Listener, end: str, port: int) -> Iterator[tuple[str, str]]:

@@ -10,11 +10,10 @@ passed on then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
 from agent.checksums import due
-from agent.distribution import seat_map
 from agent.ipversion import KEYWORD
 from protocol.objects import Listener
 
@@ -37,6 +36,12 @@ _KIND = "@th,0,16"
 """Type and code of an error."""
 _FRAG_NEEDED = 0x0304
 """Type and code of the error of IPv4 that a packet was too large."""
+_BACK = "icmp type set destination-unreachable icmp code set frag-needed"
+COPIED = "quoted"
+"""Name of the chain of :func:`copied`."""
+OWED = "owed"
+"""Map from gateways to what is owed for an address of theirs that stands where there was none."""
+DECLARED = f"map {OWED} {{ typeof ip daddr : {_KIND}; }}"
 
 
 def about(listener: Listener, version: int) -> str:
@@ -59,41 +64,39 @@ def connection(version: int) -> str:
     return f"{client} . {KEYWORD[version]} daddr . {_OUR_PORT[version]}"
 
 
-def rewritten(
-    listener: Listener, version: int, vip: str, gateways: Mapping[int, str], only: str | None
-) -> tuple[str, Mapping[str, str]]:
-    """Statements that make one of :data:`TOO_LARGE` about the VIP one about a gateway, and for it;
-    and maps that they need.
-
-    That is the one of the seat in ``meta priority``, unless there is ``only`` one.
-    """
-    sets: dict[str, str] = {}
-
-    def each(of: Callable[[str], str], to: str = "") -> str:
-        if only is not None:
-            return of(only)
-        way = seat_map({seat: of(address) for seat, address in gateways.items()}, to)
-        sets.update(way.sets)
-        return way.expression
-
+def rewritten(listener: Listener, version: int, vip: str, to: str) -> str:
+    """Statements that make one of :data:`TOO_LARGE` about the VIP one about the gateway ``to``, and
+    for it; the rest is :func:`copied`, which nobody but this leads to."""
+    port = ""
     old, new = (ports[0].to_bytes(2, "big") for ports in (listener.ports, listener.gateway_ports))
-    quoted = f"{_OURS[version]} set {each(_number, _OURS[version])} "
     if old != new:
-        quoted += f"{_OUR_PORT[version]} set {listener.gateway_port} "
-    to, packed = each(str), ip_address(vip).packed
+        port = f"{_OUR_PORT[version]} set {listener.gateway_port} "
+    packed = ip_address(vip).packed
     if version == 4:
-        owed = each(
-            lambda at: f"{due(_FRAG_NEEDED, packed + old, ip_address(at).packed + new):#x}", _KIND
-        )
-        back = "icmp type set destination-unreachable icmp code set frag-needed"
-        return f"{quoted}{_KIND} set {owed} {back} ip daddr set {to}", sets
+        owed = f"{_KIND} set {due(_FRAG_NEEDED, packed + old, new):#x} {_BACK} "
+        return f"{port}{owed}ip daddr set {to} meta priority set none goto {COPIED}"
     # The checksum is of the destination, too. To be brought up to date for the address
     # that is quoted, it is for this one twice; and for the port.
     last = due(int.from_bytes(packed[-2:], "big"), old, new).to_bytes(2, "big")
     again = f"@nh,192,128 set 0x{(packed[:-2] + last).hex()}"
-    return f"{quoted}ip6 daddr set {to} {again} ip6 daddr set {to}", sets
+    twice = f"ip6 daddr set {to} {again} ip6 daddr set {to}"
+    return f"{port}{twice} meta priority set none goto {COPIED}"
 
 
-def _number(address: str) -> str:
-    """An address as nft writes raw bytes."""
-    return f"0x{ip_address(address).packed.hex()}"
+def copied(version: int) -> str:
+    """The rule that writes the gateway into what is quoted, too, from where it stands already.
+
+    One for all listeners: what checksums of IPv4 owe for it is a matter of the gateway alone.
+    """
+    if version == 4:
+        return (
+            f"meta nfproto ipv4 {_OURS[4]} set @nh,128,32"
+            f" {_KIND} set ip daddr map @{OWED} {_BACK} accept"
+        )
+    return f"meta nfproto ipv6 {_OURS[6]} set @nh,192,128 accept"
+
+
+def owed(gateways: Iterable[str]) -> Mapping[str, str]:
+    """Contents of :data:`OWED` for those gateways that have an address of IPv4."""
+    some = (address for address in map(ip_address, gateways) if address.version == 4)
+    return {str(each): f"{due(_FRAG_NEEDED, b'', each.packed):#x}" for each in some}

@@ -22,7 +22,8 @@ def rules(script: str, chain: str) -> list[str]:
 
 
 def asked(script: str, chain: str) -> list[str]:
-    return [rule.split(" ")[-2] for rule in rules(script, chain) if "@" in rule]
+    """Sets in which most packets find their account, and those that make one, in turn."""
+    return [word for rule in rules(script, chain) for word in rule.split(" ") if word[0] == "@"]
 
 
 def test_where_all_flows_are_remembered_nothing_is_asked_about_others() -> None:
@@ -37,13 +38,16 @@ def test_a_packet_without_a_flow_meets_the_rules_of_what_there_is() -> None:
     first, *others = rules(script, "entered")
     assert first == UNTRACKED, "before what takes a flow"
     assert others == rules(table(Accounts()), "entered")
-    assert asked(script, "passing") == ["@passed", "@answered"]
-    assert asked(script, "leaving") == ["@left", "@left"]
+    made = ["@gateways", "@passed", "@gateways", "@answered"]
+    assert asked(script, "passing") == ["@passed", "@answered", *made]
+    assert asked(script, "leaving") == ["@left", "@left", *["@gateways", "@left"] * 2]
 
 
 def test_rules_come_and_go_with_what_they_are_for() -> None:
     more = change(ONE, RANGE6)
-    assert asked(more, "passing") == ["@passed", "@passed_range6", "@answered", "@answered_range6"]
+    made = ["@gateways", "@passed", "@gateways", "@answered"]
+    counted = ["@passed", "@passed_range6", "@answered", "@answered_range6"]
+    assert asked(more, "passing") == [*counted, *made], "a packet makes no range"
     assert rules(change(RANGE6, ONE), "passing") == rules(table(ONE), "passing")
     assert "delete chain inet halb_count leaving" in change(ONE, Accounts())
     other = Accounts(gateways=frozenset({"10.0.0.2 . tcp . 80"}))

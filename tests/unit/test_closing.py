@@ -207,6 +207,7 @@ def test_accounts_are_named_as_nftables_takes_them() -> None:
     names: list[tuple[tuple[str, ...], str]] = [
         (("untracked", VIP6), VIP6),
         (("entered", VIP6, "udp", "53"), f"{VIP6} . udp . 53"),
+        (("left", GW6, "udp", "53"), f"{GW6} . udp . 53"),
         (("opened", VIP, "tcp", "443", GW), f"{VIP} . tcp . 443 . {GW}"),
         (("carried", VIP6, "tcp", "443", GW6, "reply"), f"{VIP6} . tcp . 443 . {GW6} . reply"),
         (("carried", VIP, "tcp", "443", GW, "original"), f"{VIP} . tcp . 443 . {GW} . original"),

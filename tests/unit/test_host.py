@@ -71,4 +71,5 @@ def test_packets_without_a_flow_that_do_not_leave_are_told_by_gateway() -> None:
         "udp/53 of gateway 10.0.0.7: 8 packets of `routed` were dropped by other"
     )
     assert not counted(9, 3, 14).stopped[service], "read later than what came"
-    assert not Reading({}, {}, {}, {}, {}, {}, {service: Tally(9, 0)}).stopped
+    none_left = Reading({}, {}, {}, {}, {}, {}, {service: Tally(9, 0)})
+    assert none_left.stopped == {service: 9}, "an account comes to be with the first that leaves"
