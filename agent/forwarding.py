@@ -180,11 +180,7 @@ def passage(
     errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
     owing = {quoting.OWED: quoting.owed(g.address for g in vs.gateways)} if version == 4 else {}
     return Passage(
-        {
-            **chains,
-            out: rules,
-            errors: about,
-        },
+        {**chains, out: rules, errors: about},
         {
             ERRORS: {vips[0]: f"goto {errors}"},
             DIRECT + ranged: {asked: f"goto {out}"},
