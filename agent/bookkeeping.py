@@ -60,12 +60,13 @@ class Books:
 
     def reconcile(self, desired: Desired) -> bool:
         """Count for the listeners of ``desired``; whether anything had to be changed."""
-        if desired == self._desired and self._accounts is not None:
-            return False
-        former, self._desired, wanted = self._desired, desired, accounts_of(desired)
+        former, self._desired = self._desired, desired
         # Not for each gateway that goes up or down: it takes a while where there are thousands.
         if (desired.virtual_servers, desired.vips) != (former.virtual_servers, former.vips):
             self._held = None
+        elif self._accounts is not None:
+            return False
+        wanted = accounts_of(desired)
         if wanted == self._accounts:
             return False
         try:

@@ -168,21 +168,21 @@ def passage(
             sets,
             ahead,
         )
-    out, back, source = f"{name}_out", f"{name}_back", vips[0]
+    out, back, (source,) = f"{name}_out", f"{name}_back", vips
     chains: dict[str, tuple[str, ...]] = {}
     returns = {SOURCES + ranged: dict.fromkeys(answers, source)}
     if listener.gateway_ports != listener.ports:
         chains[back] = _back(listener, version, source)
         returns = {RETURNS + ranged: dict.fromkeys(answers, f"goto {back}")}
-    asked = f"{vips[0]} . {listener.protocol} . {_ports(listener.ports)}"
+    asked = f"{source} . {listener.protocol} . {_ports(listener.ports)}"
     rules, sets = _rewrite(vs, listener, version, down)
-    about, needed = _errors(vs, listener, version, vips[0], down)
+    about, needed = _errors(vs, listener, version, source, down)
     errors = f"vs_{vs.uid}_{ERRORS}_{KEYWORD[version]}"
     owing = {quoting.OWED: quoting.owed(g.address for g in vs.gateways)} if version == 4 else {}
     return Passage(
         {**chains, out: rules, errors: about},
         {
-            ERRORS: {vips[0]: f"goto {errors}"},
+            ERRORS: {source: f"goto {errors}"},
             DIRECT + ranged: {asked: f"goto {out}"},
             REPLIES + ranged: dict.fromkeys(answers, ""),
             **returns,

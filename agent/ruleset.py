@@ -383,10 +383,6 @@ def _contents(ruleset: Ruleset) -> dict[str, dict[str, str]]:
 def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str]:
     """Commands for set or map elements; each key begins with an address."""
     for version in (4, 6):
-        some = [
-            text
-            for key, text in elements.items()
-            if ip_address(key.partition(" ")[0]).version == version
-        ]
+        some = [text for key, text in elements.items() if (":" in key) is (version == 6)]
         if some:
             yield f"{verb} element inet {TABLE} {name}{SUFFIX[version]} {{ {', '.join(some)} }}"
