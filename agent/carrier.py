@@ -44,7 +44,6 @@ from agent.views import seen
 from agent.vips import Vips
 from protocol import api
 from protocol.addresses import split_endpoint
-from protocol.assignment import carriers_of
 from protocol.changes import Change, NoteAbsences, SetGateway
 from protocol.clients import ClientsMessage
 from protocol.config import Config
@@ -206,11 +205,11 @@ class Carrier:
         return server.name if server is not None else group
 
     def _carried(self) -> tuple[VirtualServer, ...]:
-        return tuple(
-            server
-            for server in self._config.virtual_servers.values()
-            if self.device in carriers_of(self._config, server)
-        )
+        return self.flows.carried()
+
+    def _handed_over(self) -> bool:
+        """Whether something that names this device no more is another one's by now."""
+        return {s.uid for s in self._carried()} != {s.uid for s in self._desired.virtual_servers}
 
     def on_stored(self, config: Config) -> None:
         """A newer configuration may be in force on any device as soon as it is committed."""
@@ -250,7 +249,7 @@ class Carrier:
             counts = await self.kernel.connections()
             if counts is not None:
                 self.balancer.count(counts, self.kernel.counting_s)
-        if self._deadlines.now() >= self._settles_at:
+        if self._deadlines.now() >= self._settles_at or self._handed_over():
             self.on_config(self._config)
         elif (self.balancer.moment, self._absences.brief(self._loop.time())) != (
             self._desired.moment,

@@ -24,11 +24,13 @@ from agent.flowworker import FlowWorker
 from agent.lasting import lasting
 from agent.ruleset import Desired, unremembered
 from agent.tellers import DRAIN_S, Tellers, office_of
+from protocol.assignment import carriers_of
 from protocol.config import Config
 from protocol.effects import Event, Input
 from protocol.flows import FlowsKept, FlowsMessage, FlowsPart
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
+from protocol.objects import VirtualServer
 
 
 class Told(Protocol):
@@ -48,11 +50,14 @@ class Flows:
         send: Callable[[DeviceId, Message], None],
         agent: Told,
     ) -> None:
+        self._me = device
         self._loop = asyncio.get_running_loop()
         self._worker = FlowWorker()
         self._survey = Survey(device, self._worker.count, agent.on_event)
         self._tasks: asyncio.Task[None] | None = None
         self._config = Config()
+        self._named: frozenset[GroupId] = frozenset()
+        """Virtual Servers that name this device."""
         self._tellers = Tellers(device)
         self._barrier = Barrier(agent.deliver)
         above = incarnation << EPOCH_BITS
@@ -72,8 +77,15 @@ class Flows:
     def on_config(self, config: Config) -> None:
         """Addresses and carriers of the groups, as committed."""
         self._config = config
-        self._tellers.on_config(config)
+        servers = config.virtual_servers.values()
+        self._named = frozenset(s.uid for s in servers if self._me in carriers_of(config, s))
+        self._tellers.on_config(config, self._loop.time())
         self._arrange()
+
+    def carried(self) -> tuple[VirtualServer, ...]:
+        """What this device carries: what names it, and what it has not handed over yet."""
+        served = self._named | self._tellers.kept(self._loop.time())
+        return tuple(s for s in self._config.virtual_servers.values() if s.uid in served)
 
     def on_event(self, event: Event) -> None:
         """Follow who is primary of what."""

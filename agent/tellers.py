@@ -42,8 +42,11 @@ class Tellers:
         self._vips: Mapping[GroupId, frozenset[bytes]] = {}
         self._carriers: Mapping[GroupId, frozenset[DeviceId]] = {}
 
-    def on_config(self, config: Config) -> None:
-        """Addresses and carriers of the groups, as committed; forget those that were deleted."""
+    def on_config(self, config: Config, now: float) -> None:
+        """Addresses and carriers of the groups, as committed; forget those that were deleted.
+
+        A group that names this device no more is its own until it has handed that over.
+        """
         before, self._configured = self._configured, frozenset(config.virtual_servers)
         for group in before - self._configured:
             self._leaders.pop(group, None)
@@ -54,7 +57,13 @@ class Tellers:
             for server in config.virtual_servers.values()
             if server.uid in config.assignments
         }
-        self._carriers = {g: devices for g, devices in carried.items() if self._me in devices}
+        for group in self.led() & config.assignments.keys():
+            if self._me not in config.assignments[group].voters:
+                # It hears no more who leads, and what it handed over is another one's.
+                del self._leaders[group]
+                self._former[group] = now + DRAIN_S
+        kept = self.kept(now)
+        self._carriers = {g: d for g, d in carried.items() if self._me in d or g in kept}
         assigned = {g: config.assignments[g].vips for g in self._carriers}
         self._vips = {
             g: frozenset(ip_address(vip).packed for vip in vips) for g, vips in assigned.items()
@@ -84,7 +93,7 @@ class Tellers:
     @property
     def carried(self) -> frozenset[GroupId]:
         """Groups that this device may be primary of."""
-        return frozenset(self._vips)
+        return frozenset(g for g, devices in self._carriers.items() if self._me in devices)
 
     def vips_of(self, groups: Iterable[GroupId]) -> frozenset[bytes]:
         """Packed VIPs of groups."""
@@ -98,10 +107,13 @@ class Tellers:
         """Groups that this device is primary of since a short time."""
         return frozenset(g for g in self.led() if now - self._since[g] < FRESH_S)
 
+    def kept(self, now: float) -> frozenset[GroupId]:
+        """Groups that this device has not handed over yet, or still forwards for."""
+        return self.led() | {g for g, until in self._former.items() if now < until}
+
     def told(self, now: float) -> frozenset[GroupId]:
         """Groups whose flows this device tells of."""
-        late = {g for g, until in self._former.items() if now < until}
-        return frozenset((self.led() | late) & self._vips.keys())
+        return self.kept(now) & self._vips.keys()
 
     def mine(self, now: float) -> frozenset[bytes]:
         """VIPs that are this device's, or were a moment ago."""
@@ -118,7 +130,7 @@ class Tellers:
         """Whom to ask for the flows of which groups."""
         wanted: dict[DeviceId, set[GroupId]] = {}
         for group, leader in self._leaders.items():
-            if leader != self._me and group in self._vips:
+            if leader != self._me and self._me in self._carriers.get(group, ()):
                 wanted.setdefault(leader, set()).add(group)
         return {leader: frozenset(groups) for leader, groups in wanted.items()}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from random import Random
 
-from protocol.assignment import next_edit
+from protocol.assignment import carriers_of, next_edit
 from protocol.changes import RemoveGateway, edit_for
 from protocol.config import Config, Edit
 from protocol.describe import describe
@@ -357,15 +357,17 @@ class Coordinator:
     def _stays(self, uid: GroupId, device: DeviceId, now: int) -> bool:
         """Whether a voter that is to go is primary still: it hands over first, if it can in time.
 
-        What is frozen it keeps for as long: once it had resigned, nobody would take it.
+        What is frozen it keeps for as long, and what no other voter may carry yet: once it had
+        resigned, nobody would take it.
         """
         config = self.replica.committed
         if device not in config.devices or self._office(uid)[0] != device:
             return False
         self._waits = True
-        if config.virtual_servers[uid].frozen:
+        server, assignment = config.virtual_servers[uid], config.assignments[uid]
+        if server.frozen or set(assignment.voters).isdisjoint(carriers_of(config, server)):
             return True
-        return now < self._leaving.see(config.assignments[uid], now) + HAND_OVER_NS
+        return now < self._leaving.see(assignment, now) + HAND_OVER_NS
 
     def _newest_term(self, uid: GroupId) -> int:
         told = (follower.terms.get(uid, 0) for follower in self.followers.values())

@@ -54,6 +54,13 @@ class Flushes:
         )
         out.do(Flush(group.group, to))
 
+    def press(self, gid: GroupId, now: int) -> None:
+        """A hand-over that waits for ``gid`` has become :attr:`~_Waiting.pressing`."""
+        waiting = self._waiting[gid]
+        if not waiting.pressing:
+            deadline = min(waiting.deadline, now + PRESSING_NS)
+            self._waiting[gid] = _Waiting(waiting.to, deadline, pressing=True)
+
     def on_flushed(
         self, item: Flushed, groups: Mapping[GroupId, Group], now: int, out: Outbox
     ) -> None:

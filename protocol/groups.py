@@ -26,6 +26,9 @@ from protocol.voter import Electorate, Voter
 TERMS_PER_SECOND = 1024
 """More than any group has elections: so terms from the clock are newer than all before."""
 
+DRAINED = "is drained"
+"""A device that could serve, and hands over all the same."""
+
 
 class Groups(Mapping[GroupId, Group]):
     """Groups by id; :attr:`timers` knows when each is due."""
@@ -233,7 +236,7 @@ class Groups(Mapping[GroupId, Group]):
         for gid, group in self.by_id.items():
             reason = unfit.get(gid, "")
             if drained and gid != SITE_GROUP:
-                reason = "is drained"
+                reason = reason or DRAINED
             if (group.unfit, group.stopping) != (reason, stopping):
                 group.unfit, group.stopping = reason, stopping
                 changed.append(gid)

@@ -12,6 +12,7 @@ from protocol.effects import Outcome, Promote
 from protocol.errors import HalbError, Refused, TimedOut
 from protocol.flush import Flushes
 from protocol.group import Group
+from protocol.groups import DRAINED
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import RequestMove
 from protocol.moves import best_successor, why_not
@@ -26,6 +27,9 @@ PAUSE_NS = 1 * SECOND
 LOOK_NS = 250 * MILLISECOND
 """While nobody can take over; not at the first who can, for the best soon may."""
 MOVE_TIMEOUT_NS = 3 * SECOND
+PATIENCE_NS = 3 * SECOND
+"""So long a device that could go on, but is drained or named no more, waits for a successor that
+has all flows. The coordinator leaves it a voter for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Moving:
         self.flushes = Flushes()
         self._moves: dict[GroupId, _Move] = {}
         self._not_before: dict[GroupId, int] = {}
+        self._since: dict[GroupId, int] = {}
+        """Since when another device could take what this one should not hold."""
         self._next = NEVER
 
     def promote(
@@ -146,9 +152,14 @@ class Moving:
     ) -> list[GroupId]:
         """Hand over what this device should not hold; keep what nobody else can take."""
         changed: list[GroupId] = []
+        leaving = {g: group for g, group in groups.items() if _leaves(group)}
         self._not_before = {g: at for g, at in self._not_before.items() if g in groups}
-        for gid, group in groups.items():
-            if group.role is not Role.PRIMARY or not _unwanted(group) or gid in self.flushes:
+        self._since = {g: at for g, at in self._since.items() if g in leaving}
+        for gid, group in leaving.items():
+            pressing = self._presses(group, now)
+            if gid in self.flushes:
+                if pressing:
+                    self.flushes.press(gid, now)
                 continue
             if (
                 group.candidacy.frozen
@@ -160,10 +171,12 @@ class Moving:
             if now < not_before and not group.stopping:
                 self._next = min(self._next, not_before)
                 continue
-            to = best_successor(group, contacts, now, pressing=True)
+            if best_successor(group, contacts, now, pressing=True) is not None:
+                self._since.setdefault(gid, now)
+            to = best_successor(group, contacts, now, pressing=pressing)
             if to is not None and now >= not_before:
                 self._not_before[gid] = now + PAUSE_NS
-                self.flushes.hand_over(group, to, now, out, pressing=True)
+                self.flushes.hand_over(group, to, now, out, pressing=pressing)
                 changed.append(gid)
             elif group.stopping or self.me not in group.voter.electorate.voters:
                 group.resign(now, out)
@@ -172,6 +185,20 @@ class Moving:
                 self._not_before[gid] = now + LOOK_NS
                 self._next = min(self._next, now + LOOK_NS)
         return changed
+
+    def _presses(self, group: Group, now: int) -> bool:
+        """Whether a successor is to take it in the end also without all flows.
+
+        At once where this device cannot serve, or is about to end.
+        """
+        if group.stopping or group.unfit not in ("", DRAINED):
+            return True
+        since = self._since.get(group.group)
+        if since is None:
+            return False
+        if now < since + PATIENCE_NS:
+            self._next = min(self._next, since + PATIENCE_NS)
+        return now >= since + PATIENCE_NS
 
     def _refuse(self, message: RequestMove, origin: DeviceId | None, why: str, out: Outbox) -> None:
         error = Refused(why, "`halbctl status` shows each device's state.")
@@ -187,12 +214,13 @@ class Moving:
         return self._next
 
 
-def _unwanted(group: Group) -> bool:
-    """Whether another device should be primary.
+def _leaves(group: Group) -> bool:
+    """Whether this device is primary, and another one should be.
 
     A disk that takes no votes is no reason: a primary needs none to stay, and what it gave up it
     could not take again. A coordinator needs one, and has no VIP to lose.
     """
     carries = group.me in group.voter.electorate.carriers
     useless = group.group == SITE_GROUP and group.voter.lacks
-    return bool(not carries or group.unfit or group.stopping or useless)
+    unwanted = not carries or group.unfit or group.stopping or useless
+    return bool(unwanted and group.role is Role.PRIMARY)
