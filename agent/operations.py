@@ -15,6 +15,7 @@ from agent.doctor import examine
 from agent.errands import patience
 from agent.leaving import refuse_stranding
 from agent.promoting import promote
+from agent.relieving import relieve, runs
 from agent.survey import survey
 from agent.telling import counters, metrics
 from agent.views import refuse_used
@@ -44,7 +45,6 @@ from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.rendering import render_site
 from protocol.timing import SECOND
 from protocol.token import JoinToken, digest_of
-from protocol.view import PeerState
 from protocol.virtual_servers import server_named
 
 if TYPE_CHECKING:
@@ -235,22 +235,26 @@ class Operations:
             )  # fmt: skip
             detail = "\n".join(lines) or NOTHING_TO_CHANGE
             return api.Done(detail, str(config.revision), changed=bool(lines))
-        left = max(0.0, patience(op.timeout) - (time.monotonic() - came))
+        until, stayed = came + patience(op.timeout), []
+        current = if_revision in (None, config.revision)  # else it is about to be refused
+        if isinstance(op.change, RemoveDevice | ReplaceDevice) and current and not op.local:
+            stayed = await relieve(self.agent, op.change, until - time.monotonic())
+        left = max(0.0, until - time.monotonic())
         outcome = await self._propose(request, op.change, if_revision, left, local=op.local)
         changed = outcome.detail != NOTHING_TO_CHANGE
-        return api.Done(outcome.detail, str(outcome.revision or ""), changed)
+        detail = "\n".join((outcome.detail, *stayed))
+        return api.Done(detail, str(outcome.revision or ""), changed)
 
     def _refuse_running(self, change: Change) -> None:
         """A device that runs leaves by itself, handing over; it is not cut off by mistake."""
         if not isinstance(change, RemoveDevice | ReplaceDevice):
             return
         device = self.agent.config.device_named(change.device)
-        alive = {p.device for p in self.agent.view().peers if p.state is PeerState.ALIVE}
-        if device is not None and (device.id in alive or device.id == self.agent.device):
-            raise Refused(
-                f"device {device.name!r} runs",
-                "Run `halbctl leave` on it, which hands over first; or use --force.",
-            )
+        if device is not None and runs(self.agent, device.id):
+            remedy = "Use --force: it hands over first, and is cut off then."
+            if isinstance(change, RemoveDevice):
+                remedy = f"Run `halbctl leave` on it, after which it can join anew. Or: {remedy}"
+            raise Refused(f"device {device.name!r} runs", remedy)
 
     async def _propose(
         self,
