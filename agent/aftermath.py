@@ -8,6 +8,7 @@ entered by us. What the primary before had told of and is in no entry is missing
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -153,6 +154,12 @@ class Survey:
         self._count(partial(carried, vips=vips), partial(self._wait, taken))
 
     def _wait(self, taken: dict[GroupId, Move], known: frozenset[Key]) -> None:
+        numbers = Counter(map(vip_of, known))
+        for group, move in taken.items():
+            # All that is ever told of this move, should this device end before the second look.
+            if carried := sum(numbers[vip] for vip in move.vips):
+                text = f"{carried} flows carried over; those found again and lost are counted later"
+                self._tell(Event("carried", group, text, move.term, self._me))
         end = partial(self._count, partial(aftermath, known=known, moves=list(taken.values())))
         asyncio.get_running_loop().call_later(REVIEW_S, end, partial(self._end, taken))
 

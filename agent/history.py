@@ -34,11 +34,13 @@ VERIFICATION = "verification"
 """From the announcement until the last neighbour has learnt where the VIPs are."""
 ALARMS = frozenset({"two-owners", "foreign-owner", "not-learnt"})
 """Kinds of entries that are warnings in the log."""
-TOLD = ALARMS | {"primary", "move", "learnt", "drained", "flows", "gateway"}
+TOLD = ALARMS | {"primary", "move", "learnt", "drained", "carried", "flows", "gateway"}
 """Kinds that every device of the Site is told of, for its own history."""
 
 OFFICE = {"leader": 0, "primary": 1}
 """Kinds that tell of one device taking one office in one term; the higher tells more."""
+FLOWS = {"carried": 0, "flows": 1}
+"""Kinds that tell what became of its flows then; the same."""
 
 
 def phases(marks: Mapping[str, int]) -> dict[str, float]:
@@ -192,9 +194,11 @@ def _identity(entry: HistoryEntry) -> Hashable:
     """Equal for entries that tell of the same thing, whoever reports it."""
     if entry.kind in OFFICE and entry.term:
         return ("office", entry.uid, entry.term)
+    if entry.kind in FLOWS:
+        return ("flows", entry.uid, entry.term, entry.device)
     return (entry.kind, entry.uid, entry.term, entry.device, entry.reporter, entry.at, entry.text)
 
 
 def _told(entry: HistoryEntry) -> tuple[int, int]:
     """How much an entry tells, to choose between two that tell of the same thing."""
-    return OFFICE.get(entry.kind, 0), len(entry.timeline)
+    return (OFFICE | FLOWS).get(entry.kind, 0), len(entry.timeline)

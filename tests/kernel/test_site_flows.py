@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 
 from agent.flowtable import FlowTable
 from halbctl.lab.measure import Stage, next_device
+from halbctl.lab.plan import VIRTUAL_SERVER
 from halbctl.lab.site import Site
 from protocol.flows import Flow, key_of
 from tests.kernel.namespaces import Inside
@@ -53,6 +55,41 @@ def test_a_successor_that_lost_its_flows_is_told_them_by_the_third_device(on_sta
     assert crash.after == successor
     assert_kept(crash)
     assert_kept(on_stage.come_back(crash.before))
+
+
+def test_flows_of_a_move_are_told_of_although_the_new_primary_crashes_before_it_counts_again(
+    on_stage: Stage,
+) -> None:
+    on_stage.wait_agreed()
+    site, successor = on_stage.site, next_device(on_stage.site)
+    (third,) = {"a", "b", "c"} - {site.primary(), successor}
+    terms: list[int] = []
+
+    def move_and_crash() -> None:
+        on_stage.wait_agreed()
+        site.halbctl(successor, "promote", VIRTUAL_SERVER, "--to", successor, "--wait").check()
+        terms.append(site.virtual_server(successor)["term"])
+        site.wait("the others hear", lambda: "carried" in _of_flows(site, third, terms[0]), 4.0)
+        site.crash(successor)
+
+    moved = on_stage.measure("crash", move_and_crash, renew=True)
+    assert moved.survivors == CONNECTIONS
+    # Its own successor may have needed more than one election.
+    terms.append(site.virtual_server(third)["term"])
+    site.wait("that one counts again", lambda: "flows" in _of_flows(site, third, terms[1]), 15.0)
+    found = _of_flows(site, third, terms[0])
+    assert found.keys() == {"carried"}
+    assert int(found["carried"].split()[0]) >= CONNECTIONS
+    assert_kept(on_stage.come_back(successor))
+
+
+def _of_flows(site: Site, device: str, term: int) -> dict[str, str]:
+    """What a device's history tells of the flows of the takeover in a term, by kind."""
+    entries = json.loads(site.halbctl(device, "history", VIRTUAL_SERVER, "-o", "json").check())[
+        "entries"
+    ]
+    kinds = ("carried", "flows")
+    return {e["kind"]: e["text"] for e in entries if e["term"] == term and e["kind"] in kinds}
 
 
 def test_flows_that_only_one_of_two_devices_has_survive_the_restart_of_its_agent() -> None:

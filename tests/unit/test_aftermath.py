@@ -97,7 +97,9 @@ def test_each_virtual_server_is_told_of_what_its_former_primary_had(
     table = Table({flow(1): False}, after)
     moves = {WEB: Move(3, ONE, one), RDP: Move(4, frozenset({OTHER}), other)}
     texts = [(e.kind, e.group, e.term, e.text) for e in survey(table, moves, monkeypatch)]
+    early = "1 flows carried over; those found again and lost are counted later"
     assert texts == [
+        ("carried", WEB, 3, early),  # of no other one was any known then
         ("flows", WEB, 3, "1 flows carried over, 2 found again by their slots, up to 1 lost"),
         ("flows", RDP, 4, "1 flows carried over, 0 found again by their slots, up to 1 lost"),
     ]
@@ -114,8 +116,9 @@ def test_where_no_kernel_remembers_flows_nothing_is_carried_over_but_what_moved_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     move = Move(2, ONE, told(), unremembered=True)
-    (event,) = survey(Table(before, after), {WEB: move}, monkeypatch)
+    *early, event = survey(Table(before, after), {WEB: move}, monkeypatch)
     assert event.text.startswith(text)
+    assert len(early) == len(before)
 
 
 def test_a_move_without_flows_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:

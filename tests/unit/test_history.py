@@ -169,6 +169,17 @@ class TestMemory:
             assert history.add(office)
         assert history.counts == {("primary", office.virtual_server): 1}
 
+    def test_what_became_of_flows_replaces_what_was_known_at_the_takeover(
+        self, tmp_path: Path
+    ) -> None:
+        """In whatever order that is heard."""
+        early = entry(1, kind="carried", uid=RDP, term=3, text="5 flows carried over; ...")
+        final = entry(6, kind="flows", uid=RDP, term=3, text="5 flows carried over, 1 lost")
+        other = entry(2, kind="carried", uid=RDP, term=4, text="9 flows carried over; ...")
+        history = History(tmp_path)
+        assert [history.add(each) for each in (early, other, final, early)] == [True] * 3 + [False]
+        assert History(tmp_path).query() == history.query() == (other, final)
+
     def test_another_term_is_another_entry(self, tmp_path: Path) -> None:
         history = History(tmp_path)
         for term in (5, 6):
