@@ -236,7 +236,8 @@ class Operations:
             detail = "\n".join(lines) or NOTHING_TO_CHANGE
             return api.Done(detail, str(config.revision), changed=bool(lines))
         until, stayed = came + patience(op.timeout), []
-        current = if_revision in (None, config.revision)  # else it is about to be refused
+        # Else it is about to be refused.
+        current = if_revision is None or config.says_as_at(if_revision)
         if isinstance(op.change, RemoveDevice | ReplaceDevice) and current and not op.local:
             stayed = await relieve(self.agent, op.change, until - time.monotonic())
         left = max(0.0, until - time.monotonic())

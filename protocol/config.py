@@ -99,6 +99,20 @@ class Config:
         record = self.records.get(("handled", request))
         return record if record is not None and isinstance(record.value, Handled) else None
 
+    def says_as_at(self, revision: Revision) -> bool:
+        """Whether nothing was changed after ``revision`` that was asked for and people can see.
+
+        What the coordinator writes of its own accord has no request, and what primaries note of
+        gateways that fall and return says nothing. Of older requests than are remembered: False.
+        """
+        if not self.descends_from(revision):
+            return False
+        handled = [r for r in self.records.values() if isinstance(r.value, Handled)]
+        seen = [r.revision for r in handled if isinstance(r.value, Handled) and r.value.detail]
+        if len(handled) >= MAX_HANDLED:
+            seen.append(min(r.revision for r in handled))
+        return revision >= max(seen, default=NO_REVISION)
+
     def tombstones(self) -> Iterable[Record]:
         """What was deleted and not collected yet."""
         return (r for r in self.records.values() if r.value is None)

@@ -137,7 +137,7 @@ class Coordinator:
             self._wait_for(request, handled.value.detail, handled.revision, now)
             return None
         try:
-            if asked.if_revision not in (None, config.revision):
+            if asked.if_revision is not None and not config.says_as_at(asked.if_revision):
                 raise RevisionConflict(
                     f"the Site is at revision {config.revision}, not {asked.if_revision}",
                     "Read it again, and repeat the change on what you find.",

@@ -196,7 +196,7 @@ def _compare_revision(
 ) -> None:
     key = ("virtual-server", present.uid if present else "")
     actual = config.revision_of(key)
-    if present is None or actual > expected:
+    if present is None or (actual > expected and not config.says_as_at(expected)):
         now = f"was changed at revision {actual}" if present else "does not exist"
         raise RevisionConflict(
             f"Virtual Server {name!r} {now}, after {expected}",

@@ -9,6 +9,7 @@ import msgspec
 
 from protocol.changes import PutToken
 from protocol.config import Config
+from protocol.coordinator import NOTHING_TO_CHANGE
 from protocol.effects import Force, Outcome, Promote, Propose, Recover
 from protocol.errors import InvalidInput, NoQuorum, Refused, RevisionConflict
 from protocol.ids import NO_REVISION, DeviceId, Revision
@@ -240,9 +241,12 @@ class ConfigCheck:
         error = type(outcome.error).__name__ if outcome.error else "done"
         self._checker.seen[f"{what}: {error}"] += 1
         if outcome.error is None and isinstance(request.item, Propose):
-            self._committed(process, request.item, outcome.revision)
+            changed = outcome.detail != NOTHING_TO_CHANGE
+            self._committed(process, request.item, outcome.revision, changed=changed)
 
-    def _committed(self, process: Process, item: Propose, revision: Revision | None) -> None:
+    def _committed(
+        self, process: Process, item: Propose, revision: Revision | None, *, changed: bool
+    ) -> None:
         """S11: a success names a revision that a majority of disks has."""
         if revision is None or revision == NO_REVISION:
             self._checker.fail("S11", f"{item.request} succeeds without a revision")
@@ -257,7 +261,7 @@ class ConfigCheck:
         if count < majority(voters):
             text = f"{process.name} reports {revision} committed, it is on {count} disks"
             self._checker.fail("S11", text)
-        if item.if_revision is not None and revision != item.if_revision:
+        if item.if_revision is not None and changed:
             first = self._based_on.setdefault(item.if_revision, item.request)
             if first != item.request:
                 text = f"{first} and {item.request} both commit on {item.if_revision}"

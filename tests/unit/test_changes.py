@@ -26,7 +26,7 @@ from protocol.document import VirtualServerDocument, parse_site, parse_virtual_s
 from protocol.errors import ExitCode, HalbError, InvalidInput, Refused, RevisionConflict
 from protocol.gateway_document import GatewayDocument
 from protocol.ids import SITE_GROUP
-from protocol.objects import key_of
+from protocol.objects import Handled, key_of
 from protocol.rendering import document_of, render_site
 from protocol.timing import Profile
 from tests.unit.paris import RDP, WEB, after, device, edit, gateways, server, site
@@ -184,7 +184,8 @@ def test_an_edit_that_rests_on_an_older_revision() -> None:
     config = site(RDP)
     held = str(config.revision_of(("virtual-server", server(config).uid)))
     change = PutVirtualServer(document(RDP, profile="fast"), if_revision=held)
-    changed = after(config, change)
+    request = Handled(id="r", detail="what people are told")
+    changed = config.edited(Edit((*edit(config, change).put, request)), 1)
     late = PutVirtualServer(document(RDP, profile="calm"), if_revision=held)
     error = refuses(changed, late, RevisionConflict, "'rdp'", held, "halbctl vs show rdp")
     assert error.exit_code == ExitCode.CONFLICT
