@@ -43,8 +43,8 @@ _log = logging.getLogger(__name__)
 
 BOUNDED = {zmq.LINGER: 0, zmq.IPV6: 1, zmq.TCP_MAXRT: 300, zmq.HANDSHAKE_IVL: 500}
 """Options of every socket on the network; times in milliseconds."""
-DIALLING = {zmq.CONNECT_TIMEOUT: 200, zmq.RECONNECT_IVL: 50}
-"""Options of a socket that connects, milliseconds."""
+DIALLING = {zmq.CONNECT_TIMEOUT: 200, zmq.RECONNECT_IVL: 10, zmq.RECONNECT_IVL_MAX: 80}
+"""The same of one that connects: soon after a connection was ended, then less and less often."""
 
 REBIND_LAST = 1.0  # seconds
 READ_AT_ONCE = 16

@@ -16,8 +16,8 @@ from tests.kernel.sites import assert_kept, serving, stage
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
-OUTAGE_MS = 300.0
-"""Of new connections: some 20 ms, and on a busy machine more; without rules it is 700 ms."""
+OUTAGE_MS = 150.0
+"""Of new connections: some 20 ms, and on a busy machine more; after an election 220 ms."""
 IN_FORCE_S = 20.0
 """Seconds within which voters follow an edit."""
 
