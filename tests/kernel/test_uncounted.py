@@ -109,7 +109,7 @@ def test_totals_survive_an_agent_that_starts_anew_and_rest_without_their_listene
 def test_accounts_of_what_is_gone_are_closed(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.closing.KEPT_S", 0.0)
     farm.ask(VIPS[0])
-    wait_until(lambda: farm.read().left, "something has left")
+    wait_until(lambda: bool(farm.read().left), "something has left")
     farm.device.reconcile(wish(LISTENERS[1]))
     for _ in range(3):
         farm.read()
