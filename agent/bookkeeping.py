@@ -127,7 +127,7 @@ class Books:
         Raises NetlinkError where the kernel refused them, or somebody removed them.
         """
         try:
-            return self._ledger.read()
+            return self._ledger.read(self._of_now().has)
         except NetlinkError:
             if self._accounts is None and not self._refused:
                 return self._ledger.totals()
@@ -149,9 +149,13 @@ class Books:
         """Close what nobody has any more, by the newest reading; how many transactions it took."""
         if self._accounts is None:
             return 0
-        held = self._held = self._held or held_of(self._desired)
+        held = self._of_now()
         due = self._gone.due(held, self._ledger, time.monotonic())
         return sum(self._close(held, due[at : at + AT_ONCE]) for at in range(0, len(due), AT_ONCE))
+
+    def _of_now(self) -> Held:
+        held = self._held = self._held or held_of(self._desired)
+        return held
 
     def _close(self, held: Held, due: Sequence[Key]) -> bool:
         rests = {key: held.remainder(key) for key in due}

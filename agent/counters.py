@@ -6,9 +6,8 @@ table, goes on from where it was when it was last read.
 
 from __future__ import annotations
 
-import errno
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, reduce
 from ipaddress import ip_address
@@ -19,8 +18,8 @@ from agent.elements import Tally as Tally
 from agent.elements import added
 from agent.elements import dump_counters as dump_counters
 from agent.ipversion import SUFFIX
-from agent.netlink import NetlinkError
 from agent.numbers import BUSY, MAX_NUMBERED, Numbers, text_of
+from agent.sent import sent
 
 _ADDRESS = {4: 4, 6: 16}
 _WAY = 4
@@ -112,20 +111,23 @@ class Ledger:
         self._busy: set[Key] = set()
         """Accounts that much was counted in by what flows say, between two readings."""
 
-    def read(self) -> Reading:
+    def read(self, held: Callable[[Key], bool] = lambda _: False) -> Reading:
         """Dump the kernel's sets. Raises NetlinkError where the table is missing.
 
-        That of `dsr` is there only while a Virtual Server needs it.
+        That of `dsr` is there only while a Virtual Server needs it, and has accounts only of
+        what is ``held`` by one.
         """
         seen = {(name, key): tally for name in _set_names() for key, tally in self.dump(name)}
-        self.add(seen | dict(_sent_on()))
+        self.add(seen | dict(_sent_on()), held)
         return self.totals()
 
     def dump(self, name: str) -> Iterator[tuple[bytes, Tally]]:
         """The elements of one of our sets, as the kernel has them now."""
         return dump_counters(accounts.TABLE, name)
 
-    def add(self, seen: Mapping[Key, Tally]) -> None:
+    def add(
+        self, seen: Mapping[Key, Tally], held: Callable[[Key], bool] = lambda _: False
+    ) -> None:
         """Take in one dump.
 
         One that it lacks keeps what it had: while packets make a set grow, the kernel
@@ -140,7 +142,12 @@ class Ledger:
                 self._busy.add(key)
         self._newest.update(seen)
         lacking = self._newest.keys() - seen.keys()
-        self._passed_over = {key for key in lacking if kind_of(key[0])[0] in accounts.DYNAMIC}
+        self._passed_over = {
+            key
+            for key in lacking
+            if (kind := kind_of(key[0])[0]) in accounts.DYNAMIC
+            or (kind in ways.COUNTED and held(key))
+        }
         for key in lacking - self._passed_over:
             # Taken out by a command: should it come back, it begins at zero.
             self._put_by(key, self._newest.pop(key))
@@ -267,14 +274,9 @@ def _set_names() -> Iterator[str]:
 
 def _sent_on() -> Iterator[tuple[Key, Tally]]:
     """What `dsr` counted, named as accounts are: by the gateway, not its seat."""
-    for name in ways.ends_maps():
-        size = kind_of(name)[1]
-        try:
-            for key, tally in dump_counters(ways.TABLE, name, "netdev"):
-                yield (name, key[: size + 8] + key[size + 12 :]), tally
-        except NetlinkError as error:
-            if error.code != errno.ENOENT:
-                raise
+    for each in sent():
+        if each.gateway:
+            yield (each.name, each.service + each.gateway), each.tally
 
 
 @cache

@@ -8,8 +8,8 @@ stands behind the lease's, so that a device without a lease forwards nothing.
 ``meta pkttype host`` keeps devices from forwarding frames for another one that a
 switch floods to all: the client would get everything several times.
 
-The map that leads from a gateway's seat to its address counts what it is asked for, so a
-packet is counted once, and only if it is sent on. Its counters outlive every change of the table.
+A packet is counted for its listener and the seat of its gateway, just before it is sent on. The
+counters outlive every change of the table, until the seat is another gateway's.
 
 While slots of a listener move (:mod:`agent.staying`), the connections whose slots
 do are remembered in a map of its own. So does that.
@@ -35,9 +35,10 @@ from agent.distribution import (
     slot_of,
 )
 from agent.ipversion import KEYWORD, SUFFIX
+from agent.quoting import NUMBER
 from agent.ruleset import Desired, Pieces, carried, united
 from agent.staying import amid, answering, before, earlier
-from agent.ways import COUNTED, ERRORS, FIRST, GATEWAYS, KNOWN, RANGES, SENT, WAYS, Ways
+from agent.ways import COUNTED, ERRORS, FIRST, GATEWAYS, KNOWN, RANGED, SENT, WAYS, Ways
 from protocol.objects import Listener, VirtualServer
 from protocol.seats import seats
 from protocol.settling import STAY_S
@@ -46,6 +47,7 @@ _NUMBERS = 0xFFFFFFFF
 """So many connections are told apart. Of two with one number, the second goes where the first
 does: with all that are remembered, one in 16,000. nft 1.0.6 takes no longer keys of IPv6."""
 _UNMARKED = "meta mark set 0"
+_ICMP = {4: "icmp", 6: "ipv6-icmp"}
 KNOWN_MOST = 65_536
 """Connections that a listener remembers while slots move; others go by the slots of before."""
 KNOWN_S = STAY_S
@@ -85,7 +87,7 @@ def _together(parts: Sequence[Ways]) -> Ways:
         {name: rules for part in parts for name, rules in part.chains.items()},
         {name: text for part in parts for name, text in part.sets.items()},
         united(part.maps for part in parts),
-        united(part.ends for part in parts),
+        united(part.accounts for part in parts),
     )
 
 
@@ -100,37 +102,32 @@ def compiled(
     Of the gateways that are ``down``, nothing is led any more to those in ``gone``. A listener
     without gateways is left to :mod:`agent.ruleset`, which refuses its flows.
     """
-    parts: list[Ways] = []
-    errors: dict[str, tuple[str, ...]] = {}
-    for each in some:
-        lane = _Lane(*each, interface)
-        shares = _shares(lane, down, gone)
-        parts.append(_part(lane, *shares, gone))
-        if any(shares):
-            rules = _errors(lane, shares[1] or shares[0], gone)
-            errors[lane.errors] = (*errors.get(lane.errors, ()), *rules)
-    return _together((*parts, Ways(errors)))
+    lanes = (_Lane(*each, interface) for each in some)
+    return _together([_part(lane, *_shares(lane, down, gone), gone) for lane in lanes])
 
 
 def _part(
     lane: _Lane, present: Selector | None, past: Selector | None, gone: frozenset[GatewayKey]
 ) -> Ways:
-    """What one listener has in the table, but for errors."""
+    """What one listener has in the table."""
     listener, suffix = lane.listener, SUFFIX[lane.version]
     counted = COUNTED if listener.protocol == "tcp" else (SENT,)
-    ends = {f"{name}{suffix}": lane.ends for name in counted if lane.ends}
+    accounts = {f"{name}{suffix}": lane.accounts for name in counted if lane.accounts}
     if not (present or past):
-        return Ways(ends=ends)
+        return Ways(accounts=accounts)
     rules, sets = _rules(lane, present, past, gone)
     first, last = listener.ports
-    name, ports = (WAYS, str(first)) if first == last else (RANGES, f"{first}-{last}")
+    end, ports = ("", str(first)) if first == last else (RANGED, f"{first}-{last}")
+    protocol, to = listener.protocol, f"goto {lane.name}"
     maps = {
-        name: {f"{vip} . {listener.protocol} . {ports}": f"goto {lane.name}" for vip in lane.vips},
-        ERRORS: dict.fromkeys(lane.vips, f"goto {lane.errors}"),
+        WAYS + end: {f"{vip} . {protocol} . {ports}": to for vip in lane.vips},
+        ERRORS + end: {f"{vip} . {NUMBER[protocol]} . {ports}": to for vip in lane.vips},
         GATEWAYS: {f"{vip} . {seat}": to for vip in lane.vips for seat, to in lane.seats.items()},
     }
-    chains = {**lane.shared, lane.name: rules}
-    return Ways(chains, sets, {f"{each}{suffix}": content for each, content in maps.items()}, ends)
+    # An error meets none of the other rules' ports.
+    chains = {**lane.shared, lane.name: (*rules, *_errors(lane, past or present, gone))}
+    leading = {f"{each}{suffix}": content for each, content in maps.items()}
+    return Ways(chains, sets, leading, accounts)
 
 
 @dataclass(frozen=True)
@@ -145,11 +142,6 @@ class _Lane:
     interface: str
 
     @property
-    def errors(self) -> str:
-        """Name of the chain for errors about flows of its Virtual Server."""
-        return f"vs_{self.vs.uid}_{ERRORS}_{KEYWORD[self.version]}"
-
-    @property
     def sent(self) -> str:
         """The statement that sends a packet on to the gateway of the seat in ``meta priority``,
         and counts it; the next rule decides where the listener has no such seat."""
@@ -159,7 +151,12 @@ class _Lane:
     @property
     def passed_on(self) -> str:
         """The same for an error, which is not counted."""
-        return f"jump {ERRORS}_{KEYWORD[self.version]}"
+        return f"jump {self._onward}"
+
+    @property
+    def _onward(self) -> str:
+        """Name of the chain that sends a packet on."""
+        return f"onward_{KEYWORD[self.version]}"
 
     @property
     def shared(self) -> Mapping[str, tuple[str, ...]]:
@@ -170,16 +167,15 @@ class _Lane:
             # All its ports are one account. A map is asked for what has a type, unlike a number.
             port = f"(th dport & 0x0 | {listener.port:#x})"
         key = f"{ip} daddr . meta l4proto . {port} . meta priority"
-        typed = f"meta l4proto {listener.protocol} "
-        sending = [typed + self._forwarded(key, SENT)]
+        suffix, typed = SUFFIX[self.version], f"meta l4proto {listener.protocol} "
+        counted = f"{{ {key} counter }} goto {self._onward}"
+        # Where a set has no room the next rule decides.
+        sending = [f"{typed}update @{SENT}{suffix} {counted}", f"{typed}goto {self._onward}"]
         if listener.protocol == "tcp":
-            sending.insert(0, f"{OPENS} {typed}{self._forwarded(key, FIRST)}")
-        error = self._forwarded(f"{ip} daddr . meta priority", GATEWAYS)
-        return {self.sent.split()[1]: tuple(sending), self.passed_on.split()[1]: (error,)}
-
-    def _forwarded(self, key: str, name: str) -> str:
-        to = f"{key} map @{name}{SUFFIX[self.version]}"
-        return f'fwd {KEYWORD[self.version]} to {to} device "{self.interface}"'
+            sending.insert(0, f"{OPENS} {typed}update @{FIRST}{suffix} {counted}")
+        to = f"{ip} daddr . meta priority map @{GATEWAYS}{suffix}"
+        onward = f'fwd {ip} to {to} device "{self.interface}"'
+        return {self.sent.split()[1]: tuple(sending), self._onward: (onward,)}
 
     @cached_property
     def seats(self) -> Mapping[str, str]:
@@ -189,8 +185,8 @@ class _Lane:
         return {seat_class(given[address]): address for address in some}
 
     @cached_property
-    def ends(self) -> Mapping[str, str]:
-        """The same by what leads to them."""
+    def accounts(self) -> Mapping[str, str]:
+        """The same by what packets are counted by."""
         service = f"{self.listener.protocol} . {self.listener.port}"
         return {
             f"{vip} . {service} . {seat}": to
@@ -245,7 +241,7 @@ def _errors(lane: _Lane, shares: Selector | None, gone: frozenset[GatewayKey]) -
     """Rules for errors of ICMP about flows of the listener: they go where these do."""
     assert shares is not None
     listener, version = lane.listener, lane.version
-    match = quoting.about(listener, version)
+    match = f"meta l4proto {_ICMP[version]}"
     if amid(lane.vs, listener, version):
         number = lane.number(quoting.connection(version))
         yield f"{match} {number} {lane.known_seat(gone)} {_UNMARKED} {lane.passed_on}"

@@ -24,13 +24,17 @@ KINDS = {
 """Errors of each IP version. In all of them the quoted packet begins after 8 bytes."""
 TOO_LARGE = {4: "icmp type destination-unreachable icmp code frag-needed", 6: KINDS[6]}
 """Of these, the ones that can be rewritten."""
-_NUMBER = {"tcp": 6, "udp": 17}
+NUMBER = {"tcp": 6, "udp": 17}
 _PROTOCOL = {4: "@th,64,8 0x45 @th,136,8", 6: "@th,112,8"}
 """Protocol of the quoted packet; of IPv4 only one without options, for ports stand behind them."""
 _CLIENT = {4: "@th,192,32", 6: "@th,256,128"}
 _CLIENT_PORT = {4: "@th,240,16", 6: "@th,400,16"}
 _OURS = {4: "@th,160,32", 6: "@th,128,128"}
 _OUR_PORT = {4: "@th,224,16", 6: "@th,384,16"}
+QUOTED = {version: f"{_PROTOCOL[version].split()[-1]} . {_OUR_PORT[version]}" for version in KINDS}
+"""Protocol and port of the listener that an error to a VIP is about."""
+TELLING = {4: f"{KINDS[4]} {_PROTOCOL[4].rpartition(' ')[0]}", 6: KINDS[6]}
+"""Errors that tell it."""
 
 _KIND = "@th,0,16"
 """Type and code of an error."""
@@ -48,7 +52,7 @@ def about(listener: Listener, version: int) -> str:
     """Matches, of errors to a VIP, those about packets that came from the listener."""
     first, last = listener.ports
     ports = f"{first}" if first == last else f"{first}-{last}"
-    protocol = f"{_PROTOCOL[version]} {_NUMBER[listener.protocol]}"
+    protocol = f"{_PROTOCOL[version]} {NUMBER[listener.protocol]}"
     return f"{protocol} {_OUR_PORT[version]} {ports}"
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent import direct, features, ruleset, ways
+from agent.counters import service_of, vip_of
 from agent.distribution import SHARED_MAPS
 from agent.features import REFUSALS, Lack
 from agent.listing import blocks
-from agent.listing import led as leading
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
+from agent.sent import class_of, sent
 from agent.sole import Sole
 from agent.stages import stages
 from agent.sticky import StickyMaps
@@ -142,12 +143,11 @@ class Rules:
     def _present_ways(self) -> ways.Present:
         listing = self._nft.list_table("netdev", ways.TABLE, elements=False)
         parts = frozenset(blocks(listing or ""))
-        maps = (name for name in ways.ends_maps() if f"map {name}" in parts)
-        ends = {
-            name: leading(self._nft.list_elements("map", "netdev", ways.TABLE, name))
-            for name in maps
-        }
-        return ways.Present(parts, ends)
+        accounts: dict[str, dict[str, str]] = {}
+        for each in sent() if parts else ():
+            key = f"{service_of(each.service)} . {class_of(each.seat)}"
+            accounts.setdefault(each.name, {})[key] = vip_of(each.gateway) if each.gateway else ""
+        return ways.Present(parts, accounts)
 
     def want(self, desired: Desired) -> Done:
         """Make the kernel so, but for Virtual Servers that it refuses.

@@ -10,30 +10,41 @@ that send packets on, only chains that they share ask the maps of all gateways.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from agent.distribution import declared
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
-from agent.quoting import KINDS
+from agent.quoting import QUOTED, TELLING
 
 TABLE = "halb_direct"
 SENT, FIRST = "sent", "sent_first"
-"""Maps from a listener and a seat to the gateway, with a counter for each: of the packets that
-open a connection of TCP in the second, of all others in the first."""
+"""Sets of listeners and seats, with a counter for each: of the packets that open a connection of
+TCP in the second, of all others in the first. Elements come to be with packets."""
 COUNTED = (SENT, FIRST)
-WAYS, RANGES, ERRORS, GATEWAYS = "ways", "ways_ranges", "errors", "gateways"
-"""Maps to the chains of listeners, with one port and with several; from VIPs to the chains for
-errors of ICMP; and from a VIP and a seat to the gateway."""
+MAX_COUNTED = 262_144
+"""Pairs of listener and gateway that are counted, of one IP version."""
+WAYS, ERRORS, GATEWAYS = "ways", "errors", "gateways"
+"""Maps to the chains of listeners, for packets and for errors of ICMP about some; and from a VIP
+and a seat to the gateway."""
+RANGED = "_ranges"
+"""Ends the names of the first two for listeners with several ports."""
 _SERVICE = "inet_proto . inet_service"
-_PLAIN = {
-    WAYS: f"{{address}} . {_SERVICE} : verdict;",
-    RANGES: f"{{address}} . {_SERVICE} : verdict; flags interval;",
-    ERRORS: "{address} : verdict;",
-    GATEWAYS: "{address} . classid : {address};",
+_LEADING = {
+    WAYS: (
+        f"type {{address}} . {_SERVICE}",
+        dict.fromkeys(SUFFIX, ""),
+        dict.fromkeys(SUFFIX, "meta l4proto . th dport"),
+    ),
+    ERRORS: (
+        "typeof {ip} daddr . {service}",
+        {version: f"{match} " for version, match in TELLING.items()},
+        QUOTED,
+    ),
 }
-"""Types of the maps that count nothing."""
+"""Of the maps to chains: the type of their keys; which packets ask them; and for what, by IP
+version, beside the VIP."""
 _HOOK = 'filter hook ingress device "{}" priority -400'
 KNOWN = "_known"
 """Ends the name of a map from numbers of connections to seats."""
@@ -50,7 +61,8 @@ class Present:
 
     parts: frozenset[str] = frozenset()
     """As nft lists them: ``chain NAME``, ``map NAME``."""
-    ends: Contents = field(default_factory=dict)
+    accounts: Contents = field(default_factory=dict)
+    """As in :class:`Ways`, but only those that packets came for."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +74,27 @@ class Ways:
     sets: Mapping[str, str] = field(default_factory=dict)
     """Declarations of what the rules need, by name."""
     maps: Contents = field(default_factory=dict)
-    """Of the maps that count nothing."""
-    ends: Contents = field(default_factory=dict)
-    """All gateways, also those that nothing leads to now, as their counters stay: what leads to
-    them is ``VIP . protocol . port . seat``."""
+    """What leads to chains and to gateways."""
+    accounts: Contents = field(default_factory=dict)
+    """The gateway that packets are counted for, also of those that nothing leads to now, as their
+    counters stay: by set, and by ``VIP . protocol . port . seat``."""
 
     def filled(self, new: Ways) -> Iterator[Ways]:
         """On the way to ``new``: with its gateways that nothing leads to yet, some at a time."""
-        now, shared = self, {**self.maps, **self.ends}
-        for name, content in {**new.ends, **_of_seats(new.maps)}.items():
-            had = shared.get(name, {})
+        # An account that is there asks nothing of the kernel: it begins with a packet.
+        now = replace(self, accounts=_united(new.accounts, self.accounts))
+        for name, content in _of_seats(new.maps).items():
+            had = self.maps.get(name, {})
             more = iter([(key, to) for key, to in content.items() if key not in had])
             while some := dict(islice(more, ELEMENTS_AT_ONCE)):
-                now = now._with(name, some)
+                now = replace(now, maps=_united(now.maps, {name: some}))
                 yield now
-
-    def _with(self, name: str, some: Mapping[str, str]) -> Ways:
-        if name in ends_maps():
-            return replace(self, ends=_united(self.ends, {name: some}))
-        return replace(self, maps=_united(self.maps, {name: some}))
 
     def led(self, new: Ways) -> Ways:
         """With all that leads to chains as in ``new``."""
         seats = _united(_of_seats(self.maps), _of_seats(new.maps))
-        return replace(self, maps={**new.maps, **seats}, ends=_united(self.ends, new.ends))
+        accounts = _united(self.accounts, new.accounts)
+        return replace(self, maps={**new.maps, **seats}, accounts=accounts)
 
 
 def _of_seats(maps: Contents) -> Contents:
@@ -97,14 +106,15 @@ def _united(old: Contents, new: Contents) -> dict[str, Mapping[str, str]]:
     return {**old, **{name: {**old.get(name, {}), **each} for name, each in new.items()}}
 
 
-def ends_maps() -> tuple[str, ...]:
-    """Names of the maps that lead to gateways and count."""
+def counting_sets() -> tuple[str, ...]:
+    """Names of the sets that count."""
     return tuple(f"{name}{suffix}" for suffix in SUFFIX.values() for name in COUNTED)
 
 
 def plain_maps() -> tuple[str, ...]:
-    """Names of the maps that count nothing."""
-    return tuple(f"{name}{suffix}" for suffix in SUFFIX.values() for name in _PLAIN)
+    """Names of the maps to chains and to gateways."""
+    names = (GATEWAYS, *(name + end for name in _LEADING for end in ("", RANGED)))
+    return tuple(f"{name}{suffix}" for suffix in SUFFIX.values() for name in names)
 
 
 def load(wanted: Ways, interface: str, present: Present | None = None) -> str:
@@ -115,22 +125,22 @@ def load(wanted: Ways, interface: str, present: Present | None = None) -> str:
     """
     table = f"table netdev {TABLE}"
     lines = [f"add {table}"]
-    if present is None or not wanted.ends:
+    if present is None or not wanted.accounts:
         lines.append(f"delete {table}")
-        if not wanted.ends:
+        if not wanted.accounts:
             return "\n".join(lines) + "\n"
         lines.append(f"add {table}")
     else:
         lines += _cleared(present.parts, wanted)
     lines += _base(interface)
-    old = Ways(ends={} if present is None else present.ends)
+    old = Ways(accounts={} if present is None else present.accounts)
     return "\n".join((*lines, *_changes(old, wanted))) + "\n"
 
 
 def change(old: Ways, new: Ways, interface: str) -> str:
     """The smallest script that leads from ``old``, which the kernel has, to ``new``."""
-    if not (old.ends and new.ends):
-        return load(new, interface) if old.ends or new.ends else ""
+    if not (old.accounts and new.accounts):
+        return load(new, interface) if old.accounts or new.accounts else ""
     return "".join(f"{line}\n" for line in _changes(old, new))
 
 
@@ -138,7 +148,7 @@ def _cleared(present: frozenset[str], wanted: Ways) -> Iterator[str]:
     """Commands that leave nothing but counters, and the connections that stay known."""
     yield f"flush table netdev {TABLE}"
     kept = {f"map {name}" for name in wanted.sets if name.endswith(KNOWN)}
-    kept |= {f"map {name}" for name in ends_maps()}
+    kept |= {f"set {name}" for name in counting_sets()}
     gone = sorted(present - kept)
     # What is in them refers to chains, which go first.
     maps = {f"map {name}" for name in plain_maps()}
@@ -156,17 +166,22 @@ def _base(interface: str) -> Iterator[str]:
     hook = _HOOK.format(interface)
     yield f"add chain netdev {TABLE} ingress {{ type {hook}; policy accept; }}"
     for version, address in ADDRESS.items():
-        counted = f"type {address} . {_SERVICE} . classid : {address}; counter;"
-        plain = {name: f"type {kind.format(address=address)}" for name, kind in _PLAIN.items()}
-        for name, kind in {**plain, **dict.fromkeys(COUNTED, counted)}.items():
+        kinds = {GATEWAYS: f"type {address} . classid : {address};"}
+        for name, (kind, _, service) in _LEADING.items():
+            text = kind.format(address=address, ip=KEYWORD[version], service=service[version])
+            kinds[name] = f"{text} : verdict;"
+            kinds[name + RANGED] = f"{text} : verdict; flags interval;"
+        for name, kind in kinds.items():
             yield f"add map netdev {TABLE} {name}{SUFFIX[version]} {{ {kind} }}"
-    ours = f"add rule netdev {TABLE} ingress meta pkttype host"
-    for name in (WAYS, RANGES):
-        for version, suffix in SUFFIX.items():
-            key = f"{KEYWORD[version]} daddr . meta l4proto . th dport"
-            yield f"{ours} {key} vmap @{name}{suffix}"
-    for version, suffix in SUFFIX.items():
-        yield f"{ours} {KINDS[version]} {KEYWORD[version]} daddr vmap @{ERRORS}{suffix}"
+        counted = f"type {address} . {_SERVICE} . classid; size {MAX_COUNTED}; flags dynamic;"
+        for name in COUNTED:
+            yield f"add set netdev {TABLE} {name}{SUFFIX[version]} {{ {counted} }}"
+    ours = f"add rule netdev {TABLE} ingress meta pkttype host "
+    for name, (_, match, service) in _LEADING.items():
+        for end in ("", RANGED):
+            for version, suffix in SUFFIX.items():
+                key = f"{match[version]}{KEYWORD[version]} daddr . {service[version]}"
+                yield f"{ours}{key} vmap @{name}{end}{suffix}"
 
 
 def _changes(old: Ways, new: Ways) -> Iterator[str]:
@@ -182,16 +197,18 @@ def _changes(old: Ways, new: Ways) -> Iterator[str]:
         if name in old.chains:
             yield f"flush chain {table} {name}"
         yield from (f"add rule {table} {name} {rule}" for rule in rules)
-    before, after = {**old.maps, **old.ends}, {**new.maps, **new.ends}
-    for name in {**before, **after}:
-        was, will = before.get(name, {}), after.get(name, {})
-        if was is will or was == will:
+    for name in {**old.maps, **new.maps}:
+        was, will = old.maps.get(name, {}), new.maps.get(name, {})
+        if was is will:
             continue
-        stale = [key for key, to in was.items() if will.get(key) != to]
         fresh = [f"{key} : {to}" for key, to in will.items() if was.get(key) != to]
-        for verb, some in (("delete", stale), ("add", fresh)):
-            if some:
-                yield f"{verb} element {table} {name} {{ {', '.join(some)} }}"
+        yield from _elements("delete", name, _stale(was, will))
+        yield from _elements("add", name, fresh)
+    for name, was in old.accounts.items():
+        stale = _stale(was, new.accounts.get(name, {}))
+        # No packet may have come for it yet, and what is not there cannot be deleted.
+        yield from _elements("add", name, stale)
+        yield from _elements("delete", name, stale)
     gone = [name for name in old.chains if name not in new.chains]
     for verb in ("flush", "delete"):
         yield from (f"{verb} chain {table} {name}" for name in gone)
@@ -200,3 +217,13 @@ def _changes(old: Ways, new: Ways) -> Iterator[str]:
         for name, text in old.sets.items()
         if name not in new.sets
     )
+
+
+def _stale(was: Mapping[str, str], will: Mapping[str, str]) -> list[str]:
+    """Keys of what leads nowhere any more, or elsewhere."""
+    return [] if was is will else [key for key, to in was.items() if will.get(key) != to]
+
+
+def _elements(verb: str, name: str, some: Sequence[str]) -> Iterator[str]:
+    if some:
+        yield f"{verb} element netdev {TABLE} {name} {{ {', '.join(some)} }}"

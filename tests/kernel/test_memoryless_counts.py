@@ -309,12 +309,12 @@ def test_what_is_altered_is_mended_and_goes_on(direct: Sight) -> None:
     for sock in open_some(direct, 3):
         sock.close()
     direct.agree()
-    element = f"{{ {VIP} . tcp . {ECHO} . 7e00:0 }}"
-    direct.farm.a.run("nft", "delete", "element", "netdev", "halb_direct", "sent", element)
+    element = f"{{ {VIP} . 7e00:0 }}"
+    direct.farm.a.run("nft", "delete", "element", "netdev", "halb_direct", "gateways", element)
     direct.told()
     wanted = Desired((direct.server,), {UID: direct.farm.leased})
     drift = direct.farm.a.reconcile(wanted).drift
-    assert drift == ("table netdev halb_direct: map sent was altered",)
+    assert drift == ("table netdev halb_direct: map gateways was altered",)
     for sock in open_some(direct, 3):
         sock.close()
     assert connections(direct.agree()) == 12
@@ -372,12 +372,16 @@ def test_what_a_device_opens_itself_and_checks_of_gateways(sight: Sight) -> None
 
 
 def test_the_table_of_another_release_counts_from_now_on(direct: Sight) -> None:
-    """It leads to gateways by maps of its own, which count nothing."""
-    listed = direct.farm.a.run("nft", "list", "table", "netdev", "halb_direct")
-    assert "map sent " in listed
-    direct.farm.a.run("nft", "flush", "table", "netdev", "halb_direct")
-    for name in ("sent", "sent6", "sent_first", "sent_first6"):
-        direct.farm.a.run("nft", "delete", "map", "netdev", "halb_direct", name)
+    """It has maps where this one has sets."""
+    table = ("netdev", "halb_direct")
+    assert "set sent " in direct.farm.a.run("nft", "list", "table", *table)
+    direct.farm.a.run("nft", "flush", "table", *table)
+    leading = "type ipv4_addr . inet_proto . inet_service . classid : ipv4_addr; counter;"
+    for name in ("sent", "sent_first"):
+        direct.farm.a.run("nft", "delete", "set", *table, name)
+        direct.farm.a.run("nft", "add", "map", *table, name, f"{{ {leading} }}")
+        element = f"{{ {VIP} . tcp . {ECHO} . 7e00:0 : 10.77.0.14 }}"
+        direct.farm.a.run("nft", "add", "element", *table, name, element)
     direct.restart()
     server: VirtualServer = direct.server
     direct.farm.a.reconcile(Desired((server,), {UID: direct.farm.leased}))

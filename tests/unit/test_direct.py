@@ -47,12 +47,13 @@ def ways(server: VirtualServer, *down: str) -> table.Ways:
 
 def present(made: table.Ways) -> table.Present:
     """What a kernel has in which this was made."""
-    if not made.ends:
+    if not made.accounts:
         return table.Present()
     chains = ("ingress", *made.chains)
-    maps = (*made.sets, *table.plain_maps(), *table.ends_maps())
-    parts = frozenset((*(f"chain {n}" for n in chains), *(f"map {n}" for n in maps)))
-    return table.Present(parts, made.ends)
+    names = {"chain": chains, "map": (*made.sets, *table.plain_maps())}
+    names["set"] = table.counting_sets()
+    parts = frozenset(f"{kind} {name}" for kind, some in names.items() for name in some)
+    return table.Present(parts, made.accounts)
 
 
 def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None:
@@ -60,13 +61,9 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
     script = table.load(ways(dsr), "eth7")
     assert "meta pkttype host ip daddr" in script
     assert "meta priority set jhash ip saddr . tcp sport mod 256" in script
-    key = f"{VIP} . tcp . 80"
-    for name in ("sent", "sent_first"):
-        assert (
-            f"fwd ip to ip daddr . meta l4proto . th dport . meta priority map @{name} " in script
-        )
-        leads = f"{{ {key} . 7e00:0 : 10.0.0.1, {key} . 7e01:0 : 10.0.0.2 }}"
-        assert f"add element netdev halb_direct {name} {leads}" in script
+    assert 'fwd ip to ip daddr . meta priority map @gateways device "eth7"' in script
+    leads = f"{{ {VIP} . 7e00:0 : 10.0.0.1, {VIP} . 7e01:0 : 10.0.0.2 }}"
+    assert f"add element netdev halb_direct gateways {leads}" in script
     assert f"ways {{ {VIP} . tcp . 80 : goto {CHAIN} }}" in script
     assert compiled(dsr).chains[CHAIN][0] == "fib saddr type != local drop"
 
@@ -74,11 +71,14 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
 def test_what_opens_a_connection_is_counted_apart_from_the_rest() -> None:
     rule, found = ways(DIRECT).chains[CHAIN][0], ways(DIRECT).chains["sent_tcp_ip"]
     assert rule.endswith(" jump sent_tcp_ip")
-    first, rest = found
+    first, rest, full = found
     assert first.startswith("tcp flags & (fin|syn|rst|ack) == syn ")
-    assert "map @sent_first " in first
-    assert "map @sent " in rest
+    assert "update @sent_first " in first
+    assert "update @sent " in rest
     assert "flags" not in rest
+    assert full == "meta l4proto tcp goto onward_ip"
+    assert first.endswith(" goto onward_ip")
+    assert rest.endswith(" goto onward_ip")
 
 
 def test_dsr_without_gateways_refuses_as_all_modes_do() -> None:
@@ -93,9 +93,10 @@ def test_dsr_remembers_what_moves_while_a_gateway_drains() -> None:
     drained = replace(DIRECT, gateways=(GW1, LEAVING))
     assert KNOWN not in ways(DIRECT).sets
     found = ways(drained)
-    number, again, opens, ends, speaks, known, *rest = found.chains[CHAIN]
-    at_rest = tuple(rule.removeprefix("meta mark set 0 ") for rule in rest)
-    assert at_rest == ways(DIRECT).chains[CHAIN], "as they were"
+    number, again, opens, ends, speaks, known, rest, *errors = found.chains[CHAIN]
+    at_rest, about = ways(DIRECT).chains[CHAIN]
+    assert rest.removeprefix("meta mark set 0 ") == at_rest, "as they were"
+    assert errors[-1] == about.replace(" meta priority", " meta mark set 0 meta priority", 1)
     assert "jhash ip saddr . tcp sport . ip daddr . tcp dport mod" in number
     assert again.endswith(f"delete @{KNOWN} {{ meta mark : 0:1 }}")
     slots = opens.partition("meta priority { ")[2].partition(" }")[0].split(", ")
@@ -134,7 +135,7 @@ def test_connections_stay_known_when_the_table_changes() -> None:
 
 def test_what_opens_nothing_goes_by_the_slots_of_before() -> None:
     came = replace(GW2, former=Former(0, 9))
-    rest = ways(replace(DIRECT, gateways=(GW1, came))).chains[CHAIN][-1]
+    rest = ways(replace(DIRECT, gateways=(GW1, came))).chains[CHAIN][-3]
     assert "meta priority set 7e00:0 " in rest
 
 
@@ -146,17 +147,32 @@ def test_what_is_known_stays_so_while_all_gateways_of_before_are_down() -> None:
 
 
 def test_an_error_about_a_flow_of_dsr_goes_by_what_it_quotes() -> None:
-    chain = f"vs_{UID}_errors_ip"
-    assert ways(DIRECT).maps["errors"] == {VIP: f"goto {chain}"}
-    (rule,) = ways(DIRECT).chains[chain]
-    assert rule.startswith("@th,64,8 0x45 @th,136,8 6 @th,224,16 80 ")
+    assert ways(DIRECT).maps["errors"] == {f"{VIP} . 6 . 80": f"goto {CHAIN}"}
+    assert "@th,64,8 0x45 ip daddr . @th,136,8 . @th,224,16 vmap @errors\n" in table.load(
+        ways(DIRECT), "eth7"
+    )
+    rule = ways(DIRECT).chains[CHAIN][-1]
+    assert rule.startswith("meta l4proto icmp ")
     assert "jhash @th,192,32 . @th,240,16 mod 256 seed 0x7 " in rule
     assert "errors6" not in ways(DIRECT).maps, "nothing of that version is served"
     leaving = replace(DIRECT, gateways=(GW1, LEAVING))
-    known, rest = ways(leaving).chains[chain]
+    known, rest = ways(leaving).chains[CHAIN][-2:]
     assert f"map @{KNOWN}" in known
     assert "update" not in known
     assert rest.endswith(rule.rpartition("mod 256")[2])
+
+
+def test_what_is_no_error_never_meets_the_rules_for_errors() -> None:
+    """They would take what it carries for what an error quotes, and send it on."""
+    moving = (GW1, LEAVING), (replace(GW1, state="draining"), LEAVING), (GW1,)
+    balanced = (WEB, replace(WEB, balance="source-hash"), replace(WEB, port=81, last_port=90))
+    for gateways in moving:
+        for listener in balanced:
+            server = replace(DIRECT, gateways=gateways, listeners=(listener,))
+            (chain,) = (n for n in ways(server).chains if n.startswith("vs_"))
+            onward = [rule for rule in ways(server).chains[chain] if "jump onward" in rule]
+            assert onward
+            assert all(rule.startswith("meta l4proto icmp ") for rule in onward)
 
 
 def test_counters_stay_when_the_table_changes_and_go_with_the_gateway() -> None:
@@ -169,20 +185,23 @@ def test_counters_stay_when_the_table_changes_and_go_with_the_gateway() -> None:
     script = table.load(ways(swapped), "eth7", present(before)).splitlines()
     element = f"{VIP} . tcp . 80 . 7e01:0"
     for name in ("sent", "sent_first"):
-        gone = f"delete element netdev halb_direct {name} {{ {element} }}"
-        came = f"add element netdev halb_direct {name} {{ {element} : 10.0.0.3 }}"
-        assert script.index(gone) < script.index(came)
-        assert f"{VIP} . tcp . 80 . 7e00:0" not in "".join(script[script.index(gone) :])
+        # What no packet came for is not there, and cannot be deleted.
+        some = f"element netdev halb_direct {name} {{ {element} }}"
+        assert [line for line in script if f" {name} {{ {VIP}" in line] == [
+            f"add {some}",
+            f"delete {some}",
+        ]
 
 
 def test_datagrams_open_nothing_that_is_counted() -> None:
     listener = Listener(protocol="udp", port=53, last_port=54, gateway_port=53)
     found = ways(replace(DIRECT, listeners=(listener,)))
-    assert set(found.ends) == {"sent"}
-    (to,) = found.chains[f"vs_{UID}_udp_53_54_ip"]
+    assert set(found.accounts) == {"sent"}
+    to, _ = found.chains[f"vs_{UID}_udp_53_54_ip"]
     assert to.endswith("jump sent_udp_53_ip")
-    (rule,) = found.chains["sent_udp_53_ip"]
-    assert "ip daddr . meta l4proto . (th dport & 0x0 | 0x35) . meta priority map @sent " in rule
+    rule, _ = found.chains["sent_udp_53_ip"]
+    key = "ip daddr . meta l4proto . (th dport & 0x0 | 0x35) . meta priority"
+    assert f"update @sent {{ {key} counter }} " in rule
 
 
 def farm(number: int) -> VirtualServer:
@@ -201,7 +220,7 @@ def test_a_change_of_one_virtual_server_touches_no_other() -> None:
     before = compiler.compile(together(servers))
     uid = servers[41].uid
     script = table.change(before, compiler.compile(together(servers, uid)), "eth7").splitlines()
-    assert 4 <= len(script) <= 8
+    assert 3 <= len(script) <= 7
     assert all(uid in line or "map netdev halb_direct slots_" in line for line in script)
     assert not any("element" in line for line in script), "its counters go on"
     assert table.change(before, compiler.compile(together(servers)), "eth7") == ""
@@ -210,14 +229,14 @@ def test_a_change_of_one_virtual_server_touches_no_other() -> None:
 def test_only_chains_that_listeners_share_ask_the_maps_of_all_gateways() -> None:
     """The kernel looks at each element for each chain that asks a map."""
     found = direct.Compiler("eth7").compile(together(farm(n) for n in range(1, 101)))
-    large = [name for name, each in {**found.maps, **found.ends}.items() if len(each) > 99]
+    large = [name for name, each in found.maps.items() if len(each) > 99]
     asking = {
         chain
         for chain, rules in found.chains.items()
         for rule in rules
         if any(f"map @{name} " in rule for name in large)
     }
-    assert asking == {"sent_tcp_ip", "errors_ip"}
+    assert asking == {"onward_ip"}
 
 
 @pytest.mark.parametrize("servers", [1, 100])
@@ -244,7 +263,9 @@ def test_a_gateway_that_takes_the_seat_of_another_is_led_to_with_the_rest() -> N
     after = [replace(vs, gateways=swapped) for vs in servers]
     compiler = direct.Compiler("eth7")
     old, new = compiler.compile(together(servers)), compiler.compile(together(after))
-    key = "10.0.1.7 . tcp . 80 . 7e01:0"
+    seat, account = "10.0.1.7 . 7e01:0", "10.0.1.7 . tcp . 80 . 7e01:0"
     for stage in old.filled(new):
-        assert stage.ends["sent"][key] == "10.0.0.2"
-    assert old.led(new).ends["sent"][key] == "10.0.0.3"
+        assert stage.maps["gateways"][seat] == "10.0.0.2"
+        assert stage.accounts["sent"][account] == "10.0.0.2"
+    led = old.led(new)
+    assert led.maps["gateways"][seat] == led.accounts["sent"][account] == "10.0.0.3"
