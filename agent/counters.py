@@ -125,9 +125,7 @@ class Ledger:
         """The elements of one of our sets, as the kernel has them now."""
         return dump_counters(accounts.TABLE, name)
 
-    def add(
-        self, seen: Mapping[Key, Tally], held: Callable[[Key], bool] = lambda _: False
-    ) -> None:
+    def add(self, seen: Mapping[Key, Tally], held: Callable[[Key], bool] = lambda _: False) -> None:
         """Take in one dump.
 
         One that it lacks keeps what it had: while packets make a set grow, the kernel

@@ -22,12 +22,13 @@ from agent.counters import Reading
 from agent.features import COUNTERS, MACS, Lack, features, lacks, why_off
 from agent.gatekeeper import GateDrift, Gatekeeper, GateSeen
 from agent.lease import KernelLease
-from agent.listing import blocks, difference, static_sets
+from agent.listing import difference
 from agent.macs import Macs
 from agent.netlink import ruleset_generation
 from agent.nft import KernelRefused, Nft, check
 from agent.rules import Done, Parts, Rules
 from agent.ruleset import Desired as Desired
+from agent.shape import shape
 from agent.sticky import StickyMaps
 from agent.tracing import Evidence, Question, entry_of
 from protocol.clients import Client
@@ -344,21 +345,13 @@ class DataPlane:
         self._seen = now
         return _Drift((*rules, *led), gated, self._books.inspect())
 
-    def _shape(self, family: str, table: str) -> Mapping[str, str]:
-        """One of our tables without what packets put into its sets, which may be much."""
-        listing = self._nft.list_table(family, table, elements=False) or ""
-        found = blocks(listing)
-        for kind, name in static_sets(listing):
-            found |= blocks(self._nft.list_elements(kind, family, table, name))
-        return found
-
     def _look(self) -> _Seen:
         """Read the kernel's state of our tables."""
         generation = ruleset_generation()
         return _Seen(
             generation,
-            self._shape("inet", ruleset.TABLE),
+            shape("inet", ruleset.TABLE),
             self._gate.look(),
-            self._shape("netdev", ways.TABLE),
+            shape("netdev", ways.TABLE),
             addresses.link(self.interface).index,
         )

@@ -10,7 +10,7 @@ from agent import netlink
 from agent.netlink import attribute, attributes
 
 _GET_ELEMENTS = (10 << 8) | 13
-_FAMILY = {name: struct.pack("!BBH", number, 0, 0) for name, number in (("inet", 1), ("netdev", 5))}
+FAMILY = {name: struct.pack("!BBH", number, 0, 0) for name, number in (("inet", 1), ("netdev", 5))}
 """Headers of requests about tables of these families."""
 _LIST_TABLE, _LIST_SET, _LIST_ELEMENTS = 1, 2, 3
 _KEY, _LEADS_TO, _EXPRESSION, _KEY_END, _EXPRESSIONS = 1, 2, 7, 10, 11
@@ -36,18 +36,29 @@ def added(one: Tally, other: Tally) -> Tally:
 
 def dump_counters(table: str, name: str, family: str = "inet") -> Iterator[tuple[bytes, Tally]]:
     """The key and counter of each element of a set; of a map, what it leads to follows the key."""
-    head = _FAMILY[family]
+    for elements in _lists(family, table, name, f"read counters of set {name}"):
+        yield from _counters(elements)
+
+
+def raw_elements(family: str, table: str, name: str) -> Iterator[bytes]:
+    """The elements of a set or map as the kernel tells them, in no order."""
+    for elements in _lists(family, table, name, f"read set {name}"):
+        yield from (element for _, element in attributes(elements))
+
+
+def _lists(family: str, table: str, name: str, purpose: str) -> Iterator[bytes]:
+    """The elements of a set, many at a time."""
+    head = FAMILY[family]
     body = head + b"".join(
         attribute(kind, value.encode() + b"\0")
         for kind, value in ((_LIST_TABLE, table), (_LIST_SET, name))
     )
-    purpose = f"read counters of set {name}"
     for each in netlink.request(
         netlink.NETFILTER, _GET_ELEMENTS, body, flags=netlink.DUMP, purpose=purpose
     ):
         for kind, elements in attributes(each[len(head) :]):
             if kind == _LIST_ELEMENTS and elements:
-                yield from _counters(elements)
+                yield elements
 
 
 def _counters(elements: bytes) -> Iterator[tuple[bytes, Tally]]:

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping
 
 _BLOCK = re.compile(r"^\t(?=[a-z]+ \S+ \{$)", re.MULTILINE)
 _OF_PACKETS = re.compile(r"^\t\tflags .*(dynamic|timeout)", re.MULTILINE)
-_CONSTANT = re.compile(r"^\t\tflags constant$", re.MULTILINE)
 _COUNT = re.compile(r"\s# count \d+$", re.MULTILINE)
 """How many elements a set with a size has, as newer releases of nft (1.1.7 does) remark."""
-_LED = re.compile(r"(.+?) counter(?: packets \d+ bytes \d+)? : (.+)")
 _ELEMENTS = re.compile(r"^\t\telements = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 
 
@@ -38,20 +36,6 @@ def _cut(listing: str) -> Iterator[str]:
         begins = found.end()
     if begins is not None:
         yield listing[begins:]
-
-
-def static_sets(listing: str) -> list[tuple[str, str]]:
-    """(``set`` or ``map``, name) of the named sets that commands put something into, and no packet.
-
-    Without those that the kernel lets nobody change while rules refer to them.
-    """
-    found = []
-    for block in _cut(listing):
-        kind, name, *_ = block.split(" ", 2)
-        changeable = not _OF_PACKETS.search(block) and not _CONSTANT.search(block)
-        if kind in ("set", "map") and changeable:
-            found.append((kind, name))
-    return found
 
 
 def _sorted(body: str) -> str:
@@ -81,9 +65,3 @@ def elements(listing: str) -> frozenset[str]:
     """The elements of a plain set, from ``nft list set``."""
     found = _ELEMENTS.search(listing)
     return frozenset(e.strip() for e in found[1].split(",")) if found else frozenset()
-
-
-def led(listing: str) -> dict[str, str]:
-    """What each element of a plain map with counters leads to, from ``nft list map``."""
-    found = (_LED.fullmatch(each) for each in elements(listing))
-    return {match[1]: match[2] for match in found if match}

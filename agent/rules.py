@@ -18,11 +18,11 @@ from agent import direct, features, ruleset, ways
 from agent.counters import service_of, vip_of
 from agent.distribution import SHARED_MAPS
 from agent.features import REFUSALS, Lack
-from agent.listing import blocks
 from agent.netlink import has_table
 from agent.nft import KernelRefused, Nft, check
 from agent.ruleset import Compiler, Desired, Ruleset, joined
 from agent.sent import class_of, sent
+from agent.shape import shape
 from agent.sole import Sole
 from agent.stages import stages
 from agent.sticky import StickyMaps
@@ -141,8 +141,7 @@ class Rules:
         return self._ways
 
     def _present_ways(self) -> ways.Present:
-        listing = self._nft.list_table("netdev", ways.TABLE, elements=False)
-        parts = frozenset(blocks(listing or ""))
+        parts = frozenset(shape("netdev", ways.TABLE))
         accounts: dict[str, dict[str, str]] = {}
         for each in sent() if parts else ():
             key = f"{service_of(each.service)} . {class_of(each.seat)}"

@@ -202,7 +202,9 @@ def _changes(old: Ways, new: Ways) -> Iterator[str]:
         if was is will:
             continue
         fresh = [f"{key} : {to}" for key, to in will.items() if was.get(key) != to]
-        yield from _elements("delete", name, _stale(was, will))
+        # Of many that only become more all that are not fresh are as they were.
+        stale = _stale(was, will) if len(was) + len(fresh) != len(will) else []
+        yield from _elements("delete", name, stale)
         yield from _elements("add", name, fresh)
     for name, was in old.accounts.items():
         stale = _stale(was, new.accounts.get(name, {}))
