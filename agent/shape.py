@@ -1,15 +1,15 @@
 """One of our tables as the kernel has it, so that two looks at it can be compared.
 
-Nobody alters a rule: what takes its place has another number, as have a chain, set or table that
-are made anew. So a chain is known by the numbers of its rules; to list these as text takes ten
-times as long. A set or map is known by its elements too, unless packets put these there, or the
-kernel lets nobody change them.
+To list it as text takes ten times as long, and reads all elements of all sets. A set or map is
+known by its elements unless packets put these there, or the kernel lets nobody change them. Parts
+that are made anew have another number, and so are other ones, whatever is in them.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 from agent import netlink
@@ -22,7 +22,10 @@ _TABLE = 1
 """Attribute of requests and answers of all kinds: the name of a table."""
 _TABLE_HANDLE = 4
 _CHAIN_NAME, _HOOK, _POLICY, _CHAIN_FLAGS = 3, 4, 5, 10
-_RULE_CHAIN, _RULE_HANDLE = 2, 3
+_RULE_CHAIN, _RULE_HANDLE, _EXPRESSIONS = 2, 3, 4
+_EXPRESSION_NAME, _COUNTER = 1, b"counter\0"
+_OF_A_RULE = re.compile(rb"__(?:set|map)\d+\0")
+"""Names of sets that stand in a rule; freed, another one may get it."""
 _SET_NAME, _SET_FLAGS, _SET_TIMEOUT, _SET_HANDLE = 2, 3, 11, 16
 _ANONYMOUS, _MAP = 0x1, 0x8
 _UNREAD = 0x2 | 0x10 | 0x20
@@ -37,23 +40,37 @@ def shape(family: str, table: str) -> dict[str, str]:
     try:
         (found,) = _asked(_GET_TABLE, family, table)
         salt = found[_TABLE_HANDLE]
-        chains, sets = _chains(family, table), _sets(family, table)
+        sets = list(_asked(_GET_SET, family, table))
+        handles = {each[_SET_NAME]: each[_SET_HANDLE] for each in sets}
+        parts = [*_chains(family, table, handles), *_sets(family, table, sets)]
     except NetlinkError as error:
         if error.code != errno.ENOENT:
             raise
         return {}
-    return {name: blake2b(salt + told, digest_size=12).hexdigest() for name, told in chains + sets}
+    return {name: blake2b(salt + told, digest_size=12).hexdigest() for name, told in parts}
 
 
-def _chains(family: str, table: str) -> list[tuple[str, bytes]]:
+def _chains(family: str, table: str, sets: Mapping[bytes, bytes]) -> Iterator[tuple[str, bytes]]:
+    """Each chain, and what tells it from others; of ``sets`` their numbers by name."""
     rules: dict[bytes, list[bytes]] = {}
     for each in _asked(_GET_RULE, family, table):
-        rules.setdefault(each[_RULE_CHAIN], []).append(each[_RULE_HANDLE])
-    return [
-        (f"chain {_text(each[_CHAIN_NAME])}", b"".join((*_hook(each), *rules.get(name, ()))))
-        for each in _asked(_GET_CHAIN, family, table)
-        if (name := each[_CHAIN_NAME])
-    ]
+        text = each.get(_EXPRESSIONS, b"")
+        asked = (sets.get(name, b"") for name in _OF_A_RULE.findall(text))
+        told = (each[_RULE_HANDLE], _without_counts(text), *asked)
+        rules.setdefault(each[_RULE_CHAIN], []).extend(told)
+    for each in _asked(_GET_CHAIN, family, table):
+        name = each[_CHAIN_NAME]
+        yield f"chain {_text(name)}", b"".join((*_hook(each), *rules.get(name, ())))
+
+
+def _without_counts(expressions: bytes) -> bytes:
+    """The expressions of a rule without what its counters have counted."""
+    if _COUNTER not in expressions:
+        return expressions
+    every = (each for _, each in attributes(expressions))
+    return b"".join(
+        each for each in every if dict(attributes(each)).get(_EXPRESSION_NAME) != _COUNTER
+    )
 
 
 def _hook(chain: Attributes) -> Iterator[bytes]:
@@ -61,19 +78,16 @@ def _hook(chain: Attributes) -> Iterator[bytes]:
     return (chain.get(kind, b"") for kind in (_HOOK, _POLICY, _CHAIN_FLAGS))
 
 
-def _sets(family: str, table: str) -> list[tuple[str, bytes]]:
-    found = []
-    for each in _asked(_GET_SET, family, table):
+def _sets(family: str, table: str, sets: Iterable[Attributes]) -> Iterator[tuple[str, bytes]]:
+    for each in sets:
         flags = int.from_bytes(each.get(_SET_FLAGS, b""), "big")
         if flags & _ANONYMOUS:
-            # Part of a rule.
             continue
         name = _text(each[_SET_NAME])
         # Each is hashed by itself: they come in no order.
         content = 0 if flags & _UNREAD else sum(map(hash, raw_elements(family, table, name)))
         told = (each[_SET_HANDLE], each.get(_SET_TIMEOUT, b""), str(content).encode())
-        found.append((f"{'map' if flags & _MAP else 'set'} {name}", b"".join(told)))
-    return found
+        yield f"{'map' if flags & _MAP else 'set'} {name}", b"".join(told)
 
 
 def _asked(kind: int, family: str, table: str) -> Iterator[Attributes]:
