@@ -168,14 +168,20 @@ class _Lane:
             port = f"(th dport & 0x0 | {listener.port:#x})"
         key = f"{ip} daddr . meta l4proto . {port} . meta priority"
         suffix, typed = SUFFIX[self.version], f"meta l4proto {listener.protocol} "
-        counted = f"{{ {key} counter }} goto {self._onward}"
-        # Where a set has no room the next rule decides.
-        sending = [f"{typed}update @{SENT}{suffix} {counted}", f"{typed}goto {self._onward}"]
+        onward = f"goto {self._onward}"
+        counted = f"{{ {key} counter }} {onward}"
+        sending = [
+            # Where there is an account, to look it up is to count, and takes less.
+            f"{typed}{key} @{SENT}{suffix} {onward}",
+            f"{typed}update @{SENT}{suffix} {counted}",
+            # The set has no room.
+            f"{typed}{onward}",
+        ]
         if listener.protocol == "tcp":
             sending.insert(0, f"{OPENS} {typed}update @{FIRST}{suffix} {counted}")
         to = f"{ip} daddr . meta priority map @{GATEWAYS}{suffix}"
-        onward = f'fwd {ip} to {to} device "{self.interface}"'
-        return {self.sent.split()[1]: tuple(sending), self._onward: (onward,)}
+        forwarded = f'fwd {ip} to {to} device "{self.interface}"'
+        return {self.sent.split()[1]: tuple(sending), self._onward: (forwarded,)}
 
     @cached_property
     def seats(self) -> Mapping[str, str]:

@@ -71,11 +71,12 @@ def test_dsr_sends_frames_on_and_translates_only_for_the_device_itself() -> None
 def test_what_opens_a_connection_is_counted_apart_from_the_rest() -> None:
     rule, found = ways(DIRECT).chains[CHAIN][0], ways(DIRECT).chains["sent_tcp_ip"]
     assert rule.endswith(" jump sent_tcp_ip")
-    first, rest, full = found
+    first, known, rest, full = found
     assert first.startswith("tcp flags & (fin|syn|rst|ack) == syn ")
     assert "update @sent_first " in first
+    assert " @sent goto " in known
     assert "update @sent " in rest
-    assert "flags" not in rest
+    assert "flags" not in known + rest
     assert full == "meta l4proto tcp goto onward_ip"
     assert first.endswith(" goto onward_ip")
     assert rest.endswith(" goto onward_ip")
@@ -199,9 +200,10 @@ def test_datagrams_open_nothing_that_is_counted() -> None:
     assert set(found.accounts) == {"sent"}
     to, _ = found.chains[f"vs_{UID}_udp_53_54_ip"]
     assert to.endswith("jump sent_udp_53_ip")
-    rule, _ = found.chains["sent_udp_53_ip"]
+    known, new, _ = found.chains["sent_udp_53_ip"]
     key = "ip daddr . meta l4proto . (th dport & 0x0 | 0x35) . meta priority"
-    assert f"update @sent {{ {key} counter }} " in rule
+    assert f" {key} @sent " in known
+    assert f"update @sent {{ {key} counter }} " in new
 
 
 def farm(number: int) -> VirtualServer:
