@@ -62,7 +62,15 @@ class Present:
     parts: frozenset[str] = frozenset()
     """As nft lists them: ``chain NAME``, ``map NAME``."""
     accounts: Contents = field(default_factory=dict)
-    """As in :class:`Ways`, but only those that packets came for."""
+    """As in :class:`Ways`, but only those that packets came for; of no gateway where somebody
+    took away what leads from the seat to it."""
+
+    def known(self, wanted: Ways) -> Contents:
+        """The accounts; what is not known to be another gateway's goes on as what is wanted."""
+        return {
+            name: {key: to or wanted.accounts.get(name, {}).get(key, "") for key, to in had.items()}
+            for name, had in self.accounts.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ def load(wanted: Ways, interface: str, present: Present | None = None) -> str:
     else:
         lines += _cleared(present.parts, wanted)
     lines += _base(interface)
-    old = Ways(accounts={} if present is None else present.accounts)
+    old = Ways() if present is None else Ways(accounts=present.known(wanted))
     return "\n".join((*lines, *_changes(old, wanted))) + "\n"
 
 

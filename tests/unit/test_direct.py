@@ -194,6 +194,15 @@ def test_counters_stay_when_the_table_changes_and_go_with_the_gateway() -> None:
         ]
 
 
+def test_counters_go_on_where_somebody_took_away_what_leads_to_gateways() -> None:
+    before = ways(DIRECT)
+    nobodys = {name: dict.fromkeys(each, "") for name, each in before.accounts.items()}
+    there = table.Present(present(before).parts, nobodys)
+    assert "element netdev halb_direct sent" not in table.load(before, "eth7", there)
+    fewer = table.load(ways(replace(DIRECT, gateways=(GW1,))), "eth7", there)
+    assert f"delete element netdev halb_direct sent {{ {VIP} . tcp . 80 . 7e01:0 }}" in fewer
+
+
 def test_datagrams_open_nothing_that_is_counted() -> None:
     listener = Listener(protocol="udp", port=53, last_port=54, gateway_port=53)
     found = ways(replace(DIRECT, listeners=(listener,)))
