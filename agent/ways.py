@@ -216,6 +216,10 @@ def _changes(old: Ways, new: Ways) -> Iterator[str]:
         yield from _elements("add", name, fresh)
     for name, was in old.accounts.items():
         stale = _stale(was, new.accounts.get(name, {}))
+        if stale and len(was) > MAX_COUNTED:
+            # There may be no room for what comes next: all of them begin anew.
+            yield f"flush set {table} {name}"
+            continue
         # No packet may have come for it yet, and what is not there cannot be deleted.
         yield from _elements("add", name, stale)
         yield from _elements("delete", name, stale)

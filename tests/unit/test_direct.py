@@ -203,6 +203,14 @@ def test_counters_go_on_where_somebody_took_away_what_leads_to_gateways() -> Non
     assert f"delete element netdev halb_direct sent {{ {VIP} . tcp . 80 . 7e01:0 }}" in fewer
 
 
+def test_of_more_than_there_is_room_for_none_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would refuse the change."""
+    monkeypatch.setattr(table, "MAX_COUNTED", 1)
+    script = table.change(ways(DIRECT), ways(replace(DIRECT, gateways=(GW1,))), "eth7")
+    assert "flush set netdev halb_direct sent\n" in script
+    assert "element netdev halb_direct sent" not in script
+
+
 def test_datagrams_open_nothing_that_is_counted() -> None:
     listener = Listener(protocol="udp", port=53, last_port=54, gateway_port=53)
     found = ways(replace(DIRECT, listeners=(listener,)))
