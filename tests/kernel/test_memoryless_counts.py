@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from agent import ways
 from agent.dataplane import DataPlane
 from agent.meter import Sample
 from agent.ruleset import Desired
@@ -389,17 +388,3 @@ def test_the_table_of_another_release_counts_from_now_on(direct: Sight) -> None:
     for sock in open_some(direct, 3):
         sock.close()
     assert connections(direct.agree()) == 6
-
-
-def test_what_there_is_no_room_to_count_is_sent_on_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(ways, "MAX_COUNTED", 1)
-    with built_farm() as farm:
-        direct = Sight(farm, "dsr")
-        for sock in open_some(direct, 8):
-            talk(sock)
-            sock.close()
-        reading = farm.a.call(farm.a.plane.traffic)[0]
-        assert {len(each) for each in (reading.sent, reading.sent_first)} == {len(VIPS)}
-        assert len(direct.truth()) > len(VIPS), "by packets of both gateways"

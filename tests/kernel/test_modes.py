@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace as replaced
 
+from agent import ways
 from agent.conntrack import Route, end_unanswered
 from agent.dataplane import DataPlane
 from agent.direct import known_map
@@ -368,3 +369,18 @@ def test_all_connections_survive_abrupt_and_planned_moves(
         probe.close()
     assert abrupt["survivors"] == CONNECTIONS, abrupt
     assert planned["survivors"] == CONNECTIONS, planned
+
+
+def test_what_there_is_no_room_to_count_is_sent_on_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, opened: list[socket.socket]
+) -> None:
+    monkeypatch.setattr(ways, "MAX_COUNTED", 1)
+    with built_farm() as farm:
+        farm.use("dsr")
+        for vip in VIPS:
+            for _ in range(16):
+                opened.append(farm.client.call(connect, vip, ECHO, 2.0))
+                opened[-1].sendall(b"x")
+                assert opened[-1].recv(1) == b"x"
+        reading = farm.a.call(farm.a.plane.traffic)[0]
+        assert {len(each) for each in (reading.sent, reading.sent_first)} == {len(VIPS)}
