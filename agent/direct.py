@@ -113,8 +113,11 @@ def _part(
     listener, suffix = lane.listener, SUFFIX[lane.version]
     counted = COUNTED if listener.protocol == "tcp" else (SENT,)
     accounts = {f"{name}{suffix}": lane.accounts for name in counted if lane.accounts}
+    # Also of those that nothing leads to now: they tell whose the accounts are.
+    given = {f"{vip} . {seat}": to for vip in lane.vips for seat, to in lane.seats.items()}
+    gateways = {f"{GATEWAYS}{suffix}": given} if given else {}
     if not (present or past):
-        return Ways(accounts=accounts)
+        return Ways(maps=gateways, accounts=accounts)
     rules, sets = _rules(lane, present, past, gone)
     first, last = listener.ports
     end, ports = ("", str(first)) if first == last else (RANGED, f"{first}-{last}")
@@ -122,12 +125,11 @@ def _part(
     maps = {
         WAYS + end: {f"{vip} . {protocol} . {ports}": to for vip in lane.vips},
         ERRORS + end: {f"{vip} . {NUMBER[protocol]} . {ports}": to for vip in lane.vips},
-        GATEWAYS: {f"{vip} . {seat}": to for vip in lane.vips for seat, to in lane.seats.items()},
     }
     # An error meets none of the other rules' ports.
     chains = {**lane.shared, lane.name: (*rules, *_errors(lane, past or present, gone))}
     leading = {f"{each}{suffix}": content for each, content in maps.items()}
-    return Ways(chains, sets, leading, accounts)
+    return Ways(chains, sets, {**gateways, **leading}, accounts)
 
 
 @dataclass(frozen=True)

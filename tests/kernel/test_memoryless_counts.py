@@ -278,7 +278,11 @@ def test_counters_outlive_changes_of_the_rules_and_agents(sight: Sight) -> None:
         listeners=(*sight.server.listeners, Listener(protocol="tcp", port=9, gateway_port=9))
     )
     used(2)
-    sight.serve(down=tuple(gateway.name for gateway in GATEWAYS))
+    shut = tuple(gateway.name for gateway in GATEWAYS)
+    sight.serve(down=shut)
+    sight.restart()
+    sight.serve(down=shut)
+    assert connections(sight.told()) == 12
     sight.serve()
     used(3)
     sight.restart()
