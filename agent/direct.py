@@ -47,7 +47,7 @@ _NUMBERS = 0xFFFFFFFF
 """So many connections are told apart. Of two with one number, the second goes where the first
 does: with all that are remembered, one in 16,000. nft 1.0.6 takes no longer keys of IPv6."""
 _UNMARKED = "meta mark set 0"
-_ICMP = {4: "icmp", 6: "ipv6-icmp"}
+_ICMP = {4: "icmp", 6: "icmpv6"}
 KNOWN_MOST = 65_536
 """Connections that a listener remembers while slots move; others go by the slots of before."""
 KNOWN_S = STAY_S
