@@ -129,6 +129,8 @@ class Agent:
         )
         if self.config.site is not None:
             self.on_config(self.config)
+        elif self._carrier is not None:
+            self._carrier.on_config(self.config)
         self._loop.start(executor.carry_out)
         self._estranged.start()
         await self._doors.open()

@@ -66,6 +66,8 @@ class Kernel:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-kernel")
         self._loop = asyncio.get_running_loop()
         self._desired: Desired | None = None
+        self._told = False
+        """Whether anybody has said what is desired."""
         self._prepared = False
         self._revision = Revision()
         self._wished = asyncio.Event()
@@ -89,7 +91,7 @@ class Kernel:
     async def start(self) -> None:
         """Prepare the kernel; raises with the remedy where it cannot be.
 
-        Until something is wanted the kernel then is as if HALB were not there.
+        Until it is told what is wanted, if anything, the kernel stays as a killed agent left it.
         """
         await self._prepare()
         self._watch = KernelWatch(self._plane.interface, self._changed)
@@ -104,7 +106,7 @@ class Kernel:
 
         ``revision`` is the configuration that the wish comes from.
         """
-        self._desired, self._revision = desired, revision
+        self._desired, self._revision, self._told = desired, revision, True
         self._wished.set()
 
     async def _prepare(self) -> None:
@@ -126,10 +128,10 @@ class Kernel:
         while True:
             async with self._passing:
                 try:
-                    if self._desired is None:
-                        await self._withdraw()
-                    else:
+                    if self._desired is not None:
                         await self._pass(self._desired, self._revision)
+                    elif self._told:
+                        await self._withdraw()
                 except (HalbError, OSError) as error:
                     _told(error)
             # Not wait_for: in Python 3.11 a wish that comes with a cancellation swallows it.

@@ -45,6 +45,35 @@ class Plane:
         """Nothing is open."""
 
 
+def test_what_a_killed_agent_left_stays_until_it_is_said_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plane: Any = Plane()
+    plane.removed = 0
+    passes: list[Desired] = []
+
+    def remove() -> None:
+        plane.removed += 1
+
+    plane.remove, plane.interface = remove, "eth0"
+    plane.undisturbed = lambda: True
+    watch = SimpleNamespace(deaf=nullcontext, close=lambda: None)
+    monkeypatch.setattr(under_test, "KernelWatch", lambda *_: watch)
+
+    async def test() -> None:
+        kernel = Kernel(plane, lambda desired, *_: passes.append(desired), lambda: None)
+        await kernel.start()
+        await kernel.do(lambda _: None)  # the worker has nothing before this
+        kernel.want(Desired(), Revision(1, 1))
+        await until(lambda: passes)
+        assert plane.removed == 0
+        kernel.want(None, Revision(1, 2))
+        await until(lambda: plane.removed)
+        await kernel.close()
+
+    run(test())
+
+
 @asynccontextmanager
 async def counting() -> AsyncIterator[tuple[Plane, Kernel]]:
     """A kernel whose flows are counted at once."""
