@@ -62,10 +62,11 @@ class Sight:
 class Absences:
     """Of one device."""
 
-    def __init__(self) -> None:
-        self._fell: dict[GatewayKey, float] = {}
+    def __init__(self, fell: Mapping[GatewayKey, float] | None = None, now: float = 0.0) -> None:
+        """``fell`` says since when gateways are down that were so before the agent started."""
+        self._fell = dict(fell or {})
         """Since when each gateway is down; long ago if it was found so."""
-        self._lately: set[GatewayKey] = set()
+        self._lately = set(self.brief(now))
         """Those of them that were seen to fall, and are not noted as gone."""
         self._notes: dict[GatewayKey, _Note] = {}
         self._ask_at = 0.0

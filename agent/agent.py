@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Mapping
 from random import Random
 
@@ -24,6 +25,7 @@ from agent.inquiry import Inquiries
 from agent.joining import ask_to_join
 from agent.kernel import Counts
 from agent.lasting import Faults
+from agent.lastseen import Memory
 from agent.loop import Loop
 from agent.meter import Sample
 from agent.news import News
@@ -110,7 +112,11 @@ class Agent:
         self._carrier: Carrier | None = None
         if not settings.witness:
             flows = Flows(self.device, loaded.incarnation, self._transport.send, self)
-            self._carrier = Carrier(self.device, settings, self._random, self.deliver, flows, self)
+            now = asyncio.get_running_loop().time
+            memory = Memory(loaded.gateways, self._storage.save_gateways, time.time, now)
+            self._carrier = Carrier(
+                self.device, settings, self._random, self.deliver, flows, self, memory
+            )
         self._peers = Peers(self._transport)
         self._loaded = loaded
         self._loop = Loop(self._new_node(), self._on_woken, pause_watch())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from random import Random
 
-from agent import addresses, fitness, prechecks
+from agent import fitness, prechecks
 from agent.absences import Absences, Sight
 from agent.announce import Announcer
 from agent.arbiter import Prober
@@ -29,6 +29,7 @@ from agent.gateway_news import GatewayNews
 from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lasting import lasting
+from agent.lastseen import Memory
 from agent.lease import KernelLease
 from agent.leftovers import Leftovers
 from agent.meter import Meter
@@ -78,6 +79,7 @@ class Carrier:
         deliver: Callable[[Input], None],
         flows: Flows,
         news: PresenceNews,
+        memory: Memory,
     ) -> None:
         self.device = device
         self.flows = flows
@@ -94,7 +96,8 @@ class Carrier:
         self._told: Fitness | None = None
         self._plane = DataPlane(interface, flow_marks=settings.flow_marks)
         self.kernel = Kernel(self._plane, self._on_pass, self._look_soon)
-        self.checks = HealthChecks(self._on_health, random, probes=repertoire(settings.checks_dir))
+        self._memory, probes = memory, repertoire(settings.checks_dir)
+        self.checks = HealthChecks(self._on_health, random, probes=probes, known=memory.down)
         self.clients = StickyClients(device, self.kernel)
         self.host = HostWatch()
         self.meter = Meter(self.kernel.traffic, self.host.on_sample)
@@ -102,7 +105,8 @@ class Carrier:
         self.balancer = Balancer(self._loop.time)
         self._desired, self._settles_at, self._deadlines = Desired(), NEVER, Deadlines()
         self.draining = Draining(news.on_event)
-        self._absences = Absences()
+        now = self._loop.time()
+        self._absences = Absences({key: now - age for key, age in memory.ages.items()}, now)
         self._leftovers = Leftovers()
         self._gateway_news = GatewayNews(news.on_event)
         self.passive = Passive(self._led, self.checks.suspect)
@@ -143,7 +147,7 @@ class Carrier:
         self._config = config
         self.flows.on_config(config)
         self.checks.set_targets(self._carried())
-        self.balancer.observe(self._carried(), self.checks.down)
+        self.balancer.observe(self._carried(), self.checks.avoided)
         before = self._desired.virtual_servers
         self._wish()
         if self._desired.virtual_servers == before:  # else they know already
@@ -217,14 +221,14 @@ class Carrier:
             self.flows.hasten(SLOTS_MOVE_S)
 
     def _wish(self) -> None:
-        now, down = self._loop.time(), self.checks.down
-        sight = Sight(down, self.checks.proved, self._held, now, time.time())
+        now, checks = self._loop.time(), self.checks
+        sight = Sight(checks.down, checks.proved, self._held, now, time.time())
         noted = self._absences.observe(self._carried(), sight)
         carried, self._settles_at = settled(noted, self._deadlines)
         assignments = self._config.assignments
         vips = {vs.uid: assignments[vs.uid].vips for vs in carried if vs.uid in assignments}
         before, brief = self._desired, self._absences.brief(now)
-        desired = Desired(carried, vips, down, self.balancer.moment, brief=brief)
+        desired = Desired(carried, vips, checks.avoided, self.balancer.moment, brief=brief)
         self._desired = desired
         if self._config.site is None:
             self.kernel.want(None, self._config.revision)
@@ -237,9 +241,10 @@ class Carrier:
 
     def _on_health(self, down: Down) -> None:
         self._deliver(GatewayHealth(tuple(sorted(down))))
-        carried = self._carried()
-        self.balancer.observe(carried, down)
-        self._gateway_news.observe(carried, down, self.checks.reasons(), self._held)
+        reasons, carried = self.checks.reasons(), self._carried()
+        self._memory.note(down, reasons, self.checks.proved)
+        self.balancer.observe(carried, self.checks.avoided)
+        self._gateway_news.observe(carried, down, reasons, self._held)
         self._wish()
         self._propose()
 
@@ -306,6 +311,7 @@ class Carrier:
         while True:
             await next_round(FOLLOW_S if self.balancer.needed or self._drains() else IDLE_S)
             self._propose()
+            self._memory.keep()
             await self._balance()
 
     def _drains(self) -> bool:
@@ -363,20 +369,13 @@ class Carrier:
     async def precheck(self, change: Change) -> None:
         """Raise if this host shows that the change cannot work."""
         assert self.vips is not None
-        found = addresses.addresses(self.interface)
-        host = prechecks.Host(
-            device=self.device,
-            interface=self.interface,
-            networks=self.outlook.networks,
-            addresses=addresses.local_addresses(),
-            vips=frozenset(address.ip for address in found if address.ours),
-            mac=addresses.link(self.interface).mac.hex(":"),
-        )
+        host = self.outlook.host(self.device)
         await prechecks.check_change(change, self._config, host, self.vips.probe)
 
     async def close(self, *, leave_nothing: bool) -> None:
         """Stop; with ``leave_nothing`` the kernel is as if HALB had never been there."""
         self.checks.close()
+        self._memory.keep(last=True)
         self.draining.close()
         await self._leftovers.close()
         await self.passive.close()

@@ -4,11 +4,13 @@ Every device that carries a Virtual Server checks its gateways. Equal checks
 of several listeners or Virtual Servers are made once. A gateway is down while
 any check of its listeners is down; a check goes down after ``fall`` bad
 answers in a row and comes back after ``rise`` good ones. Until its first
-answer a check counts as good, and the first answer decides at once: a device
-that has just started neither drops all gateways nor waits for ``fall`` to
-learn that one is dead. Only silence is asked about once more, at once: as a
-network comes up, frames get lost. An answer that only says something about this host
-(no file descriptors left, no carrier) is not counted, but shown.
+answer a check counts as good, but for gateways that were down in a former life
+of the agent, and the first answer decides at once: a device that has just
+started neither drops all gateways nor waits for ``fall`` to learn that one is
+dead. One that is added to others which take connections is avoided until its
+first answer. Only silence is asked about once more, at once: as a network comes up,
+frames get lost. An answer that only says something about this host (no file
+descriptors left, no carrier) is not counted, but shown.
 """
 
 from __future__ import annotations
@@ -16,20 +18,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
 import msgspec
 
+from agent.distribution import GatewayKey, takes_flows
 from agent.probes import Answer, Cancel, Start, Verdict
 from agent.repertoire import repertoire
+from protocol.addresses import family
 from protocol.health import check_for
-from protocol.ids import GroupId
 from protocol.objects import Check, VirtualServer
 
-GatewayKey = tuple[GroupId, str]
-"""(uid of the Virtual Server, name of the gateway)."""
 Down = frozenset[GatewayKey]
 
 MAX_IN_FLIGHT = 256
@@ -65,6 +66,17 @@ def targets_of(server: VirtualServer) -> dict[str, dict[Target, str]]:
             target = Target(gateway.address, port, msgspec.structs.replace(check, port=None))
             of_gateway.setdefault(target, listener.key)
     return found
+
+
+def _avoidable(servers: Iterable[VirtualServer], unasked: Down, down: Down) -> Iterator[GatewayKey]:
+    """Those of ``unasked`` in whose place another gateway takes connections."""
+    concerned = {uid for uid, _ in unasked}
+    for vs in (server for server in servers if server.uid in concerned):
+        takers = (g for g in vs.gateways if takes_flows(vs, g, down | unasked))
+        versions = {family(taker.address) for taker in takers}
+        for gateway in vs.gateways:
+            if (vs.uid, gateway.name) in unasked and family(gateway.address) in versions:
+                yield vs.uid, gateway.name
 
 
 class Course:
@@ -118,7 +130,7 @@ class Course:
 class Watched:
     """One target with its course, its timer and the check under way."""
 
-    __slots__ = ("cancel", "course", "gone", "target", "timer", "unclear")
+    __slots__ = ("cancel", "course", "excused", "gone", "target", "timer", "unclear")
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -128,20 +140,23 @@ class Watched:
         self.cancel: Cancel | None = None
         self.unclear = ""
         """Why the newest check could not be made; empty if it could."""
+        self.excused = False
+        """Whether that is over soon for all checks together."""
         self.gone = False
         """Whether nobody asks for it any more."""
 
     @property
     def new(self) -> bool:
         """Nothing is known yet, and may be soon."""
-        return self.course.up is None and not self.unclear
+        return self.course.up is None and (self.excused or not self.unclear)
 
 
 class HealthChecks:
     """Checks the gateways of the Virtual Servers that this device carries.
 
-    ``on_change`` gets the whole down set at once when it changed; it is called
-    in the event loop and must not block. All methods belong to that loop.
+    ``on_change`` gets the whole down set at once when it changed, or what is
+    avoided did; it is called in the event loop and must not block. All methods
+    belong to that loop.
     """
 
     def __init__(
@@ -151,7 +166,9 @@ class HealthChecks:
         *,
         probes: Mapping[str, Start] | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
+        known: Mapping[GatewayKey, str] | None = None,
     ) -> None:
+        """``known`` says why gateways were down when another one ended that checked them."""
         self._on_change = on_change
         self._random = random
         self._probes = repertoire() if probes is None else probes
@@ -165,18 +182,43 @@ class HealthChecks:
         self._turned: set[GatewayKey] = set()
         self._telling: asyncio.Handle | None = None
         self._down: Down = frozenset()
+        self._unasked: Down = frozenset()
+        """Gateways that were added, and of which nothing is known yet."""
         self._proved: set[GatewayKey] = set()
         self._before: dict[GatewayKey, list[str]] = {}
         """Why gateways were down when the targets were set last."""
+        self._known = {key: [why] for key, why in (known or {}).items()}
+        """The same before they were ever set."""
         self.made = 0
         """Checks made so far."""
-        self.excuse = ""
+        self._excuse = ""
+
+    @property
+    def excuse(self) -> str:
         """Why bad answers say nothing about gateways now; empty: they do."""
+        return self._excuse
+
+    @excuse.setter
+    def excuse(self, why: str) -> None:
+        over = bool(self._excuse) and not why
+        self._excuse = why
+        if over:
+            # Of some nothing is known yet: not only in an interval's time.
+            for watched in self._watched.values():
+                if watched.excused and watched.timer is not None:
+                    watched.timer.cancel()
+                    self._ask_soon(watched)
 
     @property
     def down(self) -> Down:
         """Gateways that are down now."""
         return self._down
+
+    @property
+    def avoided(self) -> Down:
+        """Gateways that take nothing new: those that are down, or were added and have yet to
+        answer, while others take connections."""
+        return self._down | self._unasked
 
     @property
     def proved(self) -> Collection[GatewayKey]:
@@ -195,12 +237,14 @@ class HealthChecks:
         """Why checks cannot be made on this host; empty if they can."""
         return tuple(sorted({w.unclear for w in self._watched.values() if w.unclear}))
 
-    def set_targets(self, servers: Iterable[VirtualServer]) -> None:
+    def set_targets(self, servers: Collection[VirtualServer]) -> None:
         """Check these Virtual Servers' gateways from now on; unchanged targets keep their state.
 
         A gateway that is down stays so until all that is new about it was asked.
         """
-        self._before = {key: self._bad(key) for key in self._down}
+        self._before = self._known or {key: self._bad(key) for key in self._down}
+        self._known = {}
+        former = self._gateways
         self._gateways = {
             (server.uid, name): targets
             for server in servers
@@ -215,9 +259,11 @@ class HealthChecks:
             self._forget(self._watched.pop(target))
         for target in self._users.keys() - self._watched.keys():
             watched = self._watched[target] = Watched(target)
-            first = self._random.random() * min(FIRST_WITHIN_S, target.check.interval)
-            watched.timer = self._loop.call_later(first, self._due, watched)
-        self._tell(frozenset(key for key in self._gateways if self._bad(key)))
+            self._ask_soon(watched)
+        down = frozenset(key for key in self._gateways if self._bad(key))
+        known = {uid for uid, _ in former}
+        added = {key for key in self._gateways.keys() - former.keys() if key[0] in known}
+        self._tell(down, frozenset(_avoidable(servers, self._unasked | added, down)))
 
     def suspect(self, key: GatewayKey, listener: str, why: str) -> None:
         """There is evidence against a gateway: check it now, as if for the last time.
@@ -249,6 +295,10 @@ class HealthChecks:
             self._in_flight -= 1
             self._start_waiting()
 
+    def _ask_soon(self, watched: Watched) -> None:
+        first = self._random.random() * min(FIRST_WITHIN_S, watched.target.check.interval)
+        watched.timer = self._loop.call_later(first, self._due, watched)
+
     def _due(self, watched: Watched) -> None:
         watched.timer = None
         self._waiting.append(watched)
@@ -269,12 +319,12 @@ class HealthChecks:
         excuse = self.excuse
 
         def done(answer: Answer) -> None:
-            if answer.verdict is Verdict.BAD and (why := excuse or self.excuse):
-                answer = Answer(Verdict.UNCLEAR, why)
+            why = (excuse or self.excuse) if answer.verdict is Verdict.BAD else ""
             watched.cancel = None
             self._in_flight -= 1
-            self._take(watched, answer)
-            at = self._loop.time() if watched.course.doubtful else following
+            self._take(watched, Answer(Verdict.UNCLEAR, why) if why else answer, bool(why))
+            again = watched.course.doubtful or (watched.excused and not self.excuse)
+            at = self._loop.time() if again else following
             watched.timer = self._loop.call_at(at, self._due, watched)
             self._start_waiting()
 
@@ -289,8 +339,8 @@ class HealthChecks:
         tick = min(TICK_S, check.interval * JITTER)
         return math.ceil(at / tick) * tick
 
-    def _take(self, watched: Watched, answer: Answer) -> None:
-        was_new = watched.new
+    def _take(self, watched: Watched, answer: Answer, excused: bool) -> None:
+        was_new, watched.excused = watched.new, excused
         watched.unclear = answer.reason if answer.verdict is Verdict.UNCLEAR else ""
         if not watched.course.take(answer) and not was_new:
             return
@@ -303,22 +353,26 @@ class HealthChecks:
         turned = [key for key in self._turned if key in self._gateways]
         bad = {key for key in turned if self._bad(key)}
         self._proved.update(key for key in turned if key not in bad and self._is_up(key))
-        self._tell(self._down.difference(turned).union(bad))
+        self._tell(self._down.difference(turned).union(bad), self._unasked)
 
-    def _tell(self, down: Down) -> None:
+    def _tell(self, down: Down, unasked: Down) -> None:
         if self._telling is not None:
             self._telling.cancel()
             self._telling = None
         self._turned.clear()
-        if down != self._down:
-            self._down = down
+        before = self._down, self._unasked
+        self._down, self._unasked = down, frozenset(filter(self._is_new, unasked)) - down
+        if before != (self._down, self._unasked):
             self._on_change(down)
 
     def _is_up(self, key: GatewayKey) -> bool:
         return all(self._watched[target].course.up for target in self._gateways[key])
 
+    def _is_new(self, key: GatewayKey) -> bool:
+        return any(self._watched[target].new for target in self._gateways.get(key, ()))
+
     def _bad(self, key: GatewayKey) -> list[str]:
         """Listeners of a gateway whose checks are down, with the reason."""
         asked = [(name, self._watched[t]) for t, name in self._gateways[key].items()]
         bad = [f"{name}: {w.course.reason}" for name, w in asked if w.course.up is False]
-        return bad or (self._before.get(key, []) if any(w.new for _, w in asked) else [])
+        return bad or (self._before.get(key, []) if self._is_new(key) else [])

@@ -21,6 +21,7 @@ import msgspec
 
 from agent.conflicts import Kept
 from agent.keys import KeyPair
+from agent.lastseen import NOTHING_SEEN, LastSeen
 from agent.sockets import new_key_pair
 from agent.storedfile import Damaged, DiskError, StoredFile, naming, sync_folder
 from protocol.config import Config
@@ -58,6 +59,8 @@ class Loaded:
     """Sentences for the operator about files that were set aside."""
     conflicts: tuple[Kept, ...] = ()
     local: Local | None = None
+    gateways: LastSeen = NOTHING_SEEN
+    """Those that were down."""
     ballots_lost: bool = False
     """Votes of a former life are not known: the voter must not vote until that is safe."""
 
@@ -108,6 +111,7 @@ class Disk:
         self._incarnation = StoredFile(folder, "incarnation")
         self._conflicts = StoredFile(folder, "conflicts")
         self._local = StoredFile(folder, "local")
+        self._gateways = StoredFile(folder, "gateways")
         self._notes: list[str] = []
         self.identity = self._load_identity()
 
@@ -170,6 +174,7 @@ class Disk:
         config, committed = stored or (None, NO_REVISION)
         conflicts = self._read(self._conflicts, _parse(_ConflictsContent))
         local = self._read(self._local, _parse(Local)) if config else None
+        gateways = self._read(self._gateways, _parse(LastSeen)) if config else None
         incarnation = self._next_incarnation()
         no_ballots = ballots is None and (expected or config is not None)
         self._ballots_lost = no_ballots or config_damaged
@@ -186,6 +191,7 @@ class Disk:
             notes=tuple(self._notes),
             local=local,
             conflicts=conflicts.conflicts if conflicts else (),
+            gateways=gateways or NOTHING_SEEN,
             ballots_lost=self._ballots_lost,
         )
 
@@ -220,13 +226,20 @@ class Disk:
         else:
             self._local.write(pack(local))
 
+    def save_gateways(self, seen: LastSeen) -> None:
+        """Replace what is known of gateways that are down; without any, forget it."""
+        if seen.fallen:
+            self._gateways.write(pack(seen))
+        else:
+            self._gateways.remove()
+
     def save_conflicts(self, conflicts: tuple[Kept, ...]) -> None:
         """Replace the list of conflicts durably."""
         self._conflicts.write(pack(_ConflictsContent(conflicts)))
 
     def forget_site(self) -> None:
         """Delete configuration and ballots; the identity and the conflicts stay."""
-        for file in (self._previous, self._config, self._ballots, self._local):
+        for file in (self._previous, self._config, self._ballots, self._local, self._gateways):
             file.remove()
         self._ballots_lost = False
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Iterable, Mapping
 
-from agent.checks import Down, GatewayKey
+from agent.checks import Down
+from agent.distribution import GatewayKey
 from agent.rate import Rate
 from protocol.effects import Event
 from protocol.ids import GroupId

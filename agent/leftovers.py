@@ -27,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Container, Iterable
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 
@@ -59,7 +60,10 @@ def answering(vs: VirtualServer, down: frozenset[GatewayKey]) -> frozenset[str]:
 
 
 def departed(before: Desired, now: Desired) -> frozenset[Route]:
-    """Routes that were to be answered ``before``, and are not ``now``."""
+    """Routes that were to be answered ``before``, and are not ``now``.
+
+    What is new may be what a former life of this agent led, to gateways that are down now.
+    """
     former, present = ({vs.uid: vs for vs in each.virtual_servers} for each in (before, now))
     failed = {uid for uid, _ in now.down - before.down}
     # Most are as they were, which costs little to see.
@@ -68,7 +72,9 @@ def departed(before: Desired, now: Desired) -> frozenset[Route]:
         for uid, vs in former.items()
         if present.get(uid) is not vs or uid in failed or before.vips.get(uid) != now.vips.get(uid)
     }
-    return _routes(before, changed) - _routes(now, changed)
+    new = {uid for uid, _ in now.down} - former.keys()
+    led = _routes(before, changed) | _routes(replace(now, down=frozenset()), new)
+    return led - _routes(now, changed | new)
 
 
 def _routes(of: Desired, uids: Container[GroupId]) -> frozenset[Route]:

@@ -6,6 +6,8 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from agent import addresses, segment
 from agent.addresses import InterfaceMissing, Link
+from agent.prechecks import Host
+from protocol.ids import DeviceId
 
 
 class Outlook:
@@ -36,6 +38,18 @@ class Outlook:
         """Whether it lies in one of the interface's networks."""
         ip = ip_address(address)
         return any(ip in network.network for network in self.networks)
+
+    def host(self, device: DeviceId) -> Host:
+        """What the host of ``device`` has, to check a change against."""
+        found = addresses.addresses(self.interface)
+        return Host(
+            device=device,
+            interface=self.interface,
+            networks=self.networks,
+            addresses=addresses.local_addresses(),
+            vips=frozenset(address.ip for address in found if address.ours),
+            mac=addresses.link(self.interface).mac.hex(":"),
+        )
 
     def mtu(self) -> int:
         """0 while there is no interface."""

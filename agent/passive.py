@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import islice
 
-from agent.checks import GatewayKey
 from agent.clock import next_round
 from agent.conntrack import unanswered
 from agent.ctnetlink import versions_of
+from agent.distribution import GatewayKey
 from agent.lasting import lasting
 from protocol.errors import HalbError
 from protocol.flows import TCP

@@ -17,6 +17,7 @@ from functools import partial
 
 from agent.conflicts import Kept
 from agent.disk import Disk, DiskError
+from agent.lastseen import LastSeen
 from agent.realtime import stay_ahead
 from protocol.config import Config
 from protocol.effects import (
@@ -38,7 +39,7 @@ HANGS_S = 3.0
 """Votes that take longer are taken for refused, until the disk has them after all."""
 PROBE_S = 30.0
 """Votes are written at least this often, also where there are no new ones."""
-_LOCAL = "local changes"
+_LOCAL, _GATEWAYS = _OF_SITE = "local changes", "gateways that are down"
 
 _log = logging.getLogger("halb.storage")
 
@@ -155,6 +156,15 @@ class Storage:
         """Write them in the worker, before any configuration that is given to it later."""
         self._save_beside("conflicts", partial(self.disk.save_conflicts, conflicts))
 
+    def save_gateways(self, seen: LastSeen) -> None:
+        """Write them in the worker, but for what newer ones wait behind."""
+
+        def write() -> None:
+            if self._beside.get(_GATEWAYS) is write:
+                self.disk.save_gateways(seen)
+
+        self._save_beside(_GATEWAYS, write)
+
     def _save_beside(self, what: str, write: Callable[[], None]) -> None:
         """Of no weight for the votes: a disk that refuses it must not stop them."""
         self._beside[what] = write
@@ -218,8 +228,9 @@ class Storage:
         self._ballots = {}
         self._asked, self._again = 0, False
         self._wrote()
-        self._beside.pop(_LOCAL, None)
-        self._lacking.pop(_LOCAL, None)
+        for what in _OF_SITE:
+            self._beside.pop(what, None)
+            self._lacking.pop(what, None)
         self._left += 1
 
     def close(self) -> None:
@@ -227,6 +238,6 @@ class Storage:
         self._probe.cancel()
         if self._retry is not None:
             self._retry.cancel()
-        self._beside.clear()
         self._votes.shutdown(wait=True)
         self._worker.shutdown(wait=True)
+        self._beside.clear()

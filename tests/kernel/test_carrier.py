@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from agent.announce import Announcer
 from agent.carrier import Carrier
+from agent.lastseen import NOTHING_SEEN, Memory
 from agent.lease import KernelLease
 from agent.presence import Presence
 from agent.settings import Settings
@@ -39,7 +41,8 @@ def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
         anybody: Any = None
         settings = Settings("a", ("10.77.0.11:7480",), "eth0", checks_dir=tmp_path)
         news: Any = type("News", (), {"on_event": print, "on_verified": print})
-        carrier = Carrier(ME, settings, Random(1), told.append, anybody, news)
+        memory = Memory(NOTHING_SEEN, print, time.time, time.monotonic)
+        carrier = Carrier(ME, settings, Random(1), told.append, anybody, news, memory)
         announcer, lease = Announcer("eth0"), KernelLease("eth0")
         presence = Presence("eth0", announcer, Random(1), lambda _: (), news, lambda _: None)
         carrier.vips = Vips(lease, announcer, told.append, lambda _: (), presence)

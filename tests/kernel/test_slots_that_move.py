@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ import pytest
 
 from agent.carrier import SLOTS_MOVE_S, Carrier
 from agent.flows import Flows
+from agent.lastseen import NOTHING_SEEN, Memory
 from agent.settings import Settings
 from halbctl.lab.servers import ECHO
 from protocol.config import Config, Edit
@@ -96,7 +98,8 @@ def test_a_configuration_that_may_move_slots_makes_haste_before_it_is_committed(
 
     async def test() -> None:
         settings = Settings("a", ("10.77.0.11:7480",), "eth0", checks_dir=tmp_path)
-        carrier = Carrier(ME.id, settings, Random(1), print, flows, NOTHING)
+        memory = Memory(NOTHING_SEEN, print, time.time, time.monotonic)
+        carrier = Carrier(ME.id, settings, Random(1), print, flows, NOTHING, memory)
         carrier.on_stored(first_config([ME, PEER]))
         assert not made
         carrier.on_stored(config())

@@ -129,6 +129,23 @@ def test_one_that_was_down_from_the_beginning_has_nothing() -> None:
     assert device.sees(ALL, 1.0) == {"gw2": Former(0, DAY + 1)}
 
 
+def test_one_that_fell_just_before_the_agent_began_anew_is_led_what_it_had(device: Device) -> None:
+    device.sees(GW1)
+    device.asks()
+    fell, device.proved = {(device.uid, "gw2"): device.now}, frozenset()
+    device.now += 20.0
+    device.absences = Absences(fell, device.now)
+    noted = {"gw2": Former(2, DAY + LATER_S)}
+    assert device.sees(GW1) == noted
+    assert device.brief == {"gw2"}
+    assert device.asks() == []
+    assert device.sees(GW1, BRIEF_S) == {"gw2": Former(0, DAY + LATER_S)}
+    assert device.asks() == [("gw2", 0)], "as if it had never ended"
+    device.absences = Absences(fell, device.now)
+    assert device.sees(GW1)["gw2"].weight == 0
+    assert (device.brief, device.asks()) == (set(), [])
+
+
 def test_the_first_of_all_that_comes_back_has_everything(device: Device) -> None:
     device.sees(frozenset())
     device.asks()

@@ -12,6 +12,7 @@ import pytest
 
 from agent.conflicts import Kept, keep
 from agent.disk import Disk, DiskError, Loaded
+from agent.lastseen import NOTHING_SEEN, Fallen, LastSeen
 from agent.storedfile import Damaged, StoredFile
 from protocol.config import Config, Edit
 from protocol.conflicts import MAX_CONFLICTS, Conflict
@@ -340,3 +341,34 @@ def test_conflicts_outlive_a_restart_and_the_site(folder: Path) -> None:
     disk.forget_site()
     disk.close()
     assert [each.at for each in once(folder).conflicts] == list(range(2, MAX_CONFLICTS + 2))
+
+
+def test_gateways_that_are_down_are_known_to_the_next_life_until_the_site_is_left(
+    folder: Path,
+) -> None:
+    fill(folder)
+    disk = Disk.open(folder)
+    seen = LastSeen(7.0, (Fallen(G1, "gw1", 3.0, "no answer"),))
+    disk.save_gateways(seen)
+    disk.close()
+    assert once(folder).gateways == seen
+    disk = Disk.open(folder)
+    disk.save_gateways(LastSeen(8.0))
+    assert not (folder / "gateways").exists(), "where all are up there is nothing to know"
+    disk.save_gateways(seen)
+    disk.forget_site()
+    disk.close()
+    assert once(folder).gateways == NOTHING_SEEN
+    assert not (folder / "gateways").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"HALBFILE and some", b"\xff" * 200])
+def test_a_damaged_record_of_gateways_is_said_and_costs_nothing_else(
+    folder: Path, content: bytes
+) -> None:
+    fill(folder)
+    (folder / "gateways").write_bytes(content)
+    loaded = once(folder)
+    assert loaded.gateways == NOTHING_SEEN
+    assert loaded.config == NEW
+    assert "gateways was set aside as gateways.corrupt-1" in loaded.notes[0]

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent import gateway_news
-from agent.checks import GatewayKey
+from agent.distribution import GatewayKey
 from agent.gateway_news import BURST, GatewayNews
 from agent.rate import Rate
 from protocol.effects import Event

@@ -96,8 +96,10 @@ def test_a_vip_that_goes_leads_nowhere_from_there() -> None:
     assert not departed(wanted(ONE), both)
 
 
-def test_what_comes_has_no_flows_to_send_elsewhere() -> None:
-    assert not departed(Desired(), wanted(ONE, down=("gw1",)))
+def test_what_comes_has_no_flows_to_send_elsewhere_but_to_gateways_that_are_down() -> None:
+    """They may be of a former life of the agent."""
+    assert not departed(Desired(), wanted(ONE, TWO))
+    assert departed(Desired(), wanted(ONE, TWO, down=("gw1",))) == {route(ONE)}
 
 
 def test_gateways_that_see_the_vip_from_now_on_answer_no_client() -> None:

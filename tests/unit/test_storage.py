@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.disk import Disk
+from agent.lastseen import Fallen, LastSeen
 from agent.storage import Storage
 from protocol.effects import (
     Ballot,
@@ -21,8 +22,10 @@ from protocol.effects import (
 )
 from protocol.ids import NO_REVISION
 from protocol.local import Local
-from tests.unit.listening import run, until
-from tests.unit.test_disk import G1, G2, NEW, OLD, A
+from tests.unit.listening import never, run, until
+from tests.unit.test_disk import G1, G2, NEW, OLD, A, once
+
+GONE = (Fallen(G1, "gw1", 3.0, "no answer"),)
 
 
 class HeldUp:
@@ -238,3 +241,34 @@ def test_a_disk_that_takes_nothing_any_more_is_found_although_there_is_nothing_t
     run(test())
     disk.close()
     assert Disk.open(disk.folder).load().ballots == {G1: Ballot(1, A)}
+
+
+def test_of_what_waits_about_gateways_only_the_newest_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that hangs while gateways come and go has not a write for each afterwards."""
+    disk = Disk.open(tmp_path / "state")
+    disk.load()
+    conflicts = HeldUp(disk, "save_conflicts", monkeypatch)
+    written: list[LastSeen] = []
+    save = disk.save_gateways
+
+    def record(seen: LastSeen) -> None:
+        written.append(seen)
+        save(seen)
+
+    monkeypatch.setattr(disk, "save_gateways", record)
+
+    async def test() -> None:
+        storage = Storage(disk, {}, never)
+        storage.save_conflicts(())
+        for number in range(100):
+            storage.save_gateways(LastSeen(number, GONE))
+        conflicts.go_on.set()
+        storage.close()
+        assert written == [LastSeen(99, GONE)], "also where the agent ends"
+
+    run(test())
+    disk.save_config(OLD, NO_REVISION)
+    disk.close()
+    assert once(tmp_path / "state").gateways == LastSeen(99, GONE)
