@@ -29,6 +29,7 @@ from protocol.objects import (
     Value,
     VirtualServer,
 )
+from protocol.ports import overlap
 
 STAY_S = 86_400
 """Seconds for which connections stay whose slots moved: longer than a day at work, so that what
@@ -62,9 +63,25 @@ def kept(gateways: Sequence[Gateway], before: Sequence[Gateway]) -> tuple[Gatewa
 
 
 def kept_of(listeners: Sequence[Listener], before: Sequence[Listener]) -> tuple[Listener, ...]:
-    """``listeners``, each with what was noted of it ``before``."""
-    notes = {each.key: each.former for each in before}
-    return tuple(replace(each, former=notes.get(each.key)) for each in listeners)
+    """``listeners``, each with what was noted ``before`` of it, or of what had its ports."""
+    return tuple(replace(each, former=_former(each, _same(each, before))) for each in listeners)
+
+
+def _same(listener: Listener, before: Sequence[Listener]) -> Listener | None:
+    """What ``listener`` was, or else the first that had some of its ports."""
+    some = [
+        each
+        for each in before
+        if each.protocol == listener.protocol and overlap(each.ports, listener.ports)
+    ]
+    return next((each for each in some if each.ports == listener.ports), (*some, None)[0])
+
+
+def _former(listener: Listener, was: Listener | None) -> FormerHash | None:
+    """What was noted of ``was``, as that is true of ``listener``, which has its ports now."""
+    if was is None or was.former is None or was.ports == listener.ports:
+        return None if was is None else was.former
+    return replace(was.former, gateway_port=0)
 
 
 def absent(config: Config, absences: Iterable[Absence], unix_s: int) -> Edit:
@@ -137,18 +154,19 @@ def _another_way(
     before: VirtualServer | None, now: VirtualServer, listener: Listener, unix_s: int
 ) -> Listener:
     """``listener`` with a note where its connections found their gateways otherwise ``before``."""
-    were = {each.key: each for each in before.listeners} if before is not None else {}
-    was = were.get(listener.key)
+    was = _same(listener, before.listeners) if before is not None else None
     lasting = listener.protocol == "tcp" and before is not None and outlived(before, now)
     if before is None or was is None or not lasting:
         return replace(listener, former=None)
     balance, is_now = hashed_by(before, was), hashed_by(now, listener)
-    if (balance, was.gateway_port) == (is_now, listener.gateway_port):
+    # Where a range begins or ends otherwise each port is still the same on the gateways.
+    port = was.gateway_port if was.ports == listener.ports else listener.gateway_port
+    if (balance, port) == (is_now, listener.gateway_port):
         return listener
-    port = was.gateway_port
-    if was.former is not None and was.former.until > unix_s:
+    former = _former(listener, was)
+    if former is not None and former.until > unix_s:
         # What is older than both changes found its gateway as before the first.
-        balance, port = was.former.balance, was.former.gateway_port or port
+        balance, port = former.balance, former.gateway_port or port
     elif balance == is_now == "":
         return listener  # each entry knows its port
     port = 0 if not balance or port == listener.gateway_port else port

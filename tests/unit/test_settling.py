@@ -247,6 +247,21 @@ def test_another_gateway_port_is_noted_while_connections_do_not_know_theirs() ->
     assert note(after(site(RDP), served(RDP, gateway_port=8080))) is None
 
 
+def test_a_note_stays_with_the_ports_and_not_with_the_listener() -> None:
+    """Connections do not learn that a range became longer, or was taken apart."""
+    config = after(site(ROUTED), served(balance="source-hash"))
+    longer = after(config, served(port="443-450", balance="source-hash"), NOW + 9)
+    assert note(longer) == FormerHash("hash", UNTIL)
+    at_once = after(config, served(port="440-450"), NOW + 9)
+    assert note(at_once) == FormerHash("hash", UNTIL + 9)
+    assert note(after(site(ROUTED), served(port="440-450"))) is None, "nothing was shared otherwise"
+    assert note(after(longer, served(port=445, balance="source-hash"))) == FormerHash("hash", UNTIL)
+    assert note(after(longer, served(port=445), NOW + 10)) == FormerHash("hash", UNTIL + 10)
+    assert note(after(longer, served(port=451))) is None, "another port has other connections"
+    elsewhere = after(site(ROUTED), served(gateway_port=8080))
+    assert note(after(elsewhere, served(port="443-450"))) == FormerHash("hash", UNTIL)
+
+
 def test_only_what_gateways_can_go_on_with_is_noted() -> None:
     assert note(after(site(RDP), served())) == FormerHash("", UNTIL), "entries translate on"
     assert note(after(site(RDP), served(sticky=60))) is None, "all flows have entries"
