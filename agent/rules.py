@@ -182,6 +182,7 @@ class Rules:
                 self._nft.run(script)
                 transactions += 1
             self._ruleset, self._ways = stage, ways_stage
+        self._sticky.forget_others({*rules.sets, *direct_ways.sets})
         self.desired, self._settled = desired, True
         return Done(desired, words, {}, parts, transactions)
 
@@ -204,14 +205,17 @@ class Rules:
     def _script(self, now: Ruleset | None, wanted: Ruleset) -> str:
         """What leads there from what is in force."""
         if now is None:
-            return ruleset.load(wanted) + self._sticky.kept(wanted)
-        return ruleset.change(now, wanted)
+            return ruleset.load(wanted) + self._sticky.put_back(wanted.sets, None)
+        return ruleset.change(now, wanted) + self._sticky.put_back(wanted.sets, now.sets)
 
     def _way_there(self, now: Ways | ways.Present, wanted: Ways) -> str:
         """The same of the table for `dsr`; counters and what connections are known stay."""
         if isinstance(now, ways.Present):
-            return ways.load(wanted, self._interface, now)
-        return ways.change(now, wanted, self._interface)
+            there = {part.removeprefix("map ") for part in now.parts}
+            script = ways.load(wanted, self._interface, now)
+        else:
+            there, script = {*now.sets}, ways.change(now, wanted, self._interface)
+        return script + self._sticky.put_back(wanted.sets, there)
 
     def _difference(
         self, rules: Ruleset, now: Ways | ways.Present, direct_ways: Ways

@@ -6,18 +6,24 @@ written as an address here. Elements cannot be changed in
 place, and a command that deletes one that has just timed out is refused as a
 whole; so what is entered is compared with what is there first, and that is
 tried once more.
+
+What was read or told last is kept in memory, too: where others have flushed all rules, it is put
+back with them; and an agent that starts hears of clients sooner than it has made its rules.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+from agent.direct import KNOWN_MOST
 from agent.gated import class_id
 from agent.ipversion import KEYWORD
 from agent.nft import KernelRefused, Nft
-from agent.ruleset import TABLE, Ruleset
+from agent.ruleset import TABLE
 from agent.ways import KNOWN
 from agent.ways import TABLE as DIRECT
 from protocol.clients import MAX_LEFT_MS, Client
@@ -79,15 +85,38 @@ def _of_ipv6(name: str) -> bool:
 class StickyMaps:
     """The maps of sticky clients in this kernel; used by one thread only."""
 
-    def __init__(self, nft: Nft) -> None:
+    def __init__(self, nft: Nft, clock: Callable[[], float] = time.monotonic) -> None:
         self._nft = nft
+        self._clock = clock
+        self._newest: dict[str, tuple[float, Clients]] = {}
+        """What each map had, and when."""
 
     def read(self, name: str) -> dict[str, Client]:
         """Clients in a map; none where there is no such map."""
+        return self._read(name) or {}
+
+    def _read(self, name: str) -> dict[str, Client] | None:
         try:
-            return parse(self._nft.list_timed("map", *_table(name), name), name)
+            found = parse(self._nft.list_timed("map", *_table(name), name), name)
         except KernelRefused:
-            return {}
+            return None
+        self._newest[name] = self._clock(), found
+        return found
+
+    def _remembered(self, name: str, *, there: bool) -> Iterator[Client]:
+        """What a map has, if it may be ``there``, or is to have where there is none."""
+        if there and (found := self._read(name)) is not None:
+            yield from found.values()
+            return
+        at, lost = self._newest.get(name, (0.0, {}))
+        passed_ms = round((self._clock() - at) * 1000)
+        for each in lost.values():
+            if each.left_ms > passed_ms + SOON_MS:
+                yield replace(each, left_ms=each.left_ms - passed_ms)
+
+    def forget_others(self, names: Collection[str]) -> None:
+        """Only these maps are needed from now on."""
+        self._newest = {name: each for name, each in self._newest.items() if name in names}
 
     def enter(self, name: str, told: Iterable[Client]) -> int:
         """Take over what a primary told; how many clients were entered.
@@ -96,20 +125,55 @@ class StickyMaps:
         """
         wanted = [each for each in told if each.left_ms > SOON_MS]
         for last in (False, True):
-            script, number = _entering(name, self.read(name), wanted)
+            present = self._read(name)
+            if present is None:
+                entered = {c.address: c for c in (*self._remembered(name, there=False), *wanted)}
+                self._newest[name] = self._clock(), entered
+                return 0
+            script, number = _entering(name, present, wanted)
             try:
                 if script:
                     self._nft.run(script)
+                if number:
+                    entered = {each.address: each for each in wanted}
+                    self._newest[name] = self._clock(), present | entered
                 return number
             except KernelRefused:
                 if last:
                     raise
         return 0
 
-    def kept(self, wanted: Ruleset) -> str:
-        """Commands that put back what is remembered now, after the table was made anew."""
-        names = [name for name in wanted.sets if name.endswith(_SUFFIX)]
-        return "".join(elements(name, self.read(name).values()) for name in names)
+    def put_back(self, wanted: Iterable[str], present: Collection[str] | None) -> str:
+        """Commands that fill the maps that are new, of those ``wanted``, beside those ``present``;
+        None where that is not known.
+
+        One that others deleted has what it had; one of connections of a listener whose ports are
+        other ones, which has another name, what the maps had that go. A connection's number says
+        nothing of its port.
+        """
+        there = frozenset(present or ())
+        names = [name for name in wanted if name.endswith((KNOWN, _SUFFIX)) and name not in there]
+        going: dict[tuple[str, ...], list[str]] = {}
+        for name in {*self._newest, *there}.difference(wanted) if names else ():
+            if name.endswith(KNOWN):
+                going.setdefault(_kin(name), []).append(name)
+        script = ""
+        for name in names:
+            again = present is None or name in self._newest
+            sources = [name] if again else sorted(going.get(_kin(name), ()))
+            found = {
+                each.address: each
+                for source in sources
+                for each in self._remembered(source, there=present is None or source in there)
+            }
+            script += elements(name, list(found.values())[:KNOWN_MOST])
+        return script
+
+
+def _kin(name: str) -> tuple[str, ...]:
+    """What maps of connections of one Virtual Server and IP version have in common."""
+    parts = name.removesuffix(KNOWN).split("_")
+    return (*parts[:3], parts[-1])
 
 
 def _entering(name: str, present: Clients, wanted: Iterable[Client]) -> tuple[str, int]:
