@@ -50,7 +50,7 @@ from protocol.clients import ClientsMessage
 from protocol.config import Config
 from protocol.effects import ConfigApplied, Event, Fitness, GatewayHealth, Input, Propose
 from protocol.errors import HalbError
-from protocol.flows import FlowsMessage
+from protocol.flows import FlowsMessage, FlowsWanted
 from protocol.ids import DeviceId, GroupId, Revision
 from protocol.messages import GatewaySeen, Message
 from protocol.objects import VirtualServer
@@ -270,13 +270,11 @@ class Carrier:
 
     def on_message(self, sender: DeviceId, message: Message) -> bool:
         """What another device says of what its kernel knows; False if it is of something else."""
-        if isinstance(message, ClientsMessage):
-            self.clients.on_message(sender, message)
-        elif isinstance(message, FlowsMessage):
+        if isinstance(message, FlowsMessage):
             self.flows.on_message(sender, message)
-        else:
-            return False
-        return True
+        if isinstance(message, ClientsMessage | FlowsWanted):
+            self.clients.on_message(sender, message)
+        return isinstance(message, ClientsMessage | FlowsMessage)
 
     # What is
 

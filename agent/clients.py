@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,13 +19,11 @@ from typing import Literal
 
 from agent.clock import next_round, rest
 from agent.dataplane import DataPlane
-from agent.direct import KNOWN_S, known_map
-from agent.distribution import chain_of, seat_number
-from agent.gated import MAX_CLIENTS, numbers, sticky_map
+from agent.gated import MAX_CLIENTS
 from agent.kernel import Kernel
 from agent.lasting import lasting
 from agent.receipts import Receipts
-from agent.staying import amid
+from agent.remembering import StickyListener
 from protocol.assignment import carriers_of
 from protocol.clients import (
     MAX_CLIENTS_TOLD,
@@ -37,11 +35,10 @@ from protocol.clients import (
 )
 from protocol.config import Config
 from protocol.errors import HalbError, MalformedMessage
-from protocol.flows import Flush
+from protocol.flows import FlowsWanted, Flush
 from protocol.ids import DeviceId, GroupId
 from protocol.messages import Message
-from protocol.objects import Listener, VirtualServer
-from protocol.seats import seats
+from protocol.objects import VirtualServer
 
 TELL_S = 2.0
 """Seconds between two looks at what the kernel has learnt, at least."""
@@ -64,6 +61,8 @@ MOVE_PARTS = 48
 """Messages to it then: fewer than wait for a slow connection before some are dropped."""
 MOVE_S = 1.5
 """Seconds for all of this at most: the core gives up a move that waits for 2."""
+ANEW_S = 0.5
+"""Seconds until a device that asks for flows again is told all clients again, at least."""
 MAX_ASKS = 256
 """Answers that this device owes at a time: two for each IP version of a listener that moves."""
 
@@ -77,41 +76,6 @@ class _Told:
     number: int
     until: float
     at: float
-
-
-@dataclass(frozen=True)
-class StickyListener:
-    """A listener whose clients, or connections, keep their gateway, for one IP version."""
-
-    server: VirtualServer
-    listener: Listener
-    version: int
-
-    @property
-    def name(self) -> str:
-        """Of its map."""
-        chain = chain_of(self.server, self.listener, self.version)
-        return sticky_map(chain) if self.listener.sticky else known_map(chain)
-
-    @property
-    def seconds(self) -> int:
-        """For so long one is remembered."""
-        return self.listener.sticky or KNOWN_S
-
-    @property
-    def numbers(self) -> frozenset[int]:
-        """What may be said of where one belongs."""
-        if self.listener.sticky:
-            return frozenset(numbers(self.server).values())
-        return frozenset(map(seat_number, seats(self.server.gateways).values()))
-
-    @property
-    def remembers(self) -> bool:
-        """Whether there is such a map."""
-        direct = self.server.forwarding == "dsr"
-        return bool(self.listener.sticky) or (
-            direct and amid(self.server, self.listener, self.version)
-        )
 
 
 class StickyClients:
@@ -136,6 +100,8 @@ class StickyClients:
         self._receipts = Receipts()
         self._moves: dict[GroupId, asyncio.Task[None]] = {}
         """Groups that are about to be handed over."""
+        self._lacking: dict[DeviceId, asyncio.Task[None]] = {}
+        """Devices that are told everything."""
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def start(self, send: Send, holder: Holder) -> None:
@@ -193,6 +159,28 @@ class StickyClients:
                 return
             due = self._due(each, found, room * MAX_CLIENTS_TOLD)
             room -= self._say(each, due, others)
+
+    async def _tell_anew(self, device: DeviceId, groups: Collection[GroupId]) -> None:
+        """Tell a device that comes back, or hears of a new primary, what it was not told: all.
+
+        Where that is too much for once, the rest as everybody is told it.
+        """
+        room, began = MOVE_PARTS, self._loop.time()
+        try:
+            for each in self._listeners:
+                uid = each.server.uid
+                lacks = uid in groups and device in self._others.get(uid, ())
+                if lacks and room and self._holder(uid) == self._me:
+                    found = await self._kernel.do(partial(DataPlane.clients, name=each.name))
+                    due = list(found.values())[: room * MAX_CLIENTS_TOLD]
+                    room -= self._say(each, due, (device,))
+            took = self._loop.time() - began
+            await asyncio.sleep(ANEW_S)
+            await rest(took, READ_SHARE, ANEW_S)
+        except HalbError as error:
+            _log.warning("cannot read the sticky clients: %s", error.message)
+        finally:
+            del self._lacking[device]
 
     def _newest(self, each: StickyListener) -> float:
         """When a client of the listener was told of last."""
@@ -286,8 +274,16 @@ class StickyClients:
 
     # As secondary
 
-    def on_message(self, sender: DeviceId, message: ClientsMessage) -> None:
-        """What another device says of sticky clients: believed of the primary, of what it knows."""
+    def on_message(self, sender: DeviceId, message: ClientsMessage | FlowsWanted) -> None:
+        """What another device says of sticky clients: believed of the primary, of what it knows.
+
+        Who asks for all flows lacks clients, too.
+        """
+        if isinstance(message, FlowsWanted):
+            if not message.epoch and sender not in self._lacking:
+                work = self._tell_anew(sender, message.groups)
+                self._lacking[sender] = self._loop.create_task(work, name="tell clients anew")
+            return
         if isinstance(message, ClientsEntered):
             self._receipts.came(sender, message.ask)
             return
@@ -355,7 +351,7 @@ class StickyClients:
 
     async def close(self) -> None:
         """Stop; what the kernel remembers stays."""
-        tasks = (*self._tasks, *self._moves.values())
+        tasks = (*self._tasks, *self._moves.values(), *self._lacking.values())
         for task in tasks:
             task.cancel()
         if tasks:

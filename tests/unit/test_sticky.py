@@ -19,7 +19,7 @@ from protocol.changes import DeleteVirtualServer, SetGateway
 from protocol.clients import MAX_LEFT_MS, Client, ClientsEntered, ClientsKept, pack
 from protocol.config import Config
 from protocol.errors import MalformedMessage
-from protocol.flows import Flush
+from protocol.flows import FlowsWanted, Flush
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import Gateway, VirtualServer
 from tests.unit.listening import run, until
@@ -151,6 +151,31 @@ def test_a_virtual_server_that_goes_while_its_clients_are_read_ends_nothing_else
     assert message.group == both[1].uid
 
 
+def test_nor_does_one_that_goes_while_a_device_is_told_anew() -> None:
+    both = (
+        {"protocol": "tcp", "port": 80, "sticky": 60},
+        {"protocol": "tcp", "port": 81, "sticky": 9},
+    )
+    config = site({**RDP, "listeners": list(both)})
+    told: list[object] = []
+
+    async def test() -> None:
+        async def read(_: object) -> dict[str, Client]:
+            clients.on_config(after(config, DeleteVirtualServer("rdp")), ())
+            return {"10.77.0.7": Client("10.77.0.7", 1, 9000)}
+
+        kernel: Any = SimpleNamespace(do=read)
+        clients: Any = StickyClients(ME, kernel)
+        clients._send, clients._holder = lambda *each: told.append(each), lambda _: ME
+        clients.on_config(config, [server_of(config)])
+        clients.on_message(NEXT, FlowsWanted((server_of(config).uid,), 0, 0))
+        (task,) = clients._lacking.values()
+        await asyncio.wait_for(task, 10)
+
+    run(test())
+    assert len(told) == 1
+
+
 def moving(config: Config) -> tuple[Any, list[tuple[DeviceId, object]], list[Flush]]:
     """A primary whose kernel has met one more at each look; what it told, and what was next."""
     told: list[tuple[DeviceId, object]] = []
@@ -257,5 +282,39 @@ def test_a_planned_move_that_begins_anew_or_an_agent_that_stops_ends_the_one_bef
         clients.flush(Flush(server_of(MOVED).uid, NEXT), passed.append)
         await clients.close()
         assert len(passed) == 1
+
+    run(test())
+
+
+def test_a_device_that_asks_for_all_flows_is_told_all_connections_at_once() -> None:
+    """It comes back, or was told of a new primary; the next round may be half a minute away."""
+
+    async def test() -> None:
+        told: list[tuple[DeviceId, object]] = []
+        found = {"0.0.0.7": Client("0.0.0.7", 1, 9000)}
+
+        async def read(_: object) -> dict[str, Client]:
+            return found
+
+        kernel: Any = SimpleNamespace(do=read)
+        clients: Any = StickyClients(ME, kernel)
+        clients._send, clients._holder = lambda *each: told.append(each), lambda _: ME
+        clients.on_config(MOVED, [server_of(MOVED)])
+        await clients._tell()
+        await clients._tell()
+        assert len(told) == 1, "once is enough for all"
+        told.clear()
+        group = server_of(MOVED).uid
+        clients.on_message(NEXT, FlowsWanted((), 7, 1))
+        clients.on_message(DeviceId("0000000000000009"), FlowsWanted((group,), 0, 0))
+        clients.on_message(NEXT, FlowsWanted((group,), 0, 0))
+        clients.on_message(NEXT, FlowsWanted((group,), 0, 0))
+        await until(lambda: told)
+        await asyncio.sleep(0.05)
+        ((to, kept),) = told
+        assert to == NEXT
+        assert isinstance(kept, ClientsKept)
+        assert [each.address for each in kept.clients] == ["0.0.0.7"]
+        await clients.close()
 
     run(test())
