@@ -12,7 +12,7 @@ from halbctl.lab.site import Site
 from tests.kernel import tracked
 from tests.kernel.evidence import tell
 from tests.kernel.farm import Farm, fallow, farmland
-from tests.kernel.namespaces import Device, Inside
+from tests.kernel.namespaces import Device, Inside, hosts
 from tests.kernel.sites import stage
 from tests.kernel.tracked import Tracked, paired
 
@@ -28,6 +28,15 @@ def pytest_runtest_call(item: pytest.Function) -> Generator[None]:
                 tell(shared.site if isinstance(shared, Stage) else shared)
                 break
         raise
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    """One with nothing but its data plane, and nobody else."""
+    with hosts("a") as network:
+        device = Device(network, "a")
+        yield device
+        device.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.kernel.namespaces import VIP, Device, desired, hosts
+from tests.kernel.namespaces import VIP, Device, desired
 from tests.kernel.test_dataplane import WANTED, words
 
 pytestmark = pytest.mark.kernel
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with hosts("a") as network:
-        device = Device(network, "a")
-        yield device
-        device.close()
 
 
 @pytest.mark.parametrize("step", ["_set_rules", "_placed.reconcile", "_look"])

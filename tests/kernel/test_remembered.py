@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from protocol.clients import Client
 from protocol.objects import Former, Gateway, Listener
 from protocol.seats import seats
 from protocol.settling import STAY_S
-from tests.kernel.namespaces import Device, desired, hosts, virtual_server
+from tests.kernel.namespaces import Device, desired, virtual_server
 
 pytestmark = pytest.mark.kernel
 
@@ -26,14 +25,6 @@ LONGER = replace(PORT, last_port=3010)
 MOVING = replace(virtual_server(GATEWAYS, [PORT]), forwarding="dsr")
 STICKY = virtual_server(GATEWAYS, [replace(PORT, sticky=300)])
 FLUSH = ("nft", "flush", "ruleset")
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    with hosts("a") as network:
-        device = Device(network, "a")
-        yield device
-        device.close()
 
 
 def map_of(server: Any) -> str:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import cast
 
 from halbctl.lab.servers import Echo, Push
 
 NAMED, TALKING = 7004, 7005
+ELSEWHERE = 10
+"""Both are served on ports that are higher by this, too."""
 SIZE = 16
 """Bytes of each message."""
 
@@ -39,8 +42,9 @@ async def serve(name: str) -> None:
 
     loop = asyncio.get_running_loop()
     servers = [
-        await loop.create_server(lambda: greeting(Echo), None, NAMED, backlog=1024),
-        await loop.create_server(lambda: greeting(Push), None, TALKING, backlog=1024),
+        await loop.create_server(partial(greeting, kind), None, port + more, backlog=1024)
+        for kind, port in ((Echo, NAMED), (Push, TALKING))
+        for more in (0, ELSEWHERE)
     ]
     print("ready", flush=True)
     await asyncio.gather(*(server.serve_forever() for server in servers))

@@ -4,7 +4,8 @@
 :class:`Target`. A line of JSON on standard output for each connection that is lost
 (:class:`Lost`), and each half second one with how many speak and which do not
 (:class:`Tally`). What is lost is dialled anew. A line on standard input has it give up those
-that do not speak. Times are CLOCK_MONOTONIC seconds.
+that do not speak (:data:`GIVE_UP`), ask those that are idle (:data:`ASK`), or close some that
+speak, so that others begin (:data:`RENEW`). Times are CLOCK_MONOTONIC seconds.
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ SILENT = 1.5
 DIALLING = 4.0
 AGAIN = 0.3
 """Seconds until what failed is dialled again."""
-PORTS = {"echo": NAMED, "push": TALKING, "udp": ECHO}
+PORTS = {"echo": NAMED, "push": TALKING, "udp": ECHO, "idle": NAMED}
+GIVE_UP, ASK, RENEW = "give up", "ask", "renew"
 _TURNS = 10
+_RENEWED = 4
+"""Of so many places one is renewed at a time."""
 _TELL = 0.5
 
 
 @dataclass(frozen=True)
 class Target:
-    """Connections of one kind (``echo``, ``push``, ``udp``) to one VIP."""
+    """Connections of one kind to one VIP: ``echo``, ``push``, ``udp``, or ``idle``, which speak
+    only when asked to."""
 
     server: str
     """The Virtual Server that has the VIP."""
@@ -90,6 +95,8 @@ class Connection:
     last: float = 0.0
     sent: int = 0
     received: int = 0
+    asked: float = 0.0
+    """When one that is idle was asked to speak."""
     buffer: bytes = field(default=b"")
 
 
@@ -106,6 +113,7 @@ class Holder:
         self._held = [None] * len(self._of)
         self._dial_at = [0.0] * len(self._of)
         self._failed = [0] * len(targets)
+        self._renewals = 0
         self._resets = resets.listen(INTERFACE)
         self._selector.register(self._resets, selectors.EVENT_READ, self._resets)
         self._reset_by: dict[tuple[str, int], str] = {}
@@ -117,9 +125,10 @@ class Holder:
         while True:
             for key, _ in self._selector.select(max(0.0, due - time.monotonic())):
                 if key.data is None:
-                    if not os.read(sys.stdin.fileno(), 4096):
+                    if not (told := os.read(sys.stdin.fileno(), 4096).decode()):
                         return
-                    self._give_up(time.monotonic())
+                    for command in told.splitlines():
+                        self._obey(command, time.monotonic())
                 elif key.data is self._resets:
                     self._note_resets()
                 else:
@@ -134,6 +143,24 @@ class Holder:
             if now >= tell_at:
                 tell_at = now + _TELL
                 self._tell(now)
+
+    def _obey(self, command: str, now: float) -> None:
+        if command == GIVE_UP:
+            self._give_up(now)
+        elif command == ASK:
+            for held in self._held:
+                if held is not None and held.born and self._kind(held) == "idle":
+                    held.asked = now
+                    self._speak(held, now)
+        elif command == RENEW:
+            self._renewals += 1
+            for place in range(self._renewals % _RENEWED, len(self._of), _RENEWED):
+                held = self._held[place]
+                if held is not None and held.born and held not in self._silent(now):
+                    self._close(held, now)
+
+    def _kind(self, held: Connection) -> str:
+        return self._targets[held.target].kind
 
     def _note_resets(self) -> None:
         """All that came; a connection that one of them ended may have had it read before."""
@@ -150,15 +177,18 @@ class Holder:
                 self._held[place] = self._dial(place, now)
         elif not held.gateway and now - held.dialled > DIALLING:
             self._lose(held, "no answer", now)
-        elif held.open and self._targets[held.target].kind != "push":
-            try:
-                held.sock.send(held.sent.to_bytes(SIZE, "big"))
-                held.sent += 1
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if self._targets[held.target].kind != "udp":
-                    self._lose(held, _name(error), now)
+        elif held.open and self._kind(held) in ("echo", "udp"):
+            self._speak(held, now)
+
+    def _speak(self, held: Connection, now: float) -> None:
+        try:
+            held.sock.send(held.sent.to_bytes(SIZE, "big"))
+            held.sent += 1
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if self._kind(held) != "udp":
+                self._lose(held, _name(error), now)
 
     def _dial(self, place: int, now: float) -> Connection | None:
         target = self._targets[self._of[place]]
@@ -193,7 +223,7 @@ class Holder:
             held.open = True
             self._selector.modify(held.sock, selectors.EVENT_READ, held)
             return
-        udp = self._targets[held.target].kind == "udp"
+        udp = self._kind(held) == "udp"
         try:
             chunk = held.sock.recv(65536)
         except BlockingIOError:
@@ -229,7 +259,7 @@ class Holder:
             if not held.gateway:
                 held.gateway = message.decode(errors="replace").strip()
                 continue
-            push = self._targets[held.target].kind == "push"
+            push = self._kind(held) == "push"
             if message != (PUSH_MESSAGE if push else held.received.to_bytes(SIZE, "big")):
                 return "corrupt"
             held.received += 1
@@ -237,14 +267,17 @@ class Holder:
 
     def _lose(self, held: Connection, reason: str, now: float) -> None:
         lost = self._as_lost(held, reason, now)
-        self._selector.unregister(held.sock)
-        held.sock.close()
-        place = self._held.index(held)
-        self._held[place], self._dial_at[place] = None, now + AGAIN
+        self._close(held, now)
         if held.born:
             _say(lost)
         else:
             self._failed[held.target] += 1
+
+    def _close(self, held: Connection, now: float) -> None:
+        self._selector.unregister(held.sock)
+        held.sock.close()
+        place = self._held.index(held)
+        self._held[place], self._dial_at[place] = None, now + AGAIN
 
     def _as_lost(self, held: Connection, reason: str, now: float) -> Lost:
         if reason == "ECONNRESET":  # it may not have been read yet
@@ -258,7 +291,13 @@ class Holder:
 
     def _silent(self, now: float) -> list[Connection]:
         held = [each for each in self._held if each is not None and each.born]
-        return [each for each in held if now - each.last > SILENT]
+        return [each for each in held if now - self._due(each, now) > SILENT]
+
+    def _due(self, held: Connection, now: float) -> float:
+        """Since when something is to be heard of it."""
+        if self._kind(held) != "idle":
+            return held.last
+        return now if held.received == held.sent else max(held.last, held.asked)
 
     def _give_up(self, now: float) -> None:
         for held in self._silent(now):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from protocol.errors import HalbError
-from tests.soak.holder import Lost
+from tests.soak.holder import Lost, Tally
 from tests.soak.operator import Operator
 from tests.soak.stage import DIRECT, FLOW, SIX, TARGETS, Stage
 
@@ -115,16 +115,12 @@ class Judge:
         tally = self._stage.tally
         if tally is None or time.monotonic() - tally.at > 3.0:
             return "the client says nothing"
-        for index, target in enumerate(TARGETS):
-            if tally.speaking[index] < target.count:
-                silent = [each for each in tally.silent if each.target == index]
-                doomed = all(self._why(each)[1] for each in tally.silent)
-                if doomed and time.monotonic() - self._speaking_since > HALF_OPEN_S:
-                    self._speaking_since = time.monotonic()
-                    self._stage.give_up_silent()
-                told = "; ".join(map(self._told, silent[:6]))
-                return f"{target}: {tally.speaking[index]} speak, {len(silent)} do not: {told}"
-        return ""
+        if why := unheard(self._stage, tally):
+            doomed = all(self._why(each)[1] for each in tally.silent)
+            if doomed and time.monotonic() - self._speaking_since > HALF_OPEN_S:
+                self._speaking_since = time.monotonic()
+                self._stage.give_up_silent()
+        return why
 
     def _losses(self) -> None:
         losses = self._stage.losses[self._judged :]
@@ -144,13 +140,7 @@ class Judge:
             self._stage.journal.violation("lost connections", text, members[0].at)
 
     def _told(self, lost: Lost) -> str:
-        mac, _, hops = lost.reset_by.partition(" ")
-        plan, began = self._stage.site.plan, self._stage.journal.began
-        by = f", reset by {plan.owner(mac)} ({hops})" if mac else ""
-        return (
-            f"port {lost.port} by {lost.gateway}, born {lost.born - began:.2f}, last heard"
-            f" {lost.last - began:.2f}, lost {lost.at - began:.2f}{by}"
-        )
+        return told(self._stage, lost)
 
     def _why(self, lost: Lost) -> tuple[str, bool]:
         """Why a connection was lost, and whether that is one of the documented reasons."""
@@ -218,6 +208,27 @@ class Judge:
             elif entry.what == "healed":
                 calm = entry.at
         return not active.total() and until - max(since, calm) >= calm_s
+
+
+def told(stage: Stage, lost: Lost) -> str:
+    """A lost connection as people read of it."""
+    mac, _, hops = lost.reset_by.partition(" ")
+    plan, began = stage.site.plan, stage.journal.began
+    by = f", reset by {plan.owner(mac)} ({hops})" if mac else ""
+    return (
+        f"port {lost.port} by {lost.gateway}, born {lost.born - began:.2f}, last heard"
+        f" {lost.last - began:.2f}, lost {lost.at - began:.2f}{by}"
+    )
+
+
+def unheard(stage: Stage, tally: Tally) -> str:
+    """Which connections do not speak; empty if all do."""
+    for index, target in enumerate(stage.targets):
+        if tally.speaking[index] < target.count:
+            silent = [each for each in tally.silent if each.target == index]
+            which = "; ".join(told(stage, each) for each in silent[:6])
+            return f"{target}: {tally.speaking[index]} speak, {len(silent)} do not: {which}"
+    return ""
 
 
 def evidence(stage: Stage) -> None:

@@ -24,7 +24,7 @@ from protocol.api import DEFAULT_PORT
 from protocol.errors import HalbError
 from tests.soak.clocks import Clocks
 from tests.soak.gateway import NAMED, TALKING
-from tests.soak.holder import PORTS, Lost, Tally, Target
+from tests.soak.holder import GIVE_UP, PORTS, Lost, Tally, Target
 from tests.soak.journal import Journal
 
 GATEWAYS = 4
@@ -127,8 +127,13 @@ class Stage:
     over: threading.Event = field(default_factory=threading.Event)
     inquiries: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     """Asks devices what they think of what was reset, beside everything else."""
-    give_up_silent: Callable[[], None] = lambda: None
-    """Have the client close the connections that do not speak, and dial others."""
+    tell_client: Callable[[str], None] = lambda command: None
+    """Tell the client what to do: see :mod:`holder`."""
+    targets: tuple[Target, ...] = TARGETS
+
+    def give_up_silent(self) -> None:
+        """Have the client close the connections that do not speak, and dial others."""
+        self.tell_client(GIVE_UP)
 
     @property
     def devices(self) -> list[str]:
@@ -210,7 +215,7 @@ def _in_order(stage: Stage) -> bool:
 @contextmanager
 def holding(stage: Stage) -> Iterator[None]:
     """The client's connections, and a thread that reads what becomes of them."""
-    told = json.dumps([asdict(target) for target in TARGETS])
+    told = json.dumps([asdict(target) for target in stage.targets])
     argv = [sys.executable, "-m", "tests.soak.holder", told]
     complaints = stage.journal.folder / "holder.log"
     with complaints.open("w") as stderr:
@@ -230,7 +235,7 @@ def holding(stage: Stage) -> Iterator[None]:
             if told.pop("what") == "Lost":
                 lost = Lost(**told)
                 stage.losses.append(lost)
-                about = TARGETS[lost.target]
+                about = stage.targets[lost.target]
                 stage.journal.note("saw", "lost", f"{about.server}/{lost.gateway}", str(lost))
                 if lost.reset_by:
                     stage.inquiries.submit(inquire, stage, about, lost)
@@ -241,12 +246,12 @@ def holding(stage: Stage) -> Iterator[None]:
             why = complaints.read_text()[-1000:]
             stage.journal.violation("instruments", f"the client ended by itself: {why}")
 
-    def give_up() -> None:
+    def tell(command: str) -> None:
         assert process.stdin is not None
-        process.stdin.write("give up\n")
+        process.stdin.write(f"{command}\n")
         process.stdin.flush()
 
-    stage.give_up_silent = give_up
+    stage.tell_client = tell
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
