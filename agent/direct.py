@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from agent import quoting
+from agent.contents import united
 from agent.distribution import (
     AT_REST,
     OPENS,
@@ -36,7 +37,7 @@ from agent.distribution import (
 )
 from agent.ipversion import KEYWORD, SUFFIX
 from agent.quoting import NUMBER
-from agent.ruleset import Desired, Pieces, carried, united
+from agent.ruleset import Desired, Pieces, carried
 from agent.staying import amid, answering, before, earlier
 from agent.ways import COUNTED, ERRORS, FIRST, GATEWAYS, KNOWN, RANGED, SENT, WAYS, Ways
 from protocol.objects import Listener, VirtualServer

@@ -14,6 +14,7 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import Generic, TypeVar
 
+from agent.contents import additions, united
 from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, declared, quiet, together
 from agent.forwarding import (
     HOOKS,
@@ -21,6 +22,7 @@ from agent.forwarding import (
     RANGES,
     SERVICES,
     SETS,
+    SOURCES,
     TRANSLATED,
     hooked,
     memoryless,
@@ -30,6 +32,7 @@ from agent.forwarding import (
 from agent.gate import split
 from agent.gated import listener_part
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
+from agent.quoting import OWED
 from protocol.ids import GroupId
 from protocol.objects import Listener, VirtualServer
 
@@ -128,8 +131,11 @@ class Ruleset:
     """Contents of the maps and sets of :mod:`agent.forwarding`, for both IP versions."""
 
     def filled(self, new: Ruleset) -> Iterator[Ruleset]:
-        """Nothing is asked by chains alone."""
-        yield from ()
+        """On the way to ``new``: with what only packets ask for that are led to its chains, some
+        at a time."""
+        declared = {name: new.sets[name] for name in _ASKED_LAST if name in new.sets}
+        for maps in additions(self.maps, new.maps, _ASKED_LAST):
+            yield replace(self, maps=maps, sets={**self.sets, **declared})
 
     def led(self, new: Ruleset) -> Ruleset:
         """With all that leads to chains as in ``new``."""
@@ -140,6 +146,10 @@ class Ruleset:
             ranges=new.ranges,
             maps=new.maps,
         )
+
+
+_ASKED_LAST = (SOURCES, OWED)
+"""Maps from gateways that nothing asks of which a packet has not been sent to one."""
 
 
 Piece = TypeVar("Piece")
@@ -162,15 +172,6 @@ class Pieces(Generic[Piece]):
                 known = alone, self._work_out(alone)
             self._known[uid] = known
         return [piece for _, piece in self._known.values()]
-
-
-def united(some: Iterable[Mapping[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
-    """Contents of maps by name, all together; of two for one key the later one counts."""
-    found: dict[str, dict[str, str]] = {}
-    for maps in some:
-        for name, content in maps.items():
-            found.setdefault(name, {}).update(content)
-    return found
 
 
 class Compiler:
@@ -349,8 +350,10 @@ def change(old: Ruleset, new: Ruleset) -> str:
     before, after = _contents(old), _contents(new)
     for name in {**before, **after}:
         was, will = before.get(name, {}), after.get(name, {})
-        stale = {k: text for k, text in was.items() if will.get(k) != text}
-        fresh = {k: text for k, text in will.items() if was.get(k) != text}
+        if was is will:
+            continue
+        stale = {k: _written(name, k, to) for k, to in was.items() if will.get(k) != to}
+        fresh = {k: _written(name, k, to) for k, to in will.items() if was.get(k) != to}
         lines += (*_elements("delete", name, stale), *_elements("add", name, fresh))
     lines += _elements("add", "vips", {v: v for v in sorted(new.vips - old.vips)})
     lines += _elements("delete", "vips", {v: v for v in sorted(old.vips - new.vips)})
@@ -368,16 +371,16 @@ def _hook(chain: str) -> str:
     return f" {{ type {HOOKS[chain]}; policy accept; }}" if chain in HOOKS else ""
 
 
-def _contents(ruleset: Ruleset) -> dict[str, dict[str, str]]:
-    """Elements of all maps and sets but the VIPs, by key, as they are written."""
-    found = {SERVICES: ruleset.services, RANGES: ruleset.ranges}
-    contents = {
-        name: {key: f"{key} : goto {chain}" for key, chain in each.items()}
-        for name, each in found.items()
-    }
-    for name, each in ruleset.maps.items():
-        contents[name] = {key: f"{key} : {to}" if to else key for key, to in each.items()}
-    return contents
+def _contents(ruleset: Ruleset) -> Mapping[str, Mapping[str, str]]:
+    """What the keys of all maps and sets lead to, but of the VIPs."""
+    return {SERVICES: ruleset.services, RANGES: ruleset.ranges, **ruleset.maps}
+
+
+def _written(name: str, key: str, to: str) -> str:
+    """An element as nft takes it."""
+    if name in (SERVICES, RANGES):
+        return f"{key} : goto {to}"
+    return f"{key} : {to}" if to else key
 
 
 def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
+from agent.contents import Contents, additions
 from agent.distribution import declared
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from agent.quoting import QUOTED, TELLING
@@ -48,11 +48,6 @@ version, beside the VIP."""
 _HOOK = 'filter hook ingress device "{}" priority -400'
 KNOWN = "_known"
 """Ends the name of a map from numbers of connections to seats."""
-ELEMENTS_AT_ONCE = 4096
-"""Elements of one transaction where many are added: the kernel takes some 10 ms."""
-
-Contents = Mapping[str, Mapping[str, str]]
-"""What the elements of maps lead to, by name of the map and by key."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +86,8 @@ class Ways:
         """On the way to ``new``: with its gateways that nothing leads to yet, some at a time."""
         # An account that is there asks nothing of the kernel: it begins with a packet.
         now = replace(self, accounts=_united(new.accounts, self.accounts))
-        for name, content in _of_seats(new.maps).items():
-            had = self.maps.get(name, {})
-            more = iter([(key, to) for key, to in content.items() if key not in had])
-            while some := dict(islice(more, ELEMENTS_AT_ONCE)):
-                now = replace(now, maps=_united(now.maps, {name: some}))
-                yield now
+        for maps in additions(self.maps, new.maps, _of_seats(new.maps)):
+            yield replace(now, maps=maps)
 
     def led(self, new: Ways) -> Ways:
         """With all that leads to chains as in ``new``."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from agent import stages, ways
+from agent import contents, stages
 from agent.dataplane import Desired
 from agent.listing import blocks
 from agent.netlink import ruleset_generation
@@ -40,7 +40,7 @@ def network() -> Iterator[Network]:
 @pytest.fixture
 def device(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     monkeypatch.setattr(stages, "AT_ONCE", 3)
-    monkeypatch.setattr(ways, "ELEMENTS_AT_ONCE", 5)
+    monkeypatch.setattr(contents, "ELEMENTS_AT_ONCE", 5)
     made = Device(network, "a")
     yield made
     made.call(made.plane.remove)
