@@ -12,7 +12,6 @@ from tests.unit.test_forwarding import (
     CHAIN,
     GOES_ON,
     ROUTED,
-    UID,
     VIP,
     WEB,
     compiled,
@@ -38,7 +37,7 @@ def test_dsr_remembers_all_that_opens_once_another_hash_shares_it() -> None:
     opens = next(rule for rule in found.chains[CHAIN] if "update" in rule)
     assert "jhash ip saddr mod 256" in opens
     assert opens.count("0:") >= 256, "of each slot"
-    by_slot, rest = found.chains[CHAIN][-1], ways(DIRECT).chains[CHAIN][-1]
+    *_, by_slot, _, error_by_slot = found.chains[CHAIN]
+    rest, error = ways(DIRECT).chains[CHAIN]
     assert by_slot.endswith(rest)
-    errors = f"vs_{UID}_errors_ip"
-    assert found.chains[errors][-1].endswith(ways(DIRECT).chains[errors][-1].partition(" meta ")[2])
+    assert error_by_slot.endswith(error.partition(" meta priority ")[2])
