@@ -392,9 +392,9 @@ def numbered(marks: Sequence[bytes]) -> str:
 
 
 def sample() -> str:
-    """Every statement of this module, to be tried on a kernel."""
+    """Every statement of this module, to be tried on a kernel: not on what another release left."""
     some = frozenset({"192.0.2.1", "2001:db8::1"})
     ports = (frozenset(f"{vip} . tcp . {each}" for vip in some) for each in ("443", "80-90"))
-    lanes = {f"{vip} . tcp . 80-90": 80 for vip in some}
-    accounts = Accounts(some, *ports, *ports, lanes=lanes)
-    return table(accounts) + change(Accounts(), accounts) + numbered([bytes(4)])
+    accounts = Accounts(some, *ports, *ports, lanes={f"{vip} . tcp . 80-90": 80 for vip in some})
+    anew = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
+    return anew + table(accounts) + change(Accounts(), accounts) + numbered([bytes(4)])

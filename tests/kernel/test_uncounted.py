@@ -106,6 +106,19 @@ def test_totals_survive_an_agent_that_starts_anew_and_rest_without_their_listene
     assert farm.read().answered[account].packets == ASKED, "it is there again within the hour"
 
 
+def test_a_table_of_another_release_makes_room_for_one_that_counts(farm: Farm) -> None:
+    farm.device.close()
+    key = "ipv4_addr . inet_proto . inet_service"
+    lines = (f"{verb} table inet halb_count" for verb in ("add", "delete", "add"))
+    other = "\n".join((*lines, f"add set inet halb_count passed {{ type {key}; counter; }}\n"))
+    farm.device.network.run("a", "nft", "-f", "-", text=other)
+    farm.device = Device(farm.device.network, "a")
+    farm.device.reconcile(wish())
+    farm.ask(VIPS[0])
+    account = (GATEWAY[4], "udp", ECHO)
+    wait_until(lambda: farm.read().passed[account].packets == ASKED, "each question is counted")
+
+
 def test_accounts_of_what_is_gone_are_closed(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.closing.KEPT_S", 0.0)
     farm.ask(VIPS[0])
