@@ -380,7 +380,7 @@ def _led(accounts: Accounts, name: str) -> frozenset[str]:
 
 def _elements(verb: str, name: str, keys: frozenset[str]) -> Iterator[str]:
     for version in (4, 6):
-        some = [k for k in sorted(keys) if (":" in k.partition(" ")[0]) is (version == 6)]
+        some = [k for k in sorted(keys) if family(k.partition(" ")[0]) == version]
         if some:
             yield f"{verb} element inet {TABLE} {name}{SUFFIX[version]} {{ {', '.join(some)} }}"
 

@@ -111,8 +111,9 @@ class Selector:
             return Way("", self.only)
         if self._written_out:
             return self._of_turns("map", self.addresses)
-        way, to = self.seat(), seat_map(self.addresses)
-        return Way(way.ahead, to.expression, {**way.sets, **to.sets})
+        way = self.seat()
+        name, declared = _leading(tuple(sorted(self.addresses.items())))
+        return Way(way.ahead, f"meta priority map @{name}", {**way.sets, name: declared})
 
     def verdict(self, verdicts: Mapping[str, str]) -> Way:
         """The way to what is to happen with flows of each gateway, by address."""
@@ -148,17 +149,12 @@ class Selector:
         return Way("", f"{self.expression} {kind} {{ {table} }}")
 
 
-def seat_map(ends: Mapping[int, str]) -> Way:
-    """The address that each seat in ``meta priority`` leads to.
-
-    The map has a name: for one without the kernel looks at all maps there are, to find one.
-    """
-    name, declaration = _leading(tuple(sorted(ends.items())))
-    return Way("", f"meta priority map @{name}", {name: declaration})
-
-
 @lru_cache(maxsize=4096)
 def _leading(ends: tuple[tuple[int, str], ...]) -> tuple[str, str]:
+    """Name and declaration of the map from seats to addresses.
+
+    It has a name: for one without the kernel looks at all maps there are, to find one.
+    """
     table = ", ".join(f"{seat_class(seat)} : {end}" for seat, end in ends)
     address = ADDRESS[6 if ":" in ends[0][1] else 4]
     return _named(SEAT_MAP, f"type classid : {address}", table)

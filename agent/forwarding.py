@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from agent import quoting
+from agent.contents import Contents
 from agent.distribution import (
     AT_REST,
     GOES_ON,
@@ -81,7 +82,7 @@ class Passage:
 
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Rules by name of the chain."""
-    maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    maps: Contents = field(default_factory=dict)
     """By name of a map or set, for both IP versions: keys, and what they lead to."""
     sets: Mapping[str, str] = field(default_factory=dict)
     """Declarations of what packets leave behind, by name of the set."""
@@ -222,7 +223,7 @@ def _going_on(
     return (f"{GOES_ON} {rule}",), sets
 
 
-def hooked(maps: Mapping[str, Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+def hooked(maps: Contents) -> dict[str, tuple[str, ...]]:
     """Rules of the chains that all listeners share, for maps with these contents."""
     patterns = {
         "inbound": (

@@ -14,7 +14,7 @@ from functools import cached_property
 from ipaddress import ip_address
 from typing import Generic, TypeVar
 
-from agent.contents import additions, united
+from agent.contents import Contents, additions, united
 from agent.distribution import AT_REST, GatewayKey, Moment, chain_of, declared, quiet, together
 from agent.forwarding import (
     HOOKS,
@@ -33,6 +33,7 @@ from agent.gate import split
 from agent.gated import listener_part
 from agent.ipversion import ADDRESS, KEYWORD, SUFFIX
 from agent.quoting import OWED
+from protocol.addresses import family
 from protocol.ids import GroupId
 from protocol.objects import Listener, VirtualServer
 
@@ -127,7 +128,7 @@ class Ruleset:
     """Declarations of what listeners remember, by name of the set or map."""
     ranges: Mapping[str, str] = field(default_factory=dict)
     """The same for listeners with several ports, ``first-last``."""
-    maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    maps: Contents = field(default_factory=dict)
     """Contents of the maps and sets of :mod:`agent.forwarding`, for both IP versions."""
 
     def filled(self, new: Ruleset) -> Iterator[Ruleset]:
@@ -371,7 +372,7 @@ def _hook(chain: str) -> str:
     return f" {{ type {HOOKS[chain]}; policy accept; }}" if chain in HOOKS else ""
 
 
-def _contents(ruleset: Ruleset) -> Mapping[str, Mapping[str, str]]:
+def _contents(ruleset: Ruleset) -> Contents:
     """What the keys of all maps and sets lead to, but of the VIPs."""
     return {SERVICES: ruleset.services, RANGES: ruleset.ranges, **ruleset.maps}
 
@@ -386,6 +387,6 @@ def _written(name: str, key: str, to: str) -> str:
 def _elements(verb: str, name: str, elements: Mapping[str, str]) -> Iterator[str]:
     """Commands for set or map elements; each key begins with an address."""
     for version in (4, 6):
-        some = [text for key, text in elements.items() if (":" in key) is (version == 6)]
+        some = [t for key, t in elements.items() if family(key.partition(" ")[0]) == version]
         if some:
             yield f"{verb} element inet {TABLE} {name}{SUFFIX[version]} {{ {', '.join(some)} }}"

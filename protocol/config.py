@@ -107,10 +107,11 @@ class Config:
         """
         if not self.descends_from(revision):
             return False
-        handled = [r for r in self.records.values() if isinstance(r.value, Handled)]
-        seen = [r.revision for r in handled if isinstance(r.value, Handled) and r.value.detail]
+        every = ((r.revision, r.value) for r in self.records.values())
+        handled = [(at, value.detail) for at, value in every if isinstance(value, Handled)]
+        seen = [at for at, detail in handled if detail]
         if len(handled) >= MAX_HANDLED:
-            seen.append(min(r.revision for r in handled))
+            seen.append(min(at for at, _ in handled))
         return revision >= max(seen, default=NO_REVISION)
 
     def tombstones(self) -> Iterable[Record]:
