@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from typing import ParamSpec, TypeVar
 
@@ -152,6 +152,13 @@ def hosts(*names: str, servers: Sequence[str] = ()) -> Iterator[Network]:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
         yield network
+
+
+@contextmanager
+def one_host() -> Iterator[Inside]:
+    """A namespace alone, and a way to work inside it."""
+    with hosts("a") as network, closing(Inside(network, "a")) as inside:
+        yield inside
 
 
 @contextmanager

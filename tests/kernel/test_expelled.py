@@ -12,8 +12,8 @@ import pytest
 
 from protocol.messages import Beat
 from protocol.wire import pack_header, site_bytes
-from tests.kernel.namespaces import Inside
-from tests.kernel.transports import SITE, Device, heard, one_host, run, started, stays_false
+from tests.kernel.namespaces import Inside, one_host
+from tests.kernel.transports import SITE, Device, heard, run, started, stays_false
 
 pytestmark = pytest.mark.kernel
 

@@ -31,7 +31,7 @@ from protocol.joining import (
 )
 from protocol.objects import Device, SiteRecord
 from protocol.token import JoinToken
-from tests.kernel.namespaces import Inside, hosts
+from tests.kernel.namespaces import Inside, one_host
 from tests.kernel.transports import until
 
 pytestmark = pytest.mark.kernel
@@ -45,10 +45,8 @@ _ports = count(7480, 10)
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Inside]:
-    with hosts("a") as network:
-        inside = Inside(network, "a")
+    with one_host() as inside:
         yield inside
-        inside.close()
 
 
 class Member:

@@ -12,7 +12,7 @@ from agent.features import features
 from agent.netlink import has_table, ruleset_generation
 from agent.nft import LARGE, KernelRefused, Nft, NftMissing, NftTooSlow, check
 from halbctl.lab.probes import python_environment
-from tests.kernel.namespaces import Inside, hosts
+from tests.kernel.namespaces import Inside, one_host
 
 pytestmark = pytest.mark.kernel
 
@@ -28,10 +28,8 @@ except HalbError as error:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Inside]:
-    with hosts("a") as network:
-        inside = Inside(network, "a")
+    with one_host() as inside:
         yield inside
-        inside.close()
 
 
 def test_each_trial_of_the_rules_is_small_enough_for_an_ordinary_users_nft() -> None:

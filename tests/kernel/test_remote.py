@@ -22,7 +22,7 @@ from protocol.control import OPERATORS
 from protocol.errors import HalbError, InvalidInput, Refused
 from protocol.objects import Operator
 from protocol.wire import decode_reply, encode_request
-from tests.kernel.namespaces import Inside, hosts
+from tests.kernel.namespaces import Inside, one_host
 
 pytestmark = pytest.mark.kernel
 
@@ -35,10 +35,8 @@ _ports = count(7480, 10)
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Inside]:
-    with hosts("a") as network:
-        inside = Inside(network, "a")
+    with one_host() as inside:
         yield inside
-        inside.close()
 
 
 class Door:

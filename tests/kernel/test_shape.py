@@ -8,7 +8,7 @@ import pytest
 
 from agent.nft import Nft
 from agent.shape import shape
-from tests.kernel.namespaces import Inside, hosts
+from tests.kernel.namespaces import Inside, one_host
 
 pytestmark = pytest.mark.kernel
 
@@ -46,10 +46,8 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Inside]:
-    with hosts("a") as built:
-        inside = Inside(built, "a")
+    with one_host() as inside:
         yield inside
-        inside.close()
 
 
 @pytest.fixture

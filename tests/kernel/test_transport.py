@@ -17,7 +17,7 @@ from protocol.errors import InvalidInput
 from protocol.ids import DeviceId
 from protocol.messages import Ack, Beat, Message
 from protocol.wire import pack_header, site_bytes
-from tests.kernel.namespaces import Inside
+from tests.kernel.namespaces import Inside, one_host
 from tests.kernel.transports import (
     IP,
     NEWS,
@@ -26,7 +26,6 @@ from tests.kernel.transports import (
     Device,
     T,
     heard,
-    one_host,
     run,
     started,
     stays_false,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
@@ -15,7 +15,7 @@ from agent.keys import KeyPair
 from agent.transport import Peer, Transport
 from protocol.ids import DeviceId, Revision
 from protocol.messages import Beat, Message, Stored
-from tests.kernel.namespaces import Inside, hosts
+from tests.kernel.namespaces import Inside
 
 IP = "10.77.0.11"
 SITE, OTHER_SITE = "ab" * 8, "cd" * 8
@@ -108,13 +108,6 @@ async def stays_false(condition: Callable[[], bool], meanwhile: Callable[[], Non
     """Fail if ``condition`` comes true within 1.2 s, which is several dials."""
     with pytest.raises(TimeoutError):
         await until(condition, 1.2, meanwhile)
-
-
-@contextmanager
-def one_host() -> Iterator[Inside]:
-    """A namespace that all devices of a test share."""
-    with hosts("a") as network, closing(Inside(network, "a")) as inside:
-        yield inside
 
 
 def run(host: Inside, scenario: Callable[[], Awaitable[None]]) -> None:
