@@ -20,10 +20,11 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from halbctl.lab import brief
+from halbctl.lab import brief, ends
 from halbctl.lab.load import ASK, PORTS, command
 from halbctl.lab.modes import prepare_dsr, prepare_routed
 from halbctl.lab.namespaces import SWITCH
@@ -71,6 +72,7 @@ FIGURES = {
     "stream": "Gbit/s, one connection",
     "ask": "µs, median of small questions",
     "connect": "new connections/s, as the clock says",
+    "carry": "the same between ends that take next to nothing",
     "per_processor": "new connections/s of one processor's time, all hosts together",
     "cost": "µs of processors per new connection, for the data plane alone",
     "agents": "µs of that for agents",
@@ -78,11 +80,14 @@ FIGURES = {
 """What is shown; ``cost`` is without what a connection takes where frames are sent on."""
 WANTED = {
     BY_HAND: {"stream": 0.95, "per_processor": 0.95, "ask": 1 / 0.95},
-    PROXY: {"stream": 1.5, "cost": 1 / 1.5, "ask": 0.7},
+    PROXY: {"stream": 1.5, "carry": 1.5, "cost": 1 / 1.5, "ask": 0.7},
 }
 """Least ratio of HALB to the other, and the highest of :data:`LESS_IS_BETTER`. Clients and
 gateways are other machines than the data plane, but for this lab: there HAProxy's new
 connections say less of it the more its client takes."""
+CARRYING = (NOTHING, ALONE, BY_HAND, ROUTED, PROXY)
+"""Hosts for which ``carry`` is measured. With ``dsr`` gateways answer past the device, not back to
+where a packet came from; and telling others of each flow has its own figure, ``telling``."""
 LESS_IS_BETTER = ("ask", "cost")
 GATEWAYS = 2
 
@@ -96,6 +101,8 @@ class Comparison:
     """What made new connections, and answered them."""
     left_out: str = ""
     """Why there is no HAProxy in it."""
+    not_carried: str = ""
+    """Why there is no ``carry`` in it."""
 
     def _beyond(self, host: str) -> list[float]:
         """What a connection took more than where frames are sent on, in each turn."""
@@ -107,6 +114,7 @@ class Comparison:
             host: {
                 figure: median(self._beyond(host) if figure == "cost" else values)
                 for figure, values in figures.items()
+                if values
             }
             for host, figures in self.runs.items()
         }
@@ -119,7 +127,7 @@ class Comparison:
             host: {
                 figure: median(a / b for a, b in zip(mine[figure], values, strict=True))
                 for figure, values in figures.items()
-                if figure not in ("cost", "agents")
+                if figure not in ("cost", "agents") and values and mine[figure]
             }
             for host, figures in self.runs.items()
             if host in WANTED
@@ -134,6 +142,8 @@ class Comparison:
         found = []
         for host, figures in self.ratios().items():
             for figure, wanted in WANTED[host].items():
+                if not self.runs[host][figure]:
+                    continue  # it could not be measured here, and the report says why
                 ratio, less = figures.get(figure, 0.0), figure in LESS_IS_BETTER
                 if ratio > wanted if less else ratio < wanted:
                     found.append(
@@ -160,7 +170,7 @@ class Comparison:
         ]
         for figure, title in FIGURES.items():
             lines.append(f"  {title}")
-            for host in (host for host in TITLES if host in medians):
+            for host in (host for host in TITLES if figure in medians.get(host, ())):
                 if figure == "agents" and host not in HALB:
                     continue
                 to = ""
@@ -170,6 +180,8 @@ class Comparison:
                 lines.append(f"    {TITLES[host]:<26}{medians[host][figure]:>10,.1f}{to}")
         if self.left_out:
             lines.append(f"  without HAProxy: {self.left_out}")
+        if self.not_carried:
+            lines.append(f"  without {FIGURES['carry']}: {self.not_carried}")
         return [*lines, *(f"BROKEN {each}" for each in self.broken()), ""]
 
 
@@ -202,8 +214,10 @@ def compare(
             hosts.append(PROXY)
         for host in hosts:
             site.wait(f"{TITLES[host]} answers", lambda host=host: _answers(site, host), 10.0)  # type: ignore[misc]
-        runs = _rounds(site, hosts, rounds, seconds, tell)
-        return Comparison(runs, brief.generator(), left_out)
+        not_carried = ends.unavailable(site)
+        programs = None if not_carried else ends.compile_ends(site)
+        runs = _rounds(site, hosts, programs, rounds, seconds, tell)
+        return Comparison(runs, brief.generator(), left_out, not_carried)
     finally:
         for process in others:
             process.kill()
@@ -227,7 +241,12 @@ def simple_switch(site: Site) -> None:
 
 
 def _rounds(
-    site: Site, hosts: list[str], rounds: int, seconds: float, tell: Callable[[str], None]
+    site: Site,
+    hosts: list[str],
+    programs: Path | None,
+    rounds: int,
+    seconds: float,
+    tell: Callable[[str], None],
 ) -> dict[str, dict[str, list[float]]]:
     runs: dict[str, dict[str, list[float]]] = {h: {f: [] for f in FIGURES} for h in hosts}
     for number in range(rounds):
@@ -241,13 +260,18 @@ def _rounds(
         for host in turns:
             for name, value in _connect(site, host, seconds).items():
                 runs[host][name].append(value)
+        if programs:
+            for host in (host for host in turns if host in CARRYING):
+                rate = ends.carry(site, programs, ADDRESS[host], seconds)
+                runs[host]["carry"].append(rate)
         tell(f"round {number + 1} of {rounds}: {_newest(runs)}")
     return runs
 
 
 def _newest(runs: Mapping[str, Mapping[str, list[float]]]) -> str:
     return "; ".join(
-        f"{TITLES[host]} " + ", ".join(f"{values[-1]:,.1f}" for values in figures.values())
+        f"{TITLES[host]} "
+        + ", ".join(f"{values[-1]:,.1f}" for values in figures.values() if values)
         for host, figures in runs.items()
     )
 

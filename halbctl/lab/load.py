@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from statistics import median
 
-STREAM, BRIEF, ASK = 7011, 7012, 7013
-"""Ports: takes all that comes; answers one request of HTTP per connection; echoes questions."""
-PORTS = (STREAM, BRIEF, ASK)
+STREAM, BRIEF, ASK, CARRY = 7011, 7012, 7013, 7014
+"""Ports: takes all that comes; answers one request of HTTP per connection; echoes questions; is
+answered by the kernel (:mod:`halbctl.lab.ends`)."""
+PORTS = (STREAM, BRIEF, ASK, CARRY)
 CLIENTS = 4
 """Processes that open connections at the same time, and that answer them."""
 _REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"

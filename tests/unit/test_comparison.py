@@ -14,7 +14,7 @@ TOOL = "a tool"
 def figures(stream: float, connect: float, ask: float, cost: float = 300) -> dict[str, list[float]]:
     return {
         "stream": [stream] * 3, "ask": [ask] * 3, "connect": [connect] * 3, "cost": [cost] * 3,
-        "per_processor": [1e6 / cost] * 3, "agents": [1.0] * 3,
+        "per_processor": [1e6 / cost] * 3, "agents": [1.0] * 3, "carry": [5 * connect] * 3,
     }  # fmt: skip
 
 
@@ -28,7 +28,8 @@ def test_ratios_as_wanted_break_nothing() -> None:
     others = {BY_HAND: figures(10, 4100, 39, 290), PROXY: figures(4, 2000, 80, 500)}
     good = compared(figures(10, 4000, 40), **others)
     assert not good.broken()
-    proxy = {"stream": 2.5, "connect": 2.0, "ask": 0.5, "cost": 0.5, "per_processor": 500 / 300}
+    proxy = {"stream": 2.5, "connect": 2.0, "carry": 2.0, "ask": 0.5, "cost": 0.5,
+             "per_processor": 500 / 300}  # fmt: skip
     assert good.ratios()[PROXY] == pytest.approx(proxy)
     said = "\n".join(good.lines())
     assert "2.50" in said
@@ -46,7 +47,7 @@ def test_what_a_connection_takes_where_frames_are_sent_on_is_not_counted() -> No
 def test_each_ratio_that_is_missed_is_said() -> None:
     others = {BY_HAND: figures(10, 5000, 40, 270), PROXY: figures(9, 4000, 60)}
     bad = compared(figures(9, 4000, 60), **others)
-    assert len(bad.broken()) == 6
+    assert len(bad.broken()) == 7
     assert "0.90 of nftables by hand, wanted at least 0.95" in bad.broken()[0]
 
 
@@ -63,3 +64,18 @@ def test_one_odd_round_decides_nothing() -> None:
     found = Comparison({**compared(mine, **by_hand).runs}, TOOL, "it is not installed")
     assert not found.broken()
     assert "without HAProxy: it is not installed" in "\n".join(found.lines())
+
+
+def test_a_figure_that_cannot_be_measured_here_is_said_and_not_judged() -> None:
+    def without(known: dict[str, list[float]]) -> dict[str, list[float]]:
+        return {**known, "carry": []}
+
+    others = {
+        BY_HAND: without(figures(10, 4100, 39, 290)),
+        PROXY: without(figures(4, 2000, 80, 500)),
+    }
+    runs = compared(without(figures(10, 4000, 40)), **others).runs
+    found = Comparison(runs, TOOL, not_carried="clang is not installed")
+    assert not found.broken()
+    assert "carry" not in found.ratios()[PROXY]
+    assert "clang is not installed" in "\n".join(found.lines())

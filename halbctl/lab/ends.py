@@ -1,0 +1,135 @@
+"""New connections as fast as a device carries them, between ends that take next to nothing.
+
+Where client and gateways share a machine with the device, most of a connection's time goes into
+their sockets and processes, and the rate tells of them more than of the device. What tests a
+device must not be the limit itself (as RFC 9411 wants). So client and gateways of this load
+are programs of the kernel at their interfaces (XDP, :file:`ends.c`), which answer each packet
+with the next one of a connection.
+
+Loading them needs root on the machine, and clang. ``python -m halbctl.lab.ends ADDRESS`` opens the
+first connection of each lane.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from halbctl.lab.load import CARRY
+from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab.plan import CLIENT
+from halbctl.lab.probes import python_environment
+from halbctl.lab.site import Site
+from protocol.errors import Refused
+
+LANES = 64
+"""Connections at the same time."""
+FIRST_PORT = 2048
+"""Each lane uses every 64th port from here on."""
+PAYLOAD = 16
+"""Bytes of a request, and of its answer."""
+PACKETS = 3
+"""What a client sends in one connection: SYN, its request, its end."""
+_SETTLE = 0.1
+"""Seconds of load before it is measured."""
+_SOURCE = Path(__file__).with_suffix(".c")
+_SYN = 2
+
+
+def unavailable(site: Site) -> str:
+    """Why this load cannot be made here; empty where it can."""
+    if site.network.realm.holder is not None:
+        return "only root may load programs into the kernel"
+    return "" if shutil.which("clang") else "clang is not installed (apt install clang)"
+
+
+def compile_ends(site: Site) -> Path:
+    """The programs for the kernel; raise Refused with the compiler's words."""
+    path = site.folder / "ends.o"
+    given = {"PORT": CARRY, "LANES": LANES, "FIRST_PORT": FIRST_PORT, "PAYLOAD": PAYLOAD}
+    argv = ["clang", "-O2", "-target", "bpf", f"-I/usr/include/{os.uname().machine}-linux-gnu"]
+    argv += [f"-D{name}={value}" for name, value in given.items()]
+    done = subprocess.run(
+        [*argv, "-c", str(_SOURCE), "-o", str(path)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refused(f"clang does not compile {_SOURCE}: {done.stderr.strip()[-300:]}")
+    return path
+
+
+def carry(site: Site, programs: Path, address: str, seconds: float) -> float:
+    """Connections per second through whoever has ``address``, begun and ended by both ends.
+
+    Raise Refused where none goes through.
+    """
+    gateways = [host.name for host in site.plan.gateway_hosts]
+    with (
+        _attached(site, programs, [CLIENT.name], "client"),
+        _attached(site, programs, gateways, "gateway"),
+    ):
+        argv = [sys.executable, "-m", "halbctl.lab.ends", address]
+        subprocess.run(site.network.within(CLIENT.name, argv), env=python_environment(), check=True)
+        time.sleep(_SETTLE)
+        before, began = _sent(site), time.perf_counter()
+        time.sleep(seconds)
+        count, took = (_sent(site) - before) / PACKETS, time.perf_counter() - began
+    if count < LANES:
+        raise Refused(f"no connections go through {address} port {CARRY}")
+    return count / took
+
+
+@contextmanager
+def _attached(site: Site, programs: Path, hosts: Sequence[str], part: str) -> Iterator[None]:
+    at = ("ip", "link", "set", "dev", INTERFACE, "xdpgeneric")
+    try:
+        for host in hosts:
+            site.network.run(host, *at, "obj", str(programs), "sec", f"xdp/{part}")
+        yield
+    finally:
+        for host in hosts:
+            site.network.run(host, *at, "off")
+
+
+def _sent(site: Site) -> int:
+    """Packets that have left the client's interface."""
+    printed = site.network.run(CLIENT.name, "ip", "-j", "-s", "link", "show", "dev", INTERFACE)
+    count: int = json.loads(printed)[0]["stats64"]["tx"]["packets"]
+    return count
+
+
+def _sum(data: bytes) -> int:
+    """The checksum of RFC 1071."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return 0xFFFF - total
+
+
+def open_lanes(address: str) -> None:
+    """Send the first packet of each lane's first connection."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        asked.connect((address, CARRY))
+        ends = socket.inet_aton(asked.getsockname()[0]) + socket.inet_aton(address)
+    sequence = time.monotonic_ns() >> 14 << 6 & 0xFFFFFFFF
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        for lane in range(LANES):
+            first = struct.pack("!HHIIBB", FIRST_PORT + lane, CARRY, sequence, 0, 5 << 4, _SYN)
+            rest = struct.pack("!H", 65000)
+            pseudo = ends + struct.pack("!HH", socket.IPPROTO_TCP, 20)
+            checked = _sum(pseudo + first + rest + bytes(4))
+            segment = first + rest + struct.pack("!HH", checked, 0)
+            head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0x4000, 64, socket.IPPROTO_TCP, 0)
+            sock.sendto(head + ends + segment, (address, 0))
+
+
+if __name__ == "__main__":
+    open_lanes(sys.argv[1])
