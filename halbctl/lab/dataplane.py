@@ -214,8 +214,11 @@ def compare(
             hosts.append(PROXY)
         for host in hosts:
             site.wait(f"{TITLES[host]} answers", lambda host=host: _answers(site, host), 10.0)  # type: ignore[misc]
-        not_carried = ends.unavailable(site)
-        programs = None if not_carried else ends.compile_ends(site)
+        programs, not_carried = None, ""
+        try:
+            programs = ends.prepare_ends(site)
+        except Refused as refused:
+            not_carried = str(refused)
         runs = _rounds(site, hosts, programs, rounds, seconds, tell)
         return Comparison(runs, brief.generator(), left_out, not_carried)
     finally:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from halbctl.lab.load import CARRY
@@ -45,15 +45,10 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _SYN = 2
 
 
-def unavailable(site: Site) -> str:
-    """Why this load cannot be made here; empty where it can."""
-    if site.network.realm.holder is not None:
-        return "only root may load programs into the kernel"
-    return "" if shutil.which("clang") else "clang is not installed (apt install clang)"
-
-
-def compile_ends(site: Site) -> Path:
-    """The programs for the kernel; raise Refused with the compiler's words."""
+def prepare_ends(site: Site) -> Path:
+    """Compile the programs and try whether the kernel takes them; raise Refused with the reason."""
+    if shutil.which("clang") is None:
+        raise Refused("clang is not installed (apt install clang)")
     path = site.folder / "ends.o"
     given = {"PORT": CARRY, "LANES": LANES, "FIRST_PORT": FIRST_PORT, "PAYLOAD": PAYLOAD}
     argv = ["clang", "-O2", "-target", "bpf", f"-I/usr/include/{os.uname().machine}-linux-gnu"]
@@ -63,7 +58,8 @@ def compile_ends(site: Site) -> Path:
     )
     if done.returncode:
         raise Refused(f"clang does not compile {_SOURCE}: {done.stderr.strip()[-300:]}")
-    return path
+    with _attached(site, path, [CLIENT.name], "client"):
+        return path
 
 
 def carry(site: Site, programs: Path, address: str, seconds: float) -> float:
@@ -90,13 +86,11 @@ def carry(site: Site, programs: Path, address: str, seconds: float) -> float:
 @contextmanager
 def _attached(site: Site, programs: Path, hosts: Sequence[str], part: str) -> Iterator[None]:
     at = ("ip", "link", "set", "dev", INTERFACE, "xdpgeneric")
-    try:
+    with ExitStack() as attached:
         for host in hosts:
             site.network.run(host, *at, "obj", str(programs), "sec", f"xdp/{part}")
+            attached.callback(site.network.run, host, *at, "off")
         yield
-    finally:
-        for host in hosts:
-            site.network.run(host, *at, "off")
 
 
 def _sent(site: Site) -> int:
