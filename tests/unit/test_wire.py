@@ -25,7 +25,6 @@ QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(Heal
 
 
 SCALARS: dict[type[msgspec.inspect.Type], st.SearchStrategy[Any]] = {
-    msgspec.inspect.IntType: st.integers(0, wire.MAX_INTEGER),
     msgspec.inspect.FloatType: st.floats(allow_nan=False, allow_infinity=False),
     msgspec.inspect.StrType: st.text(max_size=12),
     msgspec.inspect.BytesType: st.binary(max_size=12),
@@ -50,6 +49,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
             return st.tuples(*(values_of(t) for t in info.item_types))
         case msgspec.inspect.DictType():
             return st.dictionaries(values_of(info.key_type), values_of(info.value_type), max_size=2)
+        case msgspec.inspect.IntType(ge=least, le=most):
+            return st.integers(least or 0, wire.MAX_INTEGER if most is None else most)
         case msgspec.inspect.LiteralType():
             return st.sampled_from(info.values)
         case msgspec.inspect.EnumType():
