@@ -26,6 +26,7 @@ from pathlib import Path
 
 from halbctl.lab.load import CARRY
 from halbctl.lab.namespaces import INTERFACE
+from halbctl.lab.owners import internet_checksum
 from halbctl.lab.plan import CLIENT
 from halbctl.lab.probes import python_environment
 from halbctl.lab.site import Site
@@ -42,7 +43,7 @@ PACKETS = 3
 _SETTLE = 0.1
 """Seconds of load before it is measured."""
 _SOURCE = Path(__file__).with_suffix(".c")
-_SYN = 2
+_SYN, _HEADER, _WINDOW = 2, 20, 65000
 
 
 def prepare_ends(site: Site) -> Path:
@@ -100,29 +101,19 @@ def _sent(site: Site) -> int:
     return count
 
 
-def _sum(data: bytes) -> int:
-    """The checksum of RFC 1071."""
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return 0xFFFF - total
-
-
 def open_lanes(address: str) -> None:
     """Send the first packet of each lane's first connection."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         asked.connect((address, CARRY))
         ends = socket.inet_aton(asked.getsockname()[0]) + socket.inet_aton(address)
     sequence = time.monotonic_ns() >> 14 << 6 & 0xFFFFFFFF
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+    pseudo = ends + struct.pack("!HH", socket.IPPROTO_TCP, _HEADER)
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
         for lane in range(LANES):
-            first = struct.pack("!HHIIBB", FIRST_PORT + lane, CARRY, sequence, 0, 5 << 4, _SYN)
-            rest = struct.pack("!H", 65000)
-            pseudo = ends + struct.pack("!HH", socket.IPPROTO_TCP, 20)
-            checked = _sum(pseudo + first + rest + bytes(4))
-            segment = first + rest + struct.pack("!HH", checked, 0)
-            head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0x4000, 64, socket.IPPROTO_TCP, 0)
-            sock.sendto(head + ends + segment, (address, 0))
+            ports = struct.pack("!HH", FIRST_PORT + lane, CARRY)
+            rest = struct.pack("!IIBBH", sequence, 0, _HEADER << 2, _SYN, _WINDOW)
+            checksum = internet_checksum(pseudo + ports + rest + bytes(4))
+            sock.sendto(ports + rest + struct.pack("!HH", checksum, 0), (address, 0))
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def solicitation(mac: bytes, source: int, vip: ipaddress.IPv6Address) -> bytes:
     sender = source.to_bytes(16, "big")
     body = struct.pack("!BBHI", _SOLICIT, 0, 0, 0) + vip.packed + b"\1\1" + mac
     pseudo = sender + group + struct.pack("!II", len(body), _ICMPV6)
-    checksum = _internet_checksum(pseudo + body)
+    checksum = internet_checksum(pseudo + body)
     body = body[:2] + struct.pack("!H", checksum) + body[4:]
     ipv6 = struct.pack("!IHBB", 6 << 28, len(body), _ICMPV6, 255) + sender + group
     return b"\x33\x33\xff" + low + mac + struct.pack("!H", _IPV6) + ipv6 + body
@@ -175,7 +175,7 @@ def read_advertisement(frame: bytes) -> tuple[ipaddress.IPv6Address, int, bytes]
     return ipaddress.IPv6Address(frame[62:78]), asked_by - SOURCE6, frame[6:12]
 
 
-def _internet_checksum(data: bytes) -> int:
+def internet_checksum(data: bytes) -> int:
     """RFC 1071; ``data`` has an even length."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
