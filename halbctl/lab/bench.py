@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from halbctl.errors import note, report
-from halbctl.lab.dataplane import Comparison, compare, lab
+from halbctl.lab.compared import lab
+from halbctl.lab.dataplane import Comparison, compare
 from halbctl.lab.failover import GROUPS, MODE_WORDS, Course, failover, failover_lines
 from halbctl.lab.instep import check_flows
 from halbctl.lab.kinds import IDLE, KINDS, USUAL

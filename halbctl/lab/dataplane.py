@@ -25,39 +25,28 @@ from statistics import median
 from typing import Any
 
 from halbctl.lab import brief, ends
-from halbctl.lab.load import ASK, PORTS, command
-from halbctl.lab.modes import prepare_dsr, prepare_routed
-from halbctl.lab.namespaces import SWITCH
+from halbctl.lab.compared import (
+    ADDRESS,
+    ALONE,
+    BY_HAND,
+    DSR,
+    NOTHING,
+    PROXY,
+    ROUTED,
+    SECONDARIES,
+    TELLING,
+    balance_with_halb,
+    prepare,
+    serve_load,
+    simple_switch,
+    tell_others,
+    telling,
+)
+from halbctl.lab.load import command
 from halbctl.lab.others import balance_by_hand, balance_with_proxy, send_on
-from halbctl.lab.plan import VIP, Plan
-from halbctl.lab.probes import python_environment
-from halbctl.lab.processes import Service
-from halbctl.lab.site import START_TIMEOUT, Site, apply, create_token
+from halbctl.lab.site import Site
 from protocol.errors import Refused
 
-ALONE, BY_HAND, PROXY, TELLING, NOTHING = "a", "b", "c", "d", "e"
-SECONDARIES = ("f", "g")
-"""Hosts of the lab: HALB, rules by hand, HAProxy, HALB that tells its flows to the last two, and
-one that sends frames on to a gateway and back, and does nothing else."""
-ROUTED, DSR = "h", "i"
-"""HALB on one device, with Virtual Servers of other modes."""
-ADDRESS = {
-    ALONE: VIP,
-    BY_HAND: "10.77.0.101",
-    PROXY: "10.77.0.102",
-    TELLING: "10.77.0.103",
-    NOTHING: "10.77.0.104",
-    ROUTED: "10.77.0.105",
-    DSR: "10.77.0.106",
-}
-INNER = "10.77.0.107"
-"""Inner VIP of ``ROUTED``."""
-_ASKING = {ROUTED: "10.77.0.205", DSR: "10.77.0.206"}
-"""Addresses of the client."""
-_MODE: dict[str, dict[str, Any]] = {
-    ROUTED: {"forwarding": "routed", "inner_vips": [f"{INNER}/24"]},
-    DSR: {"forwarding": "dsr"},
-}
 TITLES = {
     NOTHING: "frames sent on",
     BY_HAND: "nftables by hand",
@@ -89,7 +78,6 @@ CARRYING = (NOTHING, ALONE, BY_HAND, ROUTED, PROXY)
 """Hosts for which ``carry`` is measured. With ``dsr`` gateways answer past the device, not back to
 where a packet came from; and telling others of each flow has its own figure, ``telling``."""
 LESS_IS_BETTER = ("ask", "cost")
-GATEWAYS = 2
 
 
 @dataclass(frozen=True)
@@ -185,15 +173,10 @@ class Comparison:
         return [*lines, *(f"BROKEN {each}" for each in self.broken()), ""]
 
 
-def lab(name: str) -> Plan:
-    """What :func:`compare` needs."""
-    return Plan(name, devices=len(ADDRESS) + len(SECONDARIES), gateways=GATEWAYS)
-
-
 def compare(
     site: Site, rounds: int, seconds: float, tell: Callable[[str], None] = lambda _: None
 ) -> Comparison:
-    """Measure in a lab as :func:`lab` says, that is built, not formed."""
+    """Measure in a lab as :func:`halbctl.lab.compared.lab` says, that is built, not formed."""
     for host in (BY_HAND, PROXY, NOTHING):
         site.service(host).terminate(5.0)
     simple_switch(site)
@@ -205,6 +188,7 @@ def compare(
         for host in (ALONE, ROUTED, DSR):
             balance_with_halb(site, host, ())
         balance_with_halb(site, TELLING, SECONDARIES)
+        tell_others(site, ())
         balance_by_hand(site, BY_HAND, ADDRESS[BY_HAND])
         send_on(site, NOTHING, ADDRESS[NOTHING])
         left_out = "" if shutil.which("haproxy") else "it is not installed (apt install haproxy)"
@@ -229,20 +213,6 @@ def compare(
             server.kill()
 
 
-def prepare(site: Site) -> None:
-    """Client and gateways know the ways of the modes in which gateways see the client."""
-    prepare_routed(site, ADDRESS[ROUTED], INNER, _ASKING[ROUTED])
-    prepare_dsr(site, ADDRESS[DSR], _ASKING[DSR])
-
-
-def simple_switch(site: Site) -> None:
-    """No switch runs the hooks of netfilter for each packet, nor rules for cuts."""
-    site.network.run(SWITCH, "nft", "delete", "table", "bridge", "cuts")
-    with suppress(Refused):  # where the kernel has no such hooks for bridges
-        for name in ("iptables", "ip6tables", "arptables"):
-            site.network.run(SWITCH, "sysctl", "-qw", f"net.bridge.bridge-nf-call-{name}=0")
-
-
 def _rounds(
     site: Site,
     hosts: list[str],
@@ -252,17 +222,24 @@ def _rounds(
     tell: Callable[[str], None],
 ) -> dict[str, dict[str, list[float]]]:
     runs: dict[str, dict[str, list[float]]] = {h: {f: [] for f in FIGURES} for h in hosts}
+
+    def connect(host: str) -> None:
+        for name, value in _connect(site, host, seconds).items():
+            runs[host][name].append(value)
+
     for number in range(rounds):
         # Another one begins each time, so that none is always the first.
         turn = number % len(hosts)
         turns = hosts[turn:] + hosts[:turn]
-        for host, took in zip(turns, ask(site, turns, seconds), strict=True):
-            runs[host]["ask"].append(took)
-        for host in turns:
-            runs[host]["stream"].append(_load(site, "stream", ADDRESS[host], seconds))
-        for host in turns:
-            for name, value in _connect(site, host, seconds).items():
-                runs[host][name].append(value)
+        with telling(site):
+            # By short turns, for the machine's speed changes; and all together, for alone both
+            # ends of one come to be on one processor, or not, by chance.
+            for figure in ("ask", "stream"):
+                for host, value in zip(turns, by_turns(site, figure, turns, seconds), strict=True):
+                    runs[host][figure].append(value)
+            connect(TELLING)
+        for host in (host for host in turns if host != TELLING):
+            connect(host)
         if programs:
             for host in (host for host in turns if host in CARRYING):
                 rate = ends.carry(site, programs, ADDRESS[host], seconds)
@@ -292,64 +269,20 @@ def _connect(site: Site, host: str, seconds: float) -> dict[str, float]:
     }
 
 
-def ask(site: Site, hosts: Sequence[str], seconds: float) -> list[float]:
-    """The median of a small question's round trip through each host, µs; for ``seconds`` each."""
+def by_turns(site: Site, figure: str, hosts: Sequence[str], seconds: float) -> list[float]:
+    """``ask`` or ``stream`` through each host, for ``seconds`` each."""
     addresses = ",".join(ADDRESS[host] for host in hosts)
-    argv = command("ask", addresses, str(seconds))
-    found = json.loads(brief.run_load(site, addresses, argv, seconds * len(hosts)))
+    found = _load(site, figure, addresses, seconds, len(hosts))
     return [float(value) for value in found]
 
 
-def _load(site: Site, figure: str, address: str, seconds: float) -> float:
-    argv = command(figure, address, str(seconds))
-    return float(json.loads(brief.run_load(site, address, argv, seconds)))
-
-
-def serve_load(site: Site, gateway: str) -> Service:
-    """Answer streams and questions on a gateway until killed."""
-    service = Service("load", site.folder / gateway)
-    service.start(site.network.within(gateway, command("serve")), python_environment())
-    return service
+def _load(site: Site, figure: str, addresses: str, seconds: float, many: int = 1) -> Any:
+    argv = command(figure, addresses, str(seconds))
+    return json.loads(brief.run_load(site, addresses, argv, seconds * many))
 
 
 def _answers(site: Site, host: str) -> bool:
     with suppress(Refused, subprocess.TimeoutExpired):
         served = _load(site, "connect", ADDRESS[host], 0.05)
-        return served > 0 and ask(site, [host], 0.05)[0] > 0
+        return bool(served > 0 and by_turns(site, "ask", [host], 0.05)[0] > 0)
     return False
-
-
-def _document(plan: Plan, device: str) -> str:
-    """A Site: one Virtual Server with the ports of the load."""
-    gateways = [{"name": host.name, "address": host.ipv4} for host in plan.gateway_hosts]
-    check = {"type": "tcp", "interval": 2.0, "timeout": 1.0, "port": ASK}
-    server = {
-        "name": "bench",
-        "vips": [f"{ADDRESS[device]}/24"],
-        "gateways": gateways,
-        "listeners": [{"protocol": "tcp", "port": port, "check": check} for port in PORTS],
-        **_MODE.get(device, {}),
-    }
-    return json.dumps({"virtual_servers": [server]})
-
-
-def balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> None:
-    """Form a Site of its own: ``device`` is primary of the address that is measured."""
-    site.halbctl(device, "init", f"{site.plan.name}-{device}").check()
-    if secondaries:
-        token = create_token(site, device, uses=len(secondaries))
-        for name in secondaries:
-            site.halbctl(name, "join", token).check()
-    apply(site, _document(site.plan, device), device)
-    carriers = {device, *secondaries}
-
-    def serves() -> bool:
-        known = site.virtual_server(device, "bench")
-        able = {each["name"] for each in known["devices"] if each["eligible"]}
-        up = all(gateway["state"] == "up" for gateway in known["gateways"])
-        if known["primary"] in secondaries:
-            # It was quicker; a move that is refused now is asked for again.
-            site.halbctl(device, "promote", "bench", "--to", device, "--wait")
-        return known["primary"] == device and able == carriers and up
-
-    site.wait(f"{device} is primary, and the others follow", serves, START_TIMEOUT)

@@ -1,21 +1,23 @@
 """Load for ``scripts/bench dataplane``, and what answers it. Standard library only.
 
-Run as ``python -m halbctl.lab.load serve|brief``, or ``stream|connect HOST SECONDS``, or ``ask
+Run as ``python -m halbctl.lab.load serve|brief``, or ``connect HOST SECONDS``, or ``stream|ask
 HOST,... SECONDS``, which print what they measured as JSON. A server ends each brief connection,
 so that no port of a client waits for its time to pass.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from statistics import median
 
 STREAM, BRIEF, ASK, CARRY = 7011, 7012, 7013, 7014
@@ -28,8 +30,9 @@ _REQUEST = b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n!"
 _CHUNK = 1 << 18
 TIMEOUT_S = 5.0
-SLICE_S = 0.02
-"""The turn of one host among several."""
+SLICE_S, STREAM_SLICE_S = 0.02, 0.05
+"""The turn of one host among several, with questions and with streams."""
+_LOOK_S = 0.00005
 
 
 def command(*arguments: str) -> list[str]:
@@ -86,15 +89,37 @@ def brief() -> None:
             _guarded(_answer, sock)
 
 
-def stream(host: str, seconds: float) -> float:
-    """Gigabits per second of one connection."""
+def stream(hosts: Sequence[str], seconds: float) -> list[float]:
+    """Gigabits per second of one connection through each host, alone in its turns.
+
+    A turn ends when everything is acknowledged.
+    """
     data = bytes(_CHUNK)
-    sent = 0
-    with socket.create_connection((host, STREAM), TIMEOUT_S) as sock:
-        began = time.perf_counter()
-        while (passed := time.perf_counter() - began) < seconds:
-            sent += sock.send(data)
-    return sent * 8 / passed / 1e9
+    sent, took = [0] * len(hosts), [0.0] * len(hosts)
+    with _connections_to(hosts, STREAM) as socks:
+        for _ in range(max(1, round(seconds / STREAM_SLICE_S))):
+            for number, sock in enumerate(socks):
+                began = time.perf_counter()
+                while time.perf_counter() - began < STREAM_SLICE_S:
+                    sent[number] += sock.send(data)
+                while _unacknowledged(sock):
+                    time.sleep(_LOOK_S)
+                took[number] += time.perf_counter() - began
+    return [count * 8 / each / 1e9 for count, each in zip(sent, took, strict=True)]
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes; SIOCOUTQ, tcp(7)."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))
+    return int(count)
+
+
+@contextmanager
+def _connections_to(hosts: Sequence[str], port: int) -> Iterator[list[socket.socket]]:
+    with ExitStack() as held:
+        yield [
+            held.enter_context(socket.create_connection((host, port), TIMEOUT_S)) for host in hosts
+        ]
 
 
 def connect(host: str, seconds: float) -> int:
@@ -140,10 +165,7 @@ def ask(hosts: Sequence[str], seconds: float) -> list[float]:
 
     Hosts have turns of milliseconds, so that what else the machine does meets all alike.
     """
-    with ExitStack() as held:
-        socks = [
-            held.enter_context(socket.create_connection((host, ASK), TIMEOUT_S)) for host in hosts
-        ]
+    with _connections_to(hosts, ASK) as socks:
         for sock in socks:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         took: list[list[float]] = [[] for _ in socks]
@@ -167,7 +189,7 @@ if __name__ == "__main__":
         case ["brief"]:
             brief()
         case ["stream", to, length]:
-            print(json.dumps(stream(to, float(length))))
+            print(json.dumps(stream(to.split(","), float(length))))
         case ["connect", to, length]:
             print(json.dumps(connect(to, float(length))))
         case ["ask", to, length]:

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from halbctl.lab.dataplane import BY_HAND, FIGURES, HALB, NOTHING, compare, lab
+from halbctl.lab.compared import BY_HAND, NOTHING, lab
+from halbctl.lab.dataplane import FIGURES, HALB, compare
 from halbctl.lab.lifecycle import build, down
 
 pytestmark = pytest.mark.kernel

@@ -1,4 +1,4 @@
-"""What HALB's rules cost a packet, part by part; run by hand: ``python -m tests.scale.rules``.
+"""What HALB's rules cost, part by part; run by hand: ``python -m tests.scale.rules``.
 
 In one lab a device with HALB and one with rules by hand translate alike; a third has a Virtual
 Server that is `routed` without memory. Small questions go through them in turns, and each turn
@@ -7,23 +7,29 @@ Client, devices and gateways share one processor, so that a question wakes no ot
 left of a round trip is the way of two packets, and differences of 0.05 µs can be seen. The agents
 are ended first, and the leases held open, so that nothing mends what is taken away.
 
-``python -m tests.scale.rules [ROUNDS]`` prints for each set of rules the median of the
-round trips, in µs, what they took more than by hand in ns, and the ratio of both.
+``python -m tests.scale.rules [ROUNDS [FIGURE]]`` prints for each set of rules the median of what
+one took, in µs, what it took more than by hand in ns, and the ratio of both. FIGURE is one of
+``questions``, and ``connections``: new ones between ends that take next to nothing
+(:mod:`halbctl.lab.ends`), of six packets each.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from socket import inet_aton
 from statistics import median
 
 from agent import accounts, gate
 from agent.counters import PROTOCOL_NUMBER
 from agent.numbers import mark_of
-from halbctl.lab import dataplane as bench
+from halbctl.lab import compared as bench
+from halbctl.lab import ends
+from halbctl.lab.dataplane import by_turns
 from halbctl.lab.lifecycle import build, down
 from halbctl.lab.load import PORTS
 from halbctl.lab.namespaces import INTERFACE
@@ -80,14 +86,19 @@ def _lab() -> Iterator[Site]:
 
 def _load(site: Site, host: str, script: str) -> None:
     """All rules anew but for what ``script`` takes away, and the lease open."""
-    vips, kept = [bench.ADDRESS[host]], accounts.Accounts()
+    vips = [bench.ADDRESS[host]]
+    services = frozenset(f"{vips[0]} . tcp . {port}" for port in PORTS)
+    gateways: frozenset[str] = frozenset()
     if host == bench.ROUTED:
         vips.append(bench.INNER)
-        gateways = (each.ipv4 for each in site.plan.gateway_hosts)
-        kept = accounts.Accounts(
-            gateways=frozenset(f"{at} . tcp . {port}" for at in gateways for port in PORTS)
+        gateways = frozenset(
+            f"{gateway.ipv4} . tcp . {port}"
+            for gateway in site.plan.gateway_hosts
+            for port in PORTS
         )
+    kept = accounts.Accounts(frozenset(vips), services, gateways=gateways)
     table = gate.table(INTERFACE, "measured", inward=False) + accounts.table(kept)
+    table += accounts.change(accounts.Accounts(), kept)
     numbered = accounts.numbered(_numbers(site))
     text = table + numbered + script + gate.acquire(vips, _HELD_NS)
     site.network.run(host, "nft", "-f", "-", text=text)
@@ -103,7 +114,7 @@ def _numbers(site: Site) -> list[bytes]:
     ]
 
 
-def _turns(site: Site, rounds: int) -> Mapping[str, list[float]]:
+def _turns(site: Site, rounds: int, took: Callable[[str], float]) -> Mapping[str, list[float]]:
     found: dict[str, list[float]] = {"by hand": [], **{name: [] for name in PARTS}}
     names = list(found)
     for number in range(rounds):
@@ -113,16 +124,28 @@ def _turns(site: Site, rounds: int) -> Mapping[str, list[float]]:
             if name in PARTS:
                 host, script = PARTS[name]
                 _load(site, host, script)
-            found[name] += bench.ask(site, [host], SECONDS)
+            found[name].append(took(host))
     return found
 
 
-def main(rounds: int) -> None:
+def _question(site: Site, host: str) -> float:
+    (took,) = by_turns(site, "ask", [host], SECONDS)
+    return took
+
+
+def _connection(site: Site, programs: Path, host: str) -> float:
+    return 1e6 / ends.carry(site, programs, bench.ADDRESS[host], SECONDS)
+
+
+def main(rounds: int, figure: str) -> None:
     """Measure and print."""
     processor = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {processor})
     with _lab() as site:
-        found = _turns(site, rounds)
+        took = partial(_question, site)
+        if figure == "connections":
+            took = partial(_connection, site, ends.prepare_ends(site))
+        found = _turns(site, rounds, took)
     hand = found["by hand"]
     for name, values in found.items():
         more = median(a - b for a, b in zip(values, hand, strict=True)) * 1000
@@ -131,4 +154,5 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS)
+    given = sys.argv[1:]
+    main(int(given[0]) if given else ROUNDS, given[1] if len(given) > 1 else "questions")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from halbctl.lab.dataplane import ALONE, BY_HAND, NOTHING, PROXY, TELLING, Comparison
+from halbctl.lab.compared import ALONE, BY_HAND, NOTHING, PROXY, TELLING
+from halbctl.lab.dataplane import Comparison
 
 TOOL = "a tool"
 
