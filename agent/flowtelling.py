@@ -27,8 +27,12 @@ BATCH_S = 0.1
 HASTE_S = 0.005
 """The same while this device hands over, or slots move; a flow is told with the first look then."""
 SHARE = 0.1
-"""Of a processor, for what the kernel tells of flows; as much for reading all of them anew.
-Where flows come faster, they are told later, and in the end not at all: traffic goes first."""
+"""Of a processor, for what the kernel tells of flows; as much for reading all of them anew for one
+secondary. Where flows come faster, they are told later, and in the end not at all: traffic goes
+first."""
+READINGS_SHARE = 0.5
+"""The same for reading all flows for all secondaries: those that lack them, after a move or a
+start, do not wait for each other for long."""
 PAUSE_S = 1.0
 """A stream begins at most this often."""
 
@@ -58,7 +62,9 @@ class Telling:
         self._attending = self._looking = self._shared = False
         self._soon: asyncio.TimerHandle | None = None
         self._flushes: asyncio.Handle | None = None
-        self._looks, self._readings = (Share(SHARE, self._loop.time) for _ in range(2))
+        self._looks = Share(SHARE, self._loop.time)
+        self._readings = Share(READINGS_SHARE, self._loop.time)
+        self._readings_for: dict[DeviceId, Share] = {}
         self._hasty_until = 0.0
         self._out: dict[DeviceId, Outgoing] = {}
         self._begun: dict[DeviceId, float] = {}
@@ -191,7 +197,10 @@ class Telling:
         reading = present is not None and not present.ready
         if present is not None and reading:
             present.acknowledge(0, now)
-        due = max(self._begun.get(device, -PAUSE_S) + PAUSE_S, self._readings.free_at)
+        share = self._readings_for.setdefault(device, Share(SHARE, self._loop.time))
+        due = max(
+            self._begun.get(device, -PAUSE_S) + PAUSE_S, share.free_at, self._readings.free_at
+        )
         if not groups or reading or now < due:
             return
         self._epoch += 1
@@ -210,7 +219,8 @@ class Telling:
             if self._out.get(device) is out:
                 del self._out[device]
 
-        self._worker.do(partial(everything, table, out.vips), read, failed, self._readings)
+        job = partial(self._readings.count, partial(everything, table, out.vips))
+        self._worker.do(job, read, failed, share)
 
     def keep(self, now: float) -> None:
         """Signs of life to whom flows are told; let go of who asks for nothing any more."""
@@ -222,6 +232,8 @@ class Telling:
             if not self._tellers.vips_of(out.groups) <= out.vips:
                 self._begin(device, out.groups, now)
         self._begun = {d: t for d, t in self._begun.items() if d in self._out or now < t + PAUSE_S}
+        shares = self._readings_for.items()
+        self._readings_for = {d: s for d, s in shares if d in self._out or now < s.free_at}
         self.listen()
 
     # What this device lacked when it became primary

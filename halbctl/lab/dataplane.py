@@ -135,7 +135,7 @@ class Comparison:
                 ratio, less = figures.get(figure, 0.0), figure in LESS_IS_BETTER
                 if ratio > wanted if less else ratio < wanted:
                     found.append(
-                        f"{FIGURES[figure]}: {ratio:.2f} of {TITLES[host]},"
+                        f"{FIGURES[figure]}: {ratio:.3f} of {TITLES[host]},"
                         f" wanted at {'most' if less else 'least'} {wanted:.2f}"
                     )
         return found

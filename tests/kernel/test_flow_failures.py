@@ -145,6 +145,47 @@ def test_a_full_reading_may_take_longer_than_a_secondary_may_be_silent(
     inside(test)
 
 
+def test_a_secondary_does_not_wait_until_the_reading_for_another_is_paid_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A reading takes a second of each thousand here, for the secondary that it is for."""
+    monkeypatch.setattr("agent.flowtelling.SHARE", 0.001)
+    monkeypatch.setattr("agent.flowtelling.READINGS_SHARE", 1.0)
+    third = device(3)
+
+    def costly(*args: Any) -> Any:
+        ends = time.thread_time() + 0.1
+        while time.thread_time() < ends:
+            pass
+        return flowreading.everything(*args)
+
+    monkeypatch.setattr("agent.flowtelling.everything", costly)
+
+    async def test() -> None:
+        begun: list[DeviceId] = []
+
+        def send(to: DeviceId, message: Message) -> None:
+            assert isinstance(message, FlowsPart)
+            if message.number == 1 and not message.sign:
+                begun.append(to)
+
+        flows: Any = Flows(ME.id, 1, send, NOTHING)
+        await flows.start()
+        flows.on_config(config(PEER, third))
+        flows.on_event(Event("primary", UID, "", 1, ME.id))
+        for each in (PEER, third):
+            async with asyncio.timeout(20.0):
+                while each.id not in begun:
+                    flows.on_message(each.id, FlowsWanted((UID,), 0, 0))
+                    await asyncio.sleep(ASK_S)
+        flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
+        await asyncio.sleep(4 * ASK_S)
+        assert begun == [PEER.id, third.id]
+        await flows.close()
+
+    inside(test)
+
+
 def test_a_look_that_failed_has_all_flows_told_anew_and_the_next_one_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -90,7 +90,8 @@ def test_a_secondary_is_not_sent_away_while_a_newer_stream_is_read_for_it() -> N
         flows.on_config(with_vips(VIP))
         flows.on_event(Event("primary", UID, "", 1, ME.id))
         flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
-        await until(lambda: told and flows._telling._readings.free_at <= loop.time())
+        share = flows._telling._readings_for[PEER.id]
+        await until(lambda: told and share.free_at <= loop.time())
         flows.on_message(PEER.id, FlowsWanted((UID,), 0, 0))
         flows.on_message(PEER.id, FlowsWanted((), told[0].epoch, 1))
         assert len(told) == 1

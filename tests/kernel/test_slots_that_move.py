@@ -22,6 +22,7 @@ from protocol.flows import FlowsPart, FlowsWanted, vip_of
 from protocol.ids import DeviceId
 from protocol.messages import Message
 from protocol.objects import Assignment, Gateway, Listener
+from protocol.objects import Device as Member
 from protocol.timing import Profile
 from tests.kernel.namespaces import (
     UID,
@@ -46,16 +47,18 @@ ME, PEER = device(1), device(2)
 NOTHING: Any = type("Nothing", (), {"deliver": print, "on_event": print, "on_verified": print})
 
 
-def config() -> Config:
+def config(*others: Member) -> Config:
+    """This device, and the ``others`` (``PEER``), carry the Virtual Server."""
+    devices = (ME, *(others or (PEER,)))
     assigned = Assignment(
         uid=UID,
         number=1,
-        voters=(ME.id, PEER.id),
+        voters=tuple(each.id for each in devices),
         vips=VIPS,
         profile=Profile.NORMAL,
         slowest=Profile.NORMAL,
     )
-    return first_config([ME, PEER], SERVER).edited(Edit(put=(assigned,)), 2)
+    return first_config(list(devices), SERVER).edited(Edit(put=(assigned,)), 2)
 
 
 def test_haste_tells_at_once_what_would_have_waited_for_the_next_looks(

@@ -49,7 +49,7 @@ def test_each_ratio_that_is_missed_is_said() -> None:
     others = {BY_HAND: figures(10, 5000, 40, 270), PROXY: figures(9, 4000, 60)}
     bad = compared(figures(9, 4000, 60), **others)
     assert len(bad.broken()) == 7
-    assert "0.90 of nftables by hand, wanted at least 0.95" in bad.broken()[0]
+    assert "0.900 of nftables by hand, wanted at least 0.95" in bad.broken()[0]
 
 
 def test_turns_are_compared_with_those_of_the_same_round() -> None:
