@@ -57,12 +57,17 @@ def lab(name: str) -> Plan:
 def prepare(site: Site) -> None:
     """The client has ports for all of a turn's connections, and client and gateways know the ways
     of the modes in which gateways see the client."""
-    # Those that it ended itself, through HAProxy, keep theirs for a minute.
-    ports = ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1")
+    allow_many_connections(site, CLIENT.name)
     # A connection that waits for its turn goes on as fast as it was.
-    site.network.run(CLIENT.name, "sysctl", "-qw", *ports, "net.ipv4.tcp_slow_start_after_idle=0")
+    site.network.run(CLIENT.name, "sysctl", "-qw", "net.ipv4.tcp_slow_start_after_idle=0")
     prepare_routed(site, ADDRESS[ROUTED], INNER, _ASKING[ROUTED])
     prepare_dsr(site, ADDRESS[DSR], _ASKING[DSR])
+
+
+def allow_many_connections(site: Site, host: str) -> None:
+    """A connection that ``host`` ended itself keeps its port there for a minute."""
+    ports = ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1")
+    site.network.run(host, "sysctl", "-qw", *ports)
 
 
 def simple_switch(site: Site) -> None:
@@ -95,14 +100,15 @@ def _document(plan: Plan, device: str, secondaries: Sequence[str]) -> str:
     return json.dumps({"virtual_servers": [server]})
 
 
-def balance_with_halb(site: Site, device: str, secondaries: Sequence[str]) -> None:
-    """Form a Site of its own: ``device`` is primary of the address that is measured."""
+def balance_with_halb(site: Site, device: str, others: Sequence[str]) -> None:
+    """Form a Site of its own: ``device`` carries the address that is measured, alone; ``others``
+    join, and carry nothing yet."""
     site.halbctl(device, "init", f"{site.plan.name}-{device}").check()
-    if secondaries:
-        token = create_token(site, device, uses=len(secondaries))
-        for name in secondaries:
+    if others:
+        token = create_token(site, device, uses=len(others))
+        for name in others:
             site.halbctl(name, "join", token).check()
-    _assign(site, device, secondaries)
+    _assign(site, device, ())
 
 
 def _assign(site: Site, device: str, secondaries: Sequence[str]) -> None:
@@ -125,12 +131,12 @@ def _assign(site: Site, device: str, secondaries: Sequence[str]) -> None:
 @contextmanager
 def telling(site: Site) -> Iterator[None]:
     """``TELLING`` tells its flows to its secondaries."""
-    tell_others(site, SECONDARIES)
+    _tell_others(site, SECONDARIES)
     yield
-    tell_others(site, ())
+    _tell_others(site, ())
 
 
-def tell_others(site: Site, secondaries: Sequence[str]) -> None:
+def _tell_others(site: Site, secondaries: Sequence[str]) -> None:
     """``TELLING`` tells its flows to these; to none: its kernel makes no notices of them."""
     _assign(site, TELLING, secondaries)
     site.wait(

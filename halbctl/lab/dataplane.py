@@ -39,7 +39,6 @@ from halbctl.lab.compared import (
     prepare,
     serve_load,
     simple_switch,
-    tell_others,
     telling,
 )
 from halbctl.lab.load import command
@@ -188,7 +187,6 @@ def compare(
         for host in (ALONE, ROUTED, DSR):
             balance_with_halb(site, host, ())
         balance_with_halb(site, TELLING, SECONDARIES)
-        tell_others(site, ())
         balance_by_hand(site, BY_HAND, ADDRESS[BY_HAND])
         send_on(site, NOTHING, ADDRESS[NOTHING])
         left_out = "" if shutil.which("haproxy") else "it is not installed (apt install haproxy)"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 
+from halbctl.lab.compared import allow_many_connections
 from halbctl.lab.load import PORTS
 from halbctl.lab.modes import speak_as
 from halbctl.lab.namespaces import INTERFACE, Host
@@ -46,9 +47,7 @@ table ip by_hand {{
 def balance_with_proxy(site: Site, host: str, address: str) -> subprocess.Popen[bytes]:
     """HAProxy in TCP mode, until killed."""
     _own(site, host, address)
-    # As its operators set them: each connection takes a port here for a minute.
-    ports = ("net.ipv4.ip_local_port_range=1024 65000", "net.ipv4.tcp_tw_reuse=1")
-    site.network.run(host, "sysctl", "-qw", *ports)
+    allow_many_connections(site, host)  # as its operators do
     sections = [
         (
             "global\n  maxconn 4000\ndefaults\n  mode tcp\n  balance roundrobin\n"

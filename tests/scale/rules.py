@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -87,21 +87,20 @@ def _lab() -> Iterator[Site]:
 def _load(site: Site, host: str, script: str) -> None:
     """All rules anew but for what ``script`` takes away, and the lease open."""
     vips = [bench.ADDRESS[host]]
-    services = frozenset(f"{vips[0]} . tcp . {port}" for port in PORTS)
-    gateways: frozenset[str] = frozenset()
+    services, gateways = _keys(vips), frozenset[str]()
     if host == bench.ROUTED:
         vips.append(bench.INNER)
-        gateways = frozenset(
-            f"{gateway.ipv4} . tcp . {port}"
-            for gateway in site.plan.gateway_hosts
-            for port in PORTS
-        )
+        gateways = _keys(gateway.ipv4 for gateway in site.plan.gateway_hosts)
     kept = accounts.Accounts(frozenset(vips), services, gateways=gateways)
     table = gate.table(INTERFACE, "measured", inward=False) + accounts.table(kept)
     table += accounts.change(accounts.Accounts(), kept)
     numbered = accounts.numbered(_numbers(site))
     text = table + numbered + script + gate.acquire(vips, _HELD_NS)
     site.network.run(host, "nft", "-f", "-", text=text)
+
+
+def _keys(addresses: Iterable[str]) -> frozenset[str]:
+    return frozenset(f"{address} . tcp . {port}" for address in addresses for port in PORTS)
 
 
 def _numbers(site: Site) -> list[bytes]:
