@@ -26,6 +26,8 @@ from protocol.timing import DRAIN_NS, NEVER, Profile, Timing
 from protocol.view import Role
 from protocol.voter import Electorate, Voter
 
+UNANSWERED = "the successor did not take over in time"
+
 
 class Group:
     """Role and lease of one device in one group. Times are its own clock, nanoseconds."""
@@ -346,8 +348,7 @@ class Group:
             self.on_vote(sender, vote, now, out)
 
     def _abort_hand_over(self, now: int, out: Outbox) -> None:
-        term, text = self.voter.term, "no successor came"
-        out.do(Event("handover-aborted", self.group, text, term, self.successor))
+        out.do(Event("handover-aborted", self.group, UNANSWERED, self.voter.term, self.successor))
         if self.may_campaign():
             self.timeline = {"silent": now}
             self.campaign(now, out)

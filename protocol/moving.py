@@ -10,8 +10,8 @@ from protocol.config import Config
 from protocol.contact import Contact
 from protocol.effects import Outcome, Promote
 from protocol.errors import HalbError, Refused, TimedOut
-from protocol.flush import Flushes
-from protocol.group import Group
+from protocol.flush import LACKED, Flushes
+from protocol.group import UNANSWERED, Group
 from protocol.groups import DRAINED
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import RequestMove
@@ -117,20 +117,28 @@ class Moving:
         changed = self.flushes.on_time(groups, now, out)
         self._next = NEVER
         for gid, move in list(self._moves.items()):
-            self._follow(gid, move, groups.get(gid), now, out)
+            why = LACKED if gid in changed else UNANSWERED
+            self._follow(gid, move, groups.get(gid), now, out, why)
         changed += self._leave_office(groups, contacts, now, out)
         self._next = min(self._next, self.flushes.wake_at())
         return changed
 
     def _follow(
-        self, gid: GroupId, move: _Move, group: Group | None, now: int, out: Outbox
+        self,
+        gid: GroupId,
+        move: _Move,
+        group: Group | None,
+        now: int,
+        out: Outbox,
+        why: str = UNANSWERED,
     ) -> None:
+        """Tell how the move ended, if it has; ``why`` it failed, where this device goes on."""
         outcome: Outcome | None = None
         if group is not None and group.voter.leader == move.to:
             outcome = Outcome(move.request, detail="moved")
         elif group is not None and group.role is Role.PRIMARY and gid not in self.flushes:
             error: HalbError = Refused(
-                "the successor did not take over: the primary continues",
+                f"{why}: the primary continues",
                 "`halbctl history` shows the attempt.",
             )
             outcome = Outcome(move.request, error=error)

@@ -49,8 +49,23 @@ def test_a_move_whose_flows_cannot_be_told_is_refused_and_the_primary_goes_on() 
     done = outcome(cluster, "p")
     assert done is not None
     assert isinstance(done.error, Refused)
+    assert "the successor lacked flows for 2 s: the primary continues" in str(done.error)
     (event,) = [e for _, _, e in cluster.all_of(Event) if e.kind == "handover-aborted"]
     assert event.text == "the successor lacked flows for 2 s"
+
+
+def test_a_move_whose_successor_is_too_slow_is_refused_and_the_primary_goes_on() -> None:
+    cluster, first, second, _ = cluster_of(MILLISECOND)
+    cluster.vote_ns[second] = SECOND
+    cluster.give(first, Promote("p", "rdp", "d2"))
+    cluster.run(1_500)
+    assert cluster.primary() == first
+    done = outcome(cluster, "p")
+    assert done is not None
+    assert isinstance(done.error, Refused)
+    assert "the successor did not take over in time: the primary continues" in str(done.error)
+    (event,) = [e for _, _, e in cluster.all_of(Event) if e.kind == "handover-aborted"]
+    assert event.text == "the successor did not take over in time"
 
 
 def test_a_second_move_meanwhile_is_refused() -> None:
