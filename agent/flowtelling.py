@@ -65,10 +65,9 @@ class Telling:
         self._looks = Share(SHARE, self._loop.time)
         self._readings = Share(READINGS_SHARE, self._loop.time)
         self._readings_for: dict[DeviceId, Share] = {}
+        """When the next stream to each device may begin."""
         self._hasty_until = 0.0
         self._out: dict[DeviceId, Outgoing] = {}
-        self._begun: dict[DeviceId, float] = {}
-        """When the first part of the newest stream to each device was sent."""
 
     # The kernel's notices
 
@@ -184,7 +183,7 @@ class Telling:
             self._barrier.check(self._out)
             if self._barrier.unmarked:
                 self._read()
-        elif out is None or out.given_up or (out.ready and now >= self._begun[device] + PAUSE_S):
+        elif out is None or out.given_up or (out.ready and now >= self._due(device)):
             # Not while a newer stream is read for it, or has its beginning on the way.
             self._send(device, UNKNOWN)
 
@@ -197,30 +196,32 @@ class Telling:
         reading = present is not None and not present.ready
         if present is not None and reading:
             present.acknowledge(0, now)
-        share = self._readings_for.setdefault(device, Share(SHARE, self._loop.time))
-        due = max(
-            self._begun.get(device, -PAUSE_S) + PAUSE_S, share.free_at, self._readings.free_at
-        )
-        if not groups or reading or now < due:
+        if not groups or reading or now < self._due(device):
             return
+        share = self._readings_for[device]
         self._epoch += 1
         out = self._out[device] = Outgoing(self._epoch, groups, self._tellers.vips_of(groups), now)
         self.listen()
 
         def read(flows: tuple[Chunk, ...]) -> None:
             out.begin(flows)
-            self._begun[device] = self._loop.time()
+            share.rest(PAUSE_S)
             if self._out.get(device) is out:
                 self._tell(device)
 
         def failed() -> None:
             """The next question for a stream, a moment later, has one begun."""
-            self._begun[device] = self._loop.time()
+            share.rest(PAUSE_S)
             if self._out.get(device) is out:
                 del self._out[device]
 
         job = partial(self._readings.count, partial(everything, table, out.vips))
         self._worker.do(job, read, failed, share)
+
+    def _due(self, device: DeviceId) -> float:
+        """When a stream to ``device`` may begin."""
+        share = self._readings_for.setdefault(device, Share(SHARE, self._loop.time))
+        return max(share.free_at, self._readings.free_at)
 
     def keep(self, now: float) -> None:
         """Signs of life to whom flows are told; let go of who asks for nothing any more."""
@@ -231,7 +232,6 @@ class Telling:
             self._send(device, out.sign())
             if not self._tellers.vips_of(out.groups) <= out.vips:
                 self._begin(device, out.groups, now)
-        self._begun = {d: t for d, t in self._begun.items() if d in self._out or now < t + PAUSE_S}
         shares = self._readings_for.items()
         self._readings_for = {d: s for d, s in shares if d in self._out or now < s.free_at}
         self.listen()

@@ -53,3 +53,7 @@ class Share:
         finally:
             took = time.thread_time() - began
             self.free_at = max(self.free_at, self._clock()) + took / self._share
+
+    def rest(self, seconds: float) -> None:
+        """No more work within ``seconds`` from now."""
+        self.free_at = max(self.free_at, self._clock() + seconds)
