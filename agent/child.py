@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 _ROOM = 512
 """Bytes for a ``posix_spawn_file_actions_t``, or the attributes, or a ``sigset_t``: several times
 what C libraries need."""
-_DEFAULT_SIGNALS, _OWN_SESSION = 0x04, 0x80
+_DEFAULT_SIGNALS, _SCHEDULER, _OWN_SESSION = 0x04, 0x20, 0x80
 """Flags of the attributes (spawn.h)."""
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 _libc = ctypes.CDLL(None)
@@ -35,13 +35,19 @@ def run(
 ) -> int:
     """Run a program of the path on these files, and wait in this thread; its exit status.
 
+    It has this thread's scheduling policy and priority, whether others inherit them or not.
     A signal that ended it counts below zero. Raises OSError where it cannot be started,
     :class:`TooSlow` after ``timeout`` seconds.
     """
     files = (given.fileno(), printed.fileno(), said.fileno())
-    with _made("_file_actions") as actions:
+    policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
+    priority = ctypes.c_int(os.sched_getparam(0).sched_priority)
+    with _made("_file_actions") as actions, _made("attr") as attributes:
         _demand_files(files, actions)
-        pid = _spawn(argv, os.environb, actions, None)
+        _demand(_libc.posix_spawnattr_setschedpolicy(attributes, policy))
+        _demand(_libc.posix_spawnattr_setschedparam(attributes, ctypes.byref(priority)))
+        _demand(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(_SCHEDULER)))
+        pid = _spawn(argv, os.environb, actions, attributes)
     in_time = False
     try:
         in_time = _ends_within(pid, timeout)

@@ -171,7 +171,8 @@ def check(script: str) -> None:
     know, so statements of a new shape are tried here first. Raises
     :class:`KernelRefused`, or :class:`NftMissing` without the nft program.
     """
-    _demand(script, _nft(["--check", "--file", "-"], script))
+    with ahead():
+        _demand(script, _nft(["--check", "--file", "-"], script))
 
 
 def _load() -> _Library:

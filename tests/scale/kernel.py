@@ -154,6 +154,7 @@ async def passes(
 
 
 def load(servers: int, gateways: int, mode: str) -> dict[str, object]:
+    raise_priority()  # as the main thread of an agent, by which workers go
     whole = many(servers, gateways, mode, "tcp")
     changes = [
         replace(whole, down=frozenset({(whole.virtual_servers[n % servers].uid, "g0")}))

@@ -128,6 +128,30 @@ def test_who_holds_up_the_heartbeat_is_next_to_it_for_a_moment() -> None:
 
 
 @pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
+def test_who_holds_up_the_heartbeat_keeps_to_one_processor_with_its_children() -> None:
+    code = (
+        "import sys\n"
+        "from agent import child\n"
+        "SAY = 'import os; print(len(os.sched_getaffinity(0)), os.sched_getscheduler(0),' \\\n"
+        "    ' os.sched_getparam(0).sched_priority)'\n"
+        "def spawn():\n"
+        "    made = [os.fdopen(os.memfd_create(n), 'w+b') for n in 'ioe']\n"
+        "    assert child.run([sys.executable, '-c', SAY], *made, 60.0) == 0\n"
+        "    made[1].seek(0); print(made[1].read().decode(), end='')\n"
+        "def worker():\n"
+        "    with ahead(): spawn(); print(len(os.sched_getaffinity(0)))\n"
+        "    spawn()\n"
+        "raise_priority(10); run()"
+    )
+    allowed = len(os.sched_getaffinity(0))
+    assert run(PRIORITIES + code).splitlines() == [
+        f"1 {os.SCHED_RR} 9",
+        "1",
+        f"{allowed} {os.SCHED_OTHER} 0",
+    ]
+
+
+@pytest.mark.skipif(not may_raise_priority(), reason="real-time priority is not allowed here")
 def test_a_worker_can_tell_that_the_heartbeat_has_priority() -> None:
     code = (
         "from agent.realtime import on_time\n"
@@ -139,6 +163,11 @@ def test_a_worker_can_tell_that_the_heartbeat_has_priority() -> None:
 
 def test_where_the_heartbeat_is_ordinary_nobody_comes_first() -> None:
     assert run(PRIORITIES + "run()") == " ".join([str(ORDINARY)] * 3)
+
+
+def test_where_the_heartbeat_is_ordinary_nobody_keeps_to_a_processor() -> None:
+    code = "with ahead(): print(os.sched_getaffinity(0) == before)"
+    assert run(f"{PRIORITIES}before = os.sched_getaffinity(0)\n{code}") == "True"
 
 
 @pytest.mark.skipif(not may_lock_everything(), reason="locking memory is not allowed here")
