@@ -18,7 +18,7 @@ from agent.keys import KeyPair
 from agent.lasting import lasting
 from protocol.config import Config
 from protocol.effects import Input, Resume, Stop
-from protocol.errors import HalbError
+from protocol.errors import HalbError, Refused
 from protocol.joining import JoinRequest
 from protocol.objects import Device
 from protocol.view import NodeView, PeerState
@@ -28,6 +28,19 @@ SILENCE_S = 5.0
 ANSWER_S = 2.0
 
 _log = logging.getLogger("halb.estranged")
+
+
+def refuse_removed(site: str) -> None:
+    """Raise Refused where a device was removed from ``site``, which is empty where it was not.
+
+    One that took the members for lost would stand with a newer term than theirs, serve their
+    VIPs beside them, and believe none of them again.
+    """
+    if site:
+        raise Refused(
+            f"this device was removed from Site {site}, which goes on without it",
+            "Run `halbctl leave` here, then join again with a new token.",
+        )
 
 
 class Estranged:

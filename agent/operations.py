@@ -13,6 +13,7 @@ import msgspec
 from agent.conflicts import shown
 from agent.doctor import examine
 from agent.errands import patience
+from agent.estranged import refuse_removed
 from agent.leaving import refuse_stranding
 from agent.promoting import promote
 from agent.relieving import relieve, runs
@@ -59,6 +60,7 @@ TOKEN_S = 5.0
 """Seconds that a client waits for a token, as for other changes."""
 GRACE_S = 0.5
 """Seconds beyond a request's time in which the core says why it failed."""
+_CHANGES = api.PutChange | api.CreateToken | api.PromoteTo | api.Failover | api.Recover
 
 
 class Operations:
@@ -85,6 +87,8 @@ class Operations:
                 return await self._examine()
             case _:
                 self._require_site()
+        if isinstance(request.op, _CHANGES):
+            refuse_removed(self.agent.removed_from)
         match request.op:
             case api.GetStatus():
                 return await self.status()

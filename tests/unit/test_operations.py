@@ -13,7 +13,8 @@ from agent.history import History
 from agent.operations import Operations
 from protocol import api
 from protocol.admission import found_site
-from protocol.errors import InvalidInput, TimedOut
+from protocol.changes import DeleteVirtualServer, SetGateway
+from protocol.errors import InvalidInput, Refused, TimedOut
 from tests.unit.paris import device
 from tests.unit.test_history import RDP, config, entry
 
@@ -57,3 +58,22 @@ def test_a_device_that_could_not_hand_everything_over_takes_part_again() -> None
     with pytest.raises(TimedOut):
         asyncio.run(Operations(cast(Any, agent)).carry_out(request))
     assert told == ["stop", "resume"]
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        api.Recover("paris", ()),
+        api.Failover("rdp"),
+        api.PromoteTo("rdp", None),
+        api.CreateToken(3600, 1),
+        api.PutChange(DeleteVirtualServer("rdp")),
+        api.PutChange(SetGateway("rdp", "gw1", state="disabled"), local=True),
+    ],
+)
+def test_a_device_that_knows_that_it_was_removed_changes_nothing(op: Any) -> None:
+    agent = SimpleNamespace(config=found_site("paris", "5" * 16, device("a", 1)),
+                            removed_from="paris", in_site=True)  # fmt: skip
+    with pytest.raises(Refused, match="was removed from Site paris") as refused:
+        asyncio.run(Operations(cast(Any, agent)).carry_out(api.Request(api.API_VERSION, "r1", op)))
+    assert "halbctl leave" in refused.value.remedy
