@@ -189,7 +189,7 @@ class Site:
 
     def start(self, device: str) -> None:
         """Bring a crashed device back: cable and agent. What its kernel held is still there."""
-        self.network.plug(device)
+        self.network.plug(self.plan.device(device).name)
         self.start_agent(device)
         self.wait_answers(device)
 
