@@ -367,6 +367,7 @@ class Carrier:
     async def precheck(self, change: Change) -> None:
         """Raise if this host shows that the change cannot work."""
         assert self.vips is not None
+        self._look()  # nobody tells of an address that was added
         host = self.outlook.host(self.device)
         await prechecks.check_change(change, self._config, host, self.vips.probe)
 

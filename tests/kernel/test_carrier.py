@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,16 +19,29 @@ from agent.lease import KernelLease
 from agent.presence import Presence
 from agent.settings import Settings
 from agent.vips import Vips
+from protocol.admission import found_site
+from protocol.changes import PutVirtualServer
+from protocol.document import VirtualServerDocument
 from protocol.effects import Acquire, Input, LeaseLapsed
+from protocol.errors import InvalidInput
 from protocol.ids import DeviceId
 from protocol.objects import Listener
 from tests.kernel.namespaces import LONG, UID, VIPS, Device, desired, hosts, virtual_server
+from tests.unit import paris
 from tests.unit.listening import until
 
 pytestmark = pytest.mark.kernel
 
 ME = DeviceId("a" * 16)
 WANTED = desired(virtual_server([], [Listener(protocol="tcp", port=80, gateway_port=80)]))
+
+
+def carrier_of(told: list[Input], folder: Path) -> Carrier:
+    anybody: Any = None
+    settings = Settings("a", ("10.77.0.11:7480",), "eth0", checks_dir=folder)
+    news: Any = type("News", (), {"on_event": print, "on_verified": print})
+    memory = Memory(NOTHING_SEEN, print, time.time, time.monotonic)
+    return Carrier(ME, settings, Random(1), told.append, anybody, news, memory)
 
 
 def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
@@ -38,11 +52,8 @@ def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
     told: list[Input] = []
 
     async def test(device: Device) -> None:
-        anybody: Any = None
-        settings = Settings("a", ("10.77.0.11:7480",), "eth0", checks_dir=tmp_path)
+        carrier = carrier_of(told, tmp_path)
         news: Any = type("News", (), {"on_event": print, "on_verified": print})
-        memory = Memory(NOTHING_SEEN, print, time.time, time.monotonic)
-        carrier = Carrier(ME, settings, Random(1), told.append, anybody, news, memory)
         announcer, lease = Announcer("eth0"), KernelLease("eth0")
         presence = Presence("eth0", announcer, Random(1), lambda _: (), news, lambda _: None)
         carrier.vips = Vips(lease, announcer, told.append, lambda _: (), presence)
@@ -59,5 +70,28 @@ def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
     with hosts("a") as network:
         device = Device(network, "a")
         device.reconcile(WANTED)
+        device.call(asyncio.run, asyncio.wait_for(test(device), 30))
+        device.close()
+
+
+def test_a_change_is_checked_against_the_addresses_that_the_host_has_now(tmp_path: Path) -> None:
+    wanted = PutVirtualServer(VirtualServerDocument(name="web", vips=("10.78.0.100/24",)))
+
+    async def test(device: Device) -> None:
+        async def nobody(vips: Sequence[str], seconds: float) -> dict[str, str]:
+            return {}
+
+        carrier = carrier_of([], tmp_path)
+        vips: Any = type("Nobody", (), {"probe": staticmethod(nobody)})
+        carrier.vips = vips
+        carrier._config = found_site("paris", "5" * 16, paris.device("a", 1, id=ME))
+        carrier._look_at_interface()
+        with pytest.raises(InvalidInput, match="outside the networks"):
+            await carrier.precheck(wanted)
+        device.run("ip", "address", "add", "10.78.0.11/24", "dev", "eth0")
+        await carrier.precheck(wanted)
+
+    with hosts("a") as network:
+        device = Device(network, "a")
         device.call(asyncio.run, asyncio.wait_for(test(device), 30))
         device.close()
