@@ -227,7 +227,9 @@ def _check_keys(path: Path, parsed: Mapping[Any, Any]) -> dict[str, Any]:
             wanted = " or ".join(_NAMES[kind] for kind in _KINDS[key])
             raise InvalidInput(
                 f"`{key}` in {path} is {str(value)[:60]!r}; it must be {wanted}",
-                "Put it in quotes." if str in _KINDS[key] and value else f"Write {wanted}.",
+                "Put it in quotes."
+                if str in _KINDS[key] and value not in (None, "", [], {})
+                else f"Write {wanted}.",
             )
     if parsed.get("log-level", LEVELS[0]) not in LEVELS:
         level = parsed["log-level"]

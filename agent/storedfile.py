@@ -38,8 +38,8 @@ _REMEDIES = {
     errno.EDQUOT: "Raise the quota; the agent tries again by itself.",
     errno.EROFS: "Mount that file system writable, or choose another --state-dir.",
     errno.EIO: "The disk reports errors: see `dmesg`, and replace it.",
-    errno.EACCES: "Let the agent's user own the directory, with mode 0700.",
-    errno.EPERM: "Let the agent's user own the directory, with mode 0700.",
+    errno.EACCES: "Let the agent's user own the directory, with mode 0700, and all that is in it.",
+    errno.EPERM: "Let the agent's user own the directory, with mode 0700, and all that is in it.",
     errno.ENOTDIR: "Choose another --state-dir.",
 }
 

@@ -96,6 +96,7 @@ def test_an_empty_file_is_fine(tmp_path: Path) -> None:
         ("- a", "has no keys", "KEY: VALUE"),
         ("witness: perhaps", "`witness`", "Write true or false"),
         ("name: 7", "`name`", "in quotes"),
+        ("name: no", "`name`", "in quotes"),
         ("name: ''", "`name`", ""),
         ("name: a b", "device name 'a b' is not valid", "letters"),
         ("log-level: loud", "`log-level`", "Known: debug"),
