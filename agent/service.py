@@ -7,7 +7,7 @@ failure would end it. Each state but ``ok`` says why, in sentences.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from agent.picture import Picture
@@ -135,6 +135,8 @@ def _gateways(
             reason = _why_gateway_down(picture, server, gateway, observers)
         count = -1 if counted is None else counted.get((uid, gateway.name), 0)
         note = facts.shares.get((uid, gateway.name), "") if state == "up" else ""
+        if state == "up" and not _has_vip(server, gateway.address):
+            note = "takes nothing: no VIP has its IP version"
         shown = (gateway.name, gateway.address, state, gateway.weight, count, reason, note)
         found.append(GatewayStatus(*shown))
     return tuple(found)
@@ -151,7 +153,12 @@ def _why_gateway_down(
     return f"{seen}: {reason}" if reason else seen
 
 
-def _usable(gateways: tuple[GatewayStatus, ...]) -> list[GatewayStatus]:
+def _has_vip(server: VirtualServer, gateway: str) -> bool:
+    """Whether a VIP has the IP version of a gateway's address."""
+    return family(gateway) in map(family, server.vips)
+
+
+def _usable(gateways: Iterable[GatewayStatus]) -> list[GatewayStatus]:
     return [g for g in gateways if g.state == "up" and g.weight > 0]
 
 
@@ -165,14 +172,14 @@ def _why_down(
         yield _why_no_primary(picture, server)
     if not server.listeners:
         yield "it has no listener"
-    usable = _usable(gateways)
+    fitting = [g for g in gateways if _has_vip(server, g.address)]
     if not server.gateways:
         yield "it has no gateway"
-    elif not usable:
-        states = ", ".join(f"{g.name} {g.state if g.weight else 'weight 0'}" for g in gateways)
-        yield f"no gateway can take a connection ({states})"
-    elif not {family(g.address) for g in usable} & {family(vip) for vip in server.vips}:
+    elif not fitting:
         yield "no gateway has an address of the VIPs' family"
+    elif not _usable(fitting):
+        states = ", ".join(f"{g.name} {g.state if g.weight else 'weight 0'}" for g in fitting)
+        yield f"no gateway can take a connection ({states})"
 
 
 def _why_no_primary(picture: Picture, server: VirtualServer) -> str:

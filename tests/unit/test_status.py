@@ -229,10 +229,6 @@ class TestDown:
         site.server = msgspec.structs.replace(site.server, gateways=(), listeners=())
         assert site.rdp().reasons == ("it has no listener", "it has no gateway")
 
-    def test_when_gateways_and_vips_are_of_different_families(self, site: Site) -> None:
-        site.server = msgspec.structs.replace(site.server, vips=("fd77::100/64",))
-        assert "no gateway has an address of the VIPs' family" in site.rdp().reasons
-
 
 class TestDegraded:
     def test_by_a_gateway_that_all_see_down(self, site: Site) -> None:
