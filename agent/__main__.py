@@ -14,6 +14,7 @@ from agent.agent import Agent
 from agent.capability import allow_descriptors
 from agent.disk import Disk
 from agent.patience import PatientLoop
+from agent.readiness import tell_ready
 from agent.settings import Settings, read_settings
 from protocol.errors import HalbError
 
@@ -49,6 +50,7 @@ async def run(settings: Settings, disk: Disk) -> None:
         _log.warning("%s", each)
     where = agent.config.site.name if agent.config.site else "no Site yet"
     _log.info("device %s (%s) is up: %s", agent.name, agent.device, where)
+    tell_ready()
     await stop.wait()
     # A second signal is for those who cannot wait: the kernel lease ends by itself.
     for number in (signal.SIGTERM, signal.SIGINT):
