@@ -18,7 +18,7 @@ import resource
 import shutil
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -29,7 +29,11 @@ from agent.probes import GOOD, Answer, Cancel, Done, Verdict
 from protocol.objects import Check
 
 MAX_RUNNING = 16
-"""Programs at one time; those that were killed and are not gone yet among them."""
+"""Programs at one time; those that were killed and are not gone yet among them. More wait for
+their turn, each for the check's interval at most."""
+MAX_WAITING = 112
+"""Checks that wait for their turn: half of what the agent has under way at once
+(``agent.checks.MAX_IN_FLIGHT``) is left to checks of other types."""
 MAX_OUTPUT = 64 * 1024
 """Bytes that a program may write."""
 MAX_REASON = 160
@@ -48,6 +52,11 @@ SWEEP_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
+TOO_MANY = Answer(
+    Verdict.UNCLEAR,
+    f"{MAX_RUNNING} check programs run on this device already: more come due than end",
+)
+
 
 class Unusable(Exception):
     """The program cannot be run on this host; the message says why."""
@@ -62,6 +71,8 @@ class Programs:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-programs")
         self._processes: set[int] = set()
         """Programs that the worker has started, until they are collected."""
+        self._waiting: dict[_Turn, None] = {}
+        """In the order in which they came."""
         self._prepared = False
         self._sweeping = False
         self.running = 0
@@ -71,9 +82,19 @@ class Programs:
         self, loop: asyncio.AbstractEventLoop, address: str, port: int, check: Check, done: Done
     ) -> Cancel:
         """In the form of :data:`agent.probes.Start`."""
+        run = partial(self._run, loop, address, port, check, done)
+        if self.running < MAX_RUNNING:
+            return run()
+        if len(self._waiting) >= MAX_WAITING:
+            return loop.call_soon(done, TOO_MANY).cancel
+        turn = _Turn(self._waiting, run)
+        turn.wait(loop, check.interval, done)
+        return turn.cancel
+
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, address: str, port: int, check: Check, done: Done
+    ) -> Cancel:
         try:
-            if self.running >= MAX_RUNNING:
-                raise Unusable(f"{MAX_RUNNING} check programs run on this device already")
             argv = self._command(check.command)
             run = _Run(loop, check, done, self)
         except Unusable as error:
@@ -117,15 +138,20 @@ class Programs:
     def ended(self, loop: asyncio.AbstractEventLoop, pid: int | None) -> None:
         """The process ``pid`` was collected, if one was started; look for what it left."""
         if pid is None:
-            self.running -= 1
+            self._gone()
             return
         self._processes.discard(pid)
 
         def swept(left: asyncio.Future[bool]) -> None:
-            self.running -= 1
+            self._gone()
             self._swept(loop, left)
 
         loop.run_in_executor(self._worker, self._kill_orphans).add_done_callback(swept)
+
+    def _gone(self) -> None:
+        self.running -= 1
+        while self._waiting and self.running < MAX_RUNNING:
+            next(iter(self._waiting)).take()
 
     def _swept(self, loop: asyncio.AbstractEventLoop, left: asyncio.Future[bool]) -> None:
         """Done again until nothing is left: the end of one makes orphans of its children."""
@@ -150,6 +176,34 @@ class Programs:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, os.WNOHANG)
         return left
+
+
+class _Turn:
+    """One check that waits until fewer programs run."""
+
+    def __init__(self, waiting: dict[_Turn, None], run: Callable[[], Cancel]) -> None:
+        self._waiting, self._run = waiting, run
+        self._cancel: Cancel = lambda: None
+
+    def wait(self, loop: asyncio.AbstractEventLoop, seconds: float, done: Done) -> None:
+        """For so long at most; then ``done`` is told that there are too many."""
+
+        def give_up() -> None:
+            del self._waiting[self]
+            done(TOO_MANY)
+
+        self._waiting[self] = None
+        self._cancel = loop.call_later(seconds, give_up).cancel
+
+    def take(self) -> None:
+        """It is here."""
+        self.cancel()
+        self._cancel = self._run()
+
+    def cancel(self) -> None:
+        """Of the turn, or of the program that has it."""
+        self._waiting.pop(self, None)
+        self._cancel()
 
 
 def _children() -> set[int]:

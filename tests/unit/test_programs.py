@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from agent import child
-from agent.probes import GOOD, Answer, Verdict
-from agent.programs import MAX_RUNNING, Programs
+from agent.probes import GOOD, Answer, Cancel, Verdict
+from agent.programs import MAX_RUNNING, MAX_WAITING, TOO_MANY, Programs
 from protocol.objects import Check
 from tests.unit.listening import never, run, until
 
@@ -38,12 +38,20 @@ def program(folder: Path, text: str, name: str = "check", mode: int = 0o755) -> 
     path.rename(folder / name)
 
 
-async def ask(programs: Programs, *command: str, seconds: float = 8.0) -> Answer:
+async def ask(
+    programs: Programs, *command: str, seconds: float = 8.0, interval: float = 2.0
+) -> Answer:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Answer] = loop.create_future()
-    check = Check(type="exec", command=command, timeout=seconds)
+    check = Check(type="exec", command=command, timeout=seconds, interval=interval)
     programs.start(loop, "10.0.0.7", 443, check, answer.set_result)
     return await answer
+
+
+def begin(programs: Programs, name: str) -> Cancel:
+    """Have a program run, or wait for its turn, that is to give no answer."""
+    check = Check(type="exec", command=(name,), timeout=60.0, interval=60.0)
+    return programs.start(asyncio.get_running_loop(), "10.0.0.7", 443, check, never)
 
 
 async def all_gone(programs: Programs) -> None:
@@ -228,25 +236,60 @@ def test_a_cancelled_one_is_killed_and_says_nothing(folder: Path, tmp_path: Path
     run(test())
 
 
-def test_there_are_only_so_many_at_one_time(folder: Path) -> None:
-    program(folder, "exec sleep 60")
+def test_more_than_may_run_at_one_time_wait_for_their_turn(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    program(folder, f"echo $$ >> {path}; exit 1")
+    many = 3 * MAX_RUNNING
 
     async def test() -> None:
-        loop = asyncio.get_running_loop()
         programs = Programs(folder, MANY)
-        check = Check(type="exec", command=("check",), timeout=8.0)
-        cancels = [programs.start(loop, "10.0.0.7", 1, check, never) for _ in range(MAX_RUNNING)]
-        answer = await ask(programs, "check")
-        assert answer.verdict is Verdict.UNCLEAR
-        for cancel in cancels:
-            cancel()
-        program(folder, "exit 0")
-        answers = [answer]
-        while answers[-1].verdict is Verdict.UNCLEAR:
-            answers.append(await ask(programs, "check"))
-            await asyncio.sleep(0.01)
-        assert answers[-1] == GOOD
+        asked = [asyncio.create_task(ask(programs, "check", interval=60.0)) for _ in range(many)]
+        while not all(each.done() for each in asked):
+            assert programs.running <= MAX_RUNNING
+            await asyncio.sleep(0)
+        assert {each.result() for each in asked} == {bad("exit code 1")}
+        assert len(path.read_text().split()) == many
         await all_gone(programs)
+
+    run(test())
+
+
+def test_one_whose_turn_does_not_come_within_its_interval_says_nothing_of_the_gateway(
+    folder: Path,
+) -> None:
+    program(folder, "exec sleep 60", "slow")
+
+    async def test() -> None:
+        programs = Programs(folder, MANY)
+        slow = [begin(programs, "slow") for _ in range(MAX_RUNNING)]
+        assert await ask(programs, "check", interval=0.05) == TOO_MANY
+        waiting = [begin(programs, "slow") for _ in range(MAX_WAITING)]
+        assert await ask(programs, "check", interval=60.0) == TOO_MANY  # at once
+        for cancel in waiting + slow:
+            cancel()
+        await all_gone(programs)
+
+    run(test())
+
+
+def test_one_that_is_cancelled_before_its_turn_is_not_run(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ran"
+    program(folder, "exec sleep 60", "slow")
+    program(folder, f"touch {path}", "unwanted")
+    program(folder, "exit 0")
+
+    async def test() -> None:
+        programs = Programs(folder, MANY)
+        slow = [begin(programs, "slow") for _ in range(MAX_RUNNING)]
+        unwanted = begin(programs, "unwanted")
+        following = asyncio.create_task(ask(programs, "check", interval=60.0))
+        await asyncio.sleep(0)
+        unwanted()
+        for cancel in slow:
+            cancel()
+        assert await following == GOOD
+        await all_gone(programs)
+        assert not path.exists()
 
     run(test())
 
