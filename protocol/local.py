@@ -94,8 +94,22 @@ def _allowed(config: Config, edit: Edit) -> list[VirtualServer]:
         for field in VirtualServer.__struct_fields__:
             if field not in FREE and getattr(value, field) != getattr(present, field):
                 raise Refused(f"a local change cannot touch `{field}` of {value.name!r}", _WHY)
+        _refuse_deadlines(present, value)
         found.append(value)
     return found
+
+
+def _refuse_deadlines(present: VirtualServer, value: VirtualServer) -> None:
+    """Deadlines are met by a committed change, which nobody could make when they come."""
+    before = {gateway.name: gateway.drain_until for gateway in present.gateways}
+    for gateway in value.gateways:
+        if gateway.drain_until is not None and gateway.drain_until != before.get(gateway.name):
+            raise Refused(
+                f"--local ends no connections: the drain of gateway {value.name}/{gateway.name} "
+                "cannot have a deadline",
+                "Drain it without, and disable it locally when its time has come: `halbctl "
+                f"--local gateway set {value.name} {gateway.name} --state disabled`.",
+            )
 
 
 def ended(local: Local, by: Revision) -> Conflict:

@@ -91,6 +91,28 @@ def test_a_local_change_that_changes_nothing_is_none(cut: Cluster) -> None:
     assert not [e for _, _, e in cut.all_of(PersistLocal) if e.local is None]
 
 
+def test_a_local_drain_with_a_deadline_is_refused_for_nobody_could_meet_it(cut: Cluster) -> None:
+    third = cut.devices[2].id
+    drained = SetGateway("rdp", "gw1", state="draining", drain_until=1000)
+    error = break_glass(cut, third, drained).error
+    assert isinstance(error, Refused)
+    assert "rdp/gw1 cannot have a deadline" in error.message
+    assert "gateway set rdp gw1 --state disabled" in error.remedy
+    assert cut.nodes[third].view().local is None
+    assert break_glass(cut, third, SetGateway("rdp", "gw1", state="draining"), "two").error is None
+
+
+def test_a_gateway_that_drains_until_a_deadline_may_be_changed_locally(cut: Cluster) -> None:
+    first, _, third = (d.id for d in cut.devices)
+    cut.drop = lambda a, b, m: False
+    drained = SetGateway("rdp", "gw1", state="draining", drain_until=1000)
+    assert propose(cut, first, drained, "drain").error is None
+    cut.run(500)
+    cut.drop = lambda a, b, m: third in (a, b)
+    cut.run(3000)
+    assert break_glass(cut, third, WEIGHT).error is None
+
+
 def test_what_is_committed_wins_when_the_coordinator_is_back(cut: Cluster) -> None:
     third = cut.devices[2].id
     break_glass(cut, third, WEIGHT)
