@@ -109,8 +109,9 @@ def _late(gateway: str, left: int | None, *, uncounted: bool) -> TimedOut:
             f"gateway {gateway} may still have connections: nobody counts them",
             "It is sent nothing new; with a --deadline what it still has is ended then.",
         )
+    still = f"still has {left}" if left is not None else "may still have"
     return TimedOut(
-        f"gateway {gateway} still has {'?' if left is None else left} connections",
+        f"gateway {gateway} {still} connections",
         "It is sent nothing new; `halbctl gateway show` counts them.",
     )
 

@@ -110,6 +110,10 @@ def test_waiting_ends_when_the_operator_said(
     assert ran.code == 7
     assert "gw1: 3 connections left" in ran.err
     assert "still has 3 connections" in ran.err
+    peer.answers[api.GetGateways] = views(-1, "draining")
+    ran = halbctl("--timeout", "0.3", "gateway", "drain", "rdp", "gw1", "--wait")
+    assert ran.code == 7
+    assert "may still have connections" in ran.err, "no primary says how many"
 
 
 def test_a_wait_that_nothing_would_end_is_refused_before_anything_is_drained(
