@@ -7,10 +7,10 @@ answers in a row and comes back after ``rise`` good ones. Until its first
 answer a check counts as good, but for gateways that were down in a former life
 of the agent, and the first answer decides at once: a device that has just
 started neither drops all gateways nor waits for ``fall`` to learn that one is
-dead. One that is added to others which take connections is avoided until its
-first answer. Only silence is asked about once more, at once: as a network comes up,
-frames get lost. An answer that only says something about this host (no file
-descriptors left, no carrier) is not counted, but shown.
+dead. One that is added to others which take connections, or given another address,
+is avoided until its first answer. Only silence is asked about once more, at once:
+as a network comes up, frames get lost. An answer that only says something about
+this host (no file descriptors left, no carrier) is not counted, but shown.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class HealthChecks:
         self._telling: asyncio.Handle | None = None
         self._down: Down = frozenset()
         self._unasked: Down = frozenset()
-        """Gateways that were added, and of which nothing is known yet."""
+        """Gateways that were added, or moved, and of which nothing is known yet."""
         self._proved: set[GatewayKey] = set()
         self._before: dict[GatewayKey, list[str]] = {}
         """Why gateways were down when the targets were set last."""
@@ -262,8 +262,13 @@ class HealthChecks:
             self._ask_soon(watched)
         down = frozenset(key for key in self._gateways if self._bad(key))
         known = {uid for uid, _ in former}
-        added = {key for key in self._gateways.keys() - former.keys() if key[0] in known}
+        added = {key for key in self._gateways if key[0] in known and self._comes(key, former)}
         self._tell(down, frozenset(_avoidable(servers, self._unasked | added, down)))
+
+    def _comes(self, key: GatewayKey, former: Mapping[GatewayKey, Mapping[Target, str]]) -> bool:
+        """Whether a gateway was not there before, or at another address."""
+        here = {target.address for target in self._gateways[key]}
+        return key not in former or any(target.address not in here for target in former[key])
 
     def suspect(self, key: GatewayKey, listener: str, why: str) -> None:
         """There is evidence against a gateway: check it now, as if for the last time.

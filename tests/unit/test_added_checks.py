@@ -35,6 +35,45 @@ def test_one_that_is_added_is_avoided_until_its_first_answer(answer: Answer, dow
     run(test())
 
 
+@pytest.mark.parametrize(("answer", "down"), [(GOOD, False), (BAD, True)])
+def test_one_with_another_address_is_avoided_as_if_added(answer: Answer, down: bool) -> None:
+    async def test() -> None:
+        with scripted() as (script, checks):
+            one, two = gateway("one"), gateway("two", "127.0.0.2")
+            checks.set_targets([server_of([80], one, two)])
+            await script.answer(80, GOOD)
+            await script.answer(80, GOOD, "127.0.0.2")
+            checks.set_targets([server_of([80], one, gateway("two", "127.0.0.3"))])
+            assert checks.avoided == {(UID, "two")}
+            await script.answer(80, answer, "127.0.0.3")
+            await until(lambda: checks.avoided == ({(UID, "two")} if down else set()))
+
+    run(test())
+
+
+def test_one_that_takes_the_address_of_another_is_known_already() -> None:
+    async def test() -> None:
+        with scripted() as (script, checks):
+            one, two, three = gateway("one"), gateway("two", "127.0.0.2"), gateway("3", "127.0.0.3")
+            checks.set_targets([server_of([80], one, two, three)])
+            await script.answer(80, GOOD, "127.0.0.2")
+            checks.set_targets([server_of([80], one, gateway("3", "127.0.0.2"))])
+            assert checks.avoided == set()
+
+    run(test())
+
+
+def test_one_that_was_not_checked_takes_connections_while_it_is_asked_for_the_first_time() -> None:
+    async def test() -> None:
+        with scripted() as (_, checks):
+            both = gateway("one"), gateway("two", "127.0.0.2")
+            checks.set_targets([server_of([80], *both, check=NONE)])
+            checks.set_targets([server_of([80], *both)])
+            assert checks.avoided == set()
+
+    run(test())
+
+
 def test_one_that_is_added_where_no_other_takes_connections_takes_them_at_once() -> None:
     async def test() -> None:
         with scripted() as (script, checks):
