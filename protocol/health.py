@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from protocol.errors import InvalidInput
 from protocol.objects import Check, Listener
@@ -84,7 +85,7 @@ def _check_words(path: str, check: Check) -> None:
             f"`{path}.path` is {shown(check.path)}",
             "Begin with `/`, and write other characters than printable ASCII as %XX.",
         )
-    if not _STATUS.fullmatch(check.status):
+    if not _STATUS.fullmatch(check.status) or any(a > b for a, b in _ranges(check.status)):
         raise InvalidInput(
             f"`{path}.status` is {shown(check.status)}", "Write such as 200, 200-399 or 200,301."
         )
@@ -131,8 +132,10 @@ def octets(text: str) -> bytes:
 
 def has_status(status: int, wanted: str) -> bool:
     """Whether an HTTP status is in a checked list such as ``200-299,301``."""
+    return any(low <= status <= high for low, high in _ranges(wanted))
+
+
+def _ranges(wanted: str) -> Iterator[tuple[int, int]]:
     for part in wanted.split(","):
         low, _, high = part.partition("-")
-        if int(low) <= status <= int(high or low):
-            return True
-    return False
+        yield int(low), int(high or low)

@@ -31,6 +31,7 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "path with a line break": ({"type": "http", "path": "/a\r\nX: y"}, ("path", "%XX")),
     "path without a slash": ({"type": "http", "path": "a"}, ("path", "Begin with `/`")),
     "status in words": ({"type": "http", "status": "ok"}, ("status", "'ok'", "200-399")),
+    "status upside down": ({"type": "http", "status": "200,399-300"}, ("status", "399-300")),
     "status 999": ({"type": "http", "status": "200-999"}, ("status", "200-999")),
     "long body": ({"type": "http", "body": "x" * 1025}, ("body", "1024")),
     "days": ({"type": "tls", "expires_within": -1}, ("expires_within", "0 to 3650")),
