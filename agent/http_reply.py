@@ -10,7 +10,10 @@ import re
 
 MAX_HEAD = 16 * 1024
 """Bytes of status line and header fields, of all 1xx that come before the answer as well."""
-_LINE, _END = b"\r\n", b"\r\n\r\n"
+_LINE = b"\r\n"
+_END = re.compile(rb"\r?\n\r?\n")
+"""Of a header. Lines of it may end as those of small scripts do (RFC 9112, 2.2)."""
+_LONGEST_END = 4
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: [^\r\n]*)?")
 _CHUNK = re.compile(rb"(?:\r\n)?([0-9A-Fa-f]{1,8})(?:[ \t]*;[^\r\n]*)?\r\n")
 """The mark before a chunk, behind the end of the one before."""
@@ -64,9 +67,9 @@ class Reply:
 
     def take(self, more: bytes) -> None:
         """The next piece; an empty one says that no more will come."""
-        searched = len(self._data) + 1 - len(_END)
+        searched = len(self._data) + 1 - _LONGEST_END
         self._data += more
-        while not self.status and (end := self._data.find(_END, max(self._at, searched))) >= 0:
+        while not self.status and (end := _END.search(self._data, max(self._at, searched))):
             self._read_head(end)
         if not self.status:
             self._refuse_early(ended=not more)
@@ -78,12 +81,12 @@ class Reply:
             self.whole = self._left == 0
         self.whole = self.whole or not more
 
-    def _read_head(self, end: int) -> None:
+    def _read_head(self, end: re.Match[bytes]) -> None:
         """After one of 1xx the answer proper follows."""
-        first, *fields = bytes(self._data[self._at : end]).split(b"\r\n")
-        self._at = end + len(_END)
-        found = _STATUS.fullmatch(first)
-        if found is None or end > MAX_HEAD:
+        first, *fields = bytes(self._data[self._at : end.start()]).split(b"\n")
+        self._at = end.end()
+        found = _STATUS.fullmatch(first.removesuffix(b"\r"))
+        if found is None or end.start() > MAX_HEAD:
             raise NotHttp("the answer is not HTTP" if found is None else "the header is too long")
         status = int(found[1])
         if status < 200:
@@ -103,7 +106,8 @@ class Reply:
         if len(self._data) > MAX_HEAD:
             raise NotHttp("the header is too long")
         if ended:
-            raise NotHttp("closed the connection without an answer")
+            began = self._at < len(self._data)
+            raise NotHttp(f"closed the connection {'amid' if began else 'without'} an answer")
 
     def _read_body(self) -> None:
         """What has come of the body, or of the present chunk."""

@@ -17,6 +17,8 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ANSWERS = [
     HEAD + b"Content-Length: 4\r\n\r\nbodyrest",
     HEAD + b"\r\nbody",
+    b"HTTP/1.0 200\nServer: a script\n\nbody",
+    b"HTTP/1.1 200 OK\nContent-Length: 4\n\r\nbodyrest",
     b"HTTP/1.1 100 Continue\r\n\r\n" + HEAD + b"\r\nbody",
     CHUNKED + b"2\r\nbo\r\n2;x=y\r\ndy\r\n0\r\n\r\n",
     CHUNKED + b"8\r\nbody",
@@ -47,6 +49,17 @@ def test_an_answer_means_the_same_however_it_is_cut(answer: bytes) -> None:
 def test_what_cannot_be_understood_has_an_end(junk: bytes, size: int) -> None:
     with pytest.raises(NotHttp):
         understood(junk, size)
+
+
+@pytest.mark.parametrize(
+    ("said", "how"), [(b"", "without"), (HEAD, "amid"), (b"HTTP/1.1 200 OK\n", "amid")]
+)
+def test_one_that_closes_too_soon_is_told_from_one_that_says_nothing(said: bytes, how: str) -> None:
+    reply = Reply()
+    if said:
+        reply.take(said)
+    with pytest.raises(NotHttp, match=f"closed the connection {how} an answer"):
+        reply.take(b"")
 
 
 def test_a_text_is_found_that_two_pieces_share() -> None:
