@@ -241,12 +241,15 @@ class Carrier:
 
     def _on_health(self, down: Down) -> None:
         self._deliver(GatewayHealth(tuple(sorted(down))))
-        reasons, carried = self.checks.reasons(), self._carried()
-        self._memory.note(down, reasons, self.checks.proved)
-        self.balancer.observe(carried, self.checks.avoided)
-        self._gateway_news.observe(carried, down, reasons, self._held)
+        self._memory.note(down, self.checks.reasons(), self.checks.proved)
+        self.balancer.observe(self._carried(), self.checks.avoided)
+        self._tell_of_gateways()
         self._wish()
         self._propose()
+
+    def _tell_of_gateways(self) -> None:
+        checks = self.checks
+        self._gateway_news.observe(self._carried(), checks.down, checks.reasons, self._held)
 
     async def _balance(self) -> None:
         """Let shares follow what happens, in steps."""
@@ -310,6 +313,7 @@ class Carrier:
             await next_round(FOLLOW_S if self.balancer.needed or self._drains() else IDLE_S)
             self._propose()
             self._memory.keep()
+            self._tell_of_gateways()
             await self._balance()
 
     def _drains(self) -> bool:

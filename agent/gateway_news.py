@@ -3,7 +3,8 @@
 The primary's view decides where connections go, so the primary alone tells, and
 every device of the Site remembers it. Gateways that come and go without end
 must not push everything else out of the history: so many are told, and how many
-were not is said with the next one.
+were not is said with the next one. What is told last of each is true: where that
+was left out it is told later.
 """
 
 from __future__ import annotations
@@ -30,29 +31,41 @@ class GatewayNews:
         self._rate = Rate(PER_SECOND, BURST)
         self._left_out = 0
         self._down: Down = frozenset()
+        self._told: Down = frozenset()
+        """Those that are down by what the history has."""
 
     def observe(
         self,
         servers: Iterable[VirtualServer],
         down: Down,
-        reasons: Mapping[GatewayKey, str],
+        why: Callable[[], Mapping[GatewayKey, str]],
         held: Container[GroupId],
     ) -> None:
-        """Tell what changed of the Virtual Servers that are ``held``."""
-        turned = self._down ^ down
-        self._down = down
+        """Tell what changed of the Virtual Servers that are ``held``, now or before.
+
+        ``why`` gives the reasons of all that are down.
+        """
+        turned, untold = self._down ^ down, self._told ^ down
+        if not turned and not untold:
+            return
+        self._down = self._told = down
+        reasons = why()
         for server in servers:
             for gateway in server.gateways:
                 key = (server.uid, gateway.name)
                 # One that is disabled is checked no more, which is no recovery.
-                if key in turned and gateway.state != "disabled" and server.uid in held:
-                    self._say(key, reasons[key] if key in down else None)
+                if gateway.state == "disabled" or server.uid not in held:
+                    continue
+                if key in untold and self._rate.admit(self._clock()):
+                    self._say(key, reasons[key] if key in down else None, late=key not in turned)
+                    continue
+                self._left_out += key in turned
+                self._told ^= untold & {key}
 
-    def _say(self, key: GatewayKey, reason: str | None) -> None:
-        if not self._rate.admit(self._clock()):
-            self._left_out += 1
-            return
+    def _say(self, key: GatewayKey, reason: str | None, *, late: bool) -> None:
+        """``late``: it was counted as left out."""
         uid, name = key
+        self._left_out -= late and self._left_out > 0
         state = "is up again" if reason is None else f"is down: {reason}"
         more = f" ({self._left_out} more such changes were left out)" if self._left_out else ""
         self._left_out = 0

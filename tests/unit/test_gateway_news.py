@@ -22,7 +22,11 @@ SERVER = VirtualServer(
     gateways=(Gateway(name="gw1", address="10.0.0.1"), Gateway(name="gw2", address="10.0.0.2")),
 )  # fmt: skip
 ONE: GatewayKey = (RDP, "gw1")
-WHY = {ONE: "https/443: the certificate expired"}
+REASON = "https/443: the certificate expired"
+
+
+def why() -> dict[GatewayKey, str]:
+    return {ONE: REASON}
 
 
 def told(scenario: Callable[[GatewayNews], None]) -> list[str]:
@@ -38,9 +42,9 @@ def told(scenario: Callable[[GatewayNews], None]) -> list[str]:
 
 def test_the_primary_tells_that_a_gateway_went_down_why_and_that_it_is_up_again() -> None:
     def scenario(news: GatewayNews) -> None:
-        news.observe([SERVER], frozenset({ONE}), WHY, {RDP})
-        news.observe([SERVER], frozenset({ONE}), WHY, {RDP})
-        news.observe([SERVER], frozenset(), {}, {RDP})
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
+        news.observe([SERVER], frozenset(), dict, {RDP})
 
     assert told(scenario) == [
         "gateway gw1 is down: https/443: the certificate expired",
@@ -49,7 +53,7 @@ def test_the_primary_tells_that_a_gateway_went_down_why_and_that_it_is_up_again(
 
 
 def test_a_secondary_tells_nothing() -> None:
-    assert told(lambda news: news.observe([SERVER], frozenset({ONE}), WHY, set())) == []
+    assert told(lambda news: news.observe([SERVER], frozenset({ONE}), why, set())) == []
 
 
 @pytest.mark.parametrize("gateways", [(), (replace(SERVER.gateways[0], state="disabled"),)])
@@ -57,8 +61,8 @@ def test_a_gateway_that_is_taken_away_or_disabled_is_not_up_again(
     gateways: tuple[Gateway, ...],
 ) -> None:
     def scenario(news: GatewayNews) -> None:
-        news.observe([SERVER], frozenset({ONE}), WHY, {RDP})
-        news.observe([replace(SERVER, gateways=gateways)], frozenset(), {}, {RDP})
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
+        news.observe([replace(SERVER, gateways=gateways)], frozenset(), dict, {RDP})
 
     assert len(told(scenario)) == 1
 
@@ -72,12 +76,45 @@ def test_what_comes_and_goes_without_end_is_counted_and_mostly_left_out(
     def scenario(news: GatewayNews) -> None:
         monkeypatch.setattr(news, "_clock", lambda: now[0])
         for _ in range(30):
-            news.observe([SERVER], frozenset({ONE}), WHY, {RDP})
-            news.observe([SERVER], frozenset(), {}, {RDP})
+            news.observe([SERVER], frozenset({ONE}), why, {RDP})
+            news.observe([SERVER], frozenset(), dict, {RDP})
         monkeypatch.setattr(news, "_rate", Rate(1.0, BURST))
         now[0] = 1.0
-        news.observe([SERVER], frozenset({ONE}), WHY, {RDP})
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
 
     lines = told(scenario)
     assert len(lines) == BURST + 1
     assert lines[-1].endswith(f"({60 - BURST:.0f} more such changes were left out)")
+
+
+def test_how_a_gateway_is_at_last_is_told_later_where_that_was_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+
+    def scenario(news: GatewayNews) -> None:
+        monkeypatch.setattr(news, "_clock", lambda: now[0])
+        monkeypatch.setattr(news, "_rate", Rate(0.1, 1.0))
+        for down in (frozenset({ONE}), frozenset[GatewayKey](), frozenset({ONE}), frozenset()):
+            news.observe([SERVER], down, why, {RDP})
+        for now[0] in (1.0, 11.0, 30.0):
+            news.observe([SERVER], frozenset(), dict, {RDP})
+
+    assert told(scenario) == [
+        f"gateway gw1 is down: {REASON}",
+        "gateway gw1 is up again (2 more such changes were left out)",
+    ]
+
+
+def test_a_device_that_is_not_primary_any_more_owes_the_history_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def scenario(news: GatewayNews) -> None:
+        monkeypatch.setattr(news, "_rate", Rate(0.0, 1.0))
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
+        news.observe([SERVER], frozenset(), dict, {RDP})
+        news.observe([SERVER], frozenset(), dict, set())
+        monkeypatch.setattr(news, "_rate", Rate(1.0, BURST))
+        news.observe([SERVER], frozenset(), dict, {RDP})
+
+    assert len(told(scenario)) == 1
