@@ -146,6 +146,7 @@ class Carrier:
         """A newer committed configuration."""
         self._config = config
         self.flows.on_config(config)
+        self._leftovers.on_config(config)
         self.checks.set_targets(self._carried())
         self.balancer.observe(self._carried(), self.checks.avoided)
         before = self._desired.virtual_servers

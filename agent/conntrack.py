@@ -114,6 +114,27 @@ def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
     return _take_out(version, found)
 
 
+def end_flows_to(vips: Iterable[str]) -> int:
+    """Take all flows to ``vips`` out of the table; how many there were.
+
+    Also those that a gateway's packet was met of first. Costs as :func:`count_flows`.
+    """
+    wanted = {ip_address(vip).packed for vip in vips}
+    ended = 0
+    for version in versions_of(wanted):
+        client, ends = _CLIENT[version], _ENDS[version]
+        listed = (
+            (body, ends.unpack_from(body)) for body in _listed(version) if len(body) >= ends.size
+        )
+        found = [
+            body[client]
+            for body, (_, vip, protocol, _, answered_to, _) in listed
+            if protocol in _PROTOCOL and not wanted.isdisjoint((vip, answered_to))
+        ]
+        ended += _take_out(version, found)
+    return ended
+
+
 def _take_out(version: int, entries: Sequence[bytes]) -> int:
     """Remove listed entries, known by the client's side of them; how many were still there.
 
@@ -248,12 +269,15 @@ def _flows(
 def _unanswered(version: int, flows: Iterable[tuple[_Place, bytes]]) -> Iterator[Unanswered]:
     """Those of the ``flows`` that no answer has come to; of TCP, to a SYN.
 
-    A flow of TCP that is met in its middle, as after a takeover, was answered elsewhere.
+    A flow of TCP that is met in its middle, as after a takeover, was answered elsewhere,
+    unless it leads to the VIP itself: so it does where it was met while no rule led it.
     """
     client, rest = _CLIENT[version], _REST[version]
     for place, body in flows:
         status = int.from_bytes(netlink.find(body, rest, STATUS), "big")
-        if not status & SEEN_REPLY and (place[1] == UDP or _state(version, body) == SYN_SENT):
+        vip, protocol, _, gateway = place
+        led = protocol == TCP and gateway != vip
+        if not status & SEEN_REPLY and not (led and _state(version, body) != SYN_SENT):
             yield Unanswered(*place, body[client])
 
 

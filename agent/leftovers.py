@@ -11,15 +11,19 @@ anew. What was answered is never touched.
 any more, and the kernel would keep them for five days; remembering once more, it would send
 a client that has its port again where that led.
 
-**Of a flow that began while others had flushed the rules**. It leads to this host, which does not
-have it, and its client's next SYN or datagram would meet it again.
+**Of a VIP that the Site has no more**. Its connections end with it; their entries would go on for
+as long as neighbours take this device for the VIP, and for five days be counted as connections of
+a Virtual Server that gets the VIP again.
+
+**Of a flow that began before this device had the VIP**, or while others had flushed the rules.
+It leads to this host, which does not have it, and what its client sends next would meet it again.
 
 **Of flows to gateways that saw the client, where they see the VIP from now on**. Their answers
 would go past this device, and the client would wait; without its entry it is reset, and connects
 again.
 
 Every device that carries the Virtual Server does so, for it may forward what others
-send it.
+send it; where a VIP goes for good, every device.
 """
 
 from __future__ import annotations
@@ -32,11 +36,12 @@ from functools import partial
 from ipaddress import ip_address
 
 from agent.addresses import local_addresses
-from agent.conntrack import Route, Service, end_unanswered, end_unneeded
+from agent.conntrack import Route, Service, end_flows_to, end_unanswered, end_unneeded
 from agent.distribution import GatewayKey
 from agent.forwarding import forgets
 from agent.ruleset import Desired, carried
 from protocol.addresses import family
+from protocol.config import Config
 from protocol.errors import HalbError
 from protocol.ids import GroupId
 from protocol.objects import Forwarding, VirtualServer
@@ -110,10 +115,10 @@ def hidden(before: Desired, now: Desired) -> frozenset[Service]:
     return _served(now, _in_mode(before, "routed") & _in_mode(now, "snat"))
 
 
-def _delivered(of: Desired) -> frozenset[Route]:
-    """From listeners to this host itself, where no rule leads."""
+def delivered(of: Desired, vips: Container[str]) -> frozenset[Route]:
+    """From the listeners of ``vips`` to this host itself, where no rule leads."""
     served = _served(of, {vs.uid for vs in of.virtual_servers})
-    return frozenset(Route(service, service[0], service[2]) for service in served)
+    return frozenset(Route(each, each[0], each[2]) for each in served if each[0] in vips)
 
 
 def _served(of: Desired, uids: Container[GroupId]) -> frozenset[Service]:
@@ -134,28 +139,51 @@ class Leftovers:
         self._forgotten: frozenset[Service] = frozenset()
         self._unneeded: frozenset[Service] = frozenset()
         """Where entries are of no use, and were not looked at since they are not."""
+        self._owned: frozenset[str] = frozenset()
+        """Addresses that Virtual Servers of the Site are to have."""
+        self._given_up: frozenset[str] = frozenset()
+        """Those that none is to have any more, and whose flows are still to be ended."""
         self._task: asyncio.Task[None] | None = None
+
+    def on_config(self, config: Config) -> None:
+        """What the Site is to serve; the kernel's rules follow."""
+        servers = config.virtual_servers.values()
+        owned = frozenset(vip for vs in servers for vip in vs.leased)
+        self._given_up = (self._given_up | self._owned) - owned
+        self._owned = owned
 
     def on_pass(self, in_force: Desired, *, mended: bool = False) -> None:
         """The kernel's rules are these now; ``mended``: others had changed some."""
-        if mended:
-            self._gone |= _delivered(in_force)
-        elif in_force is self._in_force:
+        if in_force is self._in_force and not (mended or self._silent):
             return
+        came = in_force.addresses if mended else in_force.addresses - self._in_force.addresses
+        self._gone |= delivered(in_force, came)
         self._gone |= departed(self._in_force, in_force)
         before, self._forgotten = self._forgotten, forgotten(in_force)
         self._unneeded |= (self._forgotten - before) | hidden(self._in_force, in_force)
         self._in_force = in_force
-        if (self._gone or self._unneeded) and (self._task is None or self._task.done()):
+        if self._due and (self._task is None or self._task.done()):
             create = asyncio.get_running_loop().create_task
             self._task = create(self._sweep(), name="leftovers")
 
+    @property
+    def _silent(self) -> frozenset[str]:
+        """Given up, and led nowhere any more."""
+        return self._given_up - self._in_force.addresses
+
+    @property
+    def _due(self) -> bool:
+        return bool(self._gone or self._unneeded or self._silent)
+
     async def _sweep(self) -> None:
         """One look at a time: what comes meanwhile has the next one together."""
-        while self._gone or self._unneeded:
+        while self._due:
             gone, self._gone = self._gone, frozenset()
             unneeded, self._unneeded = self._unneeded, frozenset()
             await asyncio.sleep(GRACE_S)
+            if silent := self._silent:
+                self._given_up -= silent
+                await _ended(partial(end_flows_to, silent), "flows ended with their VIP")
             if still := gone - _routes(self._in_force, self._having(gone)):
                 what = "flows that were not answered go to other gateways"
                 await _ended(partial(end_unanswered, still), what)

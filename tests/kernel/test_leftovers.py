@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, closing
 from functools import partial
 
 import pytest
 from msgspec.structs import replace
 
+from agent.conntrack import count_flows
 from agent.leftovers import Leftovers
 from agent.ruleset import Desired
+from protocol.config import Config, Edit
 from protocol.ids import GroupId
 from tests.kernel.farm import ADDRESSES, GREET, HOLD, NAMES, UDP, Farm, farm_gateways, version
 from tests.kernel.namespaces import UID, VIPS, virtual_server, wait_until
@@ -38,14 +41,19 @@ def both(*names: str) -> list[str]:
     return [f"{name}-{version}" for name in names for version in ADDRESSES]
 
 
+async def swept(leftovers: Leftovers, left: Callable[[], int | Collection[object]]) -> None:
+    """Until nothing is left."""
+    gone = partial(wait_until, lambda: not left(), "nothing is left", PATIENCE_S)
+    await asyncio.to_thread(gone)
+    await leftovers.close()
+
+
 async def redispatched(before: Desired, now: Desired, vip: str, gateway: str) -> None:
     """What an agent does once its rules have changed, until nothing waits for the gateway."""
     leftovers = Leftovers()
     leftovers.on_pass(before)
     leftovers.on_pass(now)
-    gone = partial(wait_until, lambda: not waiting(vip, gateway), "none waits", PATIENCE_S)
-    await asyncio.to_thread(gone)
-    await leftovers.close()
+    await swept(leftovers, lambda: waiting(vip, gateway))
 
 
 @pytest.mark.parametrize("most", [0, 50])
@@ -128,9 +136,7 @@ def test_a_flow_that_began_while_others_had_removed_the_rules_finds_a_gateway(
         leftovers.on_pass(served)
         done = device.plane.reconcile(served)
         leftovers.on_pass(done.in_force, mended=bool(done.drift))
-        gone = partial(wait_until, lambda: not waiting(vip, vip), "none waits", PATIENCE_S)
-        await asyncio.to_thread(gone)
-        await leftovers.close()
+        await swept(leftovers, lambda: waiting(vip, vip))
 
     with closing(farm.client.call(datagrams, vip)) as steady:
         device.run("nft", "delete", "table", "inet", "halb")
@@ -139,3 +145,65 @@ def test_a_flow_that_began_while_others_had_removed_the_rules_finds_a_gateway(
         device.call(asyncio.run, mended())
         device.take()
         assert answer(steady, ANSWERED) in NAMES
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_connections_end_with_their_vip_and_lead_where_it_leads_when_it_is_back(
+    farm: Farm, vip: str
+) -> None:
+    """While nobody has the VIP, what clients go on to send passes, and leaves an entry."""
+    device = farm.device
+    served = farm.serve(farm_gateways())
+    config = Config().edited(Edit(put=served.virtual_servers), 1)
+    held = farm.hold(vip, timeout=PATIENCE_S)
+
+    async def deleted() -> None:
+        leftovers = Leftovers()
+        leftovers.on_config(config)
+        leftovers.on_pass(served)
+        leftovers.on_config(Config())
+        leftovers.on_pass(device.plane.reconcile(Desired()).in_force)
+        await swept(leftovers, lambda: count_flows([vip]))
+
+    async def back() -> None:
+        leftovers = Leftovers()
+        leftovers.on_pass(device.plane.reconcile(served).in_force)
+        await swept(leftovers, lambda: waiting(vip, vip))
+
+    with closing(farm.client.call(datagrams, vip)) as steady:
+        assert answer(steady, ANSWERED) in NAMES
+        device.call(asyncio.run, deleted())
+        held.sendall(b"?")
+        steady.send(LOST)
+        wait_until(lambda: device.call(waiting, vip, vip) == 2, "they wait", PATIENCE_S)
+        device.call(asyncio.run, back())
+        device.take()
+        assert held.recv(1) == b"?"
+        assert answer(steady, ANSWERED) in NAMES
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_only_those_of_a_vip_end_that_no_other_virtual_server_is_to_have(
+    farm: Farm, vip: str
+) -> None:
+    """That one has it only once no lease of the former one can be alive."""
+    (nobodys,) = set(VIPS) - {vip}
+    served = farm.serve(farm_gateways())
+    (former,) = served.virtual_servers
+    other = replace(
+        former,
+        uid=GroupId("00000000000000bb"),
+        vips=tuple(each for each in former.vips if each.startswith(vip)),
+    )
+    kept, _ = (farm.hold(each, timeout=PATIENCE_S) for each in (vip, nobodys))
+
+    async def moving() -> None:
+        leftovers = Leftovers()
+        for server, in_force in ((former, served), (other, Desired((other,)))):
+            leftovers.on_config(Config().edited(Edit(put=(server,)), 1))
+            leftovers.on_pass(in_force)
+        await swept(leftovers, lambda: count_flows([nobodys]))
+
+    farm.device.call(asyncio.run, moving())
+    kept.sendall(b"?")
+    assert kept.recv(1) == b"?"
