@@ -78,6 +78,8 @@ class Balancer:
         self._full: frozenset[GatewayKey] = frozenset()
         self._counts: Mapping[GatewayKey, int] = {}
         """Of the newest count."""
+        self._soon: Mapping[GatewayKey, int] = {}
+        """By the next one; empty where nobody counts."""
         self._count_at = 0.0
 
     def observe(self, servers: Iterable[VirtualServer], down: frozenset[GatewayKey]) -> None:
@@ -93,9 +95,9 @@ class Balancer:
         for each in (self._since, self._leaning):
             for uid, name in [k for k in each if k[1] not in self._able.get(k[0], ())]:
                 del each[uid, name]
-        self._full &= {
-            (vs.uid, g.name) for vs in self._servers for g in vs.gateways if g.max_connections
-        }
+        if not any(map(_needs_counts, self._servers)):
+            self._soon = {}
+        self._fill()
 
     @property
     def moment(self) -> Moment:
@@ -123,24 +125,30 @@ class Balancer:
     @property
     def count_is_due(self) -> bool:
         """Whether connections should be counted now."""
-        return self._now() >= self._count_at and any(_needs_counts(vs) for vs in self._servers)
+        return self._now() >= self._count_at and any(map(_needs_counts, self._servers))
 
     def count(self, counts: Mapping[GatewayKey, int], took_s: float) -> None:
         """Connections by gateway, and how long it took to count them."""
         self._count_at = self._now() + max(COUNT_EVERY_S, took_s / COUNT_SHARE) - 0.1
-        self._full = frozenset(
-            (vs.uid, g.name)
-            for vs in self._servers
-            for g in vs.gateways
-            if g.max_connections and self._soon((vs.uid, g.name), g, counts) >= g.max_connections
-        )
+        gateways = [((vs.uid, g.name), g) for vs in self._servers for g in vs.gateways]
+        self._soon = {key: self._expected(key, gateway, counts) for key, gateway in gateways}
+        self._fill()
         self._counts = counts
         for vs in self._servers:
             if any(each.balance == "least-connections" for each in vs.listeners):
                 for version in (4, 6):
                     self._lean(vs, candidates(vs, version, self._down), counts)
 
-    def _soon(self, key: GatewayKey, gateway: Gateway, counts: Mapping[GatewayKey, int]) -> int:
+    def _fill(self) -> None:
+        """Compare what was counted with the limits of now, whose count in the kernel may be new."""
+        self._full = frozenset(
+            (vs.uid, g.name)
+            for vs in self._servers
+            for g in vs.gateways
+            if g.max_connections and self._soon.get((vs.uid, g.name), 0) >= g.max_connections
+        )
+
+    def _expected(self, key: GatewayKey, gateway: Gateway, counts: Mapping[GatewayKey, int]) -> int:
         """Connections by the next count, where the kernel does not see to the limit itself."""
         live = counts.get(key, 0)
         if gateway.max_connections <= COUNTED_MOST:

@@ -122,12 +122,34 @@ def test_a_gateway_whose_limit_is_taken_off_is_full_no_more(balancer: Balancer) 
     assert balancer.notes() == {}
 
 
+def test_another_limit_holds_at_once_for_what_was_counted(balancer: Balancer) -> None:
+    """The kernel's count begins anew with it, and would let as many in once more."""
+    balancer.observe([server(most=10)], down())
+    balancer.count({(UID, "gw1"): 9, (UID, "gw2"): 5}, took_s=0.001)
+    shut = []
+    for most in (10, 8, 5, 6, 20):
+        balancer.observe([server(most=most)], down())
+        shut.append(balancer.moment)
+    full = [Moment(full=down(*names)) for names in (["gw1"], ["gw1", "gw2"], ["gw1"])]
+    assert shut == [AT_REST, *full, AT_REST]
+
+
+def test_what_was_counted_before_nobody_counted_fills_no_gateway(balancer: Balancer) -> None:
+    balancer.observe([server(most=10)], down())
+    balancer.count({(UID, "gw1"): 10}, took_s=0.001)
+    for most in (0, 10):
+        balancer.observe([server(most=most)], down())
+    assert balancer.moment == AT_REST
+
+
 def test_a_large_limit_is_met_with_foresight(balancer: Balancer, clock: Clock) -> None:
     balancer.observe([server(most=10_000)], down())
     full = []
     for live in (0, 4000, 8000, 8100, 9000, 10_000, 9990):
         balancer.count({(UID, "gw1"): live}, took_s=0.001)
         full.append((UID, "gw1") in balancer.moment.full)
+        balancer.observe([server(most=10_000)], down("gw2"))
+        assert ((UID, "gw1") in balancer.moment.full) is full[-1], "until the next count"
     assert full == [False, False, True, False, False, True, False]
 
 
