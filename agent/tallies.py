@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import reduce
 from ipaddress import ip_address
+from itertools import product
 from typing import Any
 
 from msgspec.structs import replace
 
+from agent.conntrack import Flow
 from agent.counters import Account, Reading, Service
 from agent.elements import Tally, added
 from agent.forwarding import memoryless, serving
@@ -18,6 +21,7 @@ from protocol.addresses import family
 from protocol.config import Config
 from protocol.ids import GroupId
 from protocol.objects import Gateway, Listener, VirtualServer
+from protocol.ports import Ports
 from protocol.traffic import GatewayTraffic, ListenerTraffic, Traffic, VirtualServerTraffic
 
 _NOTHING = Tally()
@@ -31,24 +35,46 @@ def traffic_of(
     before: Sample,
 ) -> tuple[VirtualServerTraffic, ...]:
     """What was counted for each Virtual Server of ``carried``; rates since ``before``."""
-    books = _Books(now, before)
-    found = []
+    served = []
     for server in config.virtual_servers.values():
         if server.uid in carried:
             assigned = config.assignments.get(server.uid)
             vips = tuple(str(ip_address(vip)) for vip in assigned.vips) if assigned else ()
-            listeners = tuple(books.listener(server, each, vips) for each in server.listeners)
-            total = summed(each.traffic for each in listeners)
-            name, first = server.name, server.uid in primary
-            found.append(VirtualServerTraffic(name, first, total, listeners))
+            served.append((server, vips))
+    books = _Books(now, before, served)
+    found = []
+    for server, vips in served:
+        listeners = tuple(books.listener(server, each, vips) for each in server.listeners)
+        total = summed(each.traffic for each in listeners)
+        name, first = server.name, server.uid in primary
+        found.append(VirtualServerTraffic(name, first, total, listeners))
     return tuple(found)
+
+
+_Served = Iterable[tuple[VirtualServer, tuple[str, ...]]]
+"""Virtual Servers, each with the VIPs that it has."""
+
+
+def _by_account(flows: Mapping[Flow, int], served: _Served) -> Mapping[Account, int]:
+    """Live flows as accounts have them: those to a range of ports by its first one."""
+    ranges: dict[tuple[str, str], list[Ports]] = {}
+    for server, vips in served:
+        for vip, listener in product(vips, server.listeners):
+            ranges.setdefault((vip, listener.protocol), []).append(listener.ports)
+    found: Counter[Account] = Counter()
+    for (vip, protocol, port, gateway), number in flows.items():
+        some = ranges.get((vip, protocol), ())
+        first = next((first for first, last in some if first <= port <= last), port)
+        found[vip, protocol, first, gateway] += number
+    return found
 
 
 class _Books:
     """Two samples, by what an operator asks for."""
 
-    def __init__(self, now: Sample, before: Sample) -> None:
+    def __init__(self, now: Sample, before: Sample, served: _Served) -> None:
         self._now, self._before = now, before
+        self._active = None if now.active is None else _by_account(now.active, served)
         self._dropped = now.reading.dropped
         self._ports: dict[tuple[str, str], set[int]] = {}
         """Ports that were used, by VIP and protocol."""
@@ -60,13 +86,13 @@ class _Books:
             self._ports.setdefault((vip, protocol), set()).add(port)
 
     def _services(self, vips: Iterable[str], listener: Listener) -> Iterator[Service]:
-        """What a listener has accounts of: its ports, of a range those that were used."""
+        """What a listener has accounts of: its first port, and those of its range that had one."""
         first, last = listener.ports
         for vip in vips:
             if first == last:
                 yield vip, listener.protocol, first
             else:
-                used = self._ports.get((vip, listener.protocol), ())
+                used = {first} | self._ports.get((vip, listener.protocol), set())
                 yield from ((vip, listener.protocol, p) for p in used if first <= p <= last)
 
     def listener(
@@ -87,9 +113,7 @@ class _Books:
         if forgotten:
             return ListenerTraffic(listener.key, replace(total, refused=-1, dropped=-1), gateways)
         reading = self._now.reading
-        offered = sum(
-            reading.offered.get((vip, listener.protocol, listener.port), 0) for vip in vips
-        )
+        offered = sum(reading.offered.get(service, 0) for service in services)
         entered = sum(reading.entered.get(service, 0) for service in services)
         total = replace(
             total,
@@ -183,7 +207,7 @@ class _Books:
         return count(self._now.reading), self._per_second(count)
 
     def _account(self, account: Account) -> Traffic:
-        reading, active = self._now.reading, self._now.active
+        reading, active = self._now.reading, self._active
         forth = reading.forth.get(account, _NOTHING)
         back = reading.back.get(account, _NOTHING)
         return Traffic(

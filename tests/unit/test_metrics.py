@@ -137,6 +137,27 @@ def test_an_operator_sees_them_by_listener_and_gateway() -> None:
     assert found.traffic == listener.traffic
 
 
+@pytest.mark.parametrize("first", [443, 400])
+def test_live_flows_to_any_port_of_a_range_are_its_own(first: int) -> None:
+    """Also of ports that nothing was counted of by themselves."""
+    ranged = Listener(protocol="tcp", port=first, last_port=450, gateway_port=first)
+    beside = Listener(protocol="tcp", port=451, gateway_port=451)
+    live = {(VIP, "tcp", port, GATEWAY): port for port in (443, 447, 450, 451)}
+    now = Sample(12.0, reading(20, 17, 14), live)
+    [found] = traffic_of(config(listeners=(ranged, beside)), {UID}, {UID}, now, now)
+    assert [each.traffic.active for each in found.listeners] == [443 + 447 + 450, 451]
+    assert [each.gateways[0].traffic.active for each in found.listeners] == [1340, 451]
+
+
+def test_totals_do_not_fall_when_a_port_becomes_one_of_a_range() -> None:
+    ranged = Listener(protocol="tcp", port=400, last_port=450, gateway_port=400)
+    now = Sample(12.0, reading(20, 17, 14))
+    [alone] = traffic_of(config(), {UID}, {UID}, now, now)
+    [among] = traffic_of(config(listeners=(ranged,)), {UID}, {UID}, now, now)
+    assert among.traffic == alone.traffic
+    assert among.traffic.refused == 3
+
+
 def test_totals_do_not_fall_when_a_gateway_is_removed() -> None:
     rest = (VIP, "tcp", 443, "0.0.0.0")
     counted = reading(20, 17, 14)
