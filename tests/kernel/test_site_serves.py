@@ -37,6 +37,13 @@ for number in range(60):
         s.send(b"hello")
         print(s.recv(100).decode())
 """
+LIVE = """
+import sys
+from agent.conntrack import count_flows
+flows = count_flows(sys.argv[1:])
+print(sum(number for (vip, _, _, gateway), number in flows.items() if gateway != vip))
+"""
+"""Flows to VIPs that are led to a gateway."""
 CLIENTS = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -182,6 +189,23 @@ def test_rules_that_others_flush_cost_no_connection(site: Site) -> None:
             assert flushed.survivors == flushed.connections == CONNECTIONS, flushed
             assert not flushed.two_owners_ms, flushed
             wait_serving(site)
+
+
+def test_connections_end_on_every_device_when_their_virtual_server_is_deleted(site: Site) -> None:
+    vip, gateway = "10.77.0.150", site.plan.gateway_hosts[0]
+    devices = [host.name for host in site.plan.device_hosts]
+
+    def live(device: str) -> int:
+        return int(site.network.run(device, sys.executable, "-c", LIVE, vip))
+
+    brief = ["--vip", f"{vip}/24", "--tcp", str(ECHO), "--gateway", f"gw1={gateway.ipv4}"]
+    change(site, "a", "vs", "create", "brief", *brief)
+    site.wait("it is served", lambda: bool(site.virtual_server("a", "brief")["primary"]), 10)
+    with closing(Probe(site.network, "client", "established", vip, "20")) as probe:
+        probe.begin()
+        site.wait("all know of them", lambda: all(live(each) == 20 for each in devices), 10)
+        change(site, "a", "vs", "delete", "brief", "--yes")
+        site.wait("all have ended", lambda: not any(map(live, devices)), 10)
 
 
 def test_a_gateway_dies_and_returns(site: Site) -> None:
