@@ -396,7 +396,4 @@ class Carrier:
             self.prober.close()
         if self.vips is not None:
             self.vips.close()
-        if leave_nothing:
-            await self.kernel.remove()
-        else:
-            await self.kernel.close()
+        await (self.kernel.remove() if leave_nothing else self.kernel.close())
