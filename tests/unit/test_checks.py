@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from agent.checks import Course, Down, HealthChecks, Target, targets_of
+from agent.checks import Down, HealthChecks, Target, targets_of
 from agent.probes import GOOD, Answer, Cancel, Done, Verdict
 from protocol.health import check_for
 from protocol.ids import GroupId
@@ -98,49 +98,6 @@ class TestPolicy:
             Gateway(name="leaving", address="127.0.0.2", state="draining"),
         )
         assert targets_of(server).keys() == {"leaving"}
-
-
-class TestCourse:
-    CHECK = Check(rise=2, fall=3)
-
-    def course(self, *answers: Answer) -> Course:
-        course = Course(self.CHECK)
-        for answer in answers:
-            course.take(answer)
-        return course
-
-    def test_is_unknown_before_the_first_answer(self) -> None:
-        assert self.course().up is None
-
-    @pytest.mark.parametrize(("answer", "up"), [(GOOD, True), (BAD, False)])
-    def test_the_first_answer_decides(self, answer: Answer, up: bool) -> None:
-        assert self.course(answer).up is up
-
-    def test_falls_after_as_many_bad_answers_as_fall_says(self) -> None:
-        assert self.course(GOOD, BAD, BAD).up is True
-        assert self.course(GOOD, BAD, BAD, BAD).up is False
-
-    def test_rises_after_as_many_good_answers_as_rise_says(self) -> None:
-        assert self.course(BAD, GOOD).up is False
-        assert self.course(BAD, GOOD, GOOD).up is True
-
-    def test_only_answers_in_a_row_count(self) -> None:
-        assert self.course(GOOD, BAD, BAD, GOOD, BAD, BAD).up is True
-
-    def test_a_first_silence_is_to_be_confirmed(self) -> None:
-        """While a device boots its first frames get lost, and its checks may be far apart."""
-        silent = Answer(Verdict.BAD, "no answer in 1 s", silent=True)
-        assert self.course(silent).up is None
-        assert self.course(silent, silent).up is False
-        assert self.course(silent, BAD).up is False
-        assert self.course(silent, GOOD).up is True
-        assert self.course(GOOD, silent, silent, silent).up is False
-
-    def test_a_check_that_could_not_be_made_counts_for_nothing(self) -> None:
-        unclear = Answer(Verdict.UNCLEAR, "too many open files")
-        assert self.course(unclear).up is None
-        assert self.course(GOOD, BAD, BAD, unclear, unclear).up is True
-        assert self.course(GOOD, BAD, BAD, unclear, BAD).up is False
 
 
 class TestHealthChecks:
