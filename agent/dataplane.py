@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agent import addresses, gate, gatekeeper, placed, relay, ruleset, sysctl, ways
+from agent.addresses import InterfaceMissing
 from agent.backstop import Backstop
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
@@ -135,6 +136,7 @@ class DataPlane:
         """
         require_kernel()
         require(["CAP_NET_ADMIN", "CAP_NET_RAW"], "run a device of HALB")
+        self._placed.leave_others()
         addresses.link(self.interface)
         self.lacks = (*lacks(features(self.interface), check), *self._backstop.prepare())
         for lack in self.lacks:
@@ -147,9 +149,6 @@ class DataPlane:
         self._books.prepare(why_off(COUNTERS, self.lacks))
         self._rules.begin(self.lacks)
         self._former = self._gate.former_settings()
-        for interface, vip in addresses.ours():
-            if interface != self.interface:
-                addresses.remove(interface, vip)
         self._gate.load(self._former, anew=not self._gate.fits())
         sysctl.enforce(self.interface)
         lease = KernelLease(self.interface)
@@ -315,7 +314,7 @@ class DataPlane:
 
         Costs one short question while no nftables transaction happened on the host.
         """
-        index = addresses.link(self.interface).index
+        index = self._index()
         if self._seen is None:
             # After a pass that failed half-way; somebody may have removed something just then.
             return _Drift(gate=self._gate.missing(), books=self._books.inspect())
@@ -344,6 +343,17 @@ class DataPlane:
             self._rules.forget_ways()
         self._seen = now
         return _Drift((*rules, *led), gated, self._books.inspect())
+
+    def _index(self) -> int:
+        """The service interface's; where it is another one now, or none, what had VIPs has none."""
+        try:
+            index = addresses.link(self.interface).index
+        except InterfaceMissing:
+            self._placed.leave_others()
+            raise
+        if self._seen is None or index != self._seen.index:
+            self._placed.leave_others()
+        return index
 
     def _look(self) -> _Seen:
         """Read the kernel's state of our tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_address
@@ -10,6 +11,8 @@ from agent import addresses
 from agent.netlink import NetlinkError
 from agent.ruleset import Desired
 from protocol.ids import GroupId
+
+_log = logging.getLogger("halb.kernel")
 
 
 def possible(desired: Desired, of_others: frozenset[str]) -> tuple[Desired, Mapping[GroupId, str]]:
@@ -36,6 +39,17 @@ class Placed:
         self._interface = interface
         self._vips: frozenset[str] = frozenset()
         """What was put there, or was there already."""
+
+    def leave_others(self) -> None:
+        """Take VIPs off every other interface, such as this one under another name.
+
+        No gate stands before them there: it hangs on the name.
+        """
+        for interface, vip in addresses.ours():
+            if interface != self._interface:
+                addresses.remove(interface, vip)
+                self._vips -= {vip}
+                _log.warning("%s taken off %s, which has no gate", vip, interface)
 
     def reconcile(
         self, desired: Desired

@@ -32,13 +32,15 @@ class KernelWatch:
     """Calls ``on_change`` in the loop's thread after a change that may concern us.
 
     Those are: one of our tables, chains or rules deleted (also by ourselves), the
-    service interface changed, an address of any interface deleted. It may be
+    service interface changed or renamed, an address of any interface deleted. It may be
     called for nothing, and once for many changes: look at the kernel then.
     """
 
     def __init__(self, interface: str, on_change: Callable[[], None]) -> None:
         """Must be made while the loop runs."""
         self._name = gate.check_interface(interface).encode() + b"\0"
+        self._index = next((n for n, name in socket.if_nameindex() if name == interface), 0)
+        """Of what has, or had, that name."""
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         groups = (_GROUP_LINK, _GROUP_IPV4_ADDRESS, _GROUP_IPV6_ADDRESS)
@@ -82,7 +84,11 @@ class KernelWatch:
     def _concerns_interface(self, kind: int, body: bytes) -> bool:
         if kind in (_NEW_LINK, _DELETE_LINK):
             values = dict(netlink.attributes(body[_LINK_HEADER.size :]))
-            return values.get(_IFLA_IFNAME) == self._name
+            _, _, index, _, _ = _LINK_HEADER.unpack_from(body)
+            if values.get(_IFLA_IFNAME) != self._name:
+                return index == self._index  # it has another name now
+            self._index = index
+            return True
         return kind == _DELETE_ADDRESS
 
 

@@ -115,6 +115,21 @@ def test_the_watch_tells_of_what_concerns_us(pair: tuple[Device, Inside], change
     assert delay < 0.5
 
 
+def test_the_watch_tells_of_another_name_of_the_interface(pair: tuple[Device, Inside]) -> None:
+    device, _ = pair
+    device.run("ip", "link", "set", "eth0", "down")
+
+    def told() -> float | None:
+        rename = "ip link set eth0 name eth9".split()
+        return asyncio.run(_told_within(lambda: device.run(*rename), 2.0))
+
+    delay = device.call(told)
+    device.run("ip", "link", "set", "eth9", "name", "eth0")
+    device.run("ip", "link", "set", "eth0", "up")
+    assert delay is not None
+    assert delay < 0.5
+
+
 def test_the_watch_hears_nothing_while_it_is_deaf(pair: tuple[Device, Inside]) -> None:
     device, _ = pair
     device.reconcile(WANTED)
