@@ -35,17 +35,25 @@ FORWARDING: tuple[tuple[str, int], ...] = (
     ("netfilter/nf_conntrack_events", 2),
     # Looking each packet up among this host's own sockets first slows down what is forwarded.
     ("ipv4/ip_early_demux", 0),
+    # Each interface may be told otherwise than the host: by systemd-networkd, for instance.
+    ("ipv4/conf/{interface}/forwarding", 1),
 )
 """(path below /proc/sys/net, value), in the order in which they are written."""
 SPEED = frozenset({"ipv4/ip_early_demux"})
 """Those that a device can do without."""
 HEARD = 2
 """Router advertisements are heard also by a host that forwards."""
+_HOST, _OWN = "ipv4/ip_forward", "ipv4/conf/{interface}/forwarding"
 _EVERYWHERE = "ipv6/conf/all/forwarding"
+_TURNED_ON = {_HOST: "ipv4", _EVERYWHERE: "ipv6"}
+"""What makes this host forward, by setting."""
+_REDIRECTS = "ipv4/conf/all/accept_redirects"
+_BY_KEY = {str(at): path for at, (path, _) in enumerate(FORWARDING)} | {"r": _REDIRECTS}
+"""Settings of this host and of the service interface, as notes name them."""
 _MOST_NOTED = 110
 """Characters of a note: nftables has room for 128, of which some are the gate's."""
-_NOTED = re.compile(r"[A-Za-z0-9_.@-]{1,15}")
-"""Names of interfaces that can be noted."""
+_NOTED = re.compile(r"([46]?)\+([A-Za-z0-9_.@-]{1,15})")
+"""An interface: of which protocol it forwards, else that it hears router advertisements."""
 
 
 class SysctlRefused(HalbError):
@@ -78,6 +86,8 @@ def survey(interface: str) -> dict[str, int]:
         for path, wanted in FORWARDING
         if (value := found[path]) is not None and value != wanted and _matters(path, value)
     }
+    if _HOST in wrong:
+        wrong.pop(_OWN, None)  # it follows
     return (_hearing(interface) if _EVERYWHERE in wrong else {}) | wrong
 
 
@@ -93,13 +103,36 @@ def _hearing(interface: str) -> dict[str, int]:
     and hear none again: this host might be managed, or find its peers, through one of them.
     """
     found = {}
-    for name in sorted(os.listdir(ROOT / "ipv6/conf")):
+    for name in _interfaces("ipv6"):
         path = f"ipv6/conf/{name}/accept_ra"
-        # Braces mean something else in a path.
-        plain = name not in {"all", "default", "lo", interface} and not {"{", "}"} & set(name)
-        if plain and (read(path, ""), read(f"ipv6/conf/{name}/forwarding", "")) == (1, 0):
+        heard = (read(path, ""), read(f"ipv6/conf/{name}/forwarding", "")) == (1, 0)
+        if heard and name not in {"default", interface}:
             found[path] = 1
     return found
+
+
+def _taken_along(wrong: Mapping[str, int]) -> dict[str, int]:
+    """What the kernel makes otherwise by itself when this host forwards, or forwards no more.
+
+    Every interface follows, also one that forwarded alone; and a host that stops accepts
+    redirects of ICMP, whoever turned them off.
+    """
+    found = {
+        path: 1
+        for turned, protocol in _TURNED_ON.items()
+        if turned in wrong
+        for path in (f"{protocol}/conf/{name}/forwarding" for name in _interfaces(protocol))
+        if read(path, "") == 1
+    }
+    accepts = read(_REDIRECTS, "")
+    return found | ({_REDIRECTS: 0} if _HOST in wrong and accepts == 0 else {})
+
+
+def _interfaces(protocol: str) -> list[str]:
+    """Names that have settings of their own; ``default`` is for those to come."""
+    names = sorted(os.listdir(ROOT / protocol / "conf"))
+    # Braces mean something else in a path.
+    return [name for name in names if name not in {"all", "lo"} and not {"{", "}"} & set(name)]
 
 
 def _matters(path: str, value: int) -> bool:
@@ -114,8 +147,11 @@ def _matters(path: str, value: int) -> bool:
 
 
 def former(interface: str) -> dict[str, int]:
-    """What :func:`enforce` would change, with its present value, by path."""
-    return {} if read_only() else survey(interface)
+    """What :func:`enforce` would change, also by the way, with its present value, by path."""
+    if read_only():
+        return {}
+    wrong = survey(interface)
+    return _taken_along(wrong) | wrong
 
 
 def require_changeable(interface: str) -> None:
@@ -174,15 +210,16 @@ def restore(interface: str, former: Mapping[str, int]) -> None:
 def note(former: Mapping[str, int]) -> str:
     """Former values as a short text: ``position:value`` of each in :data:`FORWARDING`.
 
-    Then the names of other interfaces, as many as there is room for: without forwarding
-    :data:`HEARD` is the same as what was there.
+    Then the names of interfaces, as many as there is room for: those that heard router
+    advertisements, for which without forwarding :data:`HEARD` is the same, and those that forwarded.
     """
-    positions = {path: at for at, (path, _) in enumerate(FORWARDING)}
-    text = " ".join(f"{positions[path]}:{former[path]}" for path in former if path in positions)
-    for path in sorted(former.keys() - positions):
-        name = path.split("/")[2]
-        if _NOTED.fullmatch(name) and len(text) + len(name) + 2 <= _MOST_NOTED:
-            text += f" +{name}"
+    keys = {path: key for key, path in _BY_KEY.items()}
+    text = " ".join(f"{keys[path]}:{former[path]}" for path in former if path in keys)
+    for path in sorted(former.keys() - keys):
+        protocol, _, name, setting = path.split("/")
+        item = f"{protocol.removeprefix('ipv') if setting == 'forwarding' else ''}+{name}"
+        if _NOTED.fullmatch(item) and len(text) + len(item) + 1 <= _MOST_NOTED:
+            text += f" {item}"
     return text
 
 
@@ -191,11 +228,13 @@ def from_note(text: str) -> dict[str, int]:
     others: dict[str, int] = {}
     former: dict[str, int] = {}
     for item in text.split():
-        at, colon, value = item.partition(":")
-        if item.startswith("+") and _NOTED.fullmatch(item[1:]):
-            others[f"ipv6/conf/{item[1:]}/accept_ra"] = 1
-        elif colon and at.isdecimal() and int(at) < len(FORWARDING) and _is_number(value):
-            former[FORWARDING[int(at)][0]] = int(value)
+        key, colon, value = item.partition(":")
+        if noted := _NOTED.fullmatch(item):
+            forwards, name = noted.groups()
+            setting = f"ipv{forwards}/conf/{name}/forwarding"
+            others[setting if forwards else f"ipv6/conf/{name}/accept_ra"] = 1
+        elif colon and key in _BY_KEY and _is_number(value):
+            former[_BY_KEY[key]] = int(value)
     return others | former
 
 

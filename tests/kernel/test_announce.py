@@ -120,7 +120,7 @@ def test_the_watch_tells_of_another_name_of_the_interface(pair: tuple[Device, In
     device.run("ip", "link", "set", "eth0", "down")
 
     def told() -> float | None:
-        rename = "ip link set eth0 name eth9".split()
+        rename = ["ip", "link", "set", "eth0", "name", "eth9"]
         return asyncio.run(_told_within(lambda: device.run(*rename), 2.0))
 
     delay = device.call(told)

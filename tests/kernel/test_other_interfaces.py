@@ -1,4 +1,4 @@
-"""A device has interfaces that HALB does not serve on: what they learnt of the network stays."""
+"""A device has interfaces that HALB does not serve on: what they learnt, and do, stays."""
 
 from __future__ import annotations
 
@@ -86,3 +86,27 @@ def test_a_router_that_hears_none_hears_none_afterwards(managed: Managed) -> Non
     device = Device(managed.host.network, "a")
     assert managed.host.run("sysctl", "-n", ACCEPTS).strip() == "1"
     device.close()
+
+
+def test_interfaces_that_forwarded_alone_do_so_afterwards_and_redirects_stay_refused(
+    managed: Managed,
+) -> None:
+    """The kernel makes all interfaces forward with the host, none without it, and redirects go
+    the other way."""
+    settings = {
+        "net.ipv4.conf.mgmt0.forwarding": "1",
+        "net.ipv6.conf.mgmt0.forwarding": "1",
+        "net.ipv4.conf.eth0.forwarding": "0",
+        "net.ipv4.conf.default.forwarding": "0",
+        "net.ipv4.conf.all.accept_redirects": "0",
+    }
+    managed.host.run("sysctl", "-qw", *(f"{name}={value}" for name, value in settings.items()))
+
+    def found() -> dict[str, str]:
+        return dict(zip(settings, managed.host.run("sysctl", "-n", *settings).split(), strict=True))
+
+    Device(managed.host.network, "a").close()
+    second = Device(managed.host.network, "a")
+    second.call(second.plane.remove)
+    assert found() == settings
+    second.close()

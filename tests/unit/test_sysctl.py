@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent import sysctl
 
 WANTED = {path.format(interface="eth0"): value for path, value in sysctl.FORWARDING}
+REDIRECTS = "ipv4/conf/all/accept_redirects"
 
 
 @pytest.fixture
@@ -20,6 +21,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path, value in WANTED.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(f"{value}\n")
+    (tmp_path / REDIRECTS).write_text("0\n")
     monkeypatch.setattr(sysctl, "ROOT", tmp_path)
     return tmp_path
 
@@ -69,6 +71,28 @@ def test_other_interfaces_hear_routers_before_the_host_forwards(root: Path) -> N
     assert sysctl.from_note(sysctl.note(former)) == former
     sysctl.restore("eth0", former)
     assert sysctl.survey("eth0") == former
+
+
+def test_an_interface_that_is_told_not_to_forward_is_told_to(root: Path) -> None:
+    (root / "ipv4/conf/eth0/forwarding").write_text("0\n")
+    former = sysctl.former("eth0")
+    assert sysctl.enforce("eth0") == ("net/ipv4/conf/eth0/forwarding = 1",)
+    sysctl.restore("eth0", former)
+    assert sysctl.read("ipv4/conf/eth0/forwarding", "") == 0
+
+
+def test_what_the_kernel_changes_with_forwarding_is_noted(root: Path) -> None:
+    """Interfaces that forward although the host does not, and redirects that are not accepted."""
+    assert sysctl.former("eth0") == {}
+    for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/eth0/forwarding"):
+        (root / path).write_text("0\n")
+    vpn0 = [f"{protocol}/conf/vpn0/forwarding" for protocol in ("ipv4", "ipv6")]
+    for path in vpn0:
+        (root / path).parent.mkdir()
+        (root / path).write_text("1\n")
+    former = sysctl.former("eth0")
+    assert list(former)[:3] == [*vpn0, REDIRECTS], "put back last: forwarding changes them again"
+    assert sysctl.from_note("was " + sysctl.note(former)) == former
 
 
 @pytest.mark.parametrize("name", ["{interface}", "a}b", "{", "{0}"])
@@ -157,7 +181,8 @@ def test_notes_can_be_read_again(former: dict[str, int]) -> None:
 
 @given(st.text())
 def test_foreign_notes_mean_nothing_bad(text: str) -> None:
-    known = {path for path, _ in sysctl.FORWARDING}
+    known = {REDIRECTS, *(path for path, _ in sysctl.FORWARDING)}
     strange = sysctl.from_note(text).keys() - known
-    assert all(fnmatch(path, "ipv6/conf/*/accept_ra") for path in strange)
+    patterns = ("ipv6/conf/*/accept_ra", "ipv[46]/conf/*/forwarding")
+    assert all(any(fnmatch(path, each) for each in patterns) for path in strange)
     assert all(path.count("/") == 3 for path in strange)
