@@ -292,10 +292,7 @@ class Carrier:
             self._leftovers.on_pass(done.in_force, mended=bool(done.drift))
             self._deliver(ConfigApplied(revision))
             if self.vips is not None:
-                if done.lease_lost:
-                    self.vips.check()
-                for group in done.moved:
-                    self.vips.announce(group)
+                self.vips.on_pass(lost=done.lease_lost, moved=done.moved)
         self._judge()
 
     async def _look_forever(self) -> None:
@@ -346,6 +343,8 @@ class Carrier:
     def _look_at_interface(self) -> bool:
         """Read the interface's state; whether it changed."""
         changed = self.outlook.look()
+        if self.outlook.moved and self.vips is not None:
+            self.vips.announce(self.vips.held)
         self.checks.excuse = fitness.cut_off(self.interface, self.outlook.link)
         return changed
 

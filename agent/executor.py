@@ -130,7 +130,7 @@ class Executor:
     def _speak(self, effect: Announce | ProbeArbiter | Flush) -> None:
         match effect:
             case Announce() if self._vips is not None:
-                self._vips.announce(effect.group)
+                self._vips.announce([effect.group])
             case ProbeArbiter() if self._prober is not None:
                 self._prober.ask(effect)
             case Flush() if self._carrier is not None:

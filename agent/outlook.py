@@ -17,6 +17,8 @@ class Outlook:
         self.interface = interface
         self.link: Link | None = None
         """None while there is no interface."""
+        self.moved = False
+        """Whether its hardware address is another one than at the look before."""
         self.networks: tuple[IPv4Interface | IPv6Interface, ...] = ()
         """The operator's addresses of it, with prefixes."""
         self.routers: tuple[str, ...] = ()
@@ -32,6 +34,8 @@ class Outlook:
             self.routers = segment.routers(self.interface)
         except InterfaceMissing:
             self.link = None
+        macs = {link.mac for link in (before[0], self.link) if link is not None}
+        self.moved = len(macs) > 1
         return (self.link, self.networks) != before
 
     def is_near(self, address: str) -> bool:

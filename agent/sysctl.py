@@ -210,8 +210,8 @@ def restore(interface: str, former: Mapping[str, int]) -> None:
 def note(former: Mapping[str, int]) -> str:
     """Former values as a short text: ``position:value`` of each in :data:`FORWARDING`.
 
-    Then the names of interfaces, as many as there is room for: those that heard router
-    advertisements, for which without forwarding :data:`HEARD` is the same, and those that forwarded.
+    Then the names of interfaces, as many as there is room for: those that forwarded, and those
+    that heard router advertisements, for which without forwarding :data:`HEARD` is the same.
     """
     keys = {path: key for key, path in _BY_KEY.items()}
     text = " ".join(f"{keys[path]}:{former[path]}" for path in former if path in keys)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from agent.announce import Announcer, schedule
 from agent.clock import boottime
@@ -200,10 +200,15 @@ class Vips:
         """Wait while packets still come here, from successors too, of what was handed over."""
         await asyncio.sleep(max(0, self._forwards_until - boottime()) / SECOND)
 
-    def announce(self, group: GroupId) -> None:
+    def announce(self, groups: Iterable[GroupId]) -> None:
         """Announce once more what is open already."""
-        if group in self._open:
-            self._announce([group])
+        self._announce([group for group in groups if group in self._open])
+
+    def on_pass(self, *, lost: bool, moved: Iterable[GroupId]) -> None:
+        """The kernel was looked after: leases were ``lost``, groups ``moved`` for the network."""
+        if lost:
+            self.check()
+        self.announce(moved)
 
     async def probe(self, vips: Sequence[str], seconds: float) -> dict[str, str]:
         """MAC of whoever else answers for one of ``vips``, by VIP."""

@@ -84,7 +84,7 @@ class KernelWatch:
     def _concerns_interface(self, kind: int, body: bytes) -> bool:
         if kind in (_NEW_LINK, _DELETE_LINK):
             values = dict(netlink.attributes(body[_LINK_HEADER.size :]))
-            _, _, index, _, _ = _LINK_HEADER.unpack_from(body)
+            index: int = _LINK_HEADER.unpack_from(body)[2]
             if values.get(_IFLA_IFNAME) != self._name:
                 return index == self._index  # it has another name now
             self._index = index

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -44,6 +45,23 @@ def carrier_of(told: list[Input], folder: Path) -> Carrier:
     return Carrier(ME, settings, Random(1), told.append, anybody, news, memory)
 
 
+@contextmanager
+def looking(told: list[Input], folder: Path) -> Iterator[Carrier]:
+    """A carrier that opened its leases, and looks at them and at the interface."""
+    carrier = carrier_of(told, folder)
+    news: Any = type("News", (), {"on_event": print, "on_verified": print})
+    announcer, lease = Announcer("eth0"), KernelLease("eth0")
+    presence = Presence("eth0", announcer, Random(1), lambda _: (), news, lambda _: None)
+    carrier.vips = Vips(lease, announcer, told.append, lambda _: (), presence)
+    carrier.vips.acquire([Acquire(UID, 1, VIPS, LONG, 1 << 62)])
+    task = asyncio.create_task(carrier._look_forever())
+    try:
+        yield carrier
+    finally:
+        task.cancel()
+        carrier.vips.close()
+
+
 def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -52,25 +70,40 @@ def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
     told: list[Input] = []
 
     async def test(device: Device) -> None:
-        carrier = carrier_of(told, tmp_path)
-        news: Any = type("News", (), {"on_event": print, "on_verified": print})
-        announcer, lease = Announcer("eth0"), KernelLease("eth0")
-        presence = Presence("eth0", announcer, Random(1), lambda _: (), news, lambda _: None)
-        carrier.vips = Vips(lease, announcer, told.append, lambda _: (), presence)
-        carrier.vips.acquire([Acquire(UID, 1, VIPS, LONG, 1 << 62)])
-        looking = asyncio.create_task(carrier._look_forever())
-        device.run("nft", "delete", "table", "netdev", "halb_lease")
-        await until(lambda: "cannot look at the leases" in caplog.text)
-        device.plane.prepare()
-        await until(lambda: LeaseLapsed((UID,)) in told)
-        looking.cancel()
-        await asyncio.wait([looking])
-        carrier.vips.close()
+        with looking(told, tmp_path):
+            device.run("nft", "delete", "table", "netdev", "halb_lease")
+            await until(lambda: "cannot look at the leases" in caplog.text)
+            device.plane.prepare()
+            await until(lambda: LeaseLapsed((UID,)) in told)
 
     with hosts("a") as network:
         device = Device(network, "a")
         device.reconcile(WANTED)
         device.call(asyncio.run, asyncio.wait_for(test(device), 30))
+        device.close()
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_an_interface_that_gets_another_hardware_address_is_announced(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vip: str
+) -> None:
+    monkeypatch.setattr("agent.carrier.LOOK_S", 0.02)
+    monkeypatch.setattr("agent.announce.AFTER_NS", (0,))
+    mac = "02:48:41:4c:42:99"
+
+    async def test(device: Device) -> None:
+        network = device.network
+        with looking([], tmp_path) as carrier:
+            known = f"{vip} lladdr 02:48:41:4c:42:0b dev eth0 nud stale"
+            network.run("client", "ip", "neigh", "replace", *known.split())
+            await until(lambda: carrier.outlook.link)
+            device.run("ip", "link", "set", "eth0", "address", mac)
+            await until(lambda: mac in network.run("client", "ip", "neigh", "show", vip))
+
+    with hosts("a", "client") as network:
+        device = Device(network, "a")
+        device.reconcile(WANTED)
+        device.call(asyncio.run, asyncio.wait_for(test(device), 10))
         device.close()
 
 
