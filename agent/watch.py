@@ -17,13 +17,16 @@ from contextlib import contextmanager
 from agent import gate, netlink, ruleset
 
 _GROUP_LINK, _GROUP_IPV4_ADDRESS, _GROUP_IPV6_ADDRESS = 1, 5, 9
+_GROUP_IPV4_SETTINGS, _GROUP_IPV6_SETTINGS = 24, 25
 _GROUP_NFTABLES = 7
-_NEW_LINK, _DELETE_LINK, _DELETE_ADDRESS = 16, 17, 21
+_NEW_LINK, _DELETE_LINK, _DELETE_ADDRESS, _SETTINGS = 16, 17, 21, 80
 _NFTABLES = 10 << 8
 _DELETE_TABLE, _DELETE_CHAIN, _DELETE_RULE = (_NFTABLES | n for n in (2, 5, 8))
 _TABLE_NAME = 1
 _LINK_HEADER = struct.Struct("=BxHiII")
 _IFLA_IFNAME = 3
+_OF_INTERFACE, _FORWARDS = 1, 2
+_EVERY = b"\xff" * 4
 _OUR_TABLES = frozenset(name.encode() + b"\0" for name in (gate.TABLE, ruleset.TABLE))
 _BUFFER = 1 << 16
 
@@ -32,8 +35,8 @@ class KernelWatch:
     """Calls ``on_change`` in the loop's thread after a change that may concern us.
 
     Those are: one of our tables, chains or rules deleted (also by ourselves), the
-    service interface changed or renamed, an address of any interface deleted. It may be
-    called for nothing, and once for many changes: look at the kernel then.
+    service interface changed, renamed or told not to forward, an address of any interface
+    deleted. It may be called for nothing, and once for many changes: look at the kernel then.
     """
 
     def __init__(self, interface: str, on_change: Callable[[], None]) -> None:
@@ -43,7 +46,8 @@ class KernelWatch:
         """Of what has, or had, that name."""
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        groups = (_GROUP_LINK, _GROUP_IPV4_ADDRESS, _GROUP_IPV6_ADDRESS)
+        groups = [_GROUP_LINK, _GROUP_IPV4_ADDRESS, _GROUP_IPV6_ADDRESS]
+        groups += [_GROUP_IPV4_SETTINGS, _GROUP_IPV6_SETTINGS]
         self._route = netlink.subscribe(netlink.ROUTE, *groups)
         self._tables = netlink.subscribe(netlink.NETFILTER, _GROUP_NFTABLES)
         self._loop.add_reader(self._route, self._read, self._route, self._concerns_interface)
@@ -89,6 +93,10 @@ class KernelWatch:
                 return index == self._index  # it has another name now
             self._index = index
             return True
+        if kind == _SETTINGS:
+            said = dict(netlink.attributes(body[4:]))
+            ours = {_EVERY, struct.pack("=i", self._index)}
+            return said.get(_FORWARDS) == bytes(4) and said.get(_OF_INTERFACE) in ours
         return kind == _DELETE_ADDRESS
 
 

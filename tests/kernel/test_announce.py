@@ -100,6 +100,9 @@ async def _told_within(act: Callable[[], object], seconds: float) -> float | Non
         "nft delete table inet halb",
         "ip link set eth0 down",
         "ip address del 10.77.0.100/32 dev eth0",
+        "sysctl -qw net.ipv4.ip_forward=0",
+        "sysctl -qw net.ipv4.conf.eth0.forwarding=0",
+        "sysctl -qw net.ipv6.conf.all.forwarding=0",
     ],
 )
 def test_the_watch_tells_of_what_concerns_us(pair: tuple[Device, Inside], change: str) -> None:
