@@ -39,7 +39,8 @@ def up(
 ) -> None:
     """Make a lab. A switch, devices with agents, gateways, a client, a Virtual Server."""
     from halbctl.lab.lifecycle import ending_signals_raise, up
-    from halbctl.lab.plan import Plan
+    from halbctl.lab.plan import VIP, Plan
+    from halbctl.lab.servers import BANNER
 
     with ending_signals_raise():
         site = up(Plan(name, devices, gateways, witness, ipv6), note)
@@ -47,7 +48,7 @@ def up(
     option = _option(name)
     for hint in (
         f"halbctl --control {site.control('a')} status",
-        f"halbctl lab exec{option} client -- ping -c 3 {site.plan.gateway_hosts[0].ipv4}",
+        f"halbctl lab exec{option} client -- bash -c 'cat </dev/tcp/{VIP}/{BANNER}'",
         f"halbctl lab crash{option} {site.primary()}",
         f"halbctl lab down{option}",
     ):
