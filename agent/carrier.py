@@ -367,6 +367,8 @@ class Carrier:
         """The device left its Site: carry nothing, and leave nothing in the kernel."""
         self.on_config(Config())
         await self.kernel.withdraw()
+        # Whatever a pass has told meanwhile: the device may join the same Site again.
+        self._loaded = frozenset()
 
     async def precheck(self, change: Change) -> None:
         """Raise if this host shows that the change cannot work."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from agent.settings import Settings
 from agent.vips import Vips
 from protocol.admission import found_site
 from protocol.changes import PutVirtualServer
+from protocol.config import Edit
 from protocol.document import VirtualServerDocument
-from protocol.effects import Acquire, Input, LeaseLapsed
+from protocol.effects import Acquire, Fitness, Input, LeaseLapsed
 from protocol.errors import InvalidInput
 from protocol.ids import DeviceId
 from protocol.objects import Listener
@@ -127,4 +129,36 @@ def test_a_change_is_checked_against_the_addresses_that_the_host_has_now(tmp_pat
     with hosts("a") as network:
         device = Device(network, "a")
         device.call(asyncio.run, asyncio.wait_for(test(device), 30))
+        device.close()
+
+
+def test_a_device_that_joins_its_site_again_carries_nothing_before_its_rules_are_back(
+    tmp_path: Path,
+) -> None:
+    founded = found_site("paris", "5" * 16, paris.device("a", 1, id=ME))
+    config = founded.edited(Edit(put=WANTED.virtual_servers), 1)
+    fit = Fitness(())
+    unfit = Fitness(((UID, "its rules are not in the kernel yet"),))
+
+    async def test() -> None:
+        told: list[Input] = []
+        carrier = carrier_of(told, tmp_path)
+        flows: Any = SimpleNamespace(
+            carried=lambda: tuple(carrier._config.virtual_servers.values()),
+            on_config=bool, hasten=bool,
+        )  # fmt: skip
+        carrier.flows = flows
+        await carrier.kernel.start()
+        carrier._look_at_interface()
+        for _ in range(2):
+            told.clear()
+            carrier.on_config(config)
+            assert told == [unfit]
+            await until(lambda: fit in told)
+            await carrier.withdraw()
+        await carrier.kernel.remove()
+
+    with hosts("a") as network:
+        device = Device(network, "a")
+        device.call(asyncio.run, asyncio.wait_for(test(), 30))
         device.close()
