@@ -106,7 +106,7 @@ class Agent:
         self._operations = Operations(self)
         self._doors = Doors(settings, self.keys, self._operations)
         self._estranged = Estranged(
-            self.keys, lambda: (self.config, self.view()), self.as_device,
+            self.keys, lambda: self.config, self.view, self.as_device,
             self.deliver, self.news.publish,
         )  # fmt: skip
         self._carrier: Carrier | None = None
@@ -266,7 +266,7 @@ class Agent:
 
     @property
     def removed_from(self) -> str:
-        """Name of the Site that this device was removed from while it was away."""
+        """Name of the Site that this device was removed from, if it was, as far as it knows."""
         return self._estranged.removed_from
 
     def view(self) -> NodeView:

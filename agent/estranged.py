@@ -1,9 +1,9 @@
 """A device that nobody answers any more asks whether it still belongs to the Site.
 
-Members drop a removed device from their allow-lists, so it hears nothing and
-could believe in an outage for ever. The door for joining is open to all; a
+Members drop a removed device from their allow-lists, so one that was away hears
+nothing and could believe in an outage for ever. The door for joining is open to all; a
 member answers there, over a connection pinned to its key, whether it knows
-the device.
+the device. One that heard of its removal in time has it in its own configuration.
 """
 
 from __future__ import annotations
@@ -50,47 +50,57 @@ class Estranged:
     def __init__(
         self,
         keys: KeyPair,
-        look: Callable[[], tuple[Config, NodeView]],
+        config: Callable[[], Config],
+        view: Callable[[], NodeView],
         me: Callable[[], Device],
         deliver: Callable[[Input], None],
         changed: Callable[[], None],
     ) -> None:
         """``changed`` is called when :attr:`removed_from` is another one."""
         self._keys = keys
-        self._look = look
+        self._config = config
+        self._view = view
         self._me = me
         self._deliver = deliver
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
-        self.removed_from = ""
-        """Name of the Site that this device was removed from while it was away."""
+        self._heard_from = ""
+        """Name of the Site of which a member said so."""
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(lasting(self._watch), name="estranged")
 
     @property
+    def removed_from(self) -> str:
+        """Name of the Site that this device was removed from, if it was, as far as it knows."""
+        config = self._config()
+        if config.site is not None and self._me().id not in config.devices:
+            return config.site.name
+        return self._heard_from
+
+    @property
     def note(self) -> str:
         """What the operator of this device has to know; empty: nothing."""
-        if not self.removed_from:
+        if not (site := self.removed_from):
             return ""
         return (
-            f"this device was removed from Site {self.removed_from} while it was away: "
+            f"this device was removed from Site {site}: "
             "run `halbctl leave` here, then join again with a new token"
         )
 
     def forget(self) -> None:
         """The device has left that Site."""
-        self.removed_from = ""
+        self._heard_from = ""
 
     async def _watch(self) -> None:
         lonely = False
         while True:
             await next_round(SILENCE_S)
-            config, view = self._look()
-            heard = any(p.state is PeerState.ALIVE for p in view.peers)
-            if heard and self.removed_from:
+            config = self._config()
+            heard = any(p.state is PeerState.ALIVE for p in self._view().peers)
+            if heard and self._heard_from:
                 self._come_back()
-            if config.site is None or heard or self.removed_from:
+            if config.site is None or heard or self._heard_from:
                 lonely = False
             elif not lonely:
                 lonely = True
@@ -99,7 +109,7 @@ class Estranged:
 
     def _stop(self, site: str) -> None:
         """The Site goes on without this device: hold nothing, and say so."""
-        self.removed_from = site
+        self._heard_from = site
         _log.error("%s", self.note)
         self._deliver(Stop())
         self._changed()

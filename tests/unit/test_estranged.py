@@ -38,13 +38,15 @@ class Life:
         self.asked: list[JoinRequest] = []
         self.told: list[Input] = []
         self.heard = False
+        self.config = WITH_D
         self.estranged = Estranged(
-            new_key_pair(), self.look, lambda: D, self.told.append, lambda: None
-        )
+            new_key_pair(), lambda: self.config, self.view, lambda: D,
+            self.told.append, lambda: None,
+        )  # fmt: skip
 
-    def look(self) -> tuple[Config, NodeView]:
+    def view(self) -> NodeView:
         peers = [SimpleNamespace(state=PeerState.ALIVE if self.heard else PeerState.DEAD)]
-        return WITH_D, cast(NodeView, SimpleNamespace(peers=peers))
+        return cast(NodeView, SimpleNamespace(peers=peers))
 
     async def ask(
         self, key: str, address: str, request: JoinRequest, keys: KeyPair, seconds: float
@@ -76,6 +78,16 @@ def test_a_device_that_was_removed_stops_and_says_so(monkeypatch: pytest.MonkeyP
     live(monkeypatch, life, lambda: life.told)
     assert life.told == [Stop()]
     assert "was removed from Site" in life.estranged.note
+
+
+def test_a_device_that_heard_of_its_removal_says_so_at_once() -> None:
+    life = Life()
+    assert not life.estranged.note
+    life.config = WITHOUT_D
+    assert life.estranged.removed_from == "paris"
+    assert "was removed from Site paris" in life.estranged.note
+    life.config = Config()
+    assert not life.estranged.note
 
 
 def test_a_member_that_knows_less_than_the_device_does_not_tell(
