@@ -1,9 +1,10 @@
 """What a device had stored and had to give up, kept for the operator.
 
 A revision that no majority confirmed is dropped when a newer coordinator does
-not have it; a break-glass edit ends when a coordinator is back. Neither is
-merged: whole objects win or lose, and the loser is listed by ``halbctl
-conflicts`` until :data:`MAX_CONFLICTS` newer ones push it out.
+not have it; one that was in force gives way to what `recover` forced elsewhere; a
+break-glass edit ends when a coordinator is back. None is merged: whole objects win
+or lose, and the loser is listed by ``halbctl conflicts`` until :data:`MAX_CONFLICTS`
+newer ones push it out.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ MAX_CONFLICTS = 10
 class Conflict(msgspec.Struct, frozen=True):
     """Edits of this device's copy that the Site did not take."""
 
-    kind: Literal["dropped", "local"]
-    """``dropped``: stored, never committed. ``local``: made by ``--local``."""
+    kind: Literal["dropped", "replaced", "local"]
+    """``dropped``: stored, never committed. ``replaced``: in force, until force elsewhere made
+    another history. ``local``: made by ``--local``."""
     lost: Revision
     """The revision that this device had, or the one that the local edit began from."""
     won: Revision
@@ -47,7 +49,14 @@ def dropped(lost: Config, committed: Revision, won: Config) -> Conflict | None:
         return not won.descends_from(revision)
 
     records = tuple(r for r in lost.records.values() if gone(r.revision) and _concerns_people(r))
-    return Conflict("dropped", lost.revision, won.revision, records) if records else None
+    kind: Literal["dropped", "replaced"] = "replaced" if forced(won, committed) else "dropped"
+    return Conflict(kind, lost.revision, won.revision, records) if records else None
+
+
+def forced(won: Config, committed: Revision) -> bool:
+    """Whether ``won`` lacks what was in force: only `recover` on another side makes that so."""
+    remembered = bool(won.epochs) and committed.term >= won.epochs[0].term
+    return remembered and not won.descends_from(committed)
 
 
 def _concerns_people(record: Record) -> bool:
@@ -91,7 +100,7 @@ class ConflictInfo(msgspec.Struct, frozen=True):
 
     id: str
     kind: str
-    """dropped | local"""
+    """dropped | replaced | local"""
     at: str
     """ISO 8601, UTC: when they were given up."""
     lost: str

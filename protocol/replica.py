@@ -10,7 +10,7 @@ force it never falls behind, whatever it hears after a restart.
 from __future__ import annotations
 
 from protocol.config import Config, Epoch, remembered
-from protocol.conflicts import dropped
+from protocol.conflicts import dropped, forced
 from protocol.effects import Apply, Event, KeepConflict, PersistConfig
 from protocol.hearsay import Copy
 from protocol.ids import SITE_GROUP, GroupId, Revision
@@ -43,7 +43,9 @@ class Replica:
             conflict = dropped(self.stored, self.known_committed, config)
             if conflict is not None:
                 out.do(KeepConflict(conflict))
-            text = f"dropped revision {self.stored.revision}, which was never committed"
+            by_force = forced(config, self.known_committed)
+            why = "which `recover` elsewhere replaced" if by_force else "which was never committed"
+            text = f"dropped revision {self.stored.revision}, {why}"
             out.do(Event("config-dropped", SITE_GROUP, text))
             self._tail = [c for c in self._tail if config.descends_from(c.revision)]
         self.stored = config

@@ -22,6 +22,7 @@ app = area()
 
 WHY = {
     "dropped": "was stored here and never committed; a coordinator without it took over",
+    "replaced": "was stored here and gave way, with what was in force, to `recover` elsewhere",
     "local": "was made with --local and ended when a coordinator was back",
 }
 

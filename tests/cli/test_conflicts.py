@@ -50,6 +50,14 @@ def test_a_local_edit_says_what_it_was_made_on(peer: Peer, halbctl: Halbctl) -> 
     assert "\n  made on revision 3.9\n" in halbctl("conflicts").out
 
 
+def test_what_was_in_force_is_said_to_have_given_way_to_force(peer: Peer, halbctl: Halbctl) -> None:
+    replaced = msgspec.structs.replace(LOST, kind="replaced")
+    peer.answers[api.GetConflicts] = api.Conflicts((replaced,))
+    text = halbctl("conflicts").out
+    assert "to `recover` elsewhere" in text
+    assert "never committed" not in text
+
+
 def test_conflicts_as_data(halbctl: Halbctl) -> None:
     assert json.loads(halbctl("conflicts", "--output", "json").out) == [
         json.loads(msgspec.json.encode(LOST))

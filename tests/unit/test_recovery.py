@@ -14,7 +14,7 @@ from protocol.changes import (
 from protocol.config import Edit
 from protocol.describe import describe
 from protocol.document import VirtualServerDocument
-from protocol.effects import Outcome, Recover
+from protocol.effects import Event, KeepConflict, Outcome, Recover
 from protocol.errors import NoQuorum, Refused
 from protocol.ids import SITE_GROUP, DeviceId
 from protocol.messages import Answer, Ask
@@ -104,6 +104,10 @@ def test_a_majority_that_was_not_lost_gives_way_as_soon_as_it_hears_of_it() -> N
     assert cluster.primary(SITE_GROUP) is not None
     assert in_force(cluster, first) == in_force(cluster, second) == in_force(cluster, third)
     assert in_force(cluster, first).virtual_server_named("lost") is None
+    told = {who: e.conflict.kind for _, who, e in cluster.all_of(KeepConflict)}
+    assert told == {first: "replaced", second: "replaced"}
+    texts = [e.text for _, _, e in cluster.all_of(Event) if e.kind == "config-dropped"]
+    assert ["which `recover` elsewhere replaced" in text for text in texts] == [True, True]
 
 
 def test_two_sides_that_recover_apart_are_one_site_as_soon_as_they_hear_each_other() -> None:
