@@ -51,8 +51,8 @@ LOOK_S = 0.05
 _log = logging.getLogger(__name__)
 
 
-class OtherKey(Refused):
-    """Somebody else is at the address of a member."""
+class NotMember(Refused):
+    """Who is at the address of a member is none: another host, or a device that has left."""
 
 
 class JoinServer:
@@ -156,7 +156,7 @@ async def ask_to_join(
     """Ask the Site's members, one after the other, until one lets this device in.
 
     Returns a reply that carries a configuration. Raises what the Site refused
-    with, OtherKey as soon as that is all that any member can be blamed for, or
+    with, NotMember as soon as that is all that any member can be blamed for, or
     Unreachable if within ``seconds`` no member answered.
     """
     clock = asyncio.get_running_loop().time
@@ -171,11 +171,11 @@ async def ask_to_join(
                 try:
                     reply = await ask_member(key, address, request, keys, left)
                     config_of(reply)
-                except (Unreachable, NoQuorum, TimedOut, OtherKey) as error:
+                except (Unreachable, NoQuorum, TimedOut, NotMember) as error:
                     failed[address] = error
                 else:
                     return reply
-        if failed and all(isinstance(error, OtherKey) for error in failed.values()):
+        if failed and all(isinstance(error, NotMember) for error in failed.values()):
             raise next(iter(failed.values()))
         await asyncio.sleep(max(0.0, min(RETRY_S, deadline - clock())))
 
@@ -183,7 +183,7 @@ async def ask_to_join(
 async def ask_member(
     server_key: str, address: str, request: JoinRequest, keys: KeyPair, seconds: float
 ) -> JoinReply:
-    """One member's reply; raises Unreachable, OtherKey, or what it refused with."""
+    """One member's reply; raises Unreachable, NotMember, or what it refused with."""
     ip, port = split_endpoint(check_endpoint("token", address))
     await _probe(str(ip), port + PORT_OFFSET, min(CONNECT_S, seconds))
     context = sockets.new_context()
@@ -204,7 +204,7 @@ async def ask_member(
             while not answered.done():
                 await asyncio.wait([answered], timeout=LOOK_S)
                 if handshakes.ended() >= REFUSALS:
-                    raise OtherKey(
+                    raise NotMember(
                         f"{address} does not have the key that the token names",
                         "The token is of another Site, or that device was installed anew: make "
                         "a new one on a device of this Site with `halbctl token create`.",
@@ -220,6 +220,8 @@ async def ask_member(
         reply = decode_join_reply(frames[0])
     except MalformedMessage as error:
         raise Refused(f"{address} answered what is no reply: {error.message}") from error
+    if reply.failure is not None and reply.elsewhere:
+        raise NotMember(reply.failure.message, reply.failure.remedy)
     if reply.failure is not None:
         raise error_of(reply.failure)
     return reply

@@ -41,7 +41,7 @@ from protocol.explain import asked_about, explain
 from protocol.hearing import matrix
 from protocol.ids import Revision, check_name
 from protocol.insight import Explanation, Matrix, Traced
-from protocol.joining import JoinReply, JoinRequest, config_of, membership, welcome
+from protocol.joining import JoinReply, JoinRequest, config_of, elsewhere, membership, welcome
 from protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN
 from protocol.rendering import render_site
 from protocol.timing import SECOND
@@ -333,7 +333,7 @@ class Operations:
             self._require_no_site()
             self._require_clock_before(token)
             device = self.agent.as_device()
-            request = JoinRequest(token.id, token.secret, device)
+            request = JoinRequest(token.id, token.secret, device, site=token.site)
             reply = await self.agent.ask_to_join(token, request, JOIN_TIMEOUT_S)
             await self._adopt(config_of(reply))
             return api.Done(f"{self.agent.name} joined Site {token.site_name}")
@@ -362,6 +362,8 @@ class Operations:
 
     async def admit(self, request: JoinRequest) -> JoinReply:
         """Another device asks to join, with a token: answered by a member of the Site."""
+        if request.site and not self._belongs_to(request.site):
+            return elsewhere(self.agent.name)
         self._require_site()
         if request.asks_membership_of:
             return membership(self.agent.config, request)
@@ -371,6 +373,10 @@ class Operations:
             lambda: request.device.id in self.agent.config.devices, 5.0
         )
         return welcome(self.agent.config)
+
+    def _belongs_to(self, site: str) -> bool:
+        ours = self.agent.config.site
+        return ours is not None and ours.id == site and not self.agent.removed_from
 
     async def _leave(self, request: str, force: bool) -> api.Done:
         async with self._entering:

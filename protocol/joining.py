@@ -31,6 +31,8 @@ class JoinRequest(msgspec.Struct, frozen=True):
     """Id of a Site: it does not want in, but to know whether it still belongs to it."""
     knows: Revision = NO_REVISION
     """Of that Site's configuration: the revision in force for it, which names it."""
+    site: str = ""
+    """Id of the Site that the token is of; a release that does not say it leaves it empty."""
 
 
 class JoinReply(msgspec.Struct, frozen=True):
@@ -40,6 +42,8 @@ class JoinReply(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     member: bool | None = None
     """Whether the device that asked belongs to the Site; None if it did not ask that."""
+    elsewhere: bool = False
+    """The device that was asked does not belong to the token's Site: another one decides."""
 
 
 def membership(config: Config, request: JoinRequest) -> JoinReply:
@@ -65,6 +69,15 @@ def welcome(config: Config) -> JoinReply:
 def refusal(error: HalbError) -> JoinReply:
     """The answer to a device that is not let in."""
     return JoinReply(failure=failure_of(error))
+
+
+def elsewhere(device: str) -> JoinReply:
+    """The answer of a device that has left the Site that a token is of."""
+    error = Refused(
+        f"device {device} does not belong to the Site of the token any more",
+        "Make a new token with `halbctl token create` on a device of the Site.",
+    )
+    return JoinReply(failure=failure_of(error), elsewhere=True)
 
 
 def config_of(reply: JoinReply) -> Config:

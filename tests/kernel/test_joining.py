@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from agent import guests, joining, sockets
-from agent.joining import JoinServer, OtherKey, ask_to_join
+from agent.joining import JoinServer, NotMember, ask_to_join
 from agent.keys import KeyPair
 from agent.sockets import Socket
 from protocol.config import Config, Edit
@@ -26,6 +26,7 @@ from protocol.joining import (
     config_of,
     decode_join_reply,
     decode_join_request,
+    elsewhere,
     encode_join_request,
     welcome,
 )
@@ -136,6 +137,20 @@ def test_the_next_member_is_asked_where_one_is_down_or_cut_off(host: Inside) -> 
     run(host, scenario, cut_off, alive)
 
 
+def test_the_next_member_is_asked_where_one_has_left_the_site(host: Inside) -> None:
+    async def has_left(request: JoinRequest) -> JoinReply:
+        return elsewhere("a")
+
+    gone, alive = Member(has_left), Member()
+
+    async def scenario() -> None:
+        assert config_of(await ask(token(gone, alive))) == CONFIG
+        with pytest.raises(NotMember, match="device a does not belong to the Site of the token"):
+            await ask(token(gone))
+
+    run(host, scenario, gone, alive)
+
+
 def test_with_nobody_there_each_address_is_named(host: Inside) -> None:
     async def scenario() -> None:
         absent = Member()
@@ -168,7 +183,7 @@ def test_a_member_with_another_key_than_the_token_names_learns_nothing(host: Ins
     member = Member()
 
     async def scenario() -> None:
-        with pytest.raises(OtherKey, match="does not have the key") as caught:
+        with pytest.raises(NotMember, match="does not have the key") as caught:
             await ask(token(member, key=sockets.new_key_pair().public), seconds=300.0)
         assert "another Site" in caught.value.remedy
         assert not member.asked

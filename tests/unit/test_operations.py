@@ -14,7 +14,9 @@ from agent.operations import Operations
 from protocol import api
 from protocol.admission import found_site
 from protocol.changes import DeleteVirtualServer, SetGateway
+from protocol.config import Config
 from protocol.errors import InvalidInput, Refused, TimedOut
+from protocol.joining import JoinRequest
 from tests.unit.paris import device
 from tests.unit.test_history import RDP, config, entry
 
@@ -77,3 +79,22 @@ def test_a_device_that_knows_that_it_was_removed_changes_nothing(op: Any) -> Non
     with pytest.raises(Refused, match="was removed from Site paris") as refused:
         asyncio.run(Operations(cast(Any, agent)).carry_out(api.Request(api.API_VERSION, "r1", op)))
     assert "halbctl leave" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("config", "removed_from"),
+    [
+        (Config(), ""),
+        (found_site("tours", "6" * 16, device("a", 1)), ""),
+        (found_site("paris", "5" * 16, device("a", 1)), "paris"),
+    ],
+)
+def test_a_device_that_has_left_a_site_leaves_it_to_others_who_may_join_that(
+    config: Config, removed_from: str
+) -> None:
+    agent = SimpleNamespace(config=config, removed_from=removed_from, name="a", in_site=True)
+    request = JoinRequest("7" * 16, "f" * 32, device("b", 2), site="5" * 16)
+    reply = asyncio.run(Operations(cast(Any, agent)).admit(request))
+    assert reply.elsewhere
+    assert reply.failure is not None
+    assert "does not belong to the Site of the token" in reply.failure.message
