@@ -11,7 +11,7 @@ from platform import release
 from protocol.errors import HalbError
 
 DESCRIPTORS = 65_536
-"""Files that the agent may want to have open: nine for each peer, one or two for each check."""
+"""Files that the agent may want to have open: 9 to 15 for each peer, one or two for each check."""
 NUMBER = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_IPC_LOCK": 14, "CAP_SYS_NICE": 23}
 """Bit numbers, from ``capability.h`` of Linux."""
 

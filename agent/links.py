@@ -5,7 +5,9 @@ arrives on it is from that peer. A TCP connection that lost its path wakes up
 only seconds after the path is back; so a connection that stays silent for
 longer than two beats is dialled anew. That also cures a connection that the
 peer refused before it knew us: ZeroMQ itself never tries that one again; and one for
-which there was no socket left.
+which there was no socket left. Whoever was silent may have been slow, and where a
+connection table is full no other connection comes about: the one that was heard stays
+until another is.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ BULK_SILENCE = 2.5
 """Seconds: each device sends its news once a second."""
 RETRY_FIRST, RETRY_LAST = 0.25, 1.0
 """Seconds between two dials while the peer stays silent: doubled from the first to the last."""
+KEPT = 10.0
+"""Seconds that a silent connection is kept beside the one that is dialled."""
 PENALTY = 1.0
 """Seconds without connections for a peer that sends too many frames."""
 
@@ -62,36 +66,68 @@ class Link:
         """When the newest frame came, seconds."""
         self._retry = RETRY_FIRST
         self._dialled = self._dial_after = 0.0
-        self._make: Callable[[], Subscriber] | None = None
+        self._receive: Callable[[bytes], None] = lambda _: None
+        self._make: Callable[[Callable[[bytes], None]], Subscriber] | None = None
         """While the link is open."""
-        self._socket: Subscriber | None = None
-        """Unless none could be made."""
+        self._proved: Subscriber | None = None
+        """The socket that brought the newest frame."""
+        self._trying: Subscriber | None = None
+        """The one that was dialled since, and brought none yet."""
 
-    def open(self, make: Callable[[], Subscriber]) -> None:
-        """Connect with the socket that ``make`` makes; dialled anew later where it cannot."""
-        self._make = make
+    def open(
+        self,
+        make: Callable[[Callable[[bytes], None]], Subscriber],
+        receive: Callable[[bytes], None],
+    ) -> None:
+        """Connect with sockets that ``make`` makes; dialled anew later where it cannot."""
+        self._make, self._receive = make, receive
         self._connect()
 
     def _connect(self) -> None:
-        if self._socket is None and self._make is not None:
+        """Dial, beside the connection that was heard if there is a socket left for that."""
+        if self._trying is not None:
+            self._trying.disconnect(self.endpoint)
+        elif self._make is not None:
             try:
-                self._socket = self._make()
+                self._trying = self._make(self._first_came)
             except OSError as error:
                 _log.warning("cannot connect to %s: %s", self.endpoint, error.strerror)
-                return
-        if self._socket is not None:
-            self._socket.connect(self.endpoint)
+                self._give_up_proved()
+        if self._trying is not None:
+            self._trying.connect(self.endpoint)
+
+    def _first_came(self, frame: bytes) -> None:
+        """What was dialled has come about: the connection before it is not needed any more."""
+        assert self._trying is not None
+        if self._proved is not None:
+            self._proved.close()
+        self._proved, self._trying = self._trying, None
+        self._proved.receive = self._receive
+        self._receive(frame)
+
+    def _give_up_proved(self) -> None:
+        """Nothing comes on the connection that was heard, so its socket is one to dial with."""
+        if self._proved is not None:
+            self._proved.disconnect(self.endpoint)
+            self._proved.receive = self._first_came
+            self._trying, self._proved = self._proved, None
 
     def redial_if_silent(self, now: float, silence: float) -> bool:
         """Dial anew after ``silence`` seconds without a frame; whether it was done."""
-        if self._make is None or now - self.heard < silence or now < self._dial_after:
+        if self._make is None or now < self._dial_after:
             return False
-        if self._socket is not None:
+        if now - self.heard >= silence:
             # If this process was stalled, the silence may be its own.
-            self._socket.read()
-            if now - self.heard < silence:
-                return False
-            self._socket.disconnect(self.endpoint)
+            for each in self._sockets:
+                each.read()
+        if now - self.heard < silence:
+            if self._proved is not None and self._trying is not None:
+                self._trying.close()
+                self._trying = None
+            return False
+        if now - self.heard > KEPT and self._proved is not None:
+            self._proved.close()
+            self._proved = None
         self._connect()
         self._retry = RETRY_FIRST if self.heard >= self._dialled else self._retry
         self._dialled, self._dial_after = now, now + self._retry
@@ -100,15 +136,22 @@ class Link:
 
     def hang_up(self, now: float) -> None:
         """Drop the connection and what it brought; dialled anew after :data:`PENALTY`."""
-        if self._socket is not None:
-            self._socket.disconnect(self.endpoint)
+        self._drop()
         self.heard = now - BULK_SILENCE
         self._dial_after = now + PENALTY
 
     def close(self) -> None:
         self._make = None
-        if self._socket is not None:
-            self._socket.close()
+        self._drop()
+
+    def _drop(self) -> None:
+        for each in self._sockets:
+            each.close()
+        self._proved = self._trying = None
+
+    @property
+    def _sockets(self) -> tuple[Subscriber, ...]:
+        return tuple(each for each in (self._proved, self._trying) if each is not None)
 
 
 class PeerLinks:
@@ -142,8 +185,8 @@ class PeerLinks:
         for link in self.links:
             size = (MAX_URGENT if link.urgent else MAX_BULK) + HEADER_SIZE
             options = sockets.BOUNDED | sockets.DIALLING | sockets.limits(size=size) | identity
-            frame_came = partial(receive, self, link)
-            link.open(partial(Subscriber, context, options, me.encode(), frame_came))
+            make = partial(Subscriber, context, options, me.encode())
+            link.open(make, partial(receive, self, link))
 
     def count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

@@ -50,7 +50,7 @@ REBIND_LAST = 1.0  # seconds
 READ_AT_ONCE = 16
 """Frames of one subscription that are handled before the loop sees to others."""
 MAX_SOCKETS = 4096
-"""Three for each peer."""
+"""Three for each peer, six in the seconds after it fell silent."""
 
 
 def new_context() -> Context:
@@ -217,7 +217,7 @@ class Subscriber:
         for option, value in options.items():
             self._raw.setsockopt(option, value)
         self._raw.setsockopt(zmq.SUBSCRIBE, topic)
-        self._receive = receive
+        self.receive = receive
         self._loop = asyncio.get_running_loop()
         self._fd = int(self._raw.getsockopt(zmq.FD))
         self._loop.add_reader(self._fd, self.read)
@@ -243,7 +243,7 @@ class Subscriber:
         some_left = True
         try:
             for _ in range(READ_AT_ONCE):
-                self._receive(self._raw.recv(_DONTWAIT))
+                self.receive(self._raw.recv(_DONTWAIT))
                 # Asking is cheaper than being refused.
                 if self._raw.closed or not int(self._raw.getsockopt(zmq.EVENTS)) & _POLLIN:
                     some_left = False
