@@ -8,6 +8,8 @@ client that watches and says nothing more is forgotten.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
@@ -19,6 +21,8 @@ from protocol.wire import decode_request, encode_reply, request_id
 
 AT_WORK = 64
 """Requests and watches that are carried out at the same time."""
+NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors that say something about the limits of this host, and are no defect."""
 
 CarryOut = Callable[[api.Request], Awaitable[api.Result]]
 WatchStatus = Callable[[float], AsyncIterator[api.Status]]
@@ -163,6 +167,12 @@ _SAME_RELEASE = "Use the halbctl that was installed with the agent."
 
 
 def _internal(error: Exception) -> HalbError:
+    if isinstance(error, OSError) and error.errno in NO_FILES_LEFT:
+        return HalbError(
+            f"the agent cannot answer: {os.strerror(error.errno)}",
+            "Raise the limit of open files: LimitNOFILE= in its systemd unit, --ulimit nofile="
+            " with containers, fs.file-max on the host. `ls -l /proc/PID/fd` shows what it has.",
+        )
     return HalbError(
         f"the agent failed to answer: {type(error).__name__}: {str(error)[:200]}",
         "This is a defect of HALB: please report it, with the agent's log.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +37,8 @@ async def carry_out(request: api.Request) -> api.Result:
             raise NoQuorum("two of three devices are silent", "Start them.")
         case api.Export():
             raise ValueError("a defect")
+        case api.GetMetrics():
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/proc/uptime")
         case api.GetHistory():
             await asyncio.sleep(3600)
     raise Refused("no")
@@ -117,6 +120,18 @@ def test_a_defect_is_reported_to_the_client_and_to_the_loop(tmp_path: Path) -> N
         assert (await client.reply()).result == VERSION
 
     with_server(tmp_path / "c", scenario)
+
+
+def test_a_limit_of_the_host_is_called_no_defect(tmp_path: Path) -> None:
+    async def scenario(_: ControlServer, client: Client) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: None)
+        client.send(api.GetMetrics())
+        failure = (await client.reply()).failure
+        assert failure is not None
+        assert failure.message == "the agent cannot answer: Too many open files"
+        assert "LimitNOFILE=" in failure.remedy
+
+    with_server(tmp_path / "s", scenario)
 
 
 def test_garbage_is_counted_answered_where_possible_and_harms_nobody(tmp_path: Path) -> None:
