@@ -190,13 +190,18 @@ def end_unanswered(routes: Iterable[Route]) -> int:
     return ended
 
 
-def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
+def end_unneeded(
+    services: Iterable[Service], own: Iterable[str], passed_by: Iterable[str] = ()
+) -> int:
     """Take the flows of listeners out of the table, but those from ``own`` addresses; how many.
 
-    Also those that a gateway's packet was met of first; none whose source is translated to the
-    VIP. For where no packet is helped by such an entry. Costs as :func:`count_flows`.
+    Also those that a gateway's packet was met of first; those whose source is translated to the
+    VIP only of the VIPs in ``passed_by``, which gateways answer past this device. For where no
+    packet is helped by such an entry. Costs as :func:`count_flows`.
     """
-    stay = {ip_address(address).packed for address in own}
+    stay, untranslated = (
+        {ip_address(address).packed for address in addresses} for addresses in (own, passed_by)
+    )
     ports: dict[tuple[bytes, int], list[Ports]] = {}
     for vip, protocol, some in services:
         ports.setdefault((ip_address(vip).packed, _NUMBER[protocol]), []).append(some)
@@ -204,8 +209,9 @@ def end_unneeded(services: Iterable[Service], own: Iterable[str]) -> int:
     def theirs(body: bytes, ends: struct.Struct) -> bool:
         source, vip, protocol, port, answered_to, answered_port = ends.unpack_from(body)
         if answered_to == vip:
-            return False
-        if answered_to != source:
+            if vip not in untranslated:
+                return False
+        elif answered_to != source:
             # A gateway's packet was met first: it goes out as the VIP's.
             vip, port = answered_to, answered_port
         at = int.from_bytes(port, "big")

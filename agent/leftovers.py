@@ -7,9 +7,9 @@ after the last one; a client that only sends datagrams meets it for as long as i
 no rule leads there any more, the entry is taken out, and the next SYN or datagram opens the flow
 anew. What was answered is never touched.
 
-**Of a listener that goes without memory again**, as after a drain. No packet meets its entries
-any more, and the kernel would keep them for five days; remembering once more, it would send
-a client that has its port again where that led.
+**Of a listener that goes without memory again**, as after a drain, or becomes `dsr`. No packet
+meets its entries any more, and the kernel would keep them for five days; remembering once more,
+it would send a client that has its port again where that led, and count them as connections.
 
 **Of a VIP that the Site has no more**. Its connections end with it; their entries would go on for
 as long as neighbours take this device for the VIP, and for five days be counted as connections of
@@ -102,12 +102,18 @@ def _in_mode(of: Desired, mode: Forwarding) -> frozenset[GroupId]:
 
 def forgotten(of: Desired) -> frozenset[Service]:
     """Where packets pass without an entry."""
-    return frozenset(
+    routed = frozenset(
         (vip, listener.protocol, listener.ports)
         for _, vs, listener, version, vips in carried(_only(of, _in_mode(of, "routed")))
         if forgets(vs, listener, version, vips)
         for vip in vips
     )
+    return routed | _direct(of)
+
+
+def _direct(of: Desired) -> frozenset[Service]:
+    """Where gateways answer clients past this device."""
+    return _served(of, _in_mode(of, "dsr"))
 
 
 def hidden(before: Desired, now: Desired) -> frozenset[Service]:
@@ -188,9 +194,9 @@ class Leftovers:
                 what = "flows that were not answered go to other gateways"
                 await _ended(partial(end_unanswered, still), what)
             if unneeded := unneeded & (self._forgotten | self._hidden()):
-                await _ended(
-                    partial(_end_unneeded, unneeded), "entries that no flow needs are gone"
-                )
+                passed_by = {vip for vip, *_ in _direct(self._in_force)}
+                job = partial(_end_unneeded, unneeded, passed_by)
+                await _ended(job, "entries that no flow needs are gone")
 
     def _having(self, gone: frozenset[Route]) -> frozenset[GroupId]:
         """Virtual Servers that have VIPs of these now."""
@@ -222,6 +228,6 @@ async def _ended(job: Callable[[], int], what: str) -> None:
         _log.info("%d %s", count, what)
 
 
-def _end_unneeded(services: Iterable[Service]) -> int:
+def _end_unneeded(services: Iterable[Service], passed_by: Iterable[str]) -> int:
     # What this host itself opens is translated in every mode, and needs an entry.
-    return end_unneeded(services, local_addresses())
+    return end_unneeded(services, local_addresses(), passed_by)

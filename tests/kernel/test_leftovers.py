@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from agent.conntrack import count_flows
 from agent.leftovers import Leftovers
 from agent.ruleset import Desired
+from halbctl.lab.servers import ECHO
 from protocol.config import Config, Edit
 from protocol.ids import GroupId
 from tests.kernel.farm import ADDRESSES, GREET, HOLD, NAMES, UDP, Farm, farm_gateways, version
-from tests.kernel.namespaces import UID, VIPS, virtual_server, wait_until
+from tests.kernel.namespaces import UID, VIPS, connect, virtual_server, wait_until
 from tests.kernel.swallowing import (
     ANSWERED,
     LOST,
@@ -180,6 +181,33 @@ def test_connections_end_with_their_vip_and_lead_where_it_leads_when_it_is_back(
         device.take()
         assert held.recv(1) == b"?"
         assert answer(steady, ANSWERED) in NAMES
+
+
+@pytest.mark.parametrize("vip", VIPS)
+def test_connections_that_gateways_answer_themselves_from_now_on_are_counted_no_more(
+    farm: Farm, vip: str
+) -> None:
+    """They are lost, and would for days count as connections once the mode is `snat` again. What a
+    process on the device has open is translated in every mode, and goes on."""
+    device = farm.device
+    served = farm.serve(farm_gateways())
+    direct = Desired((replace(served.virtual_servers[0], forwarding="dsr"),), served.vips)
+    farm.hold(vip, timeout=PATIENCE_S)
+
+    def open_flows() -> int:
+        return sum(count_flows([vip]).values())
+
+    async def changed() -> None:
+        leftovers = Leftovers()
+        leftovers.on_pass(served)
+        leftovers.on_pass(device.plane.reconcile(direct).in_force)
+        await swept(leftovers, lambda: open_flows() > 1)
+
+    with closing(device.call(connect, vip, ECHO)) as own:
+        assert device.call(open_flows) == 2
+        device.call(asyncio.run, changed())
+        own.sendall(b"?")
+        assert own.recv(1) == b"?"
 
 
 @pytest.mark.parametrize("vip", VIPS)

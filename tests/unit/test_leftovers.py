@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.conntrack import Route
-from agent.leftovers import departed, hidden
+from agent.leftovers import departed, forgotten, hidden
 from agent.ruleset import Desired
 from protocol.ids import GroupId
 from protocol.objects import Gateway, Listener, VirtualServer
@@ -108,3 +108,10 @@ def test_gateways_that_see_the_vip_from_now_on_answer_no_client() -> None:
     assert hidden(routed, snat) == {(VIP, "tcp", (80, 80))}
     for before, now in ((snat, routed), (routed, routed), (Desired(), snat), (snat, snat)):
         assert not hidden(before, now)
+
+
+def test_packets_that_are_merely_sent_on_need_no_entry() -> None:
+    snat = wanted(ONE)
+    direct = Desired((replace(SERVER, forwarding="dsr", gateways=(ONE,)),), snat.vips)
+    assert forgotten(direct) == {(VIP, "tcp", (80, 80))}
+    assert not forgotten(snat)
