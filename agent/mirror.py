@@ -14,7 +14,7 @@ from agent.flowtable import FlowTable
 from agent.keptflows import WORTH_S
 from agent.toldflows import ToldFlows
 from protocol.errors import HalbError
-from protocol.flows import UDP, Flow, FlowsKept, FlowsPart, key_of, vip_of
+from protocol.flows import UDP, Flow, FlowsKept, FlowsPart, Key, key_of, vip_of
 
 _log = logging.getLogger("halb.flows")
 
@@ -46,8 +46,9 @@ class Mirror:
         self._kept = kept
         self._unknown = unknown
         self._present: frozenset[Flow] = frozenset()
-        self._stale: set[Flow] = set()
-        """Flows that were here when the stream began and were not told of yet."""
+        self._stale: dict[Key, Flow] = {}
+        """Flows that were here when the stream began and were not told of yet, be it that they
+        lead elsewhere now."""
         self._whole = False
         """The stream's beginning is over: what is told now began just now."""
         self._refused = 0
@@ -56,7 +57,7 @@ class Mirror:
         """Look at what is here, before the first part."""
         self.told.begin(vips)
         self._present = frozenset(self._table.all(vips))
-        self._stale = set(self._present)
+        self._stale = {key_of(flow): flow for flow in self._present}
         if self._unknown:
             self._kept |= self._table.lately(self._unknown, WORTH_S)
 
@@ -70,7 +71,8 @@ class Mirror:
         told = [flow for flow in part.begun if vip_of(flow) in vips]
         ended = [key for key in part.ended if vip_of(key) in vips]
         self.told.tell(told, ended)
-        self._stale.difference_update(told)
+        for flow in told:
+            self._stale.pop(key_of(flow), None)
         new = [flow for flow in told if flow not in self._present]
         self._table.prolong([f for f in told if f[0] == UDP and f in self._present])
         older = frozenset() if self._whole else mine
@@ -80,10 +82,10 @@ class Mirror:
         untold: tuple[Flow, ...] = ()
         if part.complete:
             self.told.whole()
-            stale = [flow for flow in self._stale if vip_of(flow) not in mine]
+            stale = [flow for flow in self._stale.values() if vip_of(flow) not in mine]
             untold = tuple(flow for flow in stale if vip_of(flow) in self._kept)
             gone += [key_of(flow) for flow in stale if vip_of(flow) not in self._kept]
-            self._present, self._stale, self._whole = frozenset(), set(), True
+            self._present, self._stale, self._whole = frozenset(), {}, True
         self._table.remove(gone)
         return Entered(self._refused, untold)
 

@@ -248,6 +248,19 @@ def test_an_entry_in_the_way_gives_way(network: Network, pair: tuple[Tracked, Tr
         assert b.flows() == {flow}
 
 
+def test_a_device_that_comes_back_has_what_goes_another_way_since(
+    network: Network, pair: tuple[Tracked, Tracked]
+) -> None:
+    """A client that speaks from its port again, through another gateway than before."""
+    a, b = pair
+    with connected(network, ANYWHERE):
+        (flow,) = a.flows()
+        gone = of_client(via(flow, "10.77.0.97"), "10.77.0.98")
+        b.call(b.table.put, [via(flow, "10.77.0.99"), gone])
+        tell(a, b)
+        assert b.flows() == {flow}
+
+
 def test_datagram_flows_are_told_too(network: Network, pair: tuple[Tracked, Tracked]) -> None:
     a, b = pair
     client = Inside(network, "client")
