@@ -71,10 +71,6 @@ def targets_of(server: VirtualServer) -> dict[str, dict[Target, str]]:
     return found
 
 
-def _same(one: VirtualServer | None, other: VirtualServer) -> bool:
-    return one is other or one == other
-
-
 def _avoidable(servers: Iterable[VirtualServer], unasked: Down, down: Down) -> Iterator[GatewayKey]:
     """Those of ``unasked`` in whose place another gateway takes connections."""
     concerned = {uid for uid, _ in unasked}
@@ -207,7 +203,7 @@ class HealthChecks:
         self._before = self._known or {key: self._bad(key) for key in self._down}
         self._known = {}
         before, self._servers = self._servers, {server.uid: server for server in servers}
-        changed = [server for server in servers if not _same(before.get(server.uid), server)]
+        changed = [server for server in servers if before.get(server.uid) != server]
         altered = {server.uid for server in changed} | (before.keys() - self._servers.keys())
         former = dict(self._taken_out(server for uid in altered if (server := before.get(uid))))
         new = {

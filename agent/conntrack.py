@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import struct
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from agent import netlink
 from agent.ctnetlink import (
@@ -120,17 +120,21 @@ def end_flows_to(vips: Iterable[str]) -> int:
     Also those that a gateway's packet was met of first. Costs as :func:`count_flows`.
     """
     wanted = {ip_address(vip).packed for vip in vips}
+
+    def theirs(*ends: Any) -> bool:
+        _, vip, protocol, _, answered_to, _ = ends
+        return protocol in _PROTOCOL and not wanted.isdisjoint((vip, answered_to))
+
+    return _end_those(wanted, theirs)
+
+
+def _end_those(vips: Iterable[bytes], theirs: Callable[..., bool]) -> int:
+    """Take entries out of the table of whose ends (:data:`_ENDS`) that is true; how many."""
     ended = 0
-    for version in versions_of(wanted):
+    for version in versions_of(vips):
         client, ends = _CLIENT[version], _ENDS[version]
-        listed = (
-            (body, ends.unpack_from(body)) for body in _listed(version) if len(body) >= ends.size
-        )
-        found = [
-            body[client]
-            for body, (_, vip, protocol, _, answered_to, _) in listed
-            if protocol in _PROTOCOL and not wanted.isdisjoint((vip, answered_to))
-        ]
+        listed = (body for body in _listed(version) if len(body) >= ends.size)
+        found = [body[client] for body in listed if theirs(*ends.unpack_from(body))]
         ended += _take_out(version, found)
     return ended
 
@@ -206,8 +210,8 @@ def end_unneeded(
     for vip, protocol, some in services:
         ports.setdefault((ip_address(vip).packed, _NUMBER[protocol]), []).append(some)
 
-    def theirs(body: bytes, ends: struct.Struct) -> bool:
-        source, vip, protocol, port, answered_to, answered_port = ends.unpack_from(body)
+    def theirs(*ends: Any) -> bool:
+        source, vip, protocol, port, answered_to, answered_port = ends
         if answered_to == vip:
             if vip not in untranslated:
                 return False
@@ -218,12 +222,7 @@ def end_unneeded(
         some = ports.get((vip, protocol), ())
         return source not in stay and any(first <= at <= last for first, last in some)
 
-    ended = 0
-    for version in versions_of(vip for vip, _ in ports):
-        client, ends = _CLIENT[version], _ENDS[version]
-        listed = (body for body in _listed(version) if len(body) >= ends.size)
-        ended += _take_out(version, [body[client] for body in listed if theirs(body, ends)])
-    return ended
+    return _end_those((vip for vip, _ in ports), theirs)
 
 
 _Place = tuple[bytes, int, bytes, bytes]

@@ -36,24 +36,23 @@ from tests.unit.listening import until
 pytestmark = pytest.mark.kernel
 
 ME = DeviceId("a" * 16)
+NEWS: Any = SimpleNamespace(on_event=print, on_verified=print)
 WANTED = desired(virtual_server([], [Listener(protocol="tcp", port=80, gateway_port=80)]))
 
 
 def carrier_of(told: list[Input], folder: Path) -> Carrier:
     anybody: Any = None
     settings = Settings("a", ("10.77.0.11:7480",), "eth0", checks_dir=folder)
-    news: Any = type("News", (), {"on_event": print, "on_verified": print})
     memory = Memory(NOTHING_SEEN, print, time.time, time.monotonic)
-    return Carrier(ME, settings, Random(1), told.append, anybody, news, memory)
+    return Carrier(ME, settings, Random(1), told.append, anybody, NEWS, memory)
 
 
 @contextmanager
 def looking(told: list[Input], folder: Path) -> Iterator[Carrier]:
     """A carrier that opened its leases, and looks at them and at the interface."""
     carrier = carrier_of(told, folder)
-    news: Any = type("News", (), {"on_event": print, "on_verified": print})
     announcer, lease = Announcer("eth0"), KernelLease("eth0")
-    presence = Presence("eth0", announcer, Random(1), lambda _: (), news, lambda _: None)
+    presence = Presence("eth0", announcer, Random(1), lambda _: (), NEWS, lambda _: None)
     carrier.vips = Vips(lease, announcer, told.append, lambda _: (), presence)
     carrier.vips.acquire([Acquire(UID, 1, VIPS, LONG, 1 << 62)])
     task = asyncio.create_task(carrier._look_forever())
