@@ -23,6 +23,7 @@ AREAS: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "device": (),
     "vs": (),
+    "listener": (),
     "gateway": (),
     "document": ("apply", "diff", "export"),
     "promote": ("promote",),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from halbctl.replies import Exported, Status
     from protocol.api import Op
     from protocol.changes import Change
+    from protocol.document import VirtualServerDocument
 
 ANSWER_S = 5.0
 """Default wait for an answer."""
@@ -113,6 +114,15 @@ def change_if_confirmed(
         change(ctx, wanted, if_revision, dry_run=True, force=force)
     confirm(question, yes=yes)
     return change(ctx, wanted, if_revision, force=force)
+
+
+def put_edited(
+    ctx: typer.Context, revision: str, if_revision: str | None, new: VirtualServerDocument
+) -> dict[str, Any]:
+    """Have the Virtual Server be so, if it was not changed after ``revision``."""
+    from protocol.changes import PutVirtualServer
+
+    return change(ctx, PutVirtualServer(new, "exist", revision), if_revision)
 
 
 def finish(ctx: typer.Context, done: dict[str, Any]) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from halbctl.app import area
 from halbctl.output import Paint, clean, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
-from halbctl.session import change, change_if_confirmed, finish, get_document, get_status
+from halbctl.session import (
+    change,
+    change_if_confirmed,
+    finish,
+    get_document,
+    get_status,
+    put_edited,
+)
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from protocol.document import VirtualServerDocument
 
 app = area("Make, show, edit and delete Virtual Servers.")
 
@@ -238,7 +242,7 @@ def edit(
 
     exported = get_document(ctx)
     old = virtual_server(exported["document"], name)
-    put = partial(_put, ctx, exported["revision"], if_revision)
+    put = partial(put_edited, ctx, exported["revision"], if_revision)
     more = (balance, sticky, slow_start, forwarding, inner_vip, virtual_mac)
     given = (vip, tcp, udp, device, witness, arbiter, on_peer_loss, wait_for_peer, profile, preempt)
     if all(value is None for value in (*given, *more)):
@@ -264,15 +268,6 @@ def edit(
             listeners=flags.shared(listeners, balance, sticky),
         )
         finish(ctx, put(new))
-
-
-def _put(
-    ctx: typer.Context, revision: str, if_revision: str | None, new: VirtualServerDocument
-) -> dict[str, Any]:
-    """Have the Virtual Server be so, if it was not changed after ``revision``."""
-    from protocol.changes import PutVirtualServer
-
-    return change(ctx, PutVirtualServer(new, "exist", revision), if_revision)
 
 
 @app.command()
