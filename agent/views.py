@@ -80,6 +80,8 @@ def side_by_side(
                 each.state,
                 each.drain_until,
                 tuple(view(device, each.name) for device in names),
+                each.backup,
+                each.max_connections,
             )
             for each in server.gateways
         ),

@@ -111,9 +111,9 @@ def one_of_two(old: T | None, given: T | Literal["no"] | None, other: str | None
 def inner_vips(
     old: tuple[str, ...], forwarding: str | None, given: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """``given`` in place of the ``old``, which a mode that has none takes along."""
+    """``given``, or none for ``no``, in place of the ``old``, which a mode without takes along."""
     if given is not None:
-        return tuple(given)
+        return listed(old, given, "no")
     return () if forwarding in ("snat", "dsr") else old
 
 

@@ -50,6 +50,9 @@ def by_device(gateway: GatewayViews, paint: Paint) -> list[str]:
         for view in gateway["devices"]
     ]
     head = f"{clean(gateway['name'])}  {clean(gateway['address'])}  weight {gateway['weight']}"
+    head += "  backup" if gateway.get("backup") else ""
+    most = gateway.get("max_connections")
+    head += f"  at most {most} connections" if most else ""
     titles = ("DEVICE", "ROLE", "SEES IT", "CONNECTIONS", "REASON")
     return [
         f"{paint(head, 'bold')}  {clean(_configured(gateway))}",

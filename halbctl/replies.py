@@ -220,6 +220,8 @@ class GatewayViews(TypedDict):
     state: str
     drain_until: int | None
     devices: list[GatewayView]
+    backup: bool
+    max_connections: int
 
 
 class Gateways(TypedDict):

@@ -207,18 +207,18 @@ def vip_is_taken(
 
 def _addresses(document: VirtualServerDocument) -> tuple[str, ...]:
     """Without prefixes, all that its primary answers for."""
-    return _bare((*document.vips, *document.inner_vips))
+    return (*_bare("vips", document.vips), *_bare("inner_vips", document.inner_vips))
 
 
-def _bare(vips: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(check_vip("vips", vip).partition("/")[0] for vip in vips)
+def _bare(path: str, vips: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(check_vip(path, vip).partition("/")[0] for vip in vips)
 
 
 def _check_vips(document: VirtualServerDocument, where: str) -> None:
     check_count(f"{where}vips", document.vips, MAX_VIPS, least=1)
     for index, vip in enumerate(document.vips):
         check_vip(f"{where}vips[{index}]", vip)
-    check_once(f"{where}vips", _bare(document.vips), "VIP")
+    check_once(f"{where}vips", _bare("vips", document.vips), "VIP")
 
 
 def _check_voters(document: VirtualServerDocument, where: str) -> None:

@@ -114,6 +114,9 @@ class GatewayViews(msgspec.Struct, frozen=True):
     drain_until: int | None
     """Deadline of a drain, Unix seconds."""
     devices: tuple[GatewayView, ...]
+    backup: bool = False
+    max_connections: int = 0
+    """Most connections at a time; 0: any number."""
 
 
 class Gateways(msgspec.Struct, frozen=True, tag_field="re", tag="gateways"):

@@ -107,6 +107,8 @@ def exec_(
     words = command[1:] if command[0] == "--" else command
     if not words:
         raise InvalidInput(f"no command to run on {host}", "Write it after `--`.")
+    if words[0].startswith("-"):
+        raise InvalidInput(f"{words[0]} is no command", f"Options stand before {host}.")
     site = find(name)
     argv = site.network.within(site.plan.host(host).name, words)
     env = {**os.environ, "HALB_CONTROL": str(site.control(host))}

@@ -82,7 +82,9 @@ Forwarding = Annotated[
 InnerVips = Annotated[
     list[str] | None,
     typer.Option(
-        "--inner-vip", metavar="ADDRESS/PREFIX", help="Of routed: the gateways' router. Repeat."
+        "--inner-vip",
+        metavar="ADDRESS/PREFIX|no",
+        help="Of routed: the gateways' router. Repeat.",
     ),
 ]
 VirtualMac = Annotated[
@@ -164,7 +166,7 @@ def create(
         wait_for_peer=wait_for_peer is not False,
         profile=SiteProfile(profile or SiteProfile.NORMAL),
         forwarding=forwarding or "snat",
-        inner_vips=tuple(inner_vip or ()),
+        inner_vips=listed((), inner_vip, "no"),
         virtual_mac=None if virtual_mac == "no" else virtual_mac,
         preempt=None if preempt == "never" else preempt,
         gateways=tuple(map(parse_gateway, gateway or ())),

@@ -348,3 +348,13 @@ def test_apply_names_the_devices_that_cannot_use_it(
     assert ran.code == 7
     assert "b (at 3.16" in ran.err
     assert "last good configuration" in ran.err
+
+
+def test_inner_vips_are_taken_back(peer: Peer, halbctl: Halbctl) -> None:
+    routed = {
+        "name": "web", "vips": ["10.77.0.101/24"], "forwarding": "routed",
+        "inner_vips": ["10.77.1.1/24"], "listeners": [{"protocol": "tcp", "port": 80}],
+    }  # fmt: skip
+    peer.answers[api.Export] = api.Exported({"site": "paris", "virtual_servers": [routed]}, "3.17")
+    assert halbctl("vs", "edit", "web", "--inner-vip", "no").code == 0
+    assert cast("Any", peer.only(api.PutChange).change).document.inner_vips == ()

@@ -51,6 +51,16 @@ def test_the_views_stand_side_by_side_with_the_reasons_below(peer: Peer, halbctl
     assert peer.only(api.GetGateways) == api.GetGateways("rdp")
 
 
+def test_a_gateway_is_shown_with_what_it_takes_at_most(peer: Peer, halbctl: Halbctl) -> None:
+    found = views()
+    limited = msgspec.structs.replace(found.gateways[0], backup=True, max_connections=50)
+    peer.answers[api.GetGateways] = msgspec.structs.replace(found, gateways=(limited,))
+    ran = halbctl("gateway", "show", "rdp", "gw1")
+    assert "weight 2  backup  at most 50 connections  enabled" in ran.out
+    data = json.loads(halbctl("gateway", "show", "rdp", "gw1", "-o", "json").out)
+    assert (data["backup"], data["max_connections"]) == (True, 50)
+
+
 def test_one_gateway_is_shown_by_device_and_as_data(peer: Peer, halbctl: Halbctl) -> None:
     peer.answers[api.GetGateways] = views(state="draining", drain_until=1_746_093_600)
     ran = halbctl("gateway", "show", "rdp", "gw1")

@@ -54,6 +54,7 @@ def test_a_lab_is_made_broken_healed_and_removed() -> None:
         path = lab(*inside, "printenv", "PATH").stdout.strip()
         assert str(Path(sys.executable).parent) in path.split(":"), "`halbctl` is found there"
         lab("exec", *named, "zz", "--", "true", code=2)
+        lab("exec", "a", *named, "--", "true", code=2)
         for command in ("crash", "start", "stop", "cont"):
             for host in ("zz", "gw1"):
                 refused = lab(command, *named, host, code=2).stderr

@@ -18,7 +18,8 @@ from agent.ruleset import (
     load,
     unremembered,
 )
-from protocol.errors import Refused
+from protocol.document import parse_virtual_server
+from protocol.errors import InvalidInput, Refused
 from protocol.forwarding import refuse_ambiguous
 from protocol.ids import GroupId
 from protocol.objects import Former, Gateway, Listener, VirtualServer
@@ -265,3 +266,9 @@ def test_one_that_comes_takes_what_opens_and_nothing_older() -> None:
     going_on, opens = compiled(replace(ROUTED, gateways=grown)).chains[CHAIN]
     assert (going_on.removeprefix(GOES_ON),) == remembered(replace(ROUTED, gateways=alone))
     assert (opens,) == remembered(replace(ROUTED, gateways=grown))
+
+
+def test_an_inner_vip_that_is_no_address_is_called_an_inner_vip() -> None:
+    written = {"name": "web", "vips": [f"{VIP}/24"], "forwarding": "routed", "inner_vips": ["no"]}
+    with pytest.raises(InvalidInput, match="inner_vips` is 'no'"):
+        parse_virtual_server(written)
