@@ -10,7 +10,8 @@ started neither drops all gateways nor waits for ``fall`` to learn that one is
 dead. One that is added to others which take connections, or given another address,
 is avoided until its first answer. Only silence is asked about once more, at once:
 as a network comes up, frames get lost. An answer that only says something about
-this host (no file descriptors left, no carrier) is not counted, but shown.
+this host (no file descriptors left, no carrier, a full connection table) is not counted,
+but shown.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from random import Random
 
 import msgspec
 
+from agent.conntrack_limit import Crowding
 from agent.distribution import GatewayKey, takes_flows
 from agent.probes import Answer, Cancel, Start, Verdict
 from agent.repertoire import repertoire
@@ -122,8 +124,10 @@ class HealthChecks:
         probes: Mapping[str, Start] | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         known: Mapping[GatewayKey, str] | None = None,
+        crowded: Callable[[float], str] | None = None,
     ) -> None:
-        """``known`` says why gateways were down when another one ended that checked them."""
+        """``known`` says why gateways were down when another one ended that checked them;
+        ``crowded`` why this host cannot begin flows (empty: it can)."""
         self._on_change = on_change
         self._random = random
         self._probes = repertoire() if probes is None else probes
@@ -149,6 +153,7 @@ class HealthChecks:
         self.made = 0
         """Checks made so far."""
         self._excuse = ""
+        self._crowded = Crowding() if crowded is None else crowded
 
     @property
     def excuse(self) -> str:
@@ -307,6 +312,8 @@ class HealthChecks:
 
         def done(answer: Answer) -> None:
             why = (excuse or self.excuse) if answer.verdict is Verdict.BAD else ""
+            if answer.silent and (full := self._crowded(self._loop.time())):
+                answer = Answer(Verdict.UNCLEAR, full)
             watched.cancel = None
             self._in_flight -= 1
             self._take(watched, Answer(Verdict.UNCLEAR, why) if why else answer, bool(why))

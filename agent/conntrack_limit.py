@@ -7,7 +7,7 @@ nothing but the port that they come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,10 @@ MANY = 100
 """Packets dropped between two looks that are said; fewer are of flows that met each other."""
 KEPT_LOOKS = 30
 """It is over when so many looks found less."""
+FRESH_S = 0.2
+"""What was seen so long ago still is so: many gateways may be silent at once."""
+RECENT_S = 5.0
+"""What was dropped since then is dropped now."""
 _FOLDER = Path("/proc/sys/net/netfilter")
 _STATISTICS = Path("/proc/thread-self/net/stat/nf_conntrack")
 
@@ -58,6 +62,36 @@ def dropped() -> int:
         return 0
     at = names.index("drop")
     return sum(int(row[at], 16) for row in rows)
+
+
+class Crowding:
+    """Says whether what this host itself begins is dropped, because the table is full."""
+
+    def __init__(self, look: Callable[[], Room | None] = room) -> None:
+        self._look = look
+        self._room: Room | None = None
+        self._at = 0.0
+        self._said = ""
+
+    def __call__(self, now: float) -> str:
+        """Why new flows of this host get no entry; empty if they do. ``now``: seconds."""
+        if self._room is not None and now - self._at < FRESH_S:
+            return self._said
+        before = self._room if now - self._at < RECENT_S else None
+        self._room, self._at = self._look(), now
+        self._said = _crowded(before, self._room)
+        return self._said
+
+
+def _crowded(before: Room | None, now: Room | None) -> str:
+    if now is None or now.share < NEARLY_FULL:
+        return ""
+    if now.entries < now.limit and (before is None or now.dropped == before.dropped):
+        return ""
+    return (
+        f"this host's connection table is full ({now.entries} of {now.limit}), so that checks may"
+        " not be sent; raise net.netfilter.nf_conntrack_max"
+    )
 
 
 class Alarm:

@@ -27,6 +27,9 @@ OUR_OWN_FAULT = frozenset(
 )
 """Errors that say something about this host and nothing about the gateway."""
 
+_NOT_HEARD = frozenset({errno.EPERM, errno.ETIMEDOUT})
+"""Errors after which the gateway has said nothing."""
+
 WORDS = {
     errno.ECONNREFUSED: "connection refused",
     errno.EHOSTUNREACH: "host unreachable (no ARP or ND answer, or a router says so)",
@@ -54,7 +57,7 @@ class Answer:
     reason: str = ""
     """Why not good, for people."""
     silent: bool = False
-    """Nothing came in time: a single frame that was lost may be the reason."""
+    """Nothing was heard: that a single frame was lost may be the reason."""
 
 
 GOOD = Answer(Verdict.GOOD)
@@ -126,7 +129,8 @@ def answer_for(code: int) -> Answer:
     if code == 0:
         return GOOD
     reason = WORDS.get(code) or os.strerror(code).lower()
-    return Answer(Verdict.UNCLEAR if code in OUR_OWN_FAULT else Verdict.BAD, reason)
+    verdict = Verdict.UNCLEAR if code in OUR_OWN_FAULT else Verdict.BAD
+    return Answer(verdict, reason, code in _NOT_HEARD)
 
 
 def start_tcp(

@@ -21,6 +21,7 @@ from tests.unit.listening import listen, never, port_of, refusing_port, run, unt
 UID = GroupId("00000000000000aa")
 OTHER = GroupId("00000000000000bb")
 BAD = Answer(Verdict.BAD, "connection refused")
+SILENCE = Answer(Verdict.BAD, "no answer in 1 s", silent=True)
 QUICK = Check(interval=0.02, timeout=0.5)
 
 
@@ -304,6 +305,31 @@ class TestHealthChecks:
                 assert checks.down == frozenset()
                 await script.answer(80, GOOD)
                 assert checks.troubles() == ()
+
+        run(test())
+
+    def test_silence_says_nothing_about_gateways_while_the_connection_table_is_full(self) -> None:
+        async def test() -> None:
+            script, full = Scripted(), ["the table is full"]
+            probes = {"tcp": script.start}
+            checks = HealthChecks(
+                lambda _: None, Random(1), probes=probes, crowded=lambda _: full[0]
+            )
+            with closing(checks):
+                checks.set_targets([server_of([80], gateway())])
+                await script.answer(80, GOOD)
+                for _ in range(QUICK.fall):
+                    await script.answer(80, SILENCE)
+                assert (checks.troubles(), checks.down) == ((full[0],), frozenset())
+                for _ in range(QUICK.fall):
+                    await script.answer(80, BAD)
+                assert checks.down, "what was heard of it counts"
+                await script.answer(80, GOOD)
+                await script.answer(80, GOOD)
+                full[0] = ""
+                for _ in range(QUICK.fall):
+                    await script.answer(80, SILENCE)
+                await until(lambda: checks.down)
 
         run(test())
 
