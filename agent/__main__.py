@@ -14,7 +14,7 @@ from agent.agent import Agent
 from agent.capability import allow_descriptors
 from agent.disk import Disk
 from agent.patience import PatientLoop
-from agent.readiness import tell_ready
+from agent.readiness import lacking, service_manager, settle, tell_ready
 from agent.settings import Settings, read_settings
 from protocol.errors import HalbError
 
@@ -39,6 +39,7 @@ async def run(settings: Settings, disk: Disk) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    manager = service_manager()
     agent = Agent(settings, disk, disk.load(), release())
     try:
         await agent.start()
@@ -50,7 +51,9 @@ async def run(settings: Settings, disk: Disk) -> None:
         _log.warning("%s", each)
     where = agent.config.site.name if agent.config.site else "no Site yet"
     _log.info("device %s (%s) is up: %s", agent.name, agent.device, where)
-    tell_ready()
+    if manager and agent.in_site:
+        await settle(lambda: lacking(agent.view(), agent.device), stop)
+    tell_ready(manager)
     await stop.wait()
     # A second signal is for those who cannot wait: the kernel lease ends by itself.
     for number in (signal.SIGTERM, signal.SIGINT):
