@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from halbctl.lab.compared import (
     simple_switch,
     telling,
 )
+from halbctl.lab.confidence import interval
 from halbctl.lab.load import command
 from halbctl.lab.others import balance_by_hand, balance_with_proxy, send_on
 from halbctl.lab.site import Site
@@ -124,20 +125,40 @@ class Comparison:
                 figures["cost"] = found[of]["cost"] / found[host]["cost"]
         return ratios
 
-    def broken(self) -> list[str]:
-        """Ratios of HALB on one device that miss what is wanted, in words."""
-        found = []
+    def _missed(self) -> Iterator[tuple[str, bool]]:
+        """Ratios of HALB on one device that miss what is wanted, in words, and whether for sure.
+
+        Turns differ by more than what is judged: where some that may well be the median would
+        do, more of them have to tell.
+        """
         for host, figures in self.ratios().items():
             for figure, wanted in WANTED[host].items():
                 if not self.runs[host][figure]:
                     continue  # it could not be measured here, and the report says why
                 ratio, less = figures.get(figure, 0.0), figure in LESS_IS_BETTER
+                low, high = self._between(host, figure, ratio)
                 if ratio > wanted if less else ratio < wanted:
-                    found.append(
-                        f"{FIGURES[figure]}: {ratio:.3f} of {TITLES[host]},"
+                    words = (
+                        f"{FIGURES[figure]}: {ratio:.3f} of {TITLES[host]}"
+                        f" ({low:.3f} to {high:.3f} by what turns differ),"
                         f" wanted at {'most' if less else 'least'} {wanted:.2f}"
                     )
-        return found
+                    yield words, low > wanted if less else high < wanted
+
+    def _between(self, host: str, figure: str, ratio: float) -> tuple[float, float]:
+        """Where the ratio of HALB on one device to ``host`` lies; ``cost`` has none by turns."""
+        if figure == "cost":
+            return ratio, ratio
+        pairs = zip(self.runs[ALONE][figure], self.runs[host][figure], strict=True)
+        return interval([a / b for a, b in pairs])
+
+    def broken(self) -> list[str]:
+        """Ratios that miss what is wanted."""
+        return [words for words, sure in self._missed() if sure]
+
+    def unsure(self) -> list[str]:
+        """Ratios that miss what is wanted by less than turns differ."""
+        return [words for words, sure in self._missed() if not sure]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -145,6 +166,7 @@ class Comparison:
             "medians": self.medians(),
             "ratios": {of: self.ratios(of) for of in HALB if of in self.runs},
             "broken": self.broken(),
+            "unsure": self.unsure(),
         }
 
     def lines(self) -> list[str]:
@@ -169,6 +191,7 @@ class Comparison:
             lines.append(f"  without HAProxy: {self.left_out}")
         if self.not_carried:
             lines.append(f"  without {FIGURES['carry']}: {self.not_carried}")
+        lines += [f"UNSURE {each}" for each in self.unsure()]
         return [*lines, *(f"BROKEN {each}" for each in self.broken()), ""]
 
 

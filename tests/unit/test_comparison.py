@@ -49,7 +49,19 @@ def test_each_ratio_that_is_missed_is_said() -> None:
     others = {BY_HAND: figures(10, 5000, 40, 270), PROXY: figures(9, 4000, 60)}
     bad = compared(figures(9, 4000, 60), **others)
     assert len(bad.broken()) == 7
-    assert "0.900 of nftables by hand, wanted at least 0.95" in bad.broken()[0]
+    assert "0.900 of nftables by hand" in bad.broken()[0]
+    assert "wanted at least 0.95" in bad.broken()[0]
+    assert not bad.unsure()
+
+
+def test_what_is_missed_by_less_than_turns_differ_is_unsure() -> None:
+    mine = {**figures(10, 4000, 40), "stream": [9.0, 9.4, 9.6], "ask": [41.0, 43.0, 44.0]}
+    found = compared(mine, **{BY_HAND: figures(10, 4000, 40)})
+    assert not found.broken()
+    stream, ask = found.unsure()
+    assert "0.940 of nftables by hand (0.900 to 0.960 by what turns differ)" in stream
+    assert "1.075 of nftables by hand (1.025 to 1.100" in ask
+    assert f"UNSURE {stream}" in found.lines()
 
 
 def test_turns_are_compared_with_those_of_the_same_round() -> None:
