@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, reduce
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 
 from agent import accounts, ways
@@ -150,8 +151,10 @@ class Ledger:
             # Taken out by a command: should it come back, it begins at zero.
             self._put_by(key, self._newest.pop(key))
         marks = (raw for name, raw in seen if name in accounts.MARKED)
+        # Of flows that were opened elsewhere, as before a takeover, the latter alone are known.
         opened = (raw for name, raw in self._newest if name in _OPENED)
-        self._numbers.learn(marks, opened)
+        carried = (raw[:-_WAY] for name, raw in self._newest if name in _CARRIED)
+        self._numbers.learn(marks, chain(opened, carried))
 
     def start_again(self) -> None:
         """The kernel's counters are known to begin at zero now."""
@@ -169,9 +172,24 @@ class Ledger:
         return [mark for mark in given if mark and mark not in kept][: MAX_NUMBERED - len(kept)]
 
     def keys(self) -> set[Key]:
-        """All accounts there are."""
+        """All accounts there are, also those that have counted by number alone."""
         every = self._newest.keys() | self._before.keys()
-        return {key for key in every if key[0] not in accounts.MARKED}
+        numbered = {part for part in every if part[0] in accounts.MARKED}
+        used = (self._account_of(part) for part in numbered if self._counted(part).packets)
+        return (every - numbered).union(key for key in used if key is not None)
+
+    def _account_of(self, part: Key) -> Key | None:
+        """The account that is counted in here by number, as :meth:`parts` has it; None if it is
+        nobody's."""
+        name, mark = part
+        account = self._numbers.account_of(mark)
+        if account is None:
+            return None
+        suffix = SUFFIX[4 if len(account) == 2 * _ADDRESS[4] + 8 else 6]
+        if name == accounts.OPENED_BY:
+            return f"opened{suffix}", account
+        back = name == accounts.CARRIED_BY[1]
+        return f"carried{suffix}", account + back.to_bytes(_WAY, "little")
 
     def parts(self, key: Key) -> tuple[Key, ...]:
         """Where the kernel counts for an account: also by the number that its flows have."""

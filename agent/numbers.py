@@ -51,6 +51,10 @@ class Numbers:
         """The number of an account, if it was given it."""
         return self._marks.get(account)
 
+    def account_of(self, mark: bytes) -> bytes | None:
+        """Whose number it is, if it was given to anybody."""
+        return self._accounts.get(mark)
+
     def give(self, account: bytes) -> bytes | None:
         """An account's number, None if another one has it."""
         mark = mark_of(account)

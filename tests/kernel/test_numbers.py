@@ -109,6 +109,37 @@ def test_an_agent_that_starts_anew_knows_whose_the_numbers_are(farm: Farm, vip: 
     assert farm.read().opened[account] == FEW + 2 * MORE
 
 
+@pytest.mark.parametrize("vip", VIPS)
+def test_flows_that_begin_after_a_takeover_are_not_taken_for_dropped(farm: Farm, vip: str) -> None:
+    """What made the account busy was opened at the former primary, and so counted there."""
+    with closing(farm.client.call(connect, vip, ECHO, 3.0)) as sock:
+        farm.device.close()
+        farm.device.network.run("a", "nft", "delete", "table", "inet", accounts.TABLE)
+        farm.device = Device(farm.device.network, "a")
+        farm.device.reconcile(WANTED)
+
+        def speak() -> None:
+            for _ in range(FEW):
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+
+        farm.client.call(speak)
+        farm.read()
+        farm.client.call(speak)
+        farm.read()
+        for _ in range(MORE):
+            farm.talk(vip)
+        account = (vip, "tcp", ECHO, ADDRESS[vip])
+        read = farm.settled()
+        assert by_number(farm)[0] == MORE
+        assert read.opened == {account: MORE}
+        assert set(read.dropped.values()) == {0}
+        farm.device.close()
+        farm.device = Device(farm.device.network, "a")
+        farm.device.reconcile(WANTED)
+        assert farm.settled() == read
+
+
 def test_a_mark_of_somebody_else_stays_and_its_flow_is_counted(farm: Farm) -> None:
     busy(farm, VIP)
     theirs(farm, "inet", "filter hook prerouting priority mangle", "ct mark set 0x7")

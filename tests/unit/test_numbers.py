@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent import accounts, numbers
-from agent.counters import Ledger, Tally
+from agent.closing import closed
+from agent.counters import Ledger, Tally, element_of
 from agent.numbers import BUSY, Numbers, mark_of, text_of
-from tests.unit.test_closing import GW, OTHER, VIP, accounts_of, key
+from tests.unit.test_closing import GW, GW6, OTHER, VIP, VIP6, accounts_of, key
 
 ACCOUNTS = st.binary(min_size=16, max_size=16) | st.binary(min_size=40, max_size=40)
 OPENED = key("opened", VIP, "tcp", 443, GW)
@@ -81,6 +82,46 @@ def test_what_is_counted_by_number_belongs_to_the_account() -> None:
     )
     assert after.back == before.back
     assert after.entered == before.entered
+
+
+@pytest.mark.parametrize(("vip", "gateway"), [(VIP, GW), (VIP6, GW6)])
+def test_what_was_counted_by_number_alone_belongs_to_the_account(vip: str, gateway: str) -> None:
+    """As after a takeover: the flows that made the account busy were opened elsewhere, and in
+    one of them only the client spoke."""
+    forth = key("carried", vip, "tcp", 443, gateway, "original")
+    ledger = Ledger()
+    ledger.add({forth: Tally(1, 100)})
+    ledger.add({forth: Tally(1 + BUSY, 100 + 100 * BUSY)})
+    (mark,) = ledger.unnumbered()
+    counted = {(name, mark): Tally(at, 60 * at) for at, name in enumerate(accounts.MARKED, start=2)}
+    ledger.add({(name, mark): Tally() for name in accounts.MARKED})
+    assert ledger.keys() == {forth}
+    ledger.add(counted)
+    after = ledger.totals()
+    account = (vip, "tcp", 443, gateway)
+    assert after.opened == {account: 2}
+    assert after.forth == {account: Tally(1 + BUSY + 3, 100 + 100 * BUSY + 180)}
+    assert after.back == {account: Tally(4, 240)}
+    another = Ledger()
+    another.add({forth: Tally(1 + BUSY, 100 + 100 * BUSY)} | counted)
+    assert another.totals() == after
+
+
+def test_an_account_that_has_counted_by_number_alone_is_closed_with_all_that_it_has() -> None:
+    ledger = Ledger()
+    ledger.add({FORTH: Tally(1, 100)})
+    ledger.add({FORTH: Tally(1 + BUSY, 100)})
+    (mark,) = ledger.unnumbered()
+    ledger.add({(accounts.OPENED_BY, mark): Tally(2, 120)})
+    rest = key("opened", VIP, "tcp", 443, "0.0.0.0")
+    script = closed([OPENED], {OPENED: rest}, ledger)
+    assert script.splitlines() == [
+        f"delete element inet halb_count marked_opened {{ {text_of(mark)} }}",
+        f"add element inet halb_count opened {{ {element_of(rest)} counter packets 2 bytes 120 }}",
+    ]
+    ledger.close(OPENED, rest)
+    assert ledger.keys() == {FORTH, rest}
+    assert ledger.total(rest) == Tally(2, 120)
 
 
 def test_totals_do_not_fall_where_a_number_was_taken_out_of_the_kernel() -> None:
