@@ -27,6 +27,8 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_UNIVERSAL = 0
+"""Scope of an address: RT_SCOPE_UNIVERSE."""
 _SIOCGIFMTU = 0x8921
 _FOREVER = 0xFFFFFFFF
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -65,6 +67,8 @@ class Address:
 
     interface: IPv4Interface | IPv6Interface
     ours: bool
+    universal: bool = True
+    """Valid beyond its link."""
 
     @property
     def ip(self) -> str:
@@ -102,6 +106,21 @@ def addresses(interface: str) -> tuple[Address, ...]:
 def networks(interface: str) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """The operator's addresses of ``interface`` with their prefixes: what a VIP may lie in."""
     return tuple(a.interface for a in addresses(interface) if not a.ours)
+
+
+def in_front(interface: str) -> tuple[str, ...]:
+    """IPv4 VIPs of ``interface`` that come before every address that the operator gave it.
+
+    Where nothing else tells, as with a route without a gateway or with multicast, the kernel
+    sends from the first one.
+    """
+    found: list[str] = []
+    for address in addresses(interface):
+        if address.interface.version == 4 and address.universal:
+            if not address.ours:
+                return tuple(found)
+            found.append(address.ip)
+    return ()
 
 
 def local_addresses() -> frozenset[str]:
@@ -164,13 +183,13 @@ def _dump() -> Iterator[tuple[int, Address]]:
     """(interface index, address) of every address of the host."""
     body = _ADDRESS_HEADER.pack(0, 0, 0, 0, 0)
     for each in netlink.listed(netlink.ROUTE, _GET_ADDRESS, body, purpose="list addresses"):
-        family, prefix, _, _, index = _ADDRESS_HEADER.unpack_from(each)
+        family, prefix, _, scope, index = _ADDRESS_HEADER.unpack_from(each)
         values = dict(netlink.attributes(each[_ADDRESS_HEADER.size :]))
         packed = values.get(_IFA_LOCAL, values.get(_IFA_ADDRESS))
         if packed is None or family not in _FAMILY.values():
             continue
         ours = values.get(_IFA_PROTO) == bytes([OURS])
-        yield index, Address(ip_interface((packed, prefix)), ours)
+        yield index, Address(ip_interface((packed, prefix)), ours, scope == _UNIVERSAL)
 
 
 def mtu(interface: str) -> int:

@@ -68,6 +68,11 @@ class Placed:
         for vip in sorted(present - vips):
             addresses.remove(self._interface, vip)
             done.append(f"{vip} removed from {self._interface}")
+        # An operator's address that was given anew is behind those that stayed.
+        for vip in addresses.in_front(self._interface):
+            addresses.remove(self._interface, vip)
+            addresses.add(self._interface, vip)
+            done.append(f"{vip} put behind the own addresses of {self._interface}")
         missing = tuple(
             f"{vip} had been removed from {self._interface}"
             for vip in sorted((self._vips & vips) - present)
