@@ -24,6 +24,7 @@ from agent.ctnetlink import (
     STATUS,
     SYN_SENT,
     TCP_STATE_AT,
+    ZONE,
     header,
     nest,
     only,
@@ -59,8 +60,8 @@ class Unanswered(NamedTuple):
     protocol: int
     port: bytes
     gateway: bytes
-    client: bytes
-    """The client's side of the entry: who, from which port."""
+    name: bytes
+    """By which the kernel knows the entry."""
 
 
 def count_flows(vips: Iterable[str]) -> Mapping[Flow, int]:
@@ -109,8 +110,8 @@ def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
 
 
 def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
-    client = _CLIENT[version]
-    found = [body[client] for place, body in _flows(version, vips) if place[3] in gateways]
+    flows = _flows(version, vips)
+    found = [_name(version, body) for place, body in flows if place[3] in gateways]
     return _take_out(version, found)
 
 
@@ -132,15 +133,15 @@ def _end_those(vips: Iterable[bytes], theirs: Callable[..., bool]) -> int:
     """Take entries out of the table of whose ends (:data:`_ENDS`) that is true; how many."""
     ended = 0
     for version in versions_of(vips):
-        client, ends = _CLIENT[version], _ENDS[version]
+        ends = _ENDS[version]
         listed = (body for body in _listed(version) if len(body) >= ends.size)
-        found = [body[client] for body in listed if theirs(*ends.unpack_from(body))]
+        found = [_name(version, body) for body in listed if theirs(*ends.unpack_from(body))]
         ended += _take_out(version, found)
     return ended
 
 
 def _take_out(version: int, entries: Sequence[bytes]) -> int:
-    """Remove listed entries, known by the client's side of them; how many were still there.
+    """Remove listed entries, known by their :func:`_name`; how many were still there.
 
     Listed first: what is taken out of a table while it is listed makes the list incomplete.
     """
@@ -190,7 +191,7 @@ def end_unanswered(routes: Iterable[Route]) -> int:
         # table, 60 to 90 ms for 260,000 flows, and the loop with it.
         listed = _flows(version, vips)
         there = ((at, body) for at, body in listed if among(at, body[port]))
-        ended += _take_out(version, [flow.client for flow in _unanswered(version, there)])
+        ended += _take_out(version, [flow.name for flow in _unanswered(version, there)])
     return ended
 
 
@@ -232,7 +233,7 @@ _LAYOUTS = {
     for version, size in ADDRESS.items()
 }
 """Where the two tuples of an entry have what we read. The kernel puts them first, always in one
-layout; entries with another one belong to a conntrack zone, which ours never do."""
+layout; entries with another one have a zone for one way only, which ours never have."""
 _ENDS = {
     version: struct.Struct(f"=4x12x{size}s4x{size}s8xB3x8x4x2s2x12x{size}x4x{size}s8x4x8x4x2s2x")
     for version, size in ADDRESS.items()
@@ -249,6 +250,13 @@ _GATEWAY_PORT = {
 _CLIENT = {version: slice(HEADER_SIZE, HEADER_SIZE + size) for version, size in _TUPLE.items()}
 _REST = {version: HEADER_SIZE + 2 * size for version, size in _TUPLE.items()}
 """Where the first of the tuples stands, and what comes behind both."""
+
+
+def _name(version: int, body: bytes) -> bytes:
+    """What the kernel knows a listed entry by: the client's side of it, and the zone of the
+    connection table that somebody else's rules may have put it in."""
+    zone = netlink.find(body, _REST[version], ZONE)
+    return body[_CLIENT[version]] + (netlink.attribute(ZONE, zone) if zone else b"")
 
 
 def _listed(version: int, condition: bytes = b"") -> Iterator[bytes]:
@@ -277,13 +285,13 @@ def _unanswered(version: int, flows: Iterable[tuple[_Place, bytes]]) -> Iterator
     A flow of TCP that is met in its middle, as after a takeover, was answered elsewhere,
     unless it leads to the VIP itself: so it does where it was met while no rule led it.
     """
-    client, rest = _CLIENT[version], _REST[version]
+    rest = _REST[version]
     for place, body in flows:
         status = int.from_bytes(netlink.find(body, rest, STATUS), "big")
         vip, protocol, _, gateway = place
         led = protocol == TCP and gateway != vip
         if not status & SEEN_REPLY and not (led and _state(version, body) != SYN_SENT):
-            yield Unanswered(*place, body[client])
+            yield Unanswered(*place, _name(version, body))
 
 
 def _count(version: int, wanted: Mapping[bytes, str], counts: Counter[Flow]) -> None:

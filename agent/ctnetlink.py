@@ -15,7 +15,7 @@ ADDRESS = {4: 4, 6: 16}
 """Size of an address."""
 
 ORIGINAL, REPLY = 1, 2
-STATUS, PROTOINFO, TIMEOUT, MARK, STATUS_MASK = 3, 4, 7, 8, 26
+STATUS, PROTOINFO, TIMEOUT, MARK, ZONE, STATUS_MASK = 3, 4, 7, 8, 18, 26
 """Attributes of an entry."""
 NESTED = 0x8000
 

@@ -48,7 +48,7 @@ _LAYOUTS = {
     for version, size in ADDRESS.items()
 }
 """Behind the header; the kernel puts the two tuples first, always in one layout. Entries
-with another one belong to a conntrack zone, which ours never do, or are no TCP or UDP."""
+with another one have a zone for one way only, which ours never have, or are no TCP or UDP."""
 _TUPLES_END = {family: _BODY_AT + layout.size for family, layout in _LAYOUTS.items()}
 """Where the two tuples of a notice end."""
 _HEADS = {int(FAMILY[version]): size for version, size in _TUPLE.items()}

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 
-from agent.conntrack import Route, count_flows, end_flows, end_unanswered
+from agent.conntrack import Route, count_flows, end_flows, end_flows_to, end_unanswered
 from agent.passive import half_open
 from halbctl.lab.servers import ECHO
 from protocol.objects import Gateway, Listener
@@ -26,6 +26,7 @@ from tests.kernel.namespaces import (
     wait_until,
 )
 from tests.kernel.swallowing import knock
+from tests.kernel.test_coexistence import ZONE
 
 pytestmark = pytest.mark.kernel
 
@@ -115,3 +116,38 @@ def test_flows_that_a_gateway_has_not_answered_are_taken_out_and_no_others(
         last = Route(here, IS_GONE[version], (ECHO, ECHO))
         assert device.call(end_unanswered, [*others, last]) == 5
         assert device.call(count_flows, VIPS).get((vip, "tcp", ECHO, SERVES[version]))
+
+
+@pytest.fixture
+def zoned(place: tuple[Device, Inside]) -> Iterator[tuple[Device, Inside]]:
+    """Rules of somebody else put what comes in into a zone of the connection table."""
+    network = place[0].network
+    network.run("a", "nft", "-f", "-", text=ZONE)
+    yield place
+    network.run("a", "nft", "delete", "table", "inet", "zones")
+
+
+@pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
+def test_flows_in_a_zone_are_taken_out_as_others_are(
+    zoned: tuple[Device, Inside], version: int, vip: str
+) -> None:
+    device, client = zoned
+    device.call(end_flows_to, VIPS)
+
+    def known() -> int:
+        return sum(device.call(count_flows, VIPS).values())
+
+    with answered(zoned, vip):
+        assert known() == 1
+        assert "zone=5" in device.run("conntrack", "-L", "-f", f"ipv{version}", "-d", vip)
+        assert device.call(end_flows, VIPS, [SERVES[version]]) == 1
+        assert not known()
+    with answered(zoned, vip):
+        assert device.call(end_flows_to, VIPS) >= 1
+        assert not known()
+    device.reconcile(desired(virtual_server(gateways(IS_GONE), LISTENERS)))
+    with closing(client.call(knock, vip, ECHO)):
+        wait_until(lambda: bool(device.call(half_open, VIPS)), "it is listed")
+        route = Route((vip, "tcp", (ECHO, ECHO)), IS_GONE[version], (ECHO, ECHO))
+        assert device.call(end_unanswered, [route]) == 1
+        assert device.call(half_open, VIPS) == ()
