@@ -23,10 +23,10 @@ from agent.conflicts import Kept
 from agent.keys import KeyPair
 from agent.lastseen import NOTHING_SEEN, LastSeen
 from agent.sockets import new_key_pair
-from agent.storedfile import Damaged, DiskError, StoredFile, naming, sync_folder
+from agent.storedfile import Damaged, DiskError, OtherFormat, StoredFile, naming, sync_folder
 from protocol.config import Config
 from protocol.effects import Ballot
-from protocol.errors import InvalidInput, MalformedMessage
+from protocol.errors import HalbError, InvalidInput, MalformedMessage
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.local import Local
 from protocol.wire import config_from_bytes, config_to_bytes, pack, unpack
@@ -112,12 +112,17 @@ class Disk:
         self._conflicts = StoredFile(folder, "conflicts")
         self._local = StoredFile(folder, "local")
         self._gateways = StoredFile(folder, "gateways")
+        self._vital = (self._identity, self._ballots, self._config, self._previous)
+        """Whoever starts without them is no longer who it was."""
         self._notes: list[str] = []
         self.identity = self._load_identity()
 
     @classmethod
     def open(cls, folder: Path) -> Disk:
-        """Make the directory if needed and lock it; raises DiskError if another agent has it."""
+        """Make the directory if needed and lock it.
+
+        Raises DiskError if another agent has it, or its identity is of another release.
+        """
         with naming(folder, "use the state directory"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if folder.stat().st_mode & 0o077:
@@ -152,7 +157,7 @@ class Disk:
         return identity
 
     def load(self) -> Loaded:
-        """Read everything; call once, at the start."""
+        """Read everything; call once, at the start. DiskError for what another release wrote."""
         expected = self._ballots.exists()
         ballots = self._read(self._ballots, _parse(_BallotsContent))
         config_damaged = False
@@ -252,6 +257,9 @@ class Disk:
             content = file.read()
             return None if content is None else parse(content)
         except (Damaged, MalformedMessage) as error:
+            whole = isinstance(error, OtherFormat | MalformedMessage)
+            if whole and file in self._vital:
+                raise _of_another_release(file, error) from error
             self._set_aside(file, error.message)
             return None
 
@@ -267,6 +275,14 @@ def _parse(kind: type[T]) -> Callable[[bytes], T]:
 def _parse_config(content: bytes) -> tuple[Config, Revision]:
     stored = unpack(content, _ConfigContent, _LIMIT)
     return config_from_bytes(stored.config, _LIMIT), stored.committed
+
+
+def _of_another_release(file: StoredFile, error: HalbError) -> DiskError:
+    return DiskError(
+        f"{file.path} is whole, but this release cannot read it: {error.message}",
+        "Install the release that wrote it, or a newer one: all is as that left it. To go on"
+        " without it, move the file away and join the Site again.",
+    )
 
 
 def _refuse_shared(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 A file is written beside its name, made durable, and renamed over it; a crash
 leaves the old content or the new one. What does not carry the right magic,
-version, length and checksum is set aside as ``NAME.corrupt-N``, never used.
+length and checksum is set aside as ``NAME.corrupt-N``, never used.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class DiskError(HalbError):
 
 class Damaged(HalbError):
     """A file's bytes are not what was written."""
+
+
+class OtherFormat(Damaged):
+    """They are, but another release wrote them."""
 
 
 _REMEDIES = {
@@ -128,12 +132,12 @@ class StoredFile:
         content = data[_HEADER.size :]
         if magic != MAGIC or kind.rstrip(b"\0") != self._kind:
             raise Damaged("it is not a file of this name")
-        if version != FORMAT:
-            raise Damaged(f"its format is {version}; this release reads {FORMAT}")
         if length != len(content):
             raise Damaged(f"it has {len(content)} bytes of {length}")
         if blake2b(content, digest_size=32, person=self._kind).digest() != digest:
             raise Damaged("its checksum does not match")
+        if version != FORMAT:
+            raise OtherFormat(f"its format is {version}; this release reads {FORMAT}")
         return content
 
     def set_aside(self) -> Path:
