@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from protocol.assignment import carriers_of, wanted_voters
 from protocol.config import Config
+from protocol.electorates import least_revision
 from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
 from protocol.messages import Info
 from protocol.objects import Assignment, VirtualServer
@@ -116,6 +117,21 @@ class Picture:
         if device == self.facts.device:
             return self.groups[group].behind if group in self.groups else ""
         return self._told.get(device, _NOTHING).behind.get(group, "")
+
+    def lags(self, device: DeviceId) -> str:
+        """That ``device`` lives and does not get the newest configuration; empty if it does."""
+        if device not in self.view.lagging:
+            return ""
+        return f"has only revision {self._in_force(device)} of the configuration"
+
+    def lags_in(self, device: DeviceId, group: GroupId) -> str:
+        """The same where it therefore would not be elected in the group."""
+        lags = self.lags(device)
+        return lags if lags and self._in_force(device) < least_revision(self.config, group) else ""
+
+    def _in_force(self, device: DeviceId) -> Revision:
+        info = self.infos.get(device)
+        return self.view.committed if info is None else info.committed
 
     def primary(self, group: GroupId) -> DeviceId | None:
         """The primary, unless it is known to be gone."""

@@ -115,7 +115,7 @@ def _why_not_eligible(
     assignment = picture.assignment(server.uid)
     if assignment is None or device not in assignment.voters:
         return "waits for the coordinator to make it a voter"
-    return picture.behind(device, server.uid)
+    return picture.lags_in(device, server.uid) or picture.behind(device, server.uid)
 
 
 def _gateways(

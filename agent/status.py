@@ -103,6 +103,11 @@ def _warnings(picture: Picture) -> Iterator[str]:
 def _about_device(picture: Picture, device: Device) -> Iterator[str]:
     if not picture.alive(device.id):
         yield silence(device.name, picture.state(device.id))
+    elif lags := picture.lags(device.id):
+        yield (
+            f"device {device.name}: {lags} and gets no newer one: let it and the others reach each"
+            " other's port 7481 (PORT + 1), also with large packets, or install their release on it"
+        )
 
 
 def silence(name: str, state: PeerState) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from protocol.arbiter import Pair
 from protocol.assignment import carriers_of
 from protocol.config import Config
-from protocol.ids import Revision
+from protocol.ids import GroupId, Revision
 from protocol.objects import Assignment
 from protocol.voter import Electorate
+
+
+def least_revision(config: Config, group: GroupId) -> Revision:
+    """What a candidate for a Virtual Server must know of ``config``, or more."""
+    return max(config.revision_of((kind, group)) for kind in ("virtual-server", "assignment"))
 
 
 def electorate_of(config: Config, assignment: Assignment) -> Electorate:
@@ -18,10 +23,6 @@ def electorate_of(config: Config, assignment: Assignment) -> Electorate:
     """
     server = config.virtual_servers.get(assignment.uid)
     ranked = carriers_of(config, server) if server else ()
-    revision = max(
-        config.revision_of(("virtual-server", assignment.uid)),
-        config.revision_of(("assignment", assignment.uid)),
-    )
     formerly = assignment.former if assignment.formerly_lone else ()
     pair, two = None, assignment.voters if assignment.lone else formerly
     if server and two:
@@ -31,7 +32,7 @@ def electorate_of(config: Config, assignment: Assignment) -> Electorate:
         number=assignment.number,
         voters=assignment.voters,
         carriers=tuple(d for d in ranked if d in assignment.voters),
-        revision=revision,
+        revision=least_revision(config, assignment.uid),
         pair=pair,
         lone=pair is not None and assignment.lone and not assignment.former,
     )

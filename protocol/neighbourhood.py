@@ -23,6 +23,7 @@ from protocol.gossip import Gossip
 from protocol.hearing import unheard
 from protocol.hearsay import Copy, Fetch, Part, ProbeFor, Sync
 from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
+from protocol.lagging import Lagging
 from protocol.membership import Membership, statement
 from protocol.messages import Info, Lead, News, ProbeAck, Rumour
 from protocol.outbox import Outbox
@@ -57,6 +58,7 @@ class Neighbourhood:
         self.detector = Detector(self.membership, self.gossip, contacts, random)
         self.overlay = Overlay(contacts, self.membership.state, random)
         self.catchup = CatchUp(contacts, random)
+        self.lagging = Lagging()
         self._shown: dict[DeviceId, PeerState] = {}
         self._dirty: dict[DeviceId, None] = {}
         self.claimants = Claimants()
@@ -215,6 +217,9 @@ class Neighbourhood:
             self._watch(now, out)
             self._since = now if self._since is None else self._since
             self.roster.unheard = unheard(self.contacts, self._since, now)
+            told = ((d, c.info) for d, c in self.contacts.items() if c.alive(now))
+            has = {device: info.committed for device, info in told if info is not None}
+            self.lagging.look({self.me: configuration.in_force.revision, **has}, now)
         if self.gossip.due(now, compares := not self.overlay.full_mesh):
             hearers = [d for d in self.contacts if self.detector.hears(d, now)]
             self.gossip.on_time(now, hearers, compares, out)

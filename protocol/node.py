@@ -393,6 +393,7 @@ class Node:
             peers=self.neighbourhood.peers(self._due),
             stored=self.configuration.stored,
             committed=config.revision,
+            lagging=self.neighbourhood.lagging.devices(self._due),
             coordinator=self.offices.holder(SITE_GROUP)[0],
             local=self.configuration.local,
         )

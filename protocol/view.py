@@ -83,3 +83,5 @@ class NodeView:
     coordinator: DeviceId | None
     local: Local | None = None
     """Break-glass edits of this device that no coordinator has ended yet."""
+    lagging: tuple[DeviceId, ...] = ()
+    """Devices that live, and do not get the newest configuration."""
