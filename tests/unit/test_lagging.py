@@ -8,9 +8,15 @@ import pytest
 
 from agent.status import build_status
 from protocol.api import Status
+from protocol.changes import PutVirtualServer
+from protocol.document import VirtualServerDocument
+from protocol.effects import Propose
+from protocol.hearsay import Copy
 from protocol.ids import DeviceId, Revision
 from protocol.lagging import LAGS_NS, Lagging
+from protocol.messages import Append
 from protocol.timing import MILLISECOND, SECOND
+from tests.unit.cluster import Cluster
 from tests.unit.test_status import REVISION, A, B, C, Site
 
 OLD, NEW = Revision(2, 6), Revision(2, 7)
@@ -81,3 +87,23 @@ def test_a_virtual_server_that_did_not_change_since_can_be_taken_over() -> None:
     site.tell(C, committed=Revision(2, 7))
     (rdp,) = status_with_lagging(site, C).virtual_servers
     assert (rdp.state, rdp.devices[2].eligible) == ("ok", True)
+
+
+def test_devices_see_one_that_beats_reach_and_configuration_does_not() -> None:
+    cluster = Cluster().settled()
+    coordinator, _, last = (d.id for d in cluster.devices)
+
+    def lagging() -> list[tuple[DeviceId, ...]]:
+        return [node.view().lagging for node in cluster.nodes.values()]
+
+    cluster.drop = lambda sender, to, message: to == last and isinstance(message, Append | Copy)
+    document = VirtualServerDocument(name="rdp", vips=("10.0.0.1/24", "10.0.0.2/24"))
+    change = PutVirtualServer(document, must="exist")
+    cluster.give(coordinator, Propose("p", change, None, 0))
+    cluster.run(LAGS_NS / MILLISECOND - 1000)
+    assert lagging() == [(), (), ()], "it may still come"
+    cluster.run(2000)
+    assert lagging() == [(last,)] * 3, "it hears of itself, too, what the others have"
+    cluster.drop = lambda sender, to, message: False
+    cluster.run(5000)
+    assert lagging() == [(), (), ()]
