@@ -138,7 +138,12 @@ def _noted(config: Config, value: Value, unix_s: int) -> Value:
     present = config.virtual_servers.get(value.uid)
     before = present.gateways if present is not None else ()
     old = {each.address: each for each in before}
-    served = {family(each.address) for each in before if each.state != "disabled" and each.weight}
+    # Where all take nothing new for a while, what is older is still led by the slots of before.
+    served = {
+        family(each.address)
+        for each in before
+        if each.state != "disabled" and (each.weight or had(each, unix_s))
+    }
     gateways = (
         g
         if family(g.address) not in served

@@ -80,6 +80,16 @@ def test_a_change_that_is_taken_back_is_settled_later() -> None:
     assert notes(after(config, back, UNTIL + 9)) == {"gw2": (5, UNTIL + 9 + STAY_S)}
 
 
+def test_what_was_noted_stays_while_no_gateway_takes_anything_new() -> None:
+    none = [SetGateway("rdp", name, weight=0) for name in ("gw1", "gw2")]
+    some = SetGateway("rdp", "gw2", weight=9)
+    first = {name: g.weight for name, g in gateways(site(DIRECT)).items()}
+    there = after(after(site(DIRECT), none[0]), none[1])
+    assert {name: weight for name, (weight, _) in notes(there).items()} == first
+    assert {name: weight for name, (weight, _) in changed(there, some).items()} == first
+    assert notes(after(there, some, UNTIL + 9)).get("gw2") is None, "nothing is older any more"
+
+
 def test_the_state_of_one_that_drains_says_enough() -> None:
     drain = SetGateway("rdp", "gw1", state="draining")
     assert changed(site(DIRECT), drain) == {}
