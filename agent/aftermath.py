@@ -28,6 +28,10 @@ REVIEW_S = 5.0
 shorter than the kernel remembers one that was reset."""
 
 UNREMEMBERED = "nothing to carry over: each packet finds its gateway by its hash"
+MOVING = (
+    "no entries to carry over: each packet finds its gateway by its hash, or by what devices told "
+    "each other of connections whose slots move"
+)
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ class Move:
     vips: frozenset[bytes]
     told: ToldFlows
     """By the primary before."""
-    unremembered: bool = False
-    """No kernel remembers its flows."""
+    unremembered: str = ""
+    """How its flows find their gateways where no kernel has entries of them; empty: by entries."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,6 @@ class Survey:
     def _end(self, taken: dict[GroupId, Move], found: list[Aftermath]) -> None:
         for (group, move), each in zip(taken.items(), found, strict=True):
             none = not (each.carried or each.found or each.missing)
-            text = UNREMEMBERED if move.unremembered and none else each.text
+            text = move.unremembered if move.unremembered and none else each.text
             if text:
                 self._tell(Event("flows", group, text, move.term, self._me))

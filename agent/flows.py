@@ -14,15 +14,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from agent.aftermath import Move, Survey
+from agent.aftermath import MOVING, UNREMEMBERED, Move, Survey
 from agent.barrier import Barrier
-from agent.clock import next_round
+from agent.clock import Deadlines, next_round
 from agent.flowfollowing import KEEP_S, Following
 from agent.flowstream import EPOCH_BITS
 from agent.flowtelling import Telling
 from agent.flowworker import FlowWorker
 from agent.lasting import lasting
+from agent.remembering import StickyListener
 from agent.ruleset import Desired, unremembered
+from agent.staying import settled
 from agent.tellers import DRAIN_S, Tellers, office_of
 from protocol.assignment import carriers_of
 from protocol.config import Config
@@ -114,9 +116,9 @@ class Flows:
         """What is known of a move to this device, as it happens."""
         server = self._config.virtual_servers.get(group)
         assigned = self._config.assignments.get(group)
-        forgotten = server and assigned and unremembered(Desired((server,), {group: assigned.vips}))
+        found = found_without_entries(server, assigned.vips) if server and assigned else ""
         vips, told = self._tellers.vips_of((group,)), self._following.told(former)
-        return Move(term, vips, told, unremembered=bool(forgotten))
+        return Move(term, vips, told, found)
 
     def _moved(self) -> None:
         self._soon = None
@@ -155,3 +157,13 @@ class Flows:
             self._soon.cancel()
         self._following.forget_all()
         await self._worker.close()
+
+
+def found_without_entries(server: VirtualServer, vips: tuple[str, ...]) -> str:
+    """How flows of ``server`` find their gateways now, if no kernel has entries of them."""
+    (now,), _ = settled((server,), Deadlines())
+    if not unremembered(Desired((now,), {now.uid: vips})):
+        return ""
+    versions = {6 if ":" in vip else 4 for vip in vips}
+    some = (StickyListener(now, each, v) for each in now.listeners for v in versions)
+    return MOVING if any(each.remembers for each in some) else UNREMEMBERED

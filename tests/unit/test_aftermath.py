@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from agent import toldflows
-from agent.aftermath import UNREMEMBERED, Aftermath, Move, Survey
+from agent.aftermath import MOVING, UNREMEMBERED, Aftermath, Move, Survey
+from agent.flows import found_without_entries
 from agent.flowtable import Course
 from agent.toldflows import ToldFlows
+from protocol.changes import SetGateway
 from protocol.effects import Event
 from protocol.flows import RECORD, TCP, UDP, Flow, key_of
 from protocol.ids import GroupId
 from tests.unit.cluster import device
 from tests.unit.listening import run, until
+from tests.unit.paris import RDP as PARIS
+from tests.unit.paris import after, server, site
 
 ME = device(1).id
 WEB, RDP = GroupId("1" * 16), GroupId("2" * 16)
@@ -115,10 +120,20 @@ def test_where_no_kernel_remembers_flows_nothing_is_carried_over_but_what_moved_
     text: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    move = Move(2, ONE, told(), unremembered=True)
+    move = Move(2, ONE, told(), UNREMEMBERED)
     *early, event = survey(Table(before, after), {WEB: move}, monkeypatch)
     assert event.text.startswith(text)
     assert len(early) == len(before)
+
+
+def test_it_is_told_what_leads_connections_that_no_kernel_has_entries_of() -> None:
+    config = site({**PARIS, "forwarding": "dsr"})
+    vips = ("10.77.0.100",)
+    assert found_without_entries(server(config), vips) == UNREMEMBERED
+    moving = SetGateway("rdp", "gw2", weight=5)
+    assert found_without_entries(server(after(config, moving, int(time.time()))), vips) == MOVING
+    assert found_without_entries(server(after(config, moving)), vips) == UNREMEMBERED, "it is over"
+    assert found_without_entries(server(site(PARIS)), vips) == ""
 
 
 def test_a_move_without_flows_is_not_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
