@@ -263,7 +263,9 @@ def _moves(case: _Case) -> Iterator[str]:
     """Which change would move it, one sentence each."""
     server, primary = case.server, case.primary
     if server.frozen:
-        yield f"frozen: nothing but `halbctl promote {server.name}`, until `vs unfreeze`"
+        there = primary or case.silent_primary
+        moves = f"`halbctl promote {server.name}`" if there else "its last primary, once it is back"
+        yield f"frozen: nothing but {moves}, until `halbctl vs unfreeze {server.name}`"
         return
     others = [d for d in case.ranked() if d != primary and not case.lacks(d)]
     if case.silent_primary:

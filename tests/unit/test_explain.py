@@ -123,6 +123,9 @@ def test_a_frozen_service_without_its_primary_says_so() -> None:
     cluster.kill(cluster.devices[0].id)
     cluster.run(2_000)
     assert explained(cluster).why.startswith("nobody is primary: it is frozen")
+    # There is nobody who could hand it over.
+    only = "frozen: nothing but its last primary, once it is back, until `halbctl vs unfreeze rdp`"
+    assert explained(cluster).moves == (only,)
 
 
 def test_a_primary_that_is_heard_but_did_not_answer_is_the_primary() -> None:
