@@ -7,6 +7,9 @@ which the primary asks for. Each device goes by it at once, and also without a c
 **A gateway that falls may live on**: an overloaded one misses checks, a switch learns anew. So for
 :data:`BRIEF_S` what it has is still led there. Then it counts as dead, and what it had goes where
 its slots are; whose client speaks is reset there, and connects again.
+
+**Where local edits end** slots move back, and what the edits had noted is gone with them. So that
+is noted as well.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from protocol.addresses import family
 from protocol.forwarding import hashed_by
 from protocol.ids import GroupId
 from protocol.objects import Former, Gateway, VirtualServer
-from protocol.settling import MAX_ABSENCES, STAY_S, Absence, away, had
+from protocol.settling import MAX_ABSENCES, STAY_S, Absence, away, had, unnoted
 
 BRIEF_S = 60.0
 """So long a gateway that fell may be no more than slow to answer, in seconds: a switch that works
@@ -69,11 +72,14 @@ class Absences:
         self._lately = set(self.brief(now))
         """Those of them that were seen to fall, and are not noted as gone."""
         self._notes: dict[GatewayKey, _Note] = {}
+        self._served: dict[GroupId, VirtualServer] = {}
+        """As they were at the last look."""
         self._ask_at = 0.0
 
     def observe(self, servers: Iterable[VirtualServer], sight: Sight) -> tuple[VirtualServer, ...]:
         """``servers`` with notes of their gateways that are down, or were."""
-        found = []
+        servers, found = tuple(servers), []
+        self._follow(servers, sight)
         watched: set[GatewayKey] = set()
         concerned = {uid for uid, _ in (*sight.down, *self._fell, *self._notes)}
         for vs in servers:
@@ -90,6 +96,18 @@ class Absences:
                 del each[key]
         self._lately &= watched
         return tuple(found)
+
+    def _follow(self, servers: tuple[VirtualServer, ...], sight: Sight) -> None:
+        """Note what gateways had whose slots move although the configuration says nothing of it."""
+        for vs in servers:
+            before = self._served.get(vs.uid)
+            if before is None or before is vs or vs.uid not in sight.led or not _forgets(vs):
+                continue
+            gateways = {g.name: g for g in vs.gateways}
+            for name, weight in unnoted(before, vs, sight.unix_s).items():
+                if (vs.uid, name) not in self._notes:
+                    self._note((vs.uid, name), gateways[name], weight, sight)
+        self._served = {vs.uid: vs for vs in servers}
 
     def _turned(self, vs: VirtualServer, some: Mapping[str, Gateway], sight: Sight) -> None:
         """Note which of its gateways, by name, fell, are gone or came back since the last look."""

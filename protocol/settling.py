@@ -138,12 +138,7 @@ def _noted(config: Config, value: Value, unix_s: int) -> Value:
     present = config.virtual_servers.get(value.uid)
     before = present.gateways if present is not None else ()
     old = {each.address: each for each in before}
-    # Where all take nothing new for a while, what is older is still led by the slots of before.
-    served = {
-        family(each.address)
-        for each in before
-        if each.state != "disabled" and (each.weight or had(each, unix_s))
-    }
+    served = _served(before, unix_s)
     gateways = (
         g
         if family(g.address) not in served
@@ -153,6 +148,28 @@ def _noted(config: Config, value: Value, unix_s: int) -> Value:
     )
     listeners = (_another_way(present, value, each, unix_s) for each in value.listeners)
     return replace(value, gateways=tuple(gateways), listeners=tuple(listeners))
+
+
+def _served(gateways: Sequence[Gateway], unix_s: float) -> set[int]:
+    """IP versions of which connections may be open."""
+    # Where all take nothing new for a while, what is older is still led by the slots of before.
+    some = (g for g in gateways if g.state != "disabled" and (g.weight or had(g, unix_s)))
+    return {family(each.address) for each in some}
+
+
+def unnoted(before: VirtualServer, now: VirtualServer, unix_s: float) -> dict[str, int]:
+    """Gateways of ``now``, by name, whose slots move without a note of it, and what each had.
+
+    Local edits that end take their notes along.
+    """
+    old = {each.address: each for each in before.gateways}
+    served = _served(before.gateways, unix_s)
+    notes = {
+        g.name: _note(g, old.get(g.address), int(unix_s))
+        for g in now.gateways
+        if _in_force(g, unix_s) is None and family(g.address) in served
+    }
+    return {name: note.weight for name, note in notes.items() if note is not None}
 
 
 def _another_way(

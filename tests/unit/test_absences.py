@@ -183,6 +183,39 @@ def test_what_an_operator_says_meanwhile_counts(device: Device) -> None:
     assert device.sees(ALL) == {}
 
 
+@pytest.mark.parametrize(
+    ("edits", "noted"),
+    [
+        ([{"state": "disabled"}], 0),
+        ([{"weight": 7}], 2),
+        ([{"weight": 0}, {"weight": 2}], 2),
+        ([{"state": "draining"}], 2),
+    ],
+)
+def test_what_moves_back_as_local_edits_end_is_noted(
+    device: Device, edits: list[dict[str, object]], noted: int
+) -> None:
+    committed = device.config
+    for values in edits:
+        device.config = after(device.config, SetGateway("rdp", "gw2", **values), NOW)  # type: ignore[arg-type]
+        device.sees(ALL, 1.0)
+        assert device.asks() == [], "it is noted where it is edited, if at all"
+    device.config = committed
+    assert {name: each.weight for name, each in device.sees(ALL, 1.0).items()} == {"gw2": noted}
+    assert device.asks() == [("gw2", noted)]
+    assert device.sees(ALL)["gw2"] == gateways(device.config)["gw2"].former
+    assert device.asks() == []
+
+
+def test_only_where_connections_are_they_are_noted() -> None:
+    device = Device(site(DIRECT), primary=False)
+    committed = device.config
+    device.config = after(committed, SetGateway("rdp", "gw2", weight=7), NOW)
+    device.sees(ALL, 1.0)
+    device.config = committed
+    assert device.sees(ALL, 1.0) == {}
+
+
 def test_one_of_which_no_slot_moves_is_not_noted() -> None:
     backup = [*RDP["gateways"], {"name": "gw3", "address": "10.77.0.33", "backup": True}]  # type: ignore[misc]
     device = Device(site({**DIRECT, "gateways": backup}))
