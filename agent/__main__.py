@@ -16,11 +16,14 @@ from agent.disk import Disk
 from agent.patience import PatientLoop
 from agent.readiness import lacking, service_manager, settle, tell_ready
 from agent.settings import Settings, read_settings
+from agent.worker import workers
 from protocol.errors import HalbError
 
 SWITCH_S = 0.0005
 """Another thread that computes gives way to the loop after so long. Python's own is ten times as
 much, after each system call of the loop: with many checks, which are many calls, leases end."""
+AT_HAND = 6
+"""Threads for what operators ask and what is done now and then, such as counting flows."""
 
 _log = logging.getLogger("halb")
 
@@ -41,6 +44,7 @@ async def run(settings: Settings, disk: Disk) -> None:
         loop.add_signal_handler(number, stop.set)
     manager = service_manager()
     agent = Agent(settings, disk, disk.load(), release())
+    loop.set_default_executor(workers("halb-work", AT_HAND))
     try:
         await agent.start()
     except BaseException:

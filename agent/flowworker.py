@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from agent.flowtable import FlowTable
 from agent.rate import Share
+from agent.worker import workers
 from protocol.errors import HalbError
 
 _log = logging.getLogger("halb.flows")
@@ -26,7 +26,7 @@ class FlowWorker:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="halb-flows")
+        self._thread = workers("halb-flows")
         self.table: FlowTable | None = None
 
     async def open(self) -> None:

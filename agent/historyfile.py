@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from agent.worker import workers
 from protocol.api import HistoryEntry
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -54,7 +54,7 @@ class Beside:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-history")
+        self._worker = workers("halb-history")
 
     def do(self, job: Callable[[], None], done: Callable[[OSError | None], None]) -> None:
         def ended(future: asyncio.Future[None]) -> None:

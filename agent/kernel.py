@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.lasting import lasting
 from agent.realtime import keep_memory
 from agent.watch import KernelWatch
+from agent.worker import workers
 from protocol.errors import HalbError
 from protocol.ids import GroupId, Revision
 
@@ -63,7 +63,7 @@ class Kernel:
         self._plane = plane
         self._on_pass = on_pass
         self._on_change = on_change
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-kernel")
+        self._worker = workers("halb-kernel")
         self._loop = asyncio.get_running_loop()
         self._desired: Desired | None = None
         self._told = False

@@ -19,13 +19,13 @@ import shutil
 import signal
 import stat
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from agent import child
 from agent.probes import GOOD, Answer, Cancel, Done, Verdict
+from agent.worker import workers
 from protocol.objects import Check
 
 MAX_RUNNING = 16
@@ -68,7 +68,7 @@ class Programs:
     def __init__(self, directory: Path, processes: int = PROCESSES) -> None:
         self._directory = directory
         self._limits = {"nproc": processes, **LIMITS}
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-programs")
+        self._worker = workers("halb-programs")
         self._processes: set[int] = set()
         """Programs that the worker has started, until they are collected."""
         self._waiting: dict[_Turn, None] = {}

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from agent.sockets import Frames
+from agent.worker import REMEDY
 from protocol import api
 from protocol.errors import HalbError, InvalidInput, MalformedMessage, Refused
 from protocol.joining import failure_of
@@ -22,7 +23,9 @@ from protocol.wire import decode_request, encode_reply, request_id
 AT_WORK = 64
 """Requests and watches that are carried out at the same time."""
 NO_FILES_LEFT = frozenset({errno.EMFILE, errno.ENFILE})
-"""Errors that say something about the limits of this host, and are no defect."""
+NONE_LEFT = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""Of processes, or of memory. Both say something about the limits of this host, and are no
+defect."""
 
 CarryOut = Callable[[api.Request], Awaitable[api.Result]]
 WatchStatus = Callable[[float], AsyncIterator[api.Status]]
@@ -173,6 +176,9 @@ def _internal(error: Exception) -> HalbError:
             "Raise the limit of open files: LimitNOFILE= in its systemd unit, --ulimit nofile="
             " with containers, fs.file-max on the host. `ls -l /proc/PID/fd` shows what it has.",
         )
+    if isinstance(error, OSError) and error.errno in NONE_LEFT:
+        about = f"{error.filename}: " if error.filename else ""
+        return HalbError(f"the agent cannot answer: {about}{os.strerror(error.errno)}", REMEDY)
     return HalbError(
         f"the agent failed to answer: {type(error).__name__}: {str(error)[:200]}",
         "This is a defect of HALB: please report it, with the agent's log.",

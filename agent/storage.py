@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from agent.conflicts import Kept
 from agent.disk import Disk, DiskError
 from agent.lastseen import LastSeen
 from agent.realtime import stay_ahead
+from agent.worker import workers
 from protocol.config import Config
 from protocol.effects import (
     Ballot,
@@ -65,8 +65,8 @@ class Storage:
         self._began = 0.0
         """When the newest write of ballots began, seconds."""
         self._deliver = deliver
-        self._votes = ThreadPoolExecutor(1, thread_name_prefix="halb-votes")
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="halb-disk")
+        self._votes = workers("halb-votes")
+        self._worker = workers("halb-disk")
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
         self._hanging: asyncio.TimerHandle | None = None

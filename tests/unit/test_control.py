@@ -39,6 +39,8 @@ async def carry_out(request: api.Request) -> api.Result:
             raise ValueError("a defect")
         case api.GetMetrics():
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/proc/uptime")
+        case api.GetDoctor():
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), "nft")
         case api.GetHistory():
             await asyncio.sleep(3600)
     raise Refused("no")
@@ -130,6 +132,11 @@ def test_a_limit_of_the_host_is_called_no_defect(tmp_path: Path) -> None:
         assert failure is not None
         assert failure.message == "the agent cannot answer: Too many open files"
         assert "LimitNOFILE=" in failure.remedy
+        client.send(api.GetDoctor(), "2")
+        failure = (await client.reply()).failure
+        assert failure is not None
+        assert failure.message == "the agent cannot answer: nft: Resource temporarily unavailable"
+        assert "TasksMax=" in failure.remedy
 
     with_server(tmp_path / "s", scenario)
 
