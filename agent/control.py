@@ -15,7 +15,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent import sockets
+from agent import monitors, sockets
+from agent.monitors import Callers
 from agent.requests import CarryOut, Requests, WatchStatus
 from agent.sockets import Socket
 from protocol import api
@@ -41,6 +42,7 @@ class ControlServer:
         self._requests = Requests(carry_out, watch, self._send)
         self._context: sockets.Context | None = None
         self._socket: Socket | None = None
+        self._callers: Callers | None = None
         self._lock: int | None = None
         self._bound = False
 
@@ -56,6 +58,7 @@ class ControlServer:
         options = sockets.limits(send=QUEUE, receive=QUEUE, size=api.MAX_FRAME)
         options |= {sockets.LINGER: LINGER_MS}
         self._socket = await Socket.open(self._context, sockets.ROUTER, options, self._came)
+        self._callers = Callers(self._socket, self.path, monitors.MOST)
         try:
             self._bind(self._socket)
         except OSError as error:
@@ -95,6 +98,9 @@ class ControlServer:
     async def close(self) -> None:
         """Answer nothing more; what was answered has :data:`LINGER_MS` to leave."""
         await self._requests.close()
+        if self._callers is not None:
+            self._callers.close()
+            self._callers = None
         if self._socket is not None:
             socket, self._socket = self._socket, None
             await socket.close()

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from agent import sockets
 from agent.guests import Guests
 from agent.keys import KeyPair
+from agent.monitors import Handshakes
 from agent.rate import Rate
-from agent.sockets import Frames, Handshakes, Socket
+from agent.sockets import Frames, Socket
 from protocol.addresses import check_endpoint, split_endpoint
 from protocol.errors import HalbError, MalformedMessage, NoQuorum, Refused, TimedOut, Unreachable
 from protocol.joining import (

@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 import aiozmq
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import recv_monitor_message
 
 from agent.addresses import local_addresses
 from agent.keys import KeyPair
@@ -171,34 +170,21 @@ class Socket:
         """Read on, in case that a wake-up was lost."""
         asyncio.get_running_loop().call_soon(self._transport._read_ready)
 
+    def told_of(self, events: int) -> zmq.Socket[bytes]:
+        """Where libzmq tells of such events of this socket, until :meth:`untold`.
+
+        To be called before it binds or connects. Whoever does not read holds up its traffic.
+        """
+        return self._raw.get_monitor_socket(events)
+
+    def untold(self) -> None:
+        """Before it is closed."""
+        self._raw.disable_monitor()
+
     async def close(self) -> None:
         """Drop what is queued and close."""
         self._transport.abort()
         await self._handler.closed
-
-
-class Handshakes:
-    """Which of a socket's connections the other side ended instead of agreeing on keys.
-
-    That is all that CURVE shows of a server which does not own the key that was asked
-    for. To be made before the socket connects, and closed before it is.
-    """
-
-    def __init__(self, socket: Socket) -> None:
-        self._raw = socket._raw
-        self._events = self._raw.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
-        self._ended = 0
-
-    def ended(self) -> int:
-        """How many so far."""
-        while self._events.poll(0):
-            failure = recv_monitor_message(self._events, _DONTWAIT)["value"]
-            # Another value is a handshake that took too long.
-            self._ended += failure in (errno.EPIPE, errno.ECONNRESET)
-        return self._ended
-
-    def close(self) -> None:
-        self._raw.disable_monitor()
 
 
 class Subscriber:

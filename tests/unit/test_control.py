@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket as plain
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
 
-from agent import requests, sockets
+from agent import monitors, requests, sockets
+from agent.capability import allow_descriptors
 from agent.control import ControlServer
 from agent.sockets import Socket
 from protocol import api
@@ -282,3 +287,94 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():  # noqa: ASYNC110  # what is waited for sends no event
             await asyncio.sleep(0.01)
+
+
+def connected(path: Path, number: int) -> list[plain.socket]:
+    """So many connections that say nothing."""
+    made = [plain.socket(plain.AF_UNIX) for _ in range(number)]
+    for each in made:
+        each.connect(str(path))
+        each.settimeout(10)
+    return made
+
+
+def test_the_oldest_connection_makes_room_where_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitors, "MOST", 20)
+
+    async def scenario(server: ControlServer, client: Client) -> None:
+        client.send(api.GetVersion())
+        await client.reply()
+        idle = await asyncio.to_thread(connected, server.path, 100)
+        for each in idle[:80]:
+            received = await asyncio.to_thread(each.recv, 100)
+            while received:  # its greeting, then its end
+                received = await asyncio.to_thread(each.recv, 100)
+        newcomer = await Client.to(server.path)
+        newcomer.send(api.GetVersion())
+        assert (await newcomer.reply()).result == VERSION
+        await newcomer.close()
+        assert ended(idle[80:]) <= 2, "those of the clients make room alone"
+        await until(lambda: still_asks(client))
+        for each in idle:
+            each.close()
+
+    with_server(tmp_path / "c", scenario)
+
+
+def ended(connections: list[plain.socket]) -> int:
+    """How many of them are at their end."""
+    count = 0
+    for each in connections:
+        each.setblocking(False)
+        with suppress(BlockingIOError):
+            while each.recv(100):
+                pass
+            count += 1
+    return count
+
+
+def still_asks(client: Client) -> bool:
+    """Its connection was ended, and it has made another: something that it asked is answered."""
+    client.send(api.GetVersion())
+    return not client.got.empty()
+
+
+def test_more_connections_than_descriptors_end_no_agent(tmp_path: Path) -> None:
+    """libzmq would; so in a process of its own."""
+    path = tmp_path / "c"
+    allow_descriptors()
+    program = f"""
+import asyncio, resource
+from pathlib import Path
+from agent.control import ControlServer
+from tests.unit.test_control import carry_out, watch
+async def serve():
+    server = ControlServer(Path({str(path)!r}), carry_out, watch)
+    await server.start()
+    print("ready", flush=True)
+    await asyncio.sleep(3600)
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+asyncio.run(serve())
+"""
+    served = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert served.stdout is not None
+    try:
+        assert served.stdout.readline() == b"ready\n"
+        idle = [one for _ in range(12) for one in connected(path, 500)]
+        asyncio.run(answered(path))
+        assert served.poll() is None
+        for each in idle:
+            each.close()
+    finally:
+        served.kill()
+        served.wait()
+        served.stdout.close()
+
+
+async def answered(path: Path) -> None:
+    client = await Client.to(path)
+    client.send(api.GetVersion())
+    assert (await client.reply()).result == VERSION
+    await client.close()

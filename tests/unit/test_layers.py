@@ -37,7 +37,9 @@ IMPURE = {
 
 ROOMS = {
     "aiozmq": ("agent/sockets.py",),
-    "zmq": ("agent/sockets.py", "halbctl/client.py", "halbctl/remote.py"),
+    "zmq": (
+        "agent/sockets.py", "agent/monitors.py", "halbctl/client.py", "halbctl/remote.py",
+    ),
     "nftables": ("agent/nft.py",),
     "subprocess": ("halbctl/editing.py", "halbctl/lab/"),
 }  # fmt: skip
