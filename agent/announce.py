@@ -14,6 +14,7 @@ from agent import neighbour
 from agent.addresses import InterfaceMissing, link
 from agent.capability import CapabilityMissing
 from agent.gate import check_interface
+from agent.tap import used_once
 from protocol.errors import HalbError
 from protocol.timing import MILLISECOND, SECOND
 
@@ -87,7 +88,7 @@ class Announcer:
 
         For those that are missing nobody did within ``timeout`` seconds. An answer of
         this device's own kernel does not count. All are asked over one socket of each IP
-        version: while one is opened or closed the kernel may hold the process up.
+        version: while one is closed the kernel holds a thread up.
 
         Raises as :meth:`announce` does.
         """
@@ -105,7 +106,7 @@ class Announcer:
         mac = link(self._interface).mac
         listen = _arp_listener if version == 4 else _advert_listener
         owners: dict[_Address, bytes] = {}
-        with listen(self._interface) as listener:
+        async with used_once(listen(self._interface)) as listener:
             questions = asyncio.create_task(self._ask(vips, mac, seconds / PROBES))
             try:
                 async with asyncio.timeout(seconds):

@@ -8,9 +8,10 @@ VIPs and keeps silent about them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from itertools import islice
 from typing import Any
 
 from agent import addresses, echo, host_check, neighbour
@@ -173,13 +174,15 @@ class _Segment:
     interface: str
     mac: bytes
     mtu: int
+    networks: tuple[IPv4Interface | IPv6Interface, ...]
+    """Looked up once: with many VIPs each look takes milliseconds of the loop."""
     announcer: Announcer
     gate: asyncio.Semaphore
 
     def own(self, address: str) -> echo.Address | None:
         """This device's address in the network of ``address``; None if that is not near."""
         ip = ip_address(address)
-        near = (n.ip for n in addresses.networks(self.interface) if ip in n.network)
+        near = (n.ip for n in self.networks if ip in n.network)
         return next(near, None)
 
     async def mac_of(self, address: str) -> bytes | None:
@@ -202,9 +205,9 @@ async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Fi
         if not (link.up and link.carrier):
             return ()  # as the look at the host says
         announcer = Announcer(interface)
-        segment = _Segment(
-            interface, link.mac, addresses.mtu(interface), announcer, asyncio.Semaphore(AT_ONCE)
-        )
+        mtu, networks = addresses.mtu(interface), addresses.networks(interface)
+        gate = asyncio.Semaphore(AT_ONCE)
+        segment = _Segment(interface, link.mac, mtu, networks, announcer, gate)
     except HalbError as error:
         return (Finding("interface", "problem", error.message, error.remedy),)
     try:
@@ -212,7 +215,7 @@ async def _network(device: DeviceId, interface: str, config: Config) -> tuple[Fi
         large = await _each(segment, first.values(), _frames)
         direct = [(s, g) for s, g in pairs[:MOST_GATEWAYS] if s.forwarding == "dsr"]
         returns = await _each(segment, direct, _direct_return)
-        silent = [f for s in servers if s.forwarding == "dsr" for f in await _silence(segment, s)]
+        silent = await _silence(segment, [s for s in servers if s.forwarding == "dsr"])
     except HalbError as error:
         return (Finding("interface", "problem", error.message, error.remedy),)
     finally:
@@ -285,23 +288,28 @@ async def _direct_return(
     ]
 
 
-async def _silence(segment: _Segment, server: VirtualServer) -> list[Finding]:
+async def _silence(segment: _Segment, servers: Sequence[VirtualServer]) -> list[Finding]:
     """No gateway may tell the network that it has a VIP."""
-    found = []
-    for vip in server.addresses:
-        owner = await segment.mac_of(vip)
-        for gateway in server.gateways:
-            if owner is None or await segment.mac_of(gateway.address) != owner:
-                continue
-            found.append(
-                Finding(
-                    "dsr",
-                    "problem",
-                    f"gateway {server.name}/{gateway.name} ({gateway.address}) says that it has "
-                    f"VIP {vip}: clients go past the devices",
-                    "On that gateway: sysctl -w net.ipv4.conf.all.arp_ignore=1 "
-                    "net.ipv4.conf.all.arp_announce=2, and the VIP on lo alone.",
-                )
-            )
-            break
-    return found
+    asked = {vip for server in servers for vip in server.addresses}
+    asked |= {gateway.address for server in servers for gateway in server.gateways}
+    # At once: nobody has the VIPs that are here, and to wait for each takes minutes of many.
+    owners = await segment.announcer.probe(sorted(asked), PROBE_S)
+    return [
+        Finding(
+            "dsr",
+            "problem",
+            f"gateway {server.name}/{gateway.name} ({gateway.address}) says that it has "
+            f"VIP {vip}: clients go past the devices",
+            "On that gateway: sysctl -w net.ipv4.conf.all.arp_ignore=1 "
+            "net.ipv4.conf.all.arp_announce=2, and the VIP on lo alone.",
+        )
+        for server in servers
+        for vip in server.addresses
+        for gateway in _first_with(server, owners, vip)
+    ]
+
+
+def _first_with(server: VirtualServer, owners: Mapping[str, str], vip: str) -> Iterable[Gateway]:
+    """The first gateway whose hardware address answers for a VIP, if one does."""
+    found = (g for g in server.gateways if vip in owners and owners.get(g.address) == owners[vip])
+    return islice(found, 1)

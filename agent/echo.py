@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from agent.capability import CapabilityMissing
 from agent.neighbour import ETH_IPV4, ETH_IPV6, ICMPV6, checksum, ethernet
-from agent.tap import IF_EQUAL, LOAD_BYTE, NOTHING, RETURN, WHOLE, tap
+from agent.tap import IF_EQUAL, LOAD_BYTE, NOTHING, RETURN, WHOLE, tap, used_once
 
 SMALL = 84
 """Bytes of an IP packet that comes through everywhere."""
@@ -77,7 +77,7 @@ async def answers(interface: str, mac: bytes, to: bytes, echo: Echo) -> bool:
 
     Raises :class:`CapabilityMissing` without CAP_NET_RAW.
     """
-    with _listener(interface, echo.target.version) as listener:
+    async with used_once(_listener(interface, echo.target.version)) as listener:
         for _ in range(_ASKS):
             listener.sendto(echo.request(mac, to), (interface, 0))
             try:

@@ -7,10 +7,12 @@ filter, each frame of the kind that the socket is for.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30
 IF_EQUAL, IF_GREATER, IF_AT_LEAST = 0x15, 0x25, 0x35
@@ -42,6 +44,20 @@ def tap(interface: str, steps: Sequence[Step], kind: int = EVERY_KIND) -> socket
         listener.close()
         raise
     return listener
+
+
+@asynccontextmanager
+async def used_once(listener: socket.socket) -> AsyncIterator[socket.socket]:
+    """The socket, closed afterwards by another thread.
+
+    While a packet socket is closed the kernel waits for its whole network stack, 15 ms and
+    more: a dozen of them, one after the other in the loop, and all leases of this device lapse.
+    """
+    try:
+        yield listener
+    finally:
+        closing = asyncio.get_running_loop().run_in_executor(None, listener.close)
+        await asyncio.shield(closing)  # it is closed also if whoever used it is cancelled
 
 
 def choose(listener: socket.socket, steps: Sequence[Step]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -13,6 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent import addresses, echo
+from agent.announce import Announcer
 from agent.doctor import different_mtus, examine
 from halbctl.lab.namespaces import Network
 from halbctl.lab.servers import ECHO
@@ -206,3 +208,40 @@ def test_who_asks_a_gateway_hears_its_answer_and_none_of_the_traffic(own: str, o
             assert question.is_answer(heard, macs[1])
         device.close()
         gateway.close()
+
+
+def test_what_it_asks_with_is_not_closed_in_the_loop(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes 15 ms and more to close one, and leases are not renewed meanwhile."""
+    closed: list[int] = []
+    close = socket.socket.close
+
+    def noted(sock: socket.socket) -> None:
+        if sock.family == socket.AF_PACKET and sock.fileno() >= 0:
+            closed.append(threading.get_ident())
+        close(sock)
+
+    monkeypatch.setattr(socket.socket, "close", noted)
+    loop = patient.device.call(threading.get_ident)
+    patient.findings()
+    assert len(closed) > 4
+    assert closed.count(loop) == 1, "that of all its questions, at the end"
+
+
+def test_who_has_the_vips_is_asked_of_all_at_once(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody answers for those that are here: with a hundred the answer took a minute."""
+    asked: list[set[str]] = []
+    probe = Announcer.probe
+
+    async def noted(announcer: Announcer, vips: Sequence[str], seconds: float) -> dict[str, str]:
+        asked.append(set(vips))
+        return await probe(announcer, vips, seconds)
+
+    monkeypatch.setattr(Announcer, "probe", noted)
+    patient.findings()
+    about = [some for some in asked if some & {VIP, VIP6}]
+    assert len(about) == 1
+    assert {VIP, VIP6} <= about[0]
