@@ -155,11 +155,16 @@ def _count(gateway: Gateway) -> int | str:
     return gateway["connections"] if gateway["connections"] >= 0 else "?"
 
 
+def listener_key(item: Listener) -> str:
+    """``tcp/443``, ``udp/3000-3010``, ``tcp/all``."""
+    return f"{item['protocol']}/{ports_text((item['port'], item['last_port'] or item['port']))}"
+
+
 def listeners(items: Iterable[Listener]) -> str:
     """``tcp/443 hash, udp/53->5353 source-hash``."""
     return clean(
         ", ".join(
-            f"{item['protocol']}/{ports_text((item['port'], item['last_port'] or item['port']))}"
+            listener_key(item)
             + (f"->{item['gateway_port']}" if item["gateway_port"] != item["port"] else "")
             + f" {item['balance']}"
             for item in items

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.output import Paint, clean, emit
 from halbctl.screens import device_table
@@ -16,7 +17,7 @@ from protocol.errors import InvalidInput
 
 app = area("Show, drain, rename, replace and remove devices.")
 
-Name = Annotated[str, typer.Argument(metavar="DEVICE")]
+Name = Annotated[str, typer.Argument(metavar="DEVICE", autocompletion=completion.devices)]
 
 
 @app.command("list")
@@ -93,7 +94,15 @@ def rename(
 def replace(
     ctx: typer.Context,
     device: Name,
-    by: Annotated[str, typer.Option("--by", metavar="NEW", help="Device that has joined for it.")],
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="NEW",
+            help="Device that has joined for it.",
+            autocompletion=completion.devices,
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Although the old one still runs.")

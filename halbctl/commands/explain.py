@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.output import Cell, Paint, clean, emit, sentence, table
 from halbctl.session import ask_all
@@ -26,7 +27,10 @@ SPARE = ("TERM", "VOTED FOR", "PROMISE", "HEARD PRIMARY")
 
 
 @app.command()
-def explain(ctx: typer.Context, vs: Annotated[str, typer.Argument(metavar="VS")]) -> None:
+def explain(
+    ctx: typer.Context,
+    vs: Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)],
+) -> None:
     """Say why a Virtual Server is where it is. Also what each device lacks, what would move it."""
     found = ask_all(ctx, {"op": "explain", "virtual_server": vs})
     paint = Paint.for_stream(sys.stdout)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.session import confirm, finish, order
 from halbctl.settings import settings_of
@@ -19,7 +20,7 @@ FAILOVER_S = 10.0
 @app.command()
 def failover(
     ctx: typer.Context,
-    vs: Annotated[str, typer.Argument(metavar="VS")],
+    vs: Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)],
     force: Annotated[
         bool, typer.Option("--force", help="You know that the other device does not serve.")
     ] = False,

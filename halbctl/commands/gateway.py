@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.errors import note
 from halbctl.output import Paint, emit
@@ -20,8 +21,10 @@ MaxConnections = Annotated[
     int | None,
     typer.Option(metavar="N", help="Most connections at a time; 0 for any number."),
 ]
-VirtualServer = Annotated[str, typer.Argument(metavar="VS")]
-Gateway = Annotated[str, typer.Argument(metavar="GATEWAY")]
+VirtualServer = Annotated[
+    str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)
+]
+Gateway = Annotated[str, typer.Argument(metavar="GATEWAY", autocompletion=completion.gateways)]
 IfRevision = Annotated[
     str | None,
     typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.errors import Waiting, note, warn
 from halbctl.output import Cell, Paint, as_data, as_json, clean, emit, table
@@ -34,7 +35,12 @@ KNOWN = 2 * MOST
 @app.command()
 def history(
     ctx: typer.Context,
-    vs: Annotated[str | None, typer.Argument(metavar="[VS]", help="Of this one only.")] = None,
+    vs: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VS]", help="Of this one only.", autocompletion=completion.virtual_servers
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="Newest events.")
     ] = 100,
@@ -47,7 +53,12 @@ def history(
 @app.command()
 def events(
     ctx: typer.Context,
-    vs: Annotated[str | None, typer.Argument(metavar="[VS]", help="Of this one only.")] = None,
+    vs: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VS]", help="Of this one only.", autocompletion=completion.virtual_servers
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, until Ctrl-C.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="To begin with.")

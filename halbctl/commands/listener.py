@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.output import Paint, emit
 from halbctl.session import finish, get_document, put_edited
@@ -20,8 +21,15 @@ if TYPE_CHECKING:
 
 app = area("List, add, edit and remove the listeners of a Virtual Server.")
 
-VirtualServer = Annotated[str, typer.Argument(metavar="VS")]
-Listeners = Annotated[list[str], typer.Argument(metavar="LISTENER...|all", help="Such as tcp/443.")]
+VirtualServer = Annotated[
+    str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)
+]
+Listeners = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LISTENER...|all", help="Such as tcp/443.", autocompletion=completion.listeners
+    ),
+]
 IfRevision = Annotated[
     str | None,
     typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),

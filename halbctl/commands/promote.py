@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.errors import note
 from halbctl.session import change, finish, order
@@ -29,9 +30,14 @@ _NEXT = "the next device in rank"
 @app.command()
 def promote(
     ctx: typer.Context,
-    vs: Annotated[str, typer.Argument(metavar="VS")],
+    vs: Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)],
     to: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Successor. [default: the next in rank]")
+        str | None,
+        typer.Option(
+            metavar="DEVICE",
+            help="Successor. [default: the next in rank]",
+            autocompletion=completion.devices,
+        ),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Say that it is moving; it is waited for anyway.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.output import Paint, clean, emit
 from halbctl.session import ask
@@ -22,7 +23,9 @@ app = area()
 def trace(
     ctx: typer.Context,
     client: Annotated[str, typer.Argument(metavar="CLIENT:PORT")],
-    vs: Annotated[str, typer.Argument(metavar="VS[:PORT]")],
+    vs: Annotated[
+        str, typer.Argument(metavar="VS[:PORT]", autocompletion=completion.virtual_servers)
+    ],
     protocol: Annotated[
         Literal["tcp", "udp"] | None,
         typer.Option(help="Where both listen on the port. [default: tcp]"),

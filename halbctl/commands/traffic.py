@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.errors import Waiting
 from halbctl.output import Paint, as_data, as_json, clean, emit
@@ -29,7 +30,9 @@ app = area()
 @app.command()
 def top(
     ctx: typer.Context,
-    vs: Annotated[str | None, typer.Argument(metavar="[VS]")] = None,
+    vs: Annotated[
+        str | None, typer.Argument(metavar="[VS]", autocompletion=completion.virtual_servers)
+    ] = None,
     interval: Annotated[
         float,
         typer.Option(min=0.5, max=3600, callback=a_number, help="Seconds between two looks."),

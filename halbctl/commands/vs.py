@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from halbctl import completion
 from halbctl.app import area
 from halbctl.output import Paint, clean, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
@@ -26,6 +27,7 @@ from protocol.errors import InvalidInput
 app = area("Make, show, edit and delete Virtual Servers.")
 
 Name = Annotated[str, typer.Argument(metavar="VS")]
+Known = Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)]
 Vips = Annotated[
     list[str] | None,
     typer.Option("--vip", metavar="ADDRESS/PREFIX", help="A VIP and its network. Repeat."),
@@ -50,11 +52,17 @@ Devices = Annotated[
         "--device",
         metavar="NAME|all",
         help="May carry it, in order of rank. Repeat.",
+        autocompletion=completion.devices,
     ),
 ]
 Witnesses = Annotated[
     list[str] | None,
-    typer.Option("--witness", metavar="NAME|no", help="Votes only. Repeat."),
+    typer.Option(
+        "--witness",
+        metavar="NAME|no",
+        help="Votes only. Repeat.",
+        autocompletion=completion.devices,
+    ),
 ]
 Arbiter = Annotated[
     str | None,
@@ -186,7 +194,7 @@ def list_(ctx: typer.Context) -> None:
 
 
 @app.command()
-def show(ctx: typer.Context, name: Name) -> None:
+def show(ctx: typer.Context, name: Known) -> None:
     """Show one Virtual Server, and its traffic here."""
     from halbctl.traffic import get_counters, of_server, traffic_lines
 
@@ -212,7 +220,7 @@ def show(ctx: typer.Context, name: Name) -> None:
 @app.command()
 def edit(
     ctx: typer.Context,
-    name: Name,
+    name: Known,
     vip: Vips = None,
     tcp: Tcp = None,
     udp: Udp = None,
@@ -273,7 +281,7 @@ def edit(
 
 
 @app.command()
-def freeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> None:
+def freeze(ctx: typer.Context, name: Known, if_revision: IfRevision = None) -> None:
     """Keep it where it is. No move but `promote`, no takeover by another device."""
     from protocol.changes import FreezeVirtualServer
 
@@ -281,7 +289,7 @@ def freeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> No
 
 
 @app.command()
-def unfreeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> None:
+def unfreeze(ctx: typer.Context, name: Known, if_revision: IfRevision = None) -> None:
     """Let it move and fail over again."""
     from protocol.changes import FreezeVirtualServer
 
@@ -291,7 +299,7 @@ def unfreeze(ctx: typer.Context, name: Name, if_revision: IfRevision = None) -> 
 @app.command()
 def delete(
     ctx: typer.Context,
-    name: Name,
+    name: Known,
     if_revision: IfRevision = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
