@@ -49,6 +49,8 @@ class Moving:
         self.flushes = Flushes()
         self._moves: dict[GroupId, _Move] = {}
         self._not_before: dict[GroupId, int] = {}
+        self._tried: dict[GroupId, int] = {}
+        """Until when a hand-over is not tried once more."""
         self._since: dict[GroupId, int] = {}
         """Since when another device could take what this one should not hold."""
         self._next = NEVER
@@ -162,6 +164,7 @@ class Moving:
         changed: list[GroupId] = []
         leaving = {g: group for g, group in groups.items() if _leaves(group)}
         self._not_before = {g: at for g, at in self._not_before.items() if g in groups}
+        self._tried = {g: at for g, at in self._tried.items() if g in groups}
         self._since = {g: at for g, at in self._since.items() if g in leaving}
         for gid, group in leaving.items():
             pressing = self._presses(group, now)
@@ -182,8 +185,8 @@ class Moving:
             if best_successor(group, contacts, now, pressing=True) is not None:
                 self._since.setdefault(gid, now)
             to = best_successor(group, contacts, now, pressing=pressing)
-            if to is not None and now >= not_before:
-                self._not_before[gid] = now + PAUSE_NS
+            if to is not None and now >= self._tried.get(gid, 0):
+                self._not_before[gid] = self._tried[gid] = now + PAUSE_NS
                 self.flushes.hand_over(group, to, now, out, pressing=pressing)
                 changed.append(gid)
             elif group.stopping or self.me not in group.voter.electorate.voters:

@@ -109,6 +109,19 @@ def test_it_waits_no_longer_once_it_cannot_serve_or_is_about_to_end() -> None:
         assert cluster.primary() not in (None, first)
 
 
+def test_one_that_found_nobody_when_it_looked_hands_over_all_the_same_when_it_ends() -> None:
+    cluster, first = cluster_of(3)
+    lack(cluster, 2, 3)
+    change(cluster, DRAIN)
+    cluster.run(400)
+    assert cluster.primary() == first
+    since = cluster.now
+    cluster.give(first, Stop())
+    cluster.run(700)
+    assert handed_over_by(cluster, since) == [first]
+    assert not [e for _, _, e in cluster.all_of(Event, since) if e.kind == "released"]
+
+
 def test_a_drained_device_that_cannot_serve_says_so_and_waits_for_nobody() -> None:
     cluster, first = cluster_of(3)
     lack(cluster, 2, 3)
