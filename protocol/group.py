@@ -327,6 +327,9 @@ class Group:
         voter = self.voter
         if self.role is Role.WAITING and now >= voter.abstain_until:
             self.role = Role.SECONDARY
+        if self.role is Role.CANDIDATE and self.stopping:
+            # Nobody may be left to vote, and the process would wait for that.
+            self._become_secondary(out, now)
         self._step_down_if_late(out, now)
         alone = len(voter.electorate.voters) == 1 and self.claims
         if alone and now - self.lease.confirmed >= self.timing.interval:

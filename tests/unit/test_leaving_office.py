@@ -5,13 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from protocol.changes import Change, PutVirtualServer, SetDevice
-from protocol.effects import Acquire, Event, Fitness, Outcome, Propose, Stop
+from protocol.effects import Acquire, Event, Fitness, Outcome, Propose, Stop, Stopped
 from protocol.flows import Behind
 from protocol.flush import PRESSING_NS
 from protocol.ids import DeviceId
+from protocol.messages import Vote
 from protocol.moving import LOOK_NS, PATIENCE_NS
 from protocol.rendering import document_of
 from protocol.timing import MILLISECOND, SECOND
+from protocol.view import Role
 from tests.unit.cluster import RDP, Cluster, server
 
 LACKS = Behind(((RDP, "is still being told the flows of the primary"),))
@@ -177,3 +179,17 @@ def test_it_serves_on_while_nobody_who_is_named_can_be_a_voter() -> None:
     cluster.run(5_000)
     assert cluster.primary() == other
     assert handed_over_by(cluster, since) == [a]
+
+
+def test_a_candidate_that_nobody_elects_any_more_ends_at_once() -> None:
+    cluster, first = cluster_of(3)
+    second, third = (each.id for each in cluster.devices[1:])
+    cluster.drop = lambda a, b, m: isinstance(m, Vote) and m.group == RDP
+    cluster.kill(first)
+    cluster.run_until(lambda: cluster.view(second).role is Role.CANDIDATE)
+    cluster.kill(third)
+    cluster.run(3_000)
+    since = cluster.now
+    cluster.give(second, Stop())
+    cluster.run(100)
+    assert [who for _, who, _ in cluster.all_of(Stopped, since)] == [second]
