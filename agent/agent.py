@@ -147,6 +147,7 @@ class Agent:
             device=self.device,
             config=loaded.config or Config(),
             committed=loaded.committed,
+            in_force=loaded.in_force,
             ballots=loaded.ballots,
             now=boottime(),
             random=self._random,

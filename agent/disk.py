@@ -57,6 +57,8 @@ class Loaded:
     """Greater than in every former life; durable already."""
     notes: tuple[str, ...]
     """Sentences for the operator about files that were set aside."""
+    in_force: Config | None = None
+    """The configuration at ``committed``, if ``config`` is newer and this one is still there."""
     conflicts: tuple[Kept, ...] = ()
     local: Local | None = None
     gateways: LastSeen = NOTHING_SEEN
@@ -177,6 +179,11 @@ class Disk:
                     "no configuration is left: join the Site again with `halbctl join TOKEN`"
                 )
         config, committed = stored or (None, NO_REVISION)
+        in_force = None
+        if config is not None and config.revision != committed and not config_damaged:
+            # What no majority confirmed, perhaps for want of one: serve on with what was before.
+            former = self._read(self._previous, _parse_config)
+            in_force = former[0] if former and former[0].revision == committed else None
         conflicts = self._read(self._conflicts, _parse(_ConflictsContent))
         local = self._read(self._local, _parse(Local)) if config else None
         gateways = self._read(self._gateways, _parse(LastSeen)) if config else None
@@ -192,6 +199,7 @@ class Disk:
             else {},
             config=config,
             committed=committed,
+            in_force=in_force,
             incarnation=incarnation,
             notes=tuple(self._notes),
             local=local,

@@ -45,12 +45,14 @@ class Configuration:
         local: Local | None,
         gate: Gate,
         audience: Container[DeviceId],
+        in_force: Config | None = None,
     ) -> None:
-        """``audience``: the devices that this one is connected to."""
+        """``audience``: the devices that this one is connected to.
+        ``in_force``: as of :class:`Replica`."""
         self.me = me
         self.random = random
         self.audience = audience
-        self.replica = Replica(config, committed)
+        self.replica = Replica(config, committed, in_force)
         self.coordinator: Coordinator | None = None
         self.gate = gate
         self.restarted = config.revision != NO_REVISION

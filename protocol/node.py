@@ -95,6 +95,7 @@ class Node:
         device: DeviceId,
         config: Config,
         committed: Revision,
+        in_force: Config | None = None,
         ballots: Mapping[GroupId, Ballot],
         now: int,
         random: Random,
@@ -107,6 +108,7 @@ class Node:
         protocol: Range = OURS,
     ) -> None:
         """``unix_offset``: nanoseconds from this clock to Unix time, until :class:`WallClock`.
+        ``in_force``: the configuration at ``committed``, if it is known where ``config`` is newer.
         ``ballots_lost``: a configuration was found on disk but no ballots that
         can be trusted; the device votes again once it has heard a primary.
         """
@@ -114,12 +116,12 @@ class Node:
         self.contacts: dict[DeviceId, Contact] = {}
         contacts = self.contacts
         self.configuration = Configuration(
-            device, config, committed, random, retention, local, Gate(device, protocol), contacts
-        )
-        restarted = self.configuration.restarted
+            device, config, committed, random, retention, local, Gate(device, protocol), contacts,
+            in_force,
+        )  # fmt: skip
         self.groups = Groups(
-            device, random, ballots, now=now,
-            restarted=restarted, ballots_lost=ballots_lost, unix=now + unix_offset,
+            device, random, ballots, now=now, ballots_lost=ballots_lost, unix=now + unix_offset,
+            restarted=self.configuration.restarted,
         )  # fmt: skip
         self.beats = Beats(self.groups.by_id, contacts, incarnation)
         self.groups.heard = self.beats.heard

@@ -22,7 +22,8 @@ from protocol.outbox import Outbox
 class Replica:
     """The stored configuration, its uncommitted tail and what is durable of it."""
 
-    def __init__(self, config: Config, committed: Revision) -> None:
+    def __init__(self, config: Config, committed: Revision, in_force: Config | None = None) -> None:
+        """``in_force``: what was so before a restart, if known where ``config`` is newer."""
         self.stored = config
         """Newest configuration of this device, durable or about to be."""
         self.durable = config.revision
@@ -36,6 +37,8 @@ class Replica:
             self.committed = config
         else:
             self._tail.append(config)
+            if in_force is not None and in_force.revision == committed:
+                self.committed = in_force
 
     def append(self, config: Config, out: Outbox) -> None:
         """Take ``config`` as the newest; it is acked once durable."""

@@ -135,6 +135,8 @@ class Disk:
     """What is durable. Writes are atomic: old or new, never a mixture."""
 
     config: Config = field(default_factory=Config)
+    former: Config = field(default_factory=Config)
+    """The configuration before."""
     committed: Revision = NO_REVISION
     ballots: dict[GroupId, Ballot] = field(default_factory=dict)
     incarnation: int = 0

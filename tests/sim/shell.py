@@ -98,6 +98,7 @@ class Process:
             device=machine.id,
             config=disk.config,
             committed=disk.committed,
+            in_force=disk.former,
             ballots=dict(disk.ballots),
             now=machine.clock.local(world.now),
             random=Random(world.seed * 1009 + machine.index * 31 + disk.incarnation),
@@ -275,5 +276,6 @@ class Process:
         """The oldest configuration that waits for the disk becomes durable."""
         config, committed = self.writes.popleft()
         self.world.checker.storing(self, config, committed)
+        self.machine.disk.former = self.machine.disk.config
         self.machine.disk.config = config
         self.machine.disk.committed = committed

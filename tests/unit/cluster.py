@@ -67,6 +67,8 @@ class Cluster:
         self.nodes: dict[DeviceId, Node] = {}
         self.ballots: dict[DeviceId, dict[GroupId, Ballot]] = {}
         self.disks: dict[DeviceId, tuple[Config, Revision]] = {}
+        self.former: dict[DeviceId, Config] = {}
+        """What each device had stored before the last time."""
         self.effects: list[tuple[int, DeviceId, Effect]] = []
         self.drop: Callable[[DeviceId, DeviceId, object], bool] = lambda a, b, m: False
         self.flush_ns = FLUSH_NS
@@ -86,7 +88,7 @@ class Cluster:
         self.nodes[id_] = Node(
             device=id_, config=config, committed=committed, ballots=self.ballots[id_],
             now=self.now, random=Random(id_), incarnation=self.now + 1, version="1.0.0",
-            ballots_lost=lost,
+            ballots_lost=lost, in_force=self.former.get(id_),
         )  # fmt: skip
 
     def give(self, id_: DeviceId, item: Input, after: int = 0) -> None:
@@ -141,6 +143,8 @@ class Cluster:
                     self._votes[id_, number] = ballots
                     self.give(id_, BallotsStored(number), self.vote_ns.get(id_, 0))
                 case PersistConfig(config, committed):
+                    if id_ in self.disks:
+                        self.former[id_] = self.disks[id_][0]
                     self.disks[id_] = (config, committed)
                     self.give(id_, ConfigStored(config.revision), DISK_NS)
                 case Flush(group, to):

@@ -372,3 +372,19 @@ def test_a_damaged_record_of_gateways_is_said_and_costs_nothing_else(
     assert loaded.gateways == NOTHING_SEEN
     assert loaded.config == NEW
     assert "gateways was set aside as gateways.corrupt-1" in loaded.notes[0]
+
+
+def test_what_was_in_force_is_found_beside_what_was_only_stored(folder: Path) -> None:
+    fill(folder)
+    loaded = once(folder)
+    assert (loaded.config, loaded.committed) == (NEW, OLD.revision)
+    assert loaded.in_force == OLD
+
+
+def test_nothing_else_is_taken_for_what_was_in_force(folder: Path) -> None:
+    fill(folder)
+    disk = Disk.open(folder)
+    disk.load()
+    disk.save_config(NEW.edited(Edit(), 3), OLD.revision)
+    disk.close()
+    assert once(folder).in_force is None

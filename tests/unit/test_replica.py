@@ -46,3 +46,11 @@ def test_after_a_restart_nothing_older_is_put_in_force() -> None:
     assert replica.committed == Config()
     replica.take_committed(known, out)
     assert replica.committed == known
+
+
+def test_what_was_in_force_is_so_again_where_newer_was_only_stored() -> None:
+    known = site()
+    replica = Replica(next_of(known), known.revision, known)
+    assert (replica.committed, replica.kept) == (known, known.revision)
+    replica = Replica(next_of(next_of(known)), next_of(known).revision, known)
+    assert replica.committed == Config()

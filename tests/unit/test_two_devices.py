@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.effects import Acquire, Announce, Event, Force, Outcome, ProbeArbiter
+from protocol.changes import SetDevice
+from protocol.effects import Acquire, Announce, Event, Force, Outcome, ProbeArbiter, Propose
 from protocol.errors import Refused
 from protocol.timing import Profile, Timing
 from protocol.view import Role
@@ -230,6 +231,24 @@ def test_without_wait_for_peer_a_device_that_starts_serves_alone() -> None:
     pair.restart(pair.second)
     pair.run(2000)
     assert pair.primaries() == [pair.second]
+
+
+def test_so_does_one_with_a_change_on_its_disk_that_the_other_did_not_confirm() -> None:
+    pair = Pair(wait_for_peer=False)
+    pair.settled()
+    coordinator = pair.nodes[pair.first].view().coordinator
+    assert coordinator is not None
+    pair.crash(pair.other(coordinator))
+    name = next(d.name for d in pair.devices if d.id == coordinator)
+    pair.give(coordinator, Propose("c", SetDevice(name, drained=True), None, 0))
+    pair.run(5000)
+    config, committed = pair.disks[coordinator]
+    assert config.revision > committed
+    assert pair.primaries() == [coordinator]
+    pair.crash(coordinator)
+    pair.restart(coordinator)
+    pair.run(2000)
+    assert pair.primaries() == [coordinator]
 
 
 def test_serve_takes_over_without_an_arbiter_and_hold_waits_for_an_operator() -> None:
