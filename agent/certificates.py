@@ -2,6 +2,10 @@
 
 Authorities are the host's own (``ssl.get_default_verify_paths``). Loading them
 takes tens of milliseconds, so that is done in a worker, and again each hour.
+
+Handshakes take place in the loop, so what one may cost is not for a gateway to say: groups for
+Diffie-Hellman of its own making (``kDHE``, TLS 1.2 and older) may have 10,000 bits, and took 0.9 s,
+longer than a lease lives. Who has nothing else to offer does not pass.
 """
 
 from __future__ import annotations
@@ -35,7 +39,10 @@ class Contexts:
 
 def strict() -> ssl.SSLContext:
     """Only what the host's authorities vouch for, and by its right name."""
-    return ssl.create_default_context()
+    context = ssl.create_default_context()
+    usual = (each["name"] for each in context.get_ciphers() if each["kea"] != "kx-dhe")
+    context.set_ciphers(":".join(usual))
+    return context
 
 
 def lenient() -> ssl.SSLContext:
@@ -44,7 +51,7 @@ def lenient() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
-    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.set_ciphers("DEFAULT:!kDHE:@SECLEVEL=0")
     return context
 
 

@@ -139,3 +139,13 @@ def server_context(folder: Path, name: str, days: float) -> tuple[ssl.SSLContext
     public = folder / "authority.pem"
     public.write_text(shown, encoding="ascii")
     return context, public
+
+
+def with_own_groups(context: ssl.SSLContext, folder: Path, bits: int) -> None:
+    """Have a server offer nothing but Diffie-Hellman, modulo an odd number of so many bits."""
+    path = folder / "group.pem"
+    group = _sequence(_integer(Random(bits).getrandbits(bits) | 1 << (bits - 1) | 1), _integer(2))
+    path.write_text(_pem("DH PARAMETERS", group), encoding="ascii")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("kDHE:@SECLEVEL=0")
+    context.load_dh_params(str(path))
