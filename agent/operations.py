@@ -304,7 +304,7 @@ class Operations:
             raise InvalidInput(f"{op.uses} uses are out of range", f"Use 1 to {MAX_USES}.")
         token_id, secret = secrets.token_hex(8), secrets.token_hex(16)
         expires_at = int(time.time()) + op.ttl
-        put = PutToken(token_id, digest_of(secret), expires_at, op.uses, op.by)
+        put = PutToken(token_id, digest_of(secret), expires_at, op.uses, op.by, op.by_key)
         await self._propose(request, put, None, patience(TOKEN_S))
         text = self._token(token_id, secret, expires_at).encode()
         return api.TokenCreated(text, token_id, expires_at, op.uses)

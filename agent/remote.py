@@ -103,19 +103,20 @@ class RemoteServer:
     def let_in(self, operators: Iterable[Operator]) -> None:
         """The whole set; who is not in it any more has no word from now on."""
         wanted = {each.public_key.encode(): each.name for each in operators}
-        gone = [self._sessions.pop(key) for key in self._sessions.keys() - wanted.keys()]
+        others = [key for key, each in self._sessions.items() if wanted.get(key) != each.name]
+        gone = [self._sessions.pop(key) for key in others]
         self._allowed.keys = wanted
         for session in gone:
             _log.warning("operator %s was removed", session.name)
             session.requests.dismiss(_removed(session.name))
         for key in wanted.keys() - self._sessions.keys():
-            self._sessions[key] = self._new_session(wanted[key])
+            self._sessions[key] = self._new_session(wanted[key], key.decode())
         if gone and self._socket is not None:
             self._in_background(self._end_connections(gone))
 
-    def _new_session(self, name: str) -> _Session:
+    def _new_session(self, name: str, key: str) -> _Session:
         async def carry_out(request: api.Request) -> api.Result:
-            return await self._carry_out_for(name, request)
+            return await self._carry_out_for(name, _signed(request, name, key))
 
         requests = Requests(carry_out, self._watch, self._send, AT_WORK)
         return _Session(name, Rate(RATE, BURST), requests)
@@ -145,7 +146,7 @@ class RemoteServer:
                     f"a device cannot be told over the network to {what}",
                     f"Run `halbctl {what}` on its host.",
                 )
-            result = await self._carry_out(_signed(request, name))
+            result = await self._carry_out(request)
         except HalbError as error:
             _log.info("operator %s: %s: refused: %s", name, what, error.message)
             raise
@@ -197,13 +198,13 @@ class RemoteServer:
             self._context.destroy()
 
 
-def _signed(request: api.Request, name: str) -> api.Request:
-    """``request`` with its operator's name where the Site remembers who let somebody in."""
+def _signed(request: api.Request, name: str, key: str) -> api.Request:
+    """``request`` with its operator's name and key where the Site remembers who let somebody in."""
     replace, op = msgspec.structs.replace, request.op
     if isinstance(op, api.CreateToken):
-        return replace(request, op=replace(op, by=name))
+        return replace(request, op=replace(op, by=name, by_key=key))
     if isinstance(op, api.PutChange) and isinstance(op.change, PutToken | PutOperator):
-        return replace(request, op=replace(op, change=replace(op.change, by=name)))
+        return replace(request, op=replace(op, change=replace(op.change, by=name, by_key=key)))
     return request
 
 

@@ -78,6 +78,8 @@ class CreateToken(msgspec.Struct, frozen=True, tag_field="op", tag="token-create
     """1 to 1000."""
     by: str = ""
     """Who asks over the network is named by the device that is asked, whatever stands here."""
+    by_key: str = ""
+    """So is his public key."""
 
 
 class ListTokens(msgspec.Struct, frozen=True, tag_field="op", tag="token-list"):

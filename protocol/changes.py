@@ -179,6 +179,8 @@ class PutToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-put")
     uses: int
     by: str = ""
     """Name of the operator who asks over the network."""
+    by_key: str = ""
+    """His public key."""
 
 
 class RevokeToken(msgspec.Struct, frozen=True, tag_field="change", tag="token-revoke"):
@@ -194,6 +196,8 @@ class PutOperator(msgspec.Struct, frozen=True, tag_field="change", tag="operator
     public_key: str
     by: str = ""
     """Name of the operator who asks over the network."""
+    by_key: str = ""
+    """His public key."""
 
 
 class RemoveOperator(msgspec.Struct, frozen=True, tag_field="change", tag="operator-remove"):
@@ -270,14 +274,14 @@ def _access_edit(
     config: Config, change: PutToken | RevokeToken | PutOperator | RemoveOperator, unix_s: int
 ) -> Edit:
     match change:
-        case PutToken(id, digest, expires_at, uses, by):
-            operators.require_known(config, by)
+        case PutToken(id, digest, expires_at, uses, by, key):
+            operators.require_known(config, by, key)
             token = Token(id=id, digest=digest, expires_at=expires_at, uses_left=uses, by=by)
             return admission.put_token(config, token, unix_s)
         case RevokeToken(id):
             return admission.revoke_token(config, id)
-        case PutOperator(name, public_key, by):
-            operators.require_known(config, by)
+        case PutOperator(name, public_key, by, key):
+            operators.require_known(config, by, key)
             return operators.put(config, name, public_key, unix_s, by)
         case RemoveOperator(name):
             return operators.remove(config, name)

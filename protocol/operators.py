@@ -14,10 +14,18 @@ from protocol.shown import shown
 from protocol.validate import check_public_key
 
 
-def require_known(config: Config, by: str) -> None:
-    """Raise where ``by`` asked for a way in as an operator and is none any more."""
-    if by and by not in config.operators:
-        raise Refused(f"operator {shown(by)} was removed from the Site", "Nothing was changed.")
+def require_known(config: Config, by: str, key: str) -> None:
+    """Raise where ``by`` asked for a way in as an operator and is none any more.
+
+    The name may be given to another key by then, as where the one he had was stolen. A device of
+    a release that does not say it leaves ``key`` empty.
+    """
+    known = config.operators.get(by)
+    if by and (known is None or key not in ("", known.public_key)):
+        raise Refused(
+            f"operator {shown(by)} was removed from the Site, or has another key now",
+            "Nothing was changed.",
+        )
 
 
 def put(config: Config, name: str, public_key: str, unix_s: int, by: str = "") -> Edit:

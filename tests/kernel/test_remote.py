@@ -207,8 +207,8 @@ def test_a_way_in_bears_the_name_of_who_made_it_whatever_the_request_says(host: 
     alice = sockets.new_key_pair()
     token, bob = PutToken("7" * 16, "d" * 64, 1, 1), PutOperator("bob", "b" * 40)
     forged: list[api.Op] = [
-        api.CreateToken(60, 1, "bob"),
-        api.PutChange(msgspec.structs.replace(token, by="bob")),
+        api.CreateToken(60, 1, "bob", "b" * 40),
+        api.PutChange(msgspec.structs.replace(token, by="bob", by_key="b" * 40)),
         api.PutChange(bob),
     ]
 
@@ -219,10 +219,24 @@ def test_a_way_in_bears_the_name_of_who_made_it_whatever_the_request_says(host: 
                 client.send(op, str(number))
                 await client.reply()
         assert door.asked == [
-            api.CreateToken(60, 1, "alice"),
-            api.PutChange(msgspec.structs.replace(token, by="alice")),
-            api.PutChange(msgspec.structs.replace(bob, by="alice")),
+            api.CreateToken(60, 1, "alice", alice.public),
+            api.PutChange(msgspec.structs.replace(token, by="alice", by_key=alice.public)),
+            api.PutChange(msgspec.structs.replace(bob, by="alice", by_key=alice.public)),
         ]
+
+    run(host, scenario)
+
+
+def test_a_key_that_has_another_name_now_is_known_by_that(host: Inside) -> None:
+    alice = sockets.new_key_pair()
+
+    async def scenario(door: Door) -> None:
+        door.server.let_in([operator("alice", alice)])
+        door.server.let_in([operator("alicia", alice)])
+        async with visiting(door, alice) as (client,):
+            client.send(api.CreateToken(60, 1), "1")
+            await client.reply()
+        assert door.asked == [api.CreateToken(60, 1, "alicia", alice.public)]
 
     run(host, scenario)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from protocol.changes import Change, PutOperator, PutToken, RemoveOperator, describe
@@ -72,6 +73,18 @@ def test_a_removed_operator_leaves_no_way_in_by_what_was_still_under_way() -> No
     for change in late:
         after(with_alice(), change)
         refused(site(), change, Refused, "'alice' was removed")
+
+
+def test_who_has_a_removed_operators_name_now_lets_nobody_in_for_him() -> None:
+    renewed = after(after(with_alice(), RemoveOperator("alice")), PutOperator("alice", OTHER))
+    late = (
+        PutToken("7" * 16, digest_of("s"), NOW + 60, 1, "alice", KEY),
+        PutOperator("bob", "b" * 40, "alice", KEY),
+    )
+    for change in late:
+        after(with_alice(), change)
+        refused(renewed, change, Refused, "'alice'", "another key")
+        after(renewed, msgspec.structs.replace(change, by_key=OTHER))
 
 
 def test_who_let_an_operator_in_is_kept() -> None:
