@@ -31,6 +31,8 @@ _WORDS = {
     "object": "a mapping",
     "null": "nothing",
 }
+_LONGEST_KEY = 64
+"""Characters of a key that is shown as it is."""
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
 
@@ -64,7 +66,7 @@ def _check_keys(data: object, kind: Any, form: Format, path: str) -> None:
         return
     fields = _fields(kind)
     for key, value in data.items():
-        here = _join(path, key if isinstance(key, str) else shown(key))
+        here = _join(path, _key(key))
         if key not in fields:
             _refuse_key(key, here, list(fields), form)
         part, listed = _struct_in(fields[key]), get_origin(fields[key]) is tuple
@@ -80,10 +82,14 @@ def _check_keys(data: object, kind: Any, form: Format, path: str) -> None:
                 _check_keys(item, part, form, f"{here}[{index}]")
 
 
+def _key(key: object) -> str:
+    return key if isinstance(key, str) and len(key) <= _LONGEST_KEY else shown(key)
+
+
 def _refuse_key(key: object, here: str, known: list[str], form: Format) -> NoReturn:
     if isinstance(key, str) and key in form.later_keys:
         raise InvalidInput(f"`{here}` is not supported in this release", form.later_keys[key])
-    raise InvalidInput(f"`{here}` is not a known key", nearest(str(key), known))
+    raise InvalidInput(f"`{here}` is not a known key", nearest(_key(key), known))
 
 
 def _explain(problem: str, data: object, kind: Any, form: Format, where: str) -> NoReturn:
