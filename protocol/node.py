@@ -113,8 +113,7 @@ class Node:
         can be trusted; the device votes again once it has heard a primary.
         """
         self.me = device
-        self.contacts: dict[DeviceId, Contact] = {}
-        contacts = self.contacts
+        contacts = self.contacts = dict[DeviceId, Contact]()
         self.configuration = Configuration(
             device, config, committed, random, retention, local, Gate(device, protocol), contacts,
             in_force,

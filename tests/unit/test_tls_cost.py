@@ -10,7 +10,8 @@ from agent import certificates as settings
 from agent.probes import Verdict
 from protocol.objects import Check
 from tests.unit.certificates import server_context, with_own_groups
-from tests.unit.test_talks import ask, is_silent, run, serving
+from tests.unit.listening import run
+from tests.unit.test_talks import ask, is_silent, serving
 
 
 @pytest.mark.parametrize("verify", [False, True])
