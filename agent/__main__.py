@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,10 @@ much, after each system call of the loop: with many checks, which are many calls
 AT_HAND = 6
 """Threads for what operators ask and what is done now and then, such as counting flows."""
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
+WITHOUT_MEANING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""What other daemons read their settings anew for, or reopen their logs."""
+
 _log = logging.getLogger("halb")
 
 
@@ -40,8 +45,12 @@ async def run(settings: Settings, disk: Disk) -> None:
     """Work until SIGTERM or SIGINT, then stop cleanly."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # Who closes the terminal that it runs in wants its end.
+    stops = (*STOPS, signal.SIGHUP) if os.isatty(0) else STOPS
+    for number in stops:
         loop.add_signal_handler(number, stop.set)
+    for number in set(WITHOUT_MEANING) - set(stops):
+        loop.add_signal_handler(number, _log.warning, "%s means nothing here", number.name)
     manager = service_manager()
     agent = Agent(settings, disk, disk.load(), release())
     loop.set_default_executor(workers("halb-work", AT_HAND))
@@ -60,14 +69,26 @@ async def run(settings: Settings, disk: Disk) -> None:
     tell_ready(manager)
     await stop.wait()
     # A second signal is for those who cannot wait: the kernel lease ends by itself.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in stops:
         loop.remove_signal_handler(number)
     _log.info("stopping")
     await agent.stop()
 
 
+def stand_in() -> None:
+    """Open the null device in place of each standard file that this process was started without.
+
+    The next file to be opened would have its number: what others write there would go to it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    stand_in()
     try:
         settings = read_settings(
             sys.argv[1:] if arguments is None else arguments, version=release()
