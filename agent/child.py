@@ -8,8 +8,10 @@ foreign function, lets the other threads go on.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
+import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,11 @@ _CLOSE_FROM = getattr(_libc, "posix_spawn_file_actions_addclosefrom_np", None)
 """Closes what libraries left open for children; glibc has it since 2.34."""
 
 
+_TIED = ("setpriv", "--pdeathsig", "KILL", "--")
+"""What follows is killed when the thread that started it ends, however it does. Of util-linux;
+``posix_spawn`` has no word for it."""
+
+
 class TooSlow(Exception):
     """The child did not end in time, and was killed."""
 
@@ -36,9 +43,14 @@ def run(
     """Run a program of the path on these files, and wait in this thread; its exit status.
 
     It has this thread's scheduling policy and priority, whether others inherit them or not.
+    It does not outlive this process, where the host has ``setpriv``: what it would do late
+    would undo what the next life of this one has done by then.
     A signal that ended it counts below zero. Raises OSError where it cannot be started,
     :class:`TooSlow` after ``timeout`` seconds.
     """
+    if shutil.which(argv[0]) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), argv[0])
+    tied = _TIED if shutil.which(_TIED[0]) else ()
     files = (given.fileno(), printed.fileno(), said.fileno())
     policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK
     priority = ctypes.c_int(os.sched_getparam(0).sched_priority)
@@ -47,7 +59,7 @@ def run(
         _demand(_libc.posix_spawnattr_setschedpolicy(attributes, policy))
         _demand(_libc.posix_spawnattr_setschedparam(attributes, ctypes.byref(priority)))
         _demand(_libc.posix_spawnattr_setflags(attributes, ctypes.c_short(_SCHEDULER)))
-        pid = _spawn(argv, os.environb, actions, attributes)
+        pid = _spawn((*tied, *argv), os.environb, actions, attributes)
     in_time = False
     try:
         in_time = _ends_within(pid, timeout)
