@@ -25,7 +25,7 @@ from agent.clock import Deadlines, next_round
 from agent.dataplane import DataPlane, Desired, Reconciled
 from agent.draining import Draining
 from agent.flows import Flows
-from agent.gateway_news import GatewayNews
+from agent.gateway_news import GatewayNews, Remembering
 from agent.host import HostWatch
 from agent.kernel import Kernel
 from agent.lasting import lasting
@@ -36,7 +36,7 @@ from agent.meter import Meter
 from agent.neighbour import mac_of
 from agent.outlook import Outlook
 from agent.passive import Passive
-from agent.presence import Presence, PresenceNews
+from agent.presence import Presence
 from agent.repertoire import repertoire
 from agent.settings import Settings
 from agent.staying import NEVER, settled
@@ -78,7 +78,7 @@ class Carrier:
         random: Random,
         deliver: Callable[[Input], None],
         flows: Flows,
-        news: PresenceNews,
+        news: Remembering,
         memory: Memory,
     ) -> None:
         self.device = device
@@ -108,7 +108,7 @@ class Carrier:
         now = self._loop.time()
         self._absences = Absences({key: now - age for key, age in memory.ages.items()}, now)
         self._leftovers = Leftovers()
-        self._gateway_news = GatewayNews(news.on_event)
+        self._gateway_news = GatewayNews(news.on_event, news.history.texts)
         self.passive = Passive(self._led, self.checks.suspect)
         self.vips: Vips | None = None
         self.presence: Presence | None = None

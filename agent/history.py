@@ -156,6 +156,10 @@ class History:
         wanted = [e for e in self._known.values() if virtual_server in (None, e.virtual_server)]
         return tuple(sorted(wanted[-limit:], key=lambda e: e.at)) if limit > 0 else ()
 
+    def texts(self, kind: str) -> Iterator[tuple[GroupId | None, str]]:
+        """What the entries of a kind say, and of which Virtual Server, as they came."""
+        return ((e.uid, e.text) for e in self._known.values() if e.kind == kind)
+
     def named(self, entry: HistoryEntry) -> HistoryEntry:
         """``entry``, of a Virtual Server that is deleted already with the name that it had."""
         if entry.virtual_server or entry.uid is None:

@@ -29,11 +29,16 @@ def why() -> dict[GatewayKey, str]:
     return {ONE: REASON}
 
 
-def told(scenario: Callable[[GatewayNews], None]) -> list[str]:
+def told(scenario: Callable[[GatewayNews], None], *before: str) -> list[str]:
+    """What ``scenario`` tells a history that has ``before``."""
     events: list[Event] = []
 
+    def said(kind: str) -> list[tuple[GroupId | None, str]]:
+        assert kind == "gateway"
+        return [*((RDP, text) for text in before), *((e.group, e.text) for e in events)]
+
     async def main() -> None:
-        scenario(GatewayNews(events.append))
+        scenario(GatewayNews(events.append, said))
 
     run(main())
     assert all((event.kind, event.group) == ("gateway", RDP) for event in events)
@@ -106,15 +111,34 @@ def test_how_a_gateway_is_at_last_is_told_later_where_that_was_left_out(
     ]
 
 
-def test_a_device_that_is_not_primary_any_more_owes_the_history_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+DOWN = f"gateway gw1 is down: {REASON}"
+
+
+@pytest.mark.parametrize("before", [(), (DOWN, "gateway gw1 is up again")])
+def test_a_new_primary_tells_what_it_sees_down_and_the_history_does_not_say(
+    before: tuple[str, ...],
 ) -> None:
     def scenario(news: GatewayNews) -> None:
-        monkeypatch.setattr(news, "_rate", Rate(0.0, 1.0))
+        news.observe([SERVER], frozenset({ONE}), why, set())
         news.observe([SERVER], frozenset({ONE}), why, {RDP})
-        news.observe([SERVER], frozenset(), dict, {RDP})
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
+
+    assert told(scenario, *before) == [DOWN]
+
+
+def test_a_new_primary_does_not_repeat_what_the_one_before_told() -> None:
+    def scenario(news: GatewayNews) -> None:
+        news.observe([SERVER], frozenset({ONE}), why, set())
+        news.observe([SERVER], frozenset({ONE}), why, {RDP})
+
+    assert told(scenario, DOWN) == []
+
+
+def test_a_new_primary_that_sees_up_what_the_history_has_as_down_tells_that() -> None:
+    def scenario(news: GatewayNews) -> None:
         news.observe([SERVER], frozenset(), dict, set())
-        monkeypatch.setattr(news, "_rate", Rate(1.0, BURST))
         news.observe([SERVER], frozenset(), dict, {RDP})
 
-    assert len(told(scenario)) == 1
+    assert told(scenario, f"{DOWN} (3 more such changes were left out)") == [
+        "gateway gw1 is up again"
+    ]
