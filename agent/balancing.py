@@ -70,10 +70,11 @@ class Balancer:
         self._now = now
         self._servers: tuple[VirtualServer, ...] = ()
         self._down: frozenset[GatewayKey] = frozenset()
-        self._able: dict[GroupId, frozenset[str]] = {}
-        """Gateways that took flows when last seen, of each Virtual Server that was seen."""
-        self._since: dict[GatewayKey, float] = {}
-        """When each gateway came back that still grows."""
+        self._able: dict[GroupId, dict[str, str]] = {}
+        """Names of the gateways that took flows when last seen, by address: a host that has
+        another one's name is new, and one that was renamed is not."""
+        self._since: dict[tuple[GroupId, str], float] = {}
+        """When each address came back that still grows."""
         self._leaning: dict[GatewayKey, int] = {}
         self._full: frozenset[GatewayKey] = frozenset()
         self._counts: Mapping[GatewayKey, int] = {}
@@ -86,15 +87,16 @@ class Balancer:
         """What is served now, and whom this device sees down."""
         self._servers, self._down = tuple(servers), down
         for vs in self._servers:
-            able = frozenset(g.name for g in vs.gateways if takes_flows(vs, g, down))
-            for name in able - self._able.get(vs.uid, able):
-                self._since[vs.uid, name] = self._now()
+            able = {g.address: g.name for g in vs.gateways if takes_flows(vs, g, down)}
+            for address in able.keys() - self._able.get(vs.uid, able):
+                self._since[vs.uid, address] = self._now()
             self._able[vs.uid] = able
         served = {vs.uid for vs in self._servers}
         self._able = {uid: able for uid, able in self._able.items() if uid in served}
-        for each in (self._since, self._leaning):
-            for uid, name in [k for k in each if k[1] not in self._able.get(k[0], ())]:
-                del each[uid, name]
+        for key in [k for k in self._since if k[1] not in self._able.get(k[0], ())]:
+            del self._since[key]
+        for key in [k for k in self._leaning if k[1] not in self._able.get(k[0], {}).values()]:
+            del self._leaning[key]
         if not any(map(_needs_counts, self._servers)):
             self._soon = {}
         self._fill()
@@ -110,7 +112,7 @@ class Balancer:
         now = self._now()
         for vs in self._servers:
             for gateway in vs.gateways:
-                since = self._since.get((vs.uid, gateway.name))
+                since = self._since.get((vs.uid, gateway.address))
                 if since is None or not vs.slow_start:
                     continue
                 steps = int((now - since) * 100 / GROWTH_STEP / vs.slow_start) + 1

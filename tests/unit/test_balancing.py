@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.balancing import LEAST_HORIZON, MAX_MOVED, Balancer, lean
 from agent.distribution import AT_REST, Moment
@@ -94,6 +95,17 @@ def test_a_gateway_that_was_drained_or_is_new_grows_too(balancer: Balancer) -> N
     balancer.observe([vs], down())
     balancer.observe([server(slow_start=20)], down())
     assert balancer.moment.growing == {(UID, "gw2"): 5}
+
+
+def test_another_host_under_the_name_of_one_grows_and_one_that_is_renamed_does_not(
+    balancer: Balancer,
+) -> None:
+    vs = server(slow_start=20)
+    balancer.observe([vs], down())
+    one, two, *rest = vs.gateways
+    moved, renamed = replace(one, address="10.0.0.9"), replace(two, name="new")
+    balancer.observe([replace(vs, gateways=(moved, renamed, *rest))], down())
+    assert balancer.moment.growing == {(UID, "gw1"): 5}
 
 
 def test_nothing_grows_when_an_agent_starts_or_without_slow_start(balancer: Balancer) -> None:
