@@ -2,7 +2,8 @@
 
 ``down``: no primary is known, or no gateway can take a new connection.
 ``degraded``: it works, but a gateway or device of it does not, or the next
-failure would end it. Each state but ``ok`` says why, in sentences.
+failure would end it; or its primary is not heard, and nobody knows yet whether it
+works. Each state but ``ok`` says why, in sentences.
 """
 
 from __future__ import annotations
@@ -211,6 +212,9 @@ def _why_degraded(
     devices: tuple[VirtualServerDevice, ...],
     gateways: tuple[GatewayStatus, ...],
 ) -> Iterator[str]:
+    primary = picture.primary(server.uid)
+    if primary is not None and picture.state(primary) is PeerState.SUSPECT:
+        yield f"{picture.name(primary)} is not heard: whether it still serves is not known here"
     for gateway in gateways:
         if gateway.state == "down":
             yield f"gateway {gateway.name} is down{_because(gateway.reason)}"

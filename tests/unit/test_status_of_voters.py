@@ -47,3 +47,11 @@ def test_a_profile_that_waits_for_both_of_two_devices_is_said_so() -> None:
     assert site.rdp().notes[0] == (
         "profile normal stays in force until both devices are there to agree on fast"
     )
+
+
+def test_a_primary_that_is_not_heard_is_not_said_to_serve() -> None:
+    site = Site()
+    site.states[B] = PeerState.SUSPECT
+    rdp = site.rdp()
+    assert (rdp.state, rdp.primary) == ("degraded", "b")
+    assert rdp.reasons[0] == "b is not heard: whether it still serves is not known here"
