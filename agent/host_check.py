@@ -21,6 +21,9 @@ from protocol.errors import HalbError
 
 MIN_CONNECTIONS = 65_536
 """A connection table for fewer entries is small for a load balancer."""
+MIN_IDLE_S = 7440
+"""Least time for which a connection of TCP may be silent and live (RFC 5382, 5): hosts ask each
+other every two hours whether they are still there."""
 MIN_MTU = 1280
 """Least that IPv6 allows (RFC 8200)."""
 _TIME_ERROR = 5
@@ -42,6 +45,7 @@ def look(interface: str, *, in_site: bool, forgetful: bool = False) -> tuple[Fin
         "time": clock,
         "firewall": partial(firewalls, forgetful=forgetful),
         "connections": connections,
+        "idle": idle,
     }
     found: list[Finding] = []
     for name, each in checks.items():
@@ -213,3 +217,20 @@ def connections(_: str) -> Iterator[Finding]:
         yield Finding("connections", "warning", f"{said}: few for a load balancer", raise_it)
     else:
         yield Finding("connections", "ok", said)
+
+
+def idle(interface: str) -> Iterator[Finding]:
+    """How long the connection table remembers a connection in which nobody speaks."""
+    seconds = sysctl.read(sysctl.ESTABLISHED, interface)
+    if seconds is None:
+        return
+    if seconds >= MIN_IDLE_S:
+        yield Finding("idle", "ok", f"silent connections are remembered for {seconds} s")
+        return
+    yield Finding(
+        "idle",
+        "warning",
+        f"connections that are silent for {seconds} s are forgotten: with `snat` nobody hears a"
+        " gateway that speaks next, and where no hash tells of the gateway they are reset",
+        f"sysctl -w net.{sysctl.ESTABLISHED.replace('/', '.')}={MIN_IDLE_S} on each device",
+    )

@@ -16,6 +16,8 @@ from agent.capability import CapabilityMissing
 from protocol.errors import HalbError
 
 ROOT = Path("/proc/sys/net")
+ESTABLISHED = "netfilter/nf_conntrack_tcp_timeout_established"
+"""Seconds for which the kernel remembers a silent connection; the host's own matter."""
 
 FORWARDING: tuple[tuple[str, int], ...] = (
     # Forwarding hosts ignore router advertisements unless told 2: before it is turned on.

@@ -125,6 +125,18 @@ def test_a_setting_that_was_turned_off_is_named(patient: Patient) -> None:
     assert "net/ipv4/ip_forward is 0, not 1" in wrong
 
 
+def test_a_short_memory_for_silent_connections_is_named(patient: Patient) -> None:
+    assert not patient.wrong("idle")
+    name = "net.netfilter.nf_conntrack_tcp_timeout_established"
+    before = patient.device.run("sysctl", "-n", name).strip()
+    patient.device.run("sysctl", "-qw", f"{name}=300")
+    try:
+        (wrong,) = patient.wrong("idle")
+    finally:
+        patient.device.run("sysctl", "-qw", f"{name}={before}")
+    assert "silent for 300 s are forgotten" in wrong
+
+
 def test_before_it_joins_what_the_agent_will_set_itself_is_no_problem() -> None:
     with hosts("a") as network:
         device = Device(network, "a")
@@ -168,7 +180,7 @@ def test_an_interface_that_is_gone_is_a_finding_of_its_own_check() -> None:
     assert [f.state for f in found if f.check == "interface"][:1] == ["problem"]
     documented = {"capabilities", "kernel", "settings", "interface", "time", "firewall"}
     assert {f.check for f in found} <= documented | {
-        "connections", "rules", "peers", "gateways", "mtu", "dsr", "agent",
+        "connections", "idle", "rules", "peers", "gateways", "mtu", "dsr", "agent",
     }  # fmt: skip
 
 
