@@ -122,7 +122,9 @@ class Picture:
         """That ``device`` lives and does not get the newest configuration; empty if it does."""
         if device not in self.view.lagging:
             return ""
-        return f"has only revision {self._in_force(device)} of the configuration"
+        said = f"has only revision {self._in_force(device)} of the configuration"
+        # What it tells of itself may be lost on the same way as what it is told.
+        return said if device == self.facts.device else f"{said}, by what it told last"
 
     def lags_in(self, device: DeviceId, group: GroupId) -> str:
         """The same where it therefore would not be elected in the group."""

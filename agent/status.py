@@ -105,8 +105,9 @@ def _about_device(picture: Picture, device: Device) -> Iterator[str]:
         yield silence(device.name, picture.state(device.id))
     elif lags := picture.lags(device.id):
         yield (
-            f"device {device.name}: {lags} and gets no newer one: let it and the others reach each"
-            " other's port 7481 (PORT + 1), also with large packets, or install their release on it"
+            f"device {device.name}: {lags}, and does not get a newer one: let it and the others"
+            " reach each other's port 7481 (PORT + 1), also with large packets, or install their"
+            " release on it"
         )
 
 

@@ -24,7 +24,7 @@ PACE = ("interval", "timeout", "fall", "rise", "port")
 def parse(text: str) -> ListenerDocument:
     """``tcp/443``, ``tcp/443:8443``, ``udp/3000-3010``, ``tcp/all``."""
     match text.partition("/"):
-        case ("tcp" | "udp" as protocol, "/", port):
+        case ("tcp" | "udp" as protocol, "/", port) if port:
             return parse_listener(protocol, port, check=True)
         case _:
             raise InvalidInput(
@@ -40,6 +40,8 @@ def chosen(
     if list(wanted) == [EVERY]:
         return list(listeners)
     known = {item.key: item for item in listeners}
+    if EVERY in wanted:
+        raise InvalidInput(f"{EVERY!r} stands for every listener", "Leave the others out.")
     for key in wanted:
         if key not in known:
             raise InvalidInput(f"{vs!r} has no listener {key!r}", nearest(key, known))

@@ -106,6 +106,8 @@ def test_a_listener_is_added_and_removed(halbctl: Halbctl, peer: Peer) -> None:
         (("edit", "rdp", "udp/443", "--check-command", "'a"), "--check-command"),
         (("add", "rdp", "sctp/443"), "'sctp/443'"),
         (("add", "rdp", "tcp/x"), "'x'"),
+        (("add", "rdp", "tcp/"), "'tcp/' is not a listener"),
+        (("edit", "rdp", "all", "tcp/443", "--client-rate", "1"), "'all' stands for"),
         (("remove", "rdp", "443"), "'443'"),
     ],
 )

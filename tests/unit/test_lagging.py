@@ -70,16 +70,17 @@ def test_status_says_so_and_that_the_device_could_not_take_over() -> None:
     status = status_with_lagging(site, C)
     (rdp,) = status.virtual_servers
     assert rdp.state == "degraded"
-    assert rdp.reasons == ("device c: has only revision 2.6 of the configuration",)
+    lags = "device c: has only revision 2.6 of the configuration, by what it told last"
+    assert rdp.reasons == (lags,)
     assert [each.eligible for each in rdp.devices] == [True, True, False]
     (warning,) = status.warnings
-    assert warning.startswith("device c: has only revision 2.6 of the configuration and gets no")
+    assert warning.startswith(f"{lags}, and does not get a newer one")
     assert "7481" in warning
 
 
 def test_this_device_says_it_of_itself() -> None:
     (warning,) = status_with_lagging(Site(), A).warnings
-    assert warning.startswith("device a: has only revision 2.7 of the configuration")
+    assert warning.startswith("device a: has only revision 2.7 of the configuration, and does not")
 
 
 def test_a_virtual_server_that_did_not_change_since_can_be_taken_over() -> None:
