@@ -63,7 +63,7 @@ def test_all_that_lives_is_seldom_looked_at_and_not_what_came_to_stay() -> None:
         "print(full <= 2)\n"
         "before = gc.get_freeze_count()\n"
         "keep_memory()\n"
-        "print(gc.get_freeze_count() - before >= 1_000_000)\n"
+        "print(gc.get_freeze_count() - before > 990_000)\n"
     )
     assert out.split() == ["True", "True"]
 
