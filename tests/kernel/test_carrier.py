@@ -36,7 +36,8 @@ from tests.unit.listening import until
 pytestmark = pytest.mark.kernel
 
 ME = DeviceId("a" * 16)
-NEWS: Any = SimpleNamespace(on_event=print, on_verified=print)
+UNTOLD = SimpleNamespace(texts=lambda kind: ())
+NEWS: Any = SimpleNamespace(on_event=print, on_verified=print, history=UNTOLD)
 WANTED = desired(virtual_server([], [Listener(protocol="tcp", port=80, gateway_port=80)]))
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,7 +45,8 @@ LISTENER = Listener(protocol="tcp", port=ECHO, gateway_port=ECHO)
 GATEWAY = Gateway(name="gw", address="10.77.0.13")
 SERVER = virtual_server([GATEWAY], [LISTENER])
 ME, PEER = device(1), device(2)
-NOTHING: Any = type("Nothing", (), {"deliver": print, "on_event": print, "on_verified": print})
+UNTOLD = SimpleNamespace(texts=lambda kind: ())
+NOTHING: Any = SimpleNamespace(deliver=print, on_event=print, on_verified=print, history=UNTOLD)
 
 
 def config(*others: Member) -> Config:
