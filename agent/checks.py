@@ -312,11 +312,10 @@ class HealthChecks:
 
         def done(answer: Answer) -> None:
             why = (excuse or self.excuse) if answer.verdict is Verdict.BAD else ""
-            if answer.silent and (full := self._crowded(self._loop.time())):
-                answer = Answer(Verdict.UNCLEAR, full)
+            unclear = why or (self._crowded(self._loop.time()) if answer.silent else "")
             watched.cancel = None
             self._in_flight -= 1
-            self._take(watched, Answer(Verdict.UNCLEAR, why) if why else answer, bool(why))
+            self._take(watched, Answer(Verdict.UNCLEAR, unclear) if unclear else answer, bool(why))
             again = watched.course.doubtful or (watched.excused and not self.excuse)
             at = self._loop.time() if again else following
             watched.timer = self._loop.call_at(at, self._due, watched)

@@ -143,6 +143,14 @@ def get_document(ctx: typer.Context) -> Exported:
     return cast("Exported", ask(ctx, {"op": "export"}))
 
 
+def get_virtual_server(ctx: typer.Context, name: str) -> tuple[str, VirtualServerDocument]:
+    """The Site's revision, and a Virtual Server as it is a document then."""
+    from halbctl.documents import virtual_server
+
+    exported = get_document(ctx)
+    return exported["revision"], virtual_server(exported["document"], name)
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask a person; scripts (no terminal) and ``--yes`` have made up their mind."""
     if asks(yes=yes) and not typer.confirm(question, err=True):

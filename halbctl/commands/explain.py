@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
-from halbctl import completion
 from halbctl.app import area
+from halbctl.arguments import VirtualServer
 from halbctl.output import Cell, Paint, clean, emit, sentence, table
 from halbctl.session import ask_all
 from halbctl.settings import settings_of
@@ -29,7 +29,7 @@ SPARE = ("TERM", "VOTED FOR", "PROMISE", "HEARD PRIMARY")
 @app.command()
 def explain(
     ctx: typer.Context,
-    vs: Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)],
+    vs: VirtualServer,
 ) -> None:
     """Say why a Virtual Server is where it is. Also what each device lacks, what would move it."""
     found = ask_all(ctx, {"op": "explain", "virtual_server": vs})

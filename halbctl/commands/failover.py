@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from halbctl import completion
 from halbctl.app import area
+from halbctl.arguments import VirtualServer
 from halbctl.session import confirm, finish, order
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
@@ -20,7 +20,7 @@ FAILOVER_S = 10.0
 @app.command()
 def failover(
     ctx: typer.Context,
-    vs: Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)],
+    vs: VirtualServer,
     force: Annotated[
         bool, typer.Option("--force", help="You know that the other device does not serve.")
     ] = False,

@@ -9,6 +9,7 @@ import typer
 
 from halbctl import completion
 from halbctl.app import area
+from halbctl.arguments import IfRevision, VirtualServer
 from halbctl.errors import note
 from halbctl.output import Paint, emit
 from halbctl.session import change, finish
@@ -21,14 +22,7 @@ MaxConnections = Annotated[
     int | None,
     typer.Option(metavar="N", help="Most connections at a time; 0 for any number."),
 ]
-VirtualServer = Annotated[
-    str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)
-]
 Gateway = Annotated[str, typer.Argument(metavar="GATEWAY", autocompletion=completion.gateways)]
-IfRevision = Annotated[
-    str | None,
-    typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
-]
 
 
 @app.command()

@@ -32,15 +32,18 @@ KNOWN = 2 * MOST
 """Entries that are known again: what is older no agent tells."""
 
 
+OnlyOf = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[VS]", help="Of this one only.", autocompletion=completion.virtual_servers
+    ),
+]
+
+
 @app.command()
 def history(
     ctx: typer.Context,
-    vs: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[VS]", help="Of this one only.", autocompletion=completion.virtual_servers
-        ),
-    ] = None,
+    vs: OnlyOf = None,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="Newest events.")
     ] = 100,
@@ -53,12 +56,7 @@ def history(
 @app.command()
 def events(
     ctx: typer.Context,
-    vs: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[VS]", help="Of this one only.", autocompletion=completion.virtual_servers
-        ),
-    ] = None,
+    vs: OnlyOf = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, until Ctrl-C.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=MOST, help="To begin with.")

@@ -10,8 +10,9 @@ import typer
 
 from halbctl import completion
 from halbctl.app import area
+from halbctl.arguments import IfRevision, Sticky, VirtualServer
 from halbctl.output import Paint, emit
-from halbctl.session import finish, get_document, put_edited
+from halbctl.session import finish, get_virtual_server, put_edited
 from halbctl.settings import settings_of
 from protocol.errors import InvalidInput
 
@@ -21,26 +22,15 @@ if TYPE_CHECKING:
 
 app = area("List, add, edit and remove the listeners of a Virtual Server.")
 
-VirtualServer = Annotated[
-    str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)
-]
 Listeners = Annotated[
     list[str],
     typer.Argument(
         metavar="LISTENER...|all", help="Such as tcp/443.", autocompletion=completion.listeners
     ),
 ]
-IfRevision = Annotated[
-    str | None,
-    typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
-]
 Policy = Annotated[
     Literal["hash", "source-hash", "round-robin", "random", "least-connections"] | None,
     typer.Option(help="How new connections are shared among the gateways."),
-]
-Sticky = Annotated[
-    str | None,
-    typer.Option(metavar="TIME|no", help="A client keeps its gateway for so long, such as 30m."),
 ]
 ClientConnections = Annotated[
     int | None, typer.Option(metavar="N", help="Most of one client address; 0 for any number.")
@@ -76,7 +66,7 @@ def list_(ctx: typer.Context, vs: VirtualServer) -> None:
     """List the listeners, with the check that applies to each."""
     from halbctl.listeners import as_data, lines
 
-    _, server = _server(ctx, vs)
+    _, server = get_virtual_server(ctx, vs)
     found = as_data(server.listeners)
     shown = lines(found, Paint.for_stream(sys.stdout))
     emit(found, settings_of(ctx).output, shown, f"{vs} has no listener")
@@ -95,7 +85,7 @@ def add(
     """
     from halbctl.listeners import parse
 
-    revision, server = _server(ctx, vs)
+    revision, server = get_virtual_server(ctx, vs)
     _put(ctx, revision, if_revision, server, (*server.listeners, parse(listener)))
 
 
@@ -106,7 +96,7 @@ def remove(
     """Remove listeners. Their connections end."""
     from halbctl.listeners import chosen
 
-    revision, server = _server(ctx, vs)
+    revision, server = get_virtual_server(ctx, vs)
     gone = chosen(server.listeners, listener, vs)
     left = tuple(item for item in server.listeners if item not in gone)
     _put(ctx, revision, if_revision, server, left)
@@ -159,7 +149,7 @@ def edit(
     )  # fmt: skip
     if not fields and not of_check:
         raise InvalidInput("nothing to change is given", "Give an option: see --help.")
-    revision, server = _server(ctx, vs)
+    revision, server = get_virtual_server(ctx, vs)
     wanted = chosen(server.listeners, listener, vs)
     new = (edited(i, fields, of_check) if i in wanted else i for i in server.listeners)
     _put(ctx, revision, if_revision, server, tuple(new))
@@ -173,14 +163,6 @@ def _seconds(sticky: str | None) -> int | None:
 
 def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
-
-
-def _server(ctx: typer.Context, vs: str) -> tuple[str, VirtualServerDocument]:
-    """The revision that the agent exported, and the Virtual Server in it."""
-    from halbctl.documents import virtual_server
-
-    exported = get_document(ctx)
-    return exported["revision"], virtual_server(exported["document"], vs)
 
 
 def _put(

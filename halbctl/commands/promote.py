@@ -13,6 +13,7 @@ import typer
 
 from halbctl import completion
 from halbctl.app import area
+from halbctl.arguments import VirtualServer
 from halbctl.errors import note
 from halbctl.session import change, finish, order
 from halbctl.settings import settings_of
@@ -30,7 +31,7 @@ _NEXT = "the next device in rank"
 @app.command()
 def promote(
     ctx: typer.Context,
-    vs: Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)],
+    vs: VirtualServer,
     to: Annotated[
         str | None,
         typer.Option(

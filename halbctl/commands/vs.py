@@ -11,14 +11,15 @@ import typer
 
 from halbctl import completion
 from halbctl.app import area
+from halbctl.arguments import IfRevision, Sticky, VirtualServer
 from halbctl.output import Paint, clean, emit
 from halbctl.screens import virtual_server_block, virtual_server_table
 from halbctl.session import (
     change,
     change_if_confirmed,
     finish,
-    get_document,
     get_status,
+    get_virtual_server,
     put_edited,
 )
 from halbctl.settings import settings_of
@@ -27,7 +28,6 @@ from protocol.errors import InvalidInput
 app = area("Make, show, edit and delete Virtual Servers.")
 
 Name = Annotated[str, typer.Argument(metavar="VS")]
-Known = Annotated[str, typer.Argument(metavar="VS", autocompletion=completion.virtual_servers)]
 Vips = Annotated[
     list[str] | None,
     typer.Option("--vip", metavar="ADDRESS/PREFIX", help="A VIP and its network. Repeat."),
@@ -103,10 +103,6 @@ Balance = Annotated[
     Literal["hash", "source-hash", "round-robin", "random", "least-connections"] | None,
     typer.Option(help="How its listeners share new connections among the gateways."),
 ]
-Sticky = Annotated[
-    str | None,
-    typer.Option(metavar="TIME|no", help="A client keeps its gateway for so long, such as 30m."),
-]
 SlowStart = Annotated[
     str | None,
     typer.Option(metavar="TIME|no", help="A gateway that came back grows to its share in it."),
@@ -117,10 +113,6 @@ Preempt = Annotated[
         metavar="TIME|never",
         help="Hand over to a better-ranked device that was fit for so long, such as 60s.",
     ),
-]
-IfRevision = Annotated[
-    str | None,
-    typer.Option(metavar="TERM.N", help="Only if the Site is still at this revision."),
 ]
 
 
@@ -194,7 +186,7 @@ def list_(ctx: typer.Context) -> None:
 
 
 @app.command()
-def show(ctx: typer.Context, name: Known) -> None:
+def show(ctx: typer.Context, name: VirtualServer) -> None:
     """Show one Virtual Server, and its traffic here."""
     from halbctl.traffic import get_counters, of_server, traffic_lines
 
@@ -220,7 +212,7 @@ def show(ctx: typer.Context, name: Known) -> None:
 @app.command()
 def edit(
     ctx: typer.Context,
-    name: Known,
+    name: VirtualServer,
     vip: Vips = None,
     tcp: Tcp = None,
     udp: Udp = None,
@@ -247,12 +239,10 @@ def edit(
     import msgspec
 
     from halbctl import flags
-    from halbctl.documents import virtual_server
     from protocol.timing import Profile as SiteProfile
 
-    exported = get_document(ctx)
-    old = virtual_server(exported["document"], name)
-    put = partial(put_edited, ctx, exported["revision"], if_revision)
+    revision, old = get_virtual_server(ctx, name)
+    put = partial(put_edited, ctx, revision, if_revision)
     more = (balance, sticky, slow_start, forwarding, inner_vip, virtual_mac)
     given = (vip, tcp, udp, device, witness, arbiter, on_peer_loss, wait_for_peer, profile, preempt)
     if all(value is None for value in (*given, *more)):
@@ -281,7 +271,7 @@ def edit(
 
 
 @app.command()
-def freeze(ctx: typer.Context, name: Known, if_revision: IfRevision = None) -> None:
+def freeze(ctx: typer.Context, name: VirtualServer, if_revision: IfRevision = None) -> None:
     """Keep it where it is. No move but `promote`, no takeover by another device."""
     from protocol.changes import FreezeVirtualServer
 
@@ -289,7 +279,7 @@ def freeze(ctx: typer.Context, name: Known, if_revision: IfRevision = None) -> N
 
 
 @app.command()
-def unfreeze(ctx: typer.Context, name: Known, if_revision: IfRevision = None) -> None:
+def unfreeze(ctx: typer.Context, name: VirtualServer, if_revision: IfRevision = None) -> None:
     """Let it move and fail over again."""
     from protocol.changes import FreezeVirtualServer
 
@@ -299,7 +289,7 @@ def unfreeze(ctx: typer.Context, name: Known, if_revision: IfRevision = None) ->
 @app.command()
 def delete(
     ctx: typer.Context,
-    name: Known,
+    name: VirtualServer,
     if_revision: IfRevision = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

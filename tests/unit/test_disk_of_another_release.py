@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from agent import storedfile
-from agent.disk import Disk, DiskError, Loaded
+from agent.disk import Disk, DiskError
 from agent.storedfile import StoredFile
 from protocol.config import Config, Edit
 from protocol.effects import Ballot
 from protocol.ids import NO_REVISION, DeviceId, GroupId
 from protocol.objects import SiteRecord
+from tests.unit.test_disk import once
 
 A = DeviceId("a" * 16)
 CONFIG = Config().edited(Edit(put=(SiteRecord(id="5" * 16, name="paris", voters=(A,)),)), 2)
@@ -30,15 +31,6 @@ def folder(tmp_path: Path) -> Path:
     disk.save_config(CONFIG, CONFIG.revision)
     disk.close()
     return disk.folder
-
-
-def once(folder: Path) -> Loaded:
-    """One life of an agent."""
-    disk = Disk.open(folder)
-    try:
-        return disk.load()
-    finally:
-        disk.close()
 
 
 def files(folder: Path) -> dict[str, bytes]:
