@@ -110,6 +110,7 @@ def _local(context: Context, control: str, timeout: float) -> _Link:
     _reach(control, min(GRACE_S, timeout))
     socket = context.socket(zmq.DEALER)
     socket.maxmsgsize = MAX_REPLY
+    met = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
     try:
         socket.connect(f"ipc://{control}")
     except zmq.ZMQError as error:
@@ -117,7 +118,16 @@ def _local(context: Context, control: str, timeout: float) -> _Link:
             f"{control!r} cannot be a control socket: {error}",
             "Name another with --control PATH.",
         ) from error
-    return _Link(Line(socket, control, lambda grace: _find_listener(control, grace)))
+
+    def why_silent(grace: float) -> None:
+        try:
+            _find_listener(control, grace)
+        except _NotListening as error:
+            if met.poll(0):
+                raise Ended(error.message, error.remedy) from None
+            raise
+
+    return _Link(Line(socket, control, why_silent))
 
 
 class _Link:
@@ -190,6 +200,10 @@ class _Link:
             raise MalformedMessage(f"the agent's reply to {answers} is empty")
         result.pop("re", None)
         return result
+
+
+class Ended(Unreachable):
+    """The agent listened, may have got the request, and does not listen any more."""
 
 
 class _NotListening(Unreachable):

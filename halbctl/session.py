@@ -27,6 +27,10 @@ UNDECIDED = (
     " `halbctl status` for what became of it."
 )
 """Of a change that was sent and not answered nobody knows yet."""
+ENDED = (
+    "What was asked may have been done: see `systemctl status halb-agent`, and `halbctl status`"
+    " before you repeat it."
+)
 ALL_S = 0.5
 """Seconds before time is up in which the answers of all devices are put together."""
 
@@ -61,6 +65,7 @@ def order(
     """As :func:`ask`, for something typed: a change, or a move."""
     import msgspec
 
+    from halbctl.client import Ended
     from halbctl.client import ask as ask_agent
 
     settings = settings_of(ctx)
@@ -73,7 +78,10 @@ def order(
             "Name it with --agent NAME.",
         )
     limit = settings.timeout_or(timeout)
-    return ask_agent(where, msgspec.to_builtins(op), limit, waiting, UNDECIDED)
+    try:
+        return ask_agent(where, msgspec.to_builtins(op), limit, waiting, UNDECIDED)
+    except Ended as error:
+        raise Ended(f"the agent ended before it answered; {error.message}", ENDED) from None
 
 
 def _of_one_device(op: Op) -> bool:

@@ -29,6 +29,8 @@ class Peer:
         self.answers: dict[type[api.Op], Answer] = {}
         self.requests: list[api.Request] = []
         self.garbage: bytes | None = None
+        self.ends = False
+        """It gets one request, and listens no more."""
         self._version = version
         self._stop = threading.Event()
         self._ready = threading.Event()
@@ -76,6 +78,9 @@ class Peer:
 
     def _replies(self, request: api.Request) -> list[bytes]:
         self.requests.append(request)
+        if self.ends:
+            self._stop.set()
+            return []
         if self.garbage is not None:
             return [self.garbage]
         answer = self.answers.get(type(request.op))

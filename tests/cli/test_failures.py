@@ -74,6 +74,30 @@ def test_a_change_does_not_wait_longer_either(
     assert "do later what was asked" in ran.err
 
 
+def test_an_agent_that_ends_may_have_made_the_change(
+    peer: Peer, halbctl: Halbctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "GRACE_S", 0.2)
+    peer.ends = True
+    ran = halbctl("device", "drain", "b")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert "the agent ended before it answered" in ran.err
+    assert "may have been done" in ran.err
+    assert peer.only(api.PutChange)
+
+
+def test_an_agent_that_does_not_run_has_done_nothing(
+    halbctl: Halbctl, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "GRACE_S", 0.2)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(run_dir / "control.sock"))
+    ran = halbctl("device", "drain", "b")
+    assert ran.code == ExitCode.UNREACHABLE
+    assert "nobody listens" in ran.err
+    assert "may have been done" not in ran.err
+
+
 def test_an_agent_that_just_starts_is_waited_for(
     halbctl: Halbctl, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
