@@ -51,7 +51,10 @@ def chosen(
 def edited(
     listener: ListenerDocument, fields: Mapping[str, Any], check: Mapping[str, Any]
 ) -> ListenerDocument:
-    """``listener`` with these fields, and its check with those, each named as in a document."""
+    """``listener`` with these fields, and its check with those, each named as in a document.
+
+    Port 0 of a check is that which the gateways serve.
+    """
     changed = msgspec.structs.replace(listener, **fields)
     if not check:
         return changed
@@ -66,8 +69,15 @@ def _checked(listener: ListenerDocument, fields: Mapping[str, Any]) -> Check:
             f"{listener.key} has no check that could be changed", "Give --check TYPE as well."
         )
     if kind == "none":
+        if len(fields) > 1:
+            raise InvalidInput(
+                "`--check none` checks nothing, and no other option of a check means anything",
+                "Leave out either.",
+            )
         return Check(**fields)
     old = applies or Check()
+    if fields.get("port") == 0:
+        fields = {**fields, "port": None}
     # What means nothing to the new type would be refused, as nobody could say what it is for.
     kept = (*PACE, *OF_TYPE[kind or old.type])
     return Check(**{"type": old.type, **{name: getattr(old, name) for name in kept}, **fields})

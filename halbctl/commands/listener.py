@@ -56,6 +56,9 @@ Command = Annotated[
     str | None, typer.Option(metavar="WORDS", help="A program of the checks directory.")
 ]
 Port = Annotated[int | None, typer.Option(metavar="PORT")]
+CheckPort = Annotated[
+    int | None, typer.Option(metavar="PORT", help="Another than the gateways serve; 0: that one.")
+]
 Seconds = Annotated[float | None, typer.Option(metavar="SECONDS")]
 Number = Annotated[int | None, typer.Option(metavar="N")]
 Text = Annotated[str | None, typer.Option(metavar="TEXT")]
@@ -118,7 +121,7 @@ def edit(
     check_timeout: Seconds = None,
     check_fall: Number = None,
     check_rise: Number = None,
-    check_port: Port = None,
+    check_port: CheckPort = None,
     check_name: Text = None,
     check_verify: Verify = None,
     check_expires_within: Days = None,

@@ -74,6 +74,20 @@ def test_what_means_nothing_to_the_new_type_goes(halbctl: Halbctl, peer: Peer) -
     assert listeners(peer)["tcp/80"].check == Check(type="http", path="/health", fall=5)
 
 
+def test_a_check_gets_a_port_of_its_own_and_loses_it_again(halbctl: Halbctl, peer: Peer) -> None:
+    check = {"type": "tls", "port": 8443, "fall": 5}
+    web = {
+        "name": "web", "vips": ["10.77.0.101/24"],
+        "listeners": [{"protocol": "tcp", "port": 80, "check": check}],
+    }  # fmt: skip
+    peer.answers[api.Export] = api.Exported({"site": "paris", "virtual_servers": [web]}, "3.17")
+    assert halbctl("listener", "edit", "web", "tcp/80", "--check-port", "9443").code == 0
+    assert listeners(peer)["tcp/80"].check == Check(type="tls", port=9443, fall=5)
+    peer.requests.clear()
+    assert halbctl("listener", "edit", "web", "tcp/80", "--check-port", "0").code == 0
+    assert listeners(peer)["tcp/80"].check == Check(type="tls", fall=5)
+
+
 def test_all_listeners_are_changed_at_once(halbctl: Halbctl, peer: Peer) -> None:
     given = ("--client-rate", "20", "--sticky", "5m", "--balance", "random")
     assert halbctl("listener", "edit", "rdp", "all", *given).code == 0
@@ -104,6 +118,7 @@ def test_a_listener_is_added_and_removed(halbctl: Halbctl, peer: Peer) -> None:
         (("edit", "nobody", "tcp/443", "--client-rate", "1"), "'nobody'"),
         (("edit", "rdp", "udp/443", "--check-interval", "1"), "udp/443 has no check"),
         (("edit", "rdp", "udp/443", "--check-command", "'a"), "--check-command"),
+        (("edit", "rdp", "tcp/443", "--check", "none", "--check-interval", "5"), "--check none"),
         (("add", "rdp", "sctp/443"), "'sctp/443'"),
         (("add", "rdp", "tcp/x"), "'x'"),
         (("add", "rdp", "tcp/"), "'tcp/' is not a listener"),
