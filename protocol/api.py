@@ -179,7 +179,8 @@ class Request(msgspec.Struct, frozen=True):
     v: int
     """:data:`API_VERSION` of the client."""
     id: str
-    """Unique; echoed. A repeated id of a change is answered, not done again."""
+    """Unique; echoed; at most :data:`protocol.wire.MAX_ID` characters. A repeated id of a change is
+    answered, not done again."""
     op: Op
 
 

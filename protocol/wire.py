@@ -34,7 +34,7 @@ MAX_DEPTH = 24
 """Deepest nesting of lists and maps."""
 MAX_INTEGER = 2**63 - 1
 MAX_ID = 64
-"""Characters of a request's id that are repeated in an answer to garbage."""
+"""Characters of a request's id: the configuration remembers it, twice, with what was done."""
 LOWEST = -(2**63)
 """Smallest integer of what people write: their rules are checked later, with better errors."""
 
@@ -233,7 +233,10 @@ def encode_request(request: api.Request) -> bytes:
 
 def decode_request(data: bytes) -> api.Request:
     """The request in a frame of at most :data:`protocol.api.MAX_FRAME` bytes."""
-    return unpack(data, api.Request, api.MAX_FRAME, lowest=LOWEST)
+    request = unpack(data, api.Request, api.MAX_FRAME, lowest=LOWEST)
+    if len(request.id) > MAX_ID:
+        raise MalformedMessage(f"an id of {len(request.id)} characters; at most {MAX_ID} may be")
+    return request
 
 
 class _Named(msgspec.Struct, frozen=True):

@@ -148,6 +148,16 @@ def test_fields_of_other_types_are_refused_cleanly(message: Message, data: st.Da
     raises_nothing_but_malformed(msgpack.packb(fields))
 
 
+def test_an_id_of_a_request_is_bounded_as_the_configuration_remembers_it() -> None:
+    """Twice in each copy of the configuration: one of 4 MB made that too large to be sent."""
+    for size in (0, 1, wire.MAX_ID):
+        request = api.Request(api.API_VERSION, "x" * size, api.GetVersion())
+        assert wire.decode_request(wire.encode_request(request)) == request
+    long = api.Request(api.API_VERSION, "x" * (wire.MAX_ID + 1), api.GetVersion())
+    with pytest.raises(MalformedMessage, match="an id of 65 characters; at most 64 may be"):
+        wire.decode_request(wire.encode_request(long))
+
+
 def test_deep_nesting_is_refused() -> None:
     for depth in (100, 900, 5000):
         for open_, close in ((b"\x91", b"\xc0"), (b"\x81\xa1t", b"\xc0")):
