@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from protocol.changes import CancelMove
 from protocol.config import Config
 from protocol.effects import Effect, Event, Outcome
-from protocol.errors import HalbError
+from protocol.errors import HalbError, NotCommitted, TimedOut
 from protocol.group import Group
-from protocol.ids import DeviceId, GroupId, Revision
+from protocol.ids import DeviceId, GroupId
 from protocol.messages import ProposeChange, RequestMove
 from protocol.objects import PlannedMove
 from protocol.outbox import Outbox
@@ -63,8 +63,8 @@ class PlannedMoves:
         self._moves: dict[str, PlannedMove] = {}
         """Hand-overs under way, by request."""
         self._ended: list[Outcome] = []
-        self._unsure: dict[Revision, PlannedMove] = {}
-        """Plans that a revision takes out which was not committed in time."""
+        self._unsure: dict[str, PlannedMove] = {}
+        """Plans that may have been taken out, or may be yet, by request."""
 
     def sift(self, effects: list[Effect]) -> list[Effect]:
         """``effects`` without the outcomes of this part's own requests."""
@@ -94,8 +94,8 @@ class PlannedMoves:
                 self._claimed(plan, outcome, scene)
             elif plan := self._moves.pop(outcome.request, None):
                 _moved(plan, outcome, scene.out)
-        for revision, plan in list(self._unsure.items()):
-            self._look_again(revision, plan, scene)
+        for request, plan in list(self._unsure.items()):
+            self._look_again(request, plan, scene)
         self._next = NEVER
         if self._claims or self._moves:
             self._next = scene.now + LOOK_NS
@@ -121,18 +121,19 @@ class PlannedMoves:
         """The plan is out of the configuration, or it could not be taken out."""
         if outcome.error is not None:
             self._not_before = scene.now + RETRY_NS
-            if outcome.revision is not None:
-                self._unsure[outcome.revision] = plan
+            if isinstance(outcome.error, NotCommitted | TimedOut):
+                self._unsure[outcome.request] = plan
             return
         self._begin(plan, scene)
 
-    def _look_again(self, revision: Revision, plan: PlannedMove, scene: Scene) -> None:
-        """Whether the revision that was in doubt came to be part of the configuration."""
-        if scene.config.revision < revision:
-            return
-        del self._unsure[revision]
-        if scene.config.revision_of(("planned-move", plan.uid)) == revision:
+    def _look_again(self, request: str, plan: PlannedMove, scene: Scene) -> None:
+        """Whether the request that was in doubt came to be part of the configuration."""
+        if scene.config.handled(request) is not None:
+            del self._unsure[request]
             self._begin(plan, scene)
+        elif scene.config.planned_moves.get(plan.uid) != plan:
+            # Another request took it out.
+            del self._unsure[request]
 
     def _begin(self, plan: PlannedMove, scene: Scene) -> None:
         """The plan is this device's alone: hand over, or say why not."""

@@ -104,6 +104,43 @@ def test_it_waits_for_a_coordinator_but_not_for_ever() -> None:
     assert cluster.primary() == cluster.devices[1].id
 
 
+def test_it_is_made_once_although_nobody_answers_that_the_plan_was_taken() -> None:
+    """What became of that is read in the configuration."""
+    cluster = Cluster().settled()
+    coordinator, primary, other = (d.id for d in cluster.devices)
+    cluster.give(coordinator, Promote("p", "rdp", "d2"))
+    cluster.run(1_000)
+    assert cluster.primary() == primary
+    cluster.effects.clear()
+    planned(cluster, "d3", 5)
+    cluster.drop = lambda a, b, m: type(m).__name__ == "Return" and b == primary
+    cluster.run(12_000)
+    assert not cluster.nodes[primary].configuration.in_force.planned_moves
+    cluster.drop = lambda a, b, m: False
+    cluster.run(20_000)
+    assert cluster.primary() == other
+    assert len(cluster.all_of(Lame)) == 1
+    assert notes(cluster) == ["begins a planned move"]
+
+
+def test_a_plan_that_somebody_else_took_back_meanwhile_is_not_made() -> None:
+    cluster = Cluster().settled()
+    coordinator, primary, _ = (d.id for d in cluster.devices)
+    cluster.give(coordinator, Promote("p", "rdp", "d2"))
+    cluster.run(1_000)
+    cluster.effects.clear()
+    planned(cluster, "d3", 5)
+    cluster.drop = lambda a, b, m: a == primary and type(m).__name__ == "ProposeChange"
+    cluster.run(4_500)
+    assert told(cluster, CancelMove("rdp")).error is None
+    cluster.run(12_000)
+    cluster.drop = lambda a, b, m: False
+    cluster.run(20_000)
+    assert cluster.primary() == primary
+    assert not cluster.all_of(Lame)
+    assert notes(cluster) == []
+
+
 def test_a_move_that_could_not_be_made_for_long_is_dropped() -> None:
     cluster = Cluster().settled()
     first = cluster.devices[0].id
