@@ -8,7 +8,7 @@ VIPs and keeps silent about them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from itertools import islice
@@ -26,7 +26,9 @@ from protocol.config import Config
 from protocol.diagnosis import Diagnosis, Finding
 from protocol.errors import HalbError
 from protocol.ids import DeviceId
+from protocol.messages import LinkReport
 from protocol.objects import Gateway, VirtualServer
+from protocol.timing import DEAD_NS, MILLISECOND
 from protocol.view import PeerState
 
 PROBE_S = 0.4
@@ -44,10 +46,12 @@ async def examine(
     config: Config,
     status: api.Status | None,
     mtus: Mapping[str, int],
+    links: Iterable[LinkReport] = (),
 ) -> Diagnosis:
     """Look at everything; ``interface`` is empty on a witness, ``status`` None outside a Site.
 
-    ``mtus`` are those that the devices told of their service interfaces, by name.
+    ``mtus`` are those that the devices told of their service interfaces, by name; ``links`` what
+    this device hears of others.
     """
     found: list[Finding] = []
     if interface:
@@ -58,7 +62,8 @@ async def examine(
         )
     if status is not None:
         said = {each.text for each in found}
-        found += (each for each in known(name, status) if each.text not in said)
+        silent = {config.devices[d].name for d in unheard(links) if d in config.devices}
+        found += (each for each in known(name, status, silent) if each.text not in said)
         if interface:
             found += await _network(device, interface, config)
         found += different_mtus(mtus)
@@ -76,9 +81,15 @@ def _forgets(servers: tuple[VirtualServer, ...]) -> bool:
     return any(memoryless(vs, listener, some) for _, vs, listener, _, some in carried(wish))
 
 
-def known(name: str, status: api.Status) -> Iterator[Finding]:
-    """What the agent has found out already."""
-    yield from _or_well(_peers(name, status), "peers", "all other devices are heard")
+def unheard(links: Iterable[LinkReport]) -> set[DeviceId]:
+    """Peers that this device does not hear, whatever others say of them."""
+    dead = DEAD_NS // MILLISECOND
+    return {each.peer for each in links if each.heard_ms is None or each.heard_ms >= dead}
+
+
+def known(name: str, status: api.Status, silent: Container[str] = ()) -> Iterator[Finding]:
+    """What the agent has found out already. ``silent`` are devices that it does not hear itself."""
+    yield from _or_well(_peers(name, status, silent), "peers", "all other devices are heard")
     yield from _or_well(_rules(name, status), "rules", "this device can carry all that it should")
     yield from _or_well(_gateways(status), "gateways", "no gateway is down")
     named = {silence(d.name, PeerState(d.state)) for d in status.devices if d.state != "alive"}
@@ -128,17 +139,22 @@ def _or_well(found: Iterable[Finding], check: str, text: str) -> Iterable[Findin
     return tuple(found) or (Finding(check, "ok", text),)
 
 
-def _peers(name: str, status: api.Status) -> Iterator[Finding]:
+def _peers(name: str, status: api.Status, silent: Container[str]) -> Iterator[Finding]:
     for device in status.devices:
-        if device.name == name or device.state == "alive":
+        alive, where = device.state == "alive", ", ".join(device.addresses)
+        if device.name == name or (alive and device.name not in silent):
             continue
-        where = ", ".join(device.addresses)
+        how = "is not heard here, but by others" if alive else f"is {device.state}"
+        start = "" if alive else "Start its agent; "
+        remedy = (
+            f"{start}a firewall between must let TCP to its port and the two after it pass."
+            " `halbctl matrix` shows who hears whom."
+        )
         yield Finding(
             "peers",
             "warning" if device.state == "stopped" else "problem",
-            f"device {device.name} ({where}) is {device.state}",
-            "Start its agent; a firewall between must let TCP to its port and the two after it "
-            "pass. `halbctl matrix` shows who hears whom.",
+            f"device {device.name} ({where}) {how}",
+            remedy[0].upper() + remedy[1:],
         )
 
 

@@ -136,7 +136,8 @@ class Operations:
         devices = agent.config.devices
         told = await agent.inquiries.ask(devices) if agent.in_site else {}
         mtus = {devices[d].name: report.mtu for d, report in told.items() if report.mtu}
-        return await examine(agent.name, agent.device, interface, agent.config, status, mtus)
+        links = told[agent.device].links if told else ()
+        return await examine(agent.name, agent.device, interface, agent.config, status, mtus, links)
 
     def _require_site(self) -> None:
         if not self.agent.in_site:
