@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from protocol.assignment import carriers_of, wanted_voters
 from protocol.config import Config
 from protocol.electorates import least_revision
-from protocol.ids import NO_REVISION, DeviceId, GroupId, Revision
+from protocol.ids import NO_REVISION, SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Info
 from protocol.objects import Assignment, VirtualServer
 from protocol.told import Told
@@ -136,17 +136,22 @@ class Picture:
         return self.view.committed if info is None else info.committed
 
     def primary(self, group: GroupId) -> DeviceId | None:
-        """The primary, unless it is known to be gone."""
+        """The primary, unless it is known to be gone, or none any more."""
         seen = self.groups.get(group)
-        return self._unless_gone(seen.leader if seen else None)
+        return self._unless_gone(group, seen.leader if seen else None)
 
     def coordinator(self) -> DeviceId | None:
-        """The coordinator, unless it is known to be gone."""
-        return self._unless_gone(self.view.coordinator)
+        """The coordinator, unless it is known to be gone, or none any more."""
+        return self._unless_gone(SITE_GROUP, self.view.coordinator)
 
-    def _unless_gone(self, leader: DeviceId | None) -> DeviceId | None:
-        gone = (PeerState.DEAD, PeerState.STOPPED)
-        return None if leader is None or self.state(leader) in gone else leader
+    def _unless_gone(self, group: GroupId, leader: DeviceId | None) -> DeviceId | None:
+        if leader is None or self.state(leader) in (PeerState.DEAD, PeerState.STOPPED):
+            return None
+        seen = self.groups.get(group)
+        silent = seen is not None and seen.unheard
+        # One that gave up for lack of others is still alive, and says so itself.
+        ended = silent and self.alive(leader) and (group, leader) not in self._since
+        return None if ended else leader
 
     def since(self, group: GroupId, device: DeviceId) -> int | None:
         """Unix time in milliseconds at which ``device`` became primary; None if unknown."""

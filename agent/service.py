@@ -212,8 +212,9 @@ def _why_degraded(
     devices: tuple[VirtualServerDevice, ...],
     gateways: tuple[GatewayStatus, ...],
 ) -> Iterator[str]:
-    primary = picture.primary(server.uid)
-    if primary is not None and picture.state(primary) is PeerState.SUSPECT:
+    primary, seen = picture.primary(server.uid), picture.groups.get(server.uid)
+    silent = seen is not None and seen.unheard
+    if primary is not None and (silent or picture.state(primary) is PeerState.SUSPECT):
         yield f"{picture.name(primary)} is not heard: whether it still serves is not known here"
     for gateway in gateways:
         if gateway.state == "down":
@@ -225,7 +226,7 @@ def _why_degraded(
     for device in devices:
         if not device.eligible and device.reason not in quiet:
             yield f"device {device.name}: {device.reason}"
-    assignment, seen = picture.assignment(server.uid), picture.groups.get(server.uid)
+    assignment = picture.assignment(server.uid)
     if assignment is None:
         return
     waiting = [vip for vip in server.leased if vip not in assignment.vips]

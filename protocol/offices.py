@@ -117,4 +117,5 @@ class Offices:
             gid, group.role, term, leader, electorate.number, electorate.voters, unfit, since,
             group.candidacy.late, group.candidacy.behind, group.damping.left(now),
             alone=group.alone.told, waits=group.alone.waits_for(now),
+            unheard=leader is not None and self.to_ask(gid, now)[0] is None,
         )  # fmt: skip

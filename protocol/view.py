@@ -52,6 +52,8 @@ class GroupView:
     """This device is primary without the other one of two."""
     waits: str = ""
     """Why this device, one of two, does not serve without the other one; empty if it would."""
+    unheard: bool = False
+    """This device votes, and has not heard the primary for as long as a promise to it lasts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,26 @@ def test_two_of_three_dead_leave_no_primary() -> None:
     assert cluster.primary() is None
 
 
+def test_voters_know_when_they_hear_their_primary_no_more() -> None:
+    cluster = Cluster(4).settled()
+    first, *others = (d.id for d in cluster.devices)
+    assert not any(cluster.view(each).unheard for each in cluster.nodes)
+    # Two of four hear each other, and the primary gives up.
+    island = {first, others[1]}
+    cluster.drop = lambda a, b, m: (a in island) is not (b in island)
+    cluster.run(7 * T.interval / MILLISECOND)
+    assert cluster.primary() is None
+    assert all(cluster.view(each).unheard for each in others)
+    assert not cluster.view(first).unheard
+    cluster.run(3_000)
+    states = {p.device: p.state for p in cluster.nodes[others[1]].view().peers}
+    assert (cluster.view(others[1]).leader, states[first]) == (first, PeerState.ALIVE)
+    cluster.drop = lambda a, b, m: False
+    cluster.run(3_000)
+    assert cluster.primary() is not None
+    assert not any(cluster.view(each).unheard for each in cluster.nodes)
+
+
 def test_a_restarted_voter_grants_nothing_for_one_promise() -> None:
     cluster = Cluster().settled()
     first, second, third = (d.id for d in cluster.devices)

@@ -92,6 +92,7 @@ class Site:
         self.leader: DeviceId | None = B
         self.coordinator: DeviceId | None = A
         self.unfit = ""
+        self.unheard = False
         self.stored = REVISION
         self.infos = {d: info(d) for d in self.ids[1:]}
         self.states = dict.fromkeys(self.ids[1:], PeerState.ALIVE)
@@ -118,7 +119,9 @@ class Site:
         )
         groups = (
             GroupView(SITE_GROUP, Role.PRIMARY, 3, A, 1, self.ids, ""),
-            GroupView(RDP, Role.SECONDARY, 5, self.leader, 1, self.ids, self.unfit),
+            GroupView(
+                RDP, Role.SECONDARY, 5, self.leader, 1, self.ids, self.unfit, unheard=self.unheard
+            ),
         )
         peers = tuple(PeerView(d, state, 1, self.infos.get(d)) for d, state in self.states.items())
         return NodeView(groups, peers, self.stored, REVISION, self.coordinator), config, self.facts

@@ -10,7 +10,7 @@ import pytest
 from protocol.ids import NO_REVISION, DeviceId
 from protocol.timing import Profile
 from protocol.view import PeerState
-from tests.unit.test_status import REVISION, A, B, Site, W
+from tests.unit.test_status import REVISION, A, B, C, Site, W
 
 
 @pytest.mark.parametrize("seen_from", [A, W])
@@ -49,9 +49,24 @@ def test_a_profile_that_waits_for_both_of_two_devices_is_said_so() -> None:
     )
 
 
-def test_a_primary_that_is_not_heard_is_not_said_to_serve() -> None:
+@pytest.mark.parametrize("state", [PeerState.SUSPECT, PeerState.ALIVE])
+def test_a_primary_that_is_not_heard_is_not_said_to_serve(state: PeerState) -> None:
+    """This device votes, and so knows it sooner than anybody is suspected."""
     site = Site()
-    site.states[B] = PeerState.SUSPECT
+    site.states[B] = state
+    site.unheard = state is PeerState.ALIVE
     rdp = site.rdp()
     assert (rdp.state, rdp.primary) == ("degraded", "b")
     assert rdp.reasons[0] == "b is not heard: whether it still serves is not known here"
+
+
+def test_a_primary_that_gave_up_and_lives_is_none_any_more() -> None:
+    """Too few heard it; this device hears it still, and has no other to follow."""
+    site = Site()
+    site.tell(B, leads=())
+    assert site.rdp().state == "ok"
+    site.unheard = True
+    site.states[C] = PeerState.DEAD
+    rdp = site.rdp()
+    assert (rdp.state, rdp.primary) == ("down", None)
+    assert rdp.reasons[0] == "no primary: an election is under way, or no device is eligible"
