@@ -23,8 +23,11 @@ LEAST_HORIZON = 32
 """New flows within which connections are to be even, at least; half of them where that is more."""
 MAX_MOVED = 1 / 8
 """Share of the slots of a listener that change gateways in one pass, at most."""
+STEP = 1 / 4
+"""Part of the way that is gone in one pass. What ends before the next count shows the shares of
+now in full: whoever went all the way would swing past it, to and fro for ever."""
 MIN_MOVED = 1 / 64
-"""Less than this share is not worth a change of rules."""
+"""A step of less than this share is not worth a change of rules."""
 LEAST_SHARE = 0.05
 """A gateway with too many connections keeps this part of its share, so that none starves."""
 
@@ -35,7 +38,7 @@ def lean(
     """Per cent of its weight that each gateway should have, so that connections become even.
 
     What each would need of the next flows to have its part of all connections
-    is its share of them; the way there is made in steps of :data:`MAX_MOVED`.
+    is its share of them; of the way there :data:`STEP` is made, :data:`MAX_MOVED` at most.
     ``before`` is the answer of the last pass; empty at the first.
     """
     total = sum(weights.values())
@@ -48,10 +51,10 @@ def lean(
     }
     now = _shares({name: part * before.get(name, 100) for name, part in fair.items()})
     steps = {name: share - now[name] for name, share in _shares(needed).items()}
-    moved = sum(map(abs, steps.values())) / 2
-    if moved < MIN_MOVED:
+    way = sum(map(abs, steps.values())) / 2
+    if way * STEP < MIN_MOVED:
         return {name: before.get(name, 100) for name in weights}
-    scale = min(1.0, MAX_MOVED / moved)
+    scale = min(STEP, MAX_MOVED / way)
     return {
         name: max(1, round(100 * (now[name] + scale * steps[name]) / fair[name]))
         for name in weights

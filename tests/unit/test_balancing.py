@@ -210,6 +210,25 @@ def test_even_means_by_weight() -> None:
     assert 2 <= found["gw1"] / found["gw2"] <= 4, found
 
 
+@pytest.mark.parametrize("lasting", [0.0, 0.1, 0.5, 0.9])
+def test_shares_come_to_rest_however_long_connections_last(lasting: float) -> None:
+    """Of what lives at one pass that part does at the next: at 0.0, none, as with short ones."""
+    weights = {"gw1": 1, "gw2": 1, "gw3": 2}
+    live, part = {"gw1": 200.0, "gw2": 100.0, "gw3": 100.0}, dict[str, int]()
+    passes = []
+    for _ in range(60):
+        counted = {name: round(count) for name, count in live.items()}
+        part = lean(weights, counted, part)
+        passes.append(part)
+        whole = sum(weight * part[name] for name, weight in weights.items())
+        for name, weight in weights.items():
+            begun = 400 * (1 - lasting) * weight * part[name] / whole
+            live[name] = live[name] * lasting + begun
+    assert all(each == part for each in passes[-20:]), passes[-4:]
+    for name, weight in weights.items():
+        assert abs(live[name] - 100 * weight) < 15 * weight, live
+
+
 live = st.integers(0, 10_000)
 
 
