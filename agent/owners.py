@@ -52,6 +52,9 @@ MAX_FRAMES = 64
 MAX_PER_SECOND = 512
 """After so many frames in a second nothing is read for the rest of it."""
 MAX_OWNERS = 64
+MAX_TOLD = 8
+"""Owners of one VIP that are remembered in the history in :data:`SAY_NS`: whoever claims it from
+ever new addresses would leave nothing else in it."""
 
 _KIND = {4: neighbour.ETH_ARP, 6: neighbour.ETH_IPV6}
 """Frames with claims of addresses of an IP version."""
@@ -131,6 +134,8 @@ class Owners:
         """By kind of frames."""
         self._owners: dict[tuple[str, str], Owner] = {}
         self._defended: dict[str, int] = {}
+        self._told: dict[str, list[int]] = {}
+        """When owners of a VIP were reported, within :data:`SAY_NS`."""
         self._second = self._frames = 0
         self._resume: asyncio.TimerHandle | None = None
         self._doubted: dict[str, object] = {}
@@ -209,13 +214,16 @@ class Owners:
             return
         vip, key = str(address), (str(address), mac.hex(":"))
         owner = self._owners.get(key)
+        if owner is not None:
+            owner.last = now
+        if vip in self._doubted:
+            # One at a time: a flood of others would push it out before it is confirmed.
+            return
         if owner is None:
             if len(self._owners) >= MAX_OWNERS:
                 del self._owners[min(self._owners, key=lambda k: self._owners[k].last)]
             owner = self._owners[key] = Owner(*key, first=now, last=now)
-        owner.last = now
-        if vip not in self._doubted:
-            self._doubted[vip] = self._call_later(CONFIRM_S, self._confirm, owner, since)
+        self._doubted[vip] = self._call_later(CONFIRM_S, self._confirm, owner, since)
 
     def _confirm(self, owner: Owner, since: int) -> None:
         """Act on a claim, if this device still holds the VIP and did not let go of it since.
@@ -232,7 +240,11 @@ class Owners:
             self._defend(owner.vip)
         if owner.said is None or now - owner.said >= SAY_NS:
             owner.said = now
-            self._on_owner(owner)
+            told = [at for at in self._told.get(owner.vip, ()) if now - at < SAY_NS]
+            if len(told) < MAX_TOLD:
+                told.append(now)
+                self._on_owner(owner)
+            self._told[owner.vip] = told
 
     def _unlisten(self, kind: int) -> None:
         listener = self._taps.pop(kind)

@@ -36,6 +36,8 @@ SPACING_S = 0.0002
 """Between the first questions of two groups that come at the same time."""
 MAX_PAIRS = 64
 """Questions about one group in one round."""
+MAX_NAMED = 3
+"""Foreign owners of one VIP that warnings name: those heard last."""
 
 _log = logging.getLogger("halb.presence")
 
@@ -108,12 +110,18 @@ class Presence:
     def warnings(self, name: Callable[[GroupId], str]) -> Iterator[str]:
         """What an operator should know, a sentence each."""
         now = boottime()
-        for owner in self._owners.present():
-            ago = (now - owner.last) // SECOND
-            yield (
-                f"{self._name_of(owner.vip, name)}: another host, {owner.mac}, says that"
-                f" {owner.vip} is its own (heard {ago} s ago); find it and take the address off it"
-            )
+        present: dict[str, list[Owner]] = {}
+        for owner in sorted(self._owners.present(), key=lambda owner: -owner.last):
+            present.setdefault(owner.vip, []).append(owner)
+        for vip, owners in present.items():
+            for owner in owners[:MAX_NAMED]:
+                ago = (now - owner.last) // SECOND
+                yield (
+                    f"{self._name_of(vip, name)}: another host, {owner.mac}, says that"
+                    f" {vip} is its own (heard {ago} s ago); find it and take the address off it"
+                )
+            if (more := len(owners) - MAX_NAMED) > 0:
+                yield f"{self._name_of(vip, name)}: {more} other addresses claim {vip}, too"
         for group, pairs in self._stale.items():
             yield f"{name(group)}: {_stale_text(pairs)}; announced again each {REFRESH_S:g} s"
 

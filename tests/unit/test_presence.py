@@ -10,8 +10,18 @@ from pathlib import Path
 import pytest
 
 from agent import takeover
+from agent.clock import boottime
 from agent.history import VERIFICATION, History
-from agent.owners import DEFEND_NS, FRESH_NS, GRACE_NS, MAX_OWNERS, SAY_NS, Owner, Owners
+from agent.owners import (
+    DEFEND_NS,
+    FRESH_NS,
+    GRACE_NS,
+    MAX_OWNERS,
+    MAX_TOLD,
+    SAY_NS,
+    Owner,
+    Owners,
+)
 from agent.takeover import AT_ONCE, Pair, Takeovers, Verdict
 from protocol.api import HistoryEntry
 from protocol.ids import GroupId
@@ -236,3 +246,20 @@ def test_the_verification_completes_the_timeline_of_the_takeover(tmp_path: Path)
     assert done.timeline == {"total": 9.0, VERIFICATION: 12.346}
     assert history.verified(UID, "a", 1.0) is None
     assert history.verified(UID, "b", 1.0) is None
+
+
+def test_a_flood_of_owners_hides_none_and_leaves_room_in_the_history() -> None:
+    def check(heard: Heard) -> None:
+        now = boottime()
+        heard.owners._since = {ip_address(VIP): now - 10 * GRACE_NS}
+        number = 0
+        for _ in range(3 * MAX_TOLD):
+            for _ in range(2 * MAX_OWNERS):
+                number += 1
+                heard.owners.hear(ip_address(VIP), number.to_bytes(6, "big"), now)
+            heard.due.pop()()
+            assert not heard.due
+        assert len(heard.owners.present()) == 3 * MAX_TOLD
+        assert len(heard.told) == MAX_TOLD
+
+    heard(check)
