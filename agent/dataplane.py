@@ -20,7 +20,7 @@ from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
-from agent.features import COUNTERS, MACS, Lack, features, lacks, why_off
+from agent.features import COUNTERS, ELSEWHERE, MACS, Lack, features, lacks, why_off
 from agent.gatekeeper import GateDrift, Gatekeeper, GateSeen
 from agent.lease import KernelLease
 from agent.listing import difference
@@ -39,7 +39,6 @@ _log = logging.getLogger("halb.kernel")
 _ATTEMPTS = 3
 """Passes that follow each other at once where somebody removes our tables meanwhile."""
 _TABLES = (
-    *gate.TABLES,
     ("netdev", ways.TABLE),
     ("inet", ruleset.TABLE),
     *relay.TABLES,
@@ -147,6 +146,7 @@ class DataPlane:
         sysctl.require_changeable(self.interface)
         self._macs.prepare(why_off(MACS, self.lacks))
         self._books.prepare(why_off(COUNTERS, self.lacks))
+        self._gate.prepare(why_off(ELSEWHERE, self.lacks))
         self._rules.begin(self.lacks)
         self._former = self._gate.former_settings()
         self._gate.load(self._former, anew=not self._gate.fits())
@@ -269,8 +269,9 @@ class DataPlane:
         former = self._former or self._gate.former_settings()
         for interface, vip in addresses.ours():
             addresses.remove(interface, vip)
-        for family, name in _TABLES:
-            self._nft.run(f"add table {family} {name}\ndelete table {family} {name}\n")
+        self._gate.remove()
+        for table in _TABLES:
+            self._nft.run(gate.removed(table))
         self._books.remove()
         self._backstop.remove()
         self.close()

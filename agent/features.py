@@ -25,12 +25,14 @@ REFUSALS = "refusing at once"
 MACS = "virtual MACs"
 RELAY = "moves without a lost packet"
 COUNTERS = "counters"
+ELSEWHERE = "silence on other interfaces"
 BACKSTOP = "silence while others flush all rules"
 """Features without which every Virtual Server is served nevertheless."""
 _WITHOUT = {
     REFUSALS: "where nobody can take a new flow it gets no answer",
     RELAY: "a planned move may stall flows, or reset those that are being opened",
     COUNTERS: "no traffic is counted",
+    ELSEWHERE: "one that is in the network of the VIPs answers for them, also without a lease",
     BACKSTOP: "what comes for a VIP then is reset",
 }
 _BY_FLOW: tuple[Balance, ...] = ("hash", "source-hash", "least-connections")
@@ -123,6 +125,7 @@ def features(interface: str) -> tuple[Feature, ...]:
         Feature(MACS, (lease + virtual_mac.sample(interface),)),
         Feature(RELAY, (relay.sample(),)),
         Feature(COUNTERS, (accounts.sample(),)),
+        Feature(ELSEWHERE, (gate.elsewhere(interface) + gate.guard(_VIPS, [gate.ELSEWHERE]),)),
     )
 
 

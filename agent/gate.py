@@ -1,11 +1,12 @@
-"""The lease as nftables text: tables ``netdev`` and ``inet halb_lease``.
+"""The lease as nftables text: tables ``netdev``, ``inet`` and ``arp halb_lease``.
 
 Pure. The first drops ARP, neighbour discovery and IP from each VIP in ``vips``
 that is not in a timeout set: ``announced`` opens ARP and neighbour discovery,
 ``accepted`` opens IP. No element, no VIP: nothing has to run for a device to
 fall silent. The second, which has an ``accepted`` of its own, drops what would
-begin a flow to such a VIP. The chains ``refresh`` renew elements that still exist
-when a marked datagram to the VIP comes in on ``lo``; they create none.
+begin a flow to such a VIP. The third keeps all other interfaces from answering ARP for VIPs:
+a host answers on each of them for all its addresses. The chains ``refresh`` renew elements
+that still exist when a marked datagram to the VIP comes in on ``lo``; they create none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from protocol.errors import InvalidInput
 from protocol.timing import INTERVAL_NS, MILLISECOND, Profile, Timing
 
 TABLE = "halb_lease"
-TABLES = (("netdev", TABLE), ("inet", TABLE))
+Tables = Sequence[tuple[str, str]]
+"""Family and name of each."""
+TABLES: Tables = (("netdev", TABLE), ("inet", TABLE))
+"""What makes a lease."""
+ELSEWHERE = ("arp", TABLE)
+"""What keeps other interfaces silent; not every kernel has tables of this family."""
 MARK = 0x48414C42
 """Mark of refresh datagrams ("HALB"); setting it takes CAP_NET_ADMIN."""
 REFRESH_PORT: dict[Profile, int] = {p: 7990 + i for i, p in enumerate(INTERVAL_NS)}
@@ -66,7 +72,7 @@ def table(interface: str, note: str, *, inward: bool = True) -> str:
     for version in (4, 6):
         kind, suffix = ADDRESS[version], SUFFIX[version]
         for family, names in _SETS.items():
-            lines.append(f"add set {family} {TABLE} vips{suffix} {{ type {kind}; }}")
+            lines.append(_guarded(family, version))
             # The set's own timeout makes an element without one impossible.
             lines += (
                 f"add set {family} {TABLE} {name}{suffix} {{ type {kind}; size {MAX_VIPS}; "
@@ -80,6 +86,22 @@ def table(interface: str, note: str, *, inward: bool = True) -> str:
     lines += _chain("netdev", "refresh", _ON_LO.format(-500), (*_refresh("netdev"), _TAKEN))
     lines += _chain("inet", "opens", "nat hook prerouting priority dstnat - 12", _opens())
     return "".join(f"{line}\n" for line in lines) + looking_inward(interface, wanted=inward)
+
+
+def elsewhere(interface: str) -> str:
+    """The table that keeps all other interfaces silent, in a form that may be loaded again.
+
+    It has the VIPs of IPv6, too, as the others do: of these a host answers for those of the
+    interface alone.
+    """
+    hook = "filter hook input priority filter"
+    lines = [f"add table arp {TABLE}", *(_guarded("arp", version) for version in (4, 6))]
+    lines += _chain("arp", "input", hook, [f'iifname != "{interface}" arp daddr ip @vips drop'])
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _guarded(family: str, version: int) -> str:
+    return f"add set {family} {TABLE} vips{SUFFIX[version]} {{ type {ADDRESS[version]}; }}"
 
 
 def looking_inward(interface: str, *, wanted: bool) -> str:
@@ -102,8 +124,12 @@ def _chain(family: str, name: str, hook: str, rules: Iterable[str]) -> list[str]
 
 def replaced(interface: str, note: str, *, inward: bool = True) -> str:
     """As :func:`table`, but instead of whatever stands under this name; closes all leases."""
-    gone = (f"add table {each}\ndelete table {each}\n" for each in map(" ".join, TABLES))
-    return "".join(gone) + table(interface, note, inward=inward)
+    return "".join(map(removed, TABLES)) + table(interface, note, inward=inward)
+
+
+def removed(table: tuple[str, str]) -> str:
+    """Leave nothing of a table, whether it is there or not."""
+    return "".join(f"{verb} table {' '.join(table)}\n" for verb in ("add", "delete"))
 
 
 # Each packet that a device forwards meets these, so IPv4 comes first, and what passes there is
@@ -156,15 +182,22 @@ def _refresh(family: str) -> Iterable[str]:
             yield f"meta mark {MARK:#x} udp dport {port} {held} {renew}"
 
 
-def guard(vips: Sequence[str]) -> str:
+def guard(vips: Sequence[str], tables: Tables = TABLES) -> str:
     """Put VIPs behind the gate."""
-    return "".join(_element("add", "vips", v, some) for v, some in split(vips))
+    return _behind("add", vips, tables)
 
 
-def unguard(vips: Sequence[str]) -> str:
+def unguard(vips: Sequence[str], tables: Tables = TABLES) -> str:
     """Take VIPs that are no longer on the interface out of the gate, and end their leases."""
-    gone = "".join(_element("delete", "vips", v, some) for v, some in split(vips))
-    return release(vips) + gone
+    return release(vips) + _behind("delete", vips, tables)
+
+
+def _behind(verb: str, vips: Sequence[str], tables: Tables) -> str:
+    return "".join(
+        f"{verb} element {family} {table} vips{SUFFIX[version]} {{ {', '.join(some)} }}\n"
+        for version, some in split(vips)
+        for family, table in tables
+    )
 
 
 def acquire(vips: Sequence[str], lease_ns: int) -> str:
@@ -209,5 +242,5 @@ def _element(
     return "".join(
         f"{verb} element {family} {TABLE} {name}{SUFFIX[version]} {{ {elements} }}\n"
         for family, names in _SETS.items()
-        if name not in RENEWED or name in names
+        if name in names
     )

@@ -61,11 +61,16 @@ class Gatekeeper:
     def __init__(self, nft: Nft, interface: str) -> None:
         self._nft = nft
         self._interface = interface
+        self._tables: gate.Tables = (*gate.TABLES, gate.ELSEWHERE)
         self._inward = True
         """Packets to VIPs are looked at, too."""
         self._networks: Networks = ()
         self._by_egress: dict[int, tuple[VirtualServer, bool]] = {}
         """By identity of Virtual Servers, for these networks: see :func:`leaves_by_egress`."""
+
+    def prepare(self, lacking: str) -> None:
+        """``lacking``: why this kernel cannot keep other interfaces silent; empty if it can."""
+        self._tables = gate.TABLES if lacking else (*gate.TABLES, gate.ELSEWHERE)
 
     def former_settings(self) -> Mapping[str, int]:
         """The settings before our first change: noted in the kernel, or as they are now."""
@@ -85,15 +90,22 @@ class Gatekeeper:
         note, inward = "was " + sysctl.note(former), self._inward
         if not anew:
             try:
-                self._nft.run(gate.table(self._interface, note, inward=inward))
+                self._nft.run(gate.table(self._interface, note, inward=inward) + self._elsewhere())
             except KernelRefused:
                 # A table of another release: its sets have other types.
                 anew = True
-        left = gate.guard([vip for _, vip in addresses.ours()])
+        left = gate.guard([vip for _, vip in addresses.ours()], self._tables)
         if anew:
-            self._nft.run(gate.replaced(self._interface, note, inward=inward) + left)
+            made = gate.replaced(self._interface, note, inward=inward) + self._elsewhere(anew=True)
+            self._nft.run(made + left)
         elif left:
             self._nft.run(left)
+
+    def _elsewhere(self, *, anew: bool = False) -> str:
+        if gate.ELSEWHERE not in self._tables:
+            return ""
+        gone = gate.removed(gate.ELSEWHERE) if anew else ""
+        return gone + gate.elsewhere(self._interface)
 
     def look_inward(self, desired: Desired) -> bool:
         """Look at packets to VIPs, too, if that is needed; whether anything had to be changed."""
@@ -119,11 +131,11 @@ class Gatekeeper:
 
     def guard(self, vips: Sequence[str]) -> None:
         """Put VIPs behind the gate."""
-        self._nft.run(gate.guard(vips))
+        self._nft.run(gate.guard(vips, self._tables))
 
     def unguard(self, vips: Sequence[str]) -> None:
         """Take VIPs that are no longer on the interface out of it, and end their leases."""
-        self._nft.run(gate.unguard(vips))
+        self._nft.run(gate.unguard(vips, self._tables))
 
     def vips(self) -> Mapping[str, frozenset[str]]:
         """What stands behind the gate in each table, by family, as the kernel says."""
@@ -133,17 +145,22 @@ class Gatekeeper:
                 for name in _VIPS
                 for vip in elements(self._nft.list_timed("set", family, gate.TABLE, name))
             )
-            for family, _ in gate.TABLES
+            for family, _ in self._tables
         }
+
+    def remove(self) -> None:
+        """Leave nothing of it."""
+        for table in self._tables:
+            self._nft.run(gate.removed(table))
 
     def missing(self) -> GateDrift:
         """Whether the gate is not there at all any more, or one of its tables."""
-        gone = [f"table {family} {name}" for family, name in gate.TABLES if not self._list(family)]
+        gone = [f"table {family} {name}" for family, name in self._tables if not self._list(family)]
         return GateDrift(tuple(f"{name} was deleted" for name in gone), bool(gone))
 
     def look(self) -> GateSeen:
         """Read the kernel's state of it."""
-        listed = {family: self._list(family) for family, _ in gate.TABLES}
+        listed = {family: self._list(family) for family, _ in self._tables}
         parts = {family: blocks(listing or "") for family, listing in listed.items()}
         for kind, name in virtual_mac.SETS:
             if f"{kind} {name}" in parts["netdev"]:

@@ -176,6 +176,20 @@ def test_what_cannot_be_counted_is_served(
     assert caplog.text.count("traffic is not counted: nftables refused") == 1
 
 
+def test_without_tables_for_arp_vips_are_served_and_the_doctor_says_what_answers(
+    poor: Poor, lack: Path
+) -> None:
+    lack.write_text("table arp\n")
+    poor.begin()
+    for _ in range(3):
+        done = poor.reconcile(SERVED)
+        assert not done.unfit
+        assert not done.drift
+    (lacking,) = poor.plane.lacks
+    assert str(lacking).startswith("silence on other interfaces is off: ")
+    assert "table arp" not in poor.run("nft", "list", "tables")
+
+
 @pytest.mark.parametrize("word", ["flags constant", f"table netdev {gate.TABLE}"])
 def test_without_the_lease_or_snat_nothing_begins(poor: Poor, lack: Path, word: str) -> None:
     lack.write_text(f"{word}\n")

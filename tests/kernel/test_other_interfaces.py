@@ -1,4 +1,5 @@
-"""A device has interfaces that HALB does not serve on: what they learnt, and do, stays."""
+"""A device has interfaces that HALB does not serve on: what they learnt, and do, stays, and they
+answer for no VIP."""
 
 from __future__ import annotations
 
@@ -9,12 +10,28 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.kernel.namespaces import Device, Inside, hosts, wait_until
+from agent.addresses import link
+from agent.gate import TABLE
+from agent.ruleset import Desired
+from halbctl.lab.namespaces import SWITCH
+from protocol.objects import Listener
+from tests.kernel.namespaces import (
+    VIP,
+    Device,
+    Inside,
+    desired,
+    hosts,
+    virtual_server,
+    wait_until,
+)
 
 pytestmark = pytest.mark.kernel
 
 ACCEPTS = "net.ipv6.conf.mgmt0.accept_ra"
 ROUTER_LIFETIME_S = 1800
+SECOND = "10.77.0.111"
+"""Address of a second interface in the network of the VIPs."""
+WANTED = desired(virtual_server([], [Listener(protocol="tcp", port=80, gateway_port=80)]))
 _IPPROTO_ICMPV6, _ADVERTISEMENT, _HOPS = 58, 134, 255
 
 
@@ -110,3 +127,57 @@ def test_interfaces_that_forwarded_alone_do_so_afterwards_and_redirects_stay_ref
     second.call(second.plane.remove)
     assert found() == settings
     second.close()
+
+
+@pytest.fixture
+def doubled() -> Iterator[tuple[Device, Inside]]:
+    """A device with two interfaces in the network of its VIPs, as hosts have that use one of
+    them for the link to their peers; and a client there."""
+    with hosts("a", "client") as network:
+        added = "link add second type veth peer name eth1 netns"
+        plugged = "link set second up master br0"
+        network.run(SWITCH, "ip", *added.split(), network.namespace("a"))
+        network.run(SWITCH, "ip", *plugged.split())
+        network.run("a", "ip", "link", "set", "eth1", "up")
+        network.run("a", "ip", "address", "add", f"{SECOND}/24", "dev", "eth1")
+        device, client = Device(network, "a"), Inside(network, "client")
+        device.reconcile(WANTED)
+        yield device, client
+        device.close()
+        client.close()
+
+
+def test_no_interface_but_its_own_answers_for_a_vip(doubled: tuple[Device, Inside]) -> None:
+    """A host answers ARP on each interface for all its addresses, whatever its lease says."""
+    device, client = doubled
+    own = device.call(link, "eth0").mac.hex(":")
+    wait_until(lambda: client.owner_of(SECOND) is not None, "the second interface answers")
+    assert client.owner_of(VIP) is None
+    device.take()
+    assert {client.owner_of(VIP) for _ in range(5)} == {own}
+    device.drop()
+    assert client.owner_of(VIP) is None
+
+
+def test_what_keeps_other_interfaces_silent_is_mended(doubled: tuple[Device, Inside]) -> None:
+    device, client = doubled
+    device.run("nft", "delete", "table", "arp", TABLE)
+    assert device.reconcile(WANTED).drift == (f"table arp {TABLE} was deleted",)
+    assert client.owner_of(VIP) is None
+    device.run("nft", "flush", "set", "arp", TABLE, "vips")
+    assert device.reconcile(WANTED).drift == (f"table arp {TABLE}: its VIPs were altered",)
+    assert client.owner_of(VIP) is None
+    again = device.reconcile(WANTED)
+    assert not again.changed
+    assert not again.drift
+
+
+def test_an_address_that_is_no_vip_any_more_is_answered_for_again(
+    doubled: tuple[Device, Inside],
+) -> None:
+    device, client = doubled
+    device.reconcile(Desired())
+    device.run("ip", "address", "add", f"{VIP}/32", "dev", "lo")
+    assert client.owner_of(VIP) is not None
+    device.call(device.plane.remove)
+    assert "halb" not in device.run("nft", "list", "tables")
