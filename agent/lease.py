@@ -23,7 +23,7 @@ from agent.listing import elements
 from agent.nft import KernelBusy, KernelRefused, Nft
 from agent.renewal import Renewals
 from protocol.errors import HalbError
-from protocol.timing import DRAIN_NS, MILLISECOND, Profile, Timing
+from protocol.timing import DRAIN_NS, MILLISECOND, SECOND, Profile, Timing
 
 _TRIAL = ("127.0.0.1", "::1")
 """Addresses that the lease is tried with: local, and never behind the gate."""
@@ -38,6 +38,7 @@ _TRIAL_DEADLINE_NS = 100 * MILLISECOND
 _TOLERANCE_MS = 60
 """Timeouts end at a tick of the kernel's clock."""
 _DURATION = re.compile(r"(\d+)(ms|[dhms])")
+_LEASE_NS = {profile: Timing.of(profile).lease for profile in Profile}
 _UNIT_MS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
@@ -71,6 +72,8 @@ class KernelLease:
         """When (own clock, ns) what is sent on of each VIP has ended at the latest."""
         self._inherited = boottime() + DRAIN_NS + _MARGIN_NS
         """The same of what a killed agent may have begun."""
+        self._over = boottime() + max(DRAIN_NS, *_LEASE_NS.values()) + _MARGIN_NS
+        """When (own clock, ns) every lease is over that is not renewed until then."""
         self._renewals = Renewals()
 
     def acquire(self, vips: Sequence[str], lease_ns: int) -> None:
@@ -86,6 +89,7 @@ class KernelLease:
         except KernelBusy:
             self._busy_until = now + _BUSY_NS
             raise
+        self._lasts(lease_ns)
 
     def refresh(self, vips: Sequence[str], profile: Profile) -> None:
         """Renew the lease of ``vips`` for a profile's lease time, where it still lives.
@@ -93,17 +97,19 @@ class KernelLease:
         A lease that ran out stays closed, and that is no error.
         """
         self._renewals.send(vips, REFRESH_PORT[profile])
+        self._lasts(_LEASE_NS[profile])
 
     def release(self, vips: Sequence[str]) -> None:
-        """Close the lease of ``vips`` at once, whether it is open or not."""
-        self._nft.run(gate.release(vips))
+        """Close the lease of ``vips``, whether it is open or not: at once, or where other rules
+        are being loaded for so long, wait until it is over by itself."""
+        self._while_it_lasts(gate.release(vips))
 
     def relay(self, vips: Sequence[str], to: Sequence[str], drain_ns: int) -> None:
         """Send packets of flows that only the predecessor knows on to it, for ``drain_ns``."""
         self.end_relay(vips)
         script = relay.begin(vips, to, drain_ns) if self._can_relay else ""
         if script:
-            self._nft.run(script)
+            self._nft.run(script, patience=PATIENCE_S)
             ends = boottime() + drain_ns + _MARGIN_NS
             self._relays.update(dict.fromkeys(vips, ends))
 
@@ -113,7 +119,7 @@ class KernelLease:
         some = [vip for vip in vips if now < self._relays.pop(vip, self._inherited)]
         for script in relay.end(some):
             with suppress(KernelRefused):
-                self._nft.run(script)
+                self._while_it_lasts(script)
 
     def lame(self, groups: Sequence[Sequence[str]], drain_ns: int) -> bool:
         """Stop announcing the VIPs of each group at once; go on taking packets for ``drain_ns``.
@@ -122,12 +128,26 @@ class KernelLease:
         """
         vips = [vip for group in groups for vip in group]
         try:
-            self._nft.run(gate.lame(vips, drain_ns))
+            done = self._while_it_lasts(gate.lame(vips, drain_ns))
         except KernelRefused:
             if len(groups) > 1:
                 each = [self.lame([group], drain_ns) for group in groups]
                 return all(each)
             self.release(vips)
+            return False
+        if done:
+            self._lasts(drain_ns)
+        return done
+
+    def _lasts(self, time_ns: int) -> None:
+        self._over = max(self._over, boottime() + time_ns + _MARGIN_NS)
+
+    def _while_it_lasts(self, script: str) -> bool:
+        """Whether ``script`` was applied: not where it came to nothing meanwhile, as whoever
+        waits renews no lease."""
+        try:
+            self._nft.run(script, patience=max(0, self._over - boottime()) / SECOND)
+        except KernelBusy:
             return False
         return True
 

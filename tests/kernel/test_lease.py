@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -361,3 +362,31 @@ def test_a_lease_is_not_opened_late_behind_rules_that_are_being_loaded(
     assert not takes_packets(client, VIP)
     device.call(device.lease.acquire, VIPS, LONG)
     wait_until(lambda: takes_packets(client, VIP), "open")
+
+
+def test_whoever_closes_a_lease_waits_for_other_rules_no_longer_than_it_lasts(
+    device: Device, client: Inside
+) -> None:
+    """The loop does nothing else meanwhile, for this Virtual Server or any other."""
+    know_by_heart(device, client)
+    lease = device.call(KernelLease, "eth0")
+    device.call(lease.acquire, VIPS, SHORT)
+    loaded = threading.Event()
+
+    def load() -> None:
+        with nft._turn:
+            loaded.wait(60.0)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        wait_until(nft._turn.locked, "rules are being loaded")
+        assert not device.call(lease.lame, [VIPS], LONG)
+        device.call(lease.release, VIPS)
+        assert loading.is_alive()
+    finally:
+        loaded.set()
+        loading.join()
+        lease.close()
+    assert not takes_packets(client, VIP)
+    assert not device.call(device.lease.held).accepted
