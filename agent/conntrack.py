@@ -99,7 +99,7 @@ def flows_by_gateway(desired: Desired) -> Mapping[tuple[GroupId, str], int]:
 
 
 def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
-    """Take the flows between these out of the table; how many there were.
+    """Take the flows between these out of the table; how many of them were live.
 
     The next packet of such a client opens the flow anew towards another gateway, which does
     not know it and resets it, so that the client connects again. Costs as :func:`count_flows`.
@@ -110,9 +110,14 @@ def end_flows(vips: Iterable[str], gateways: Iterable[str]) -> int:
 
 
 def _end(version: int, vips: set[bytes], gateways: set[bytes]) -> int:
-    flows = _flows(version, vips)
-    found = [_name(version, body) for place, body in flows if place[3] in gateways]
-    return _take_out(version, found)
+    live: list[bytes] = []
+    over: list[bytes] = []
+    for place, body in _flows(version, vips):
+        if place[3] in gateways:
+            # Nobody loses what was closed already, and the kernel remembers it for minutes.
+            (over if _state(version, body) in OVER else live).append(_name(version, body))
+    _take_out(version, over)
+    return _take_out(version, live)
 
 
 def end_flows_to(vips: Iterable[str]) -> int:

@@ -94,6 +94,25 @@ def test_flows_to_a_gateway_are_ended_and_no_others(
 
 
 @pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
+def test_flows_that_were_closed_are_taken_out_and_not_counted_as_ended(
+    place: tuple[Device, Inside], version: int, vip: str
+) -> None:
+    device, _ = place
+    device.call(end_flows_to, VIPS)
+    flow = (vip, "tcp", ECHO, SERVES[version])
+    with answered(place, vip):
+        pass
+    wait_until(lambda: flow not in device.call(count_flows, VIPS), "both ends closed it")
+
+    def known() -> bool:
+        return "dport" in device.run("conntrack", "-L", "-f", f"ipv{version}", "-d", vip)
+
+    assert known(), "the kernel remembers it for a while"
+    assert device.call(end_flows, VIPS, [SERVES[version]]) == 0
+    assert not known()
+
+
+@pytest.mark.parametrize(("version", "vip"), [(4, VIP), (6, VIP6)])
 def test_flows_that_a_gateway_has_not_answered_are_taken_out_and_no_others(
     place: tuple[Device, Inside], version: int, vip: str
 ) -> None:
