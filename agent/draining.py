@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from agent.clock import Deadlines
 from agent.conntrack import end_flows
 from agent.ruleset import remembers_all
+from agent.tellers import FRESH_S
 from protocol.changes import SetGateway
 from protocol.effects import Event
 from protocol.errors import HalbError
@@ -29,6 +30,9 @@ AGAIN_S = 2.0
 SWEEPS_S = (0.0, 2.0, 6.0)
 """When flows are ended, counted from when the gateway was found disabled. Not once: another
 device may have handed some over in the middle of it."""
+LAST_S = FRESH_S
+"""When that is done once more. A device that was away when the deadline came has the flows still,
+and tells a new primary of them for so long."""
 
 _log = logging.getLogger("halb.draining")
 
@@ -119,8 +123,9 @@ class Draining:
                 self._tell(Event("drained", server.uid, f"{what}: {count}"))
 
         last = SWEEPS_S[-1]
-        timers = tuple(self._loop.call_later(after, end, after == last) for after in SWEEPS_S)
-        self._swept[key] = _Sweep(address, timers, self._loop.time() + last)
+        timers = [self._loop.call_later(after, end, after == last) for after in SWEEPS_S]
+        timers.append(self._loop.call_later(LAST_S, end, False))
+        self._swept[key] = _Sweep(address, tuple(timers), self._loop.time() + LAST_S)
 
     def close(self) -> None:
         for sweep in self._swept.values():

@@ -124,3 +124,26 @@ def test_where_nobody_counts_nobody_says_that_a_gateway_was_empty(
         f"gateway gw1 is disabled at its deadline: {ended}what it still had, which nobody counts,"
         " was ended"
     )
+
+
+def test_what_a_device_that_was_away_still_had_is_ended_too(
+    ended: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once the gateway is removed, and not once it may have connections again."""
+    monkeypatch.setattr("agent.draining.LAST_S", 0.05)
+    told: list[Event] = []
+
+    async def test() -> None:
+        draining = Draining(told.append)
+        assert not list(draining.due(serving(ONE, TWO), {UID}, at(DEADLINE - 1)))
+        assert not list(draining.due(serving(disabled(ONE), disabled(TWO)), {UID}, at(DEADLINE)))
+        await until(lambda: len(told) == 2)
+        assert ended == [ONE.address, TWO.address]
+        enabled = replace(TWO, drain_until=None)
+        assert not list(draining.due(serving(enabled), {UID}, at(DEADLINE)))
+        await until(lambda: len(ended) > 2)
+        await asyncio.sleep(0.05)
+
+    run(test())
+    assert ended == [ONE.address, TWO.address, ONE.address]
+    assert len(told) == 2, "that is no news"
