@@ -173,7 +173,10 @@ async def ask_to_join(
                     reply = await ask_member(key, address, request, keys, left)
                     config_of(reply)
                 except (Unreachable, NoQuorum, TimedOut, NotMember) as error:
-                    failed[address] = error
+                    said = isinstance(failed.get(address), NoQuorum | TimedOut)
+                    # What time is left in the end may be too short for the same answer.
+                    if not (said and isinstance(error, Unreachable)):
+                        failed[address] = error
                 else:
                     return reply
         if failed and all(isinstance(error, NotMember) for error in failed.values()):
@@ -240,10 +243,13 @@ async def _probe(ip: str, port: int, seconds: float) -> None:
 
 
 def _nobody(failed: Mapping[str, HalbError], seconds: float) -> HalbError:
-    """What to report when time is up: a member's own reason, if one had any."""
-    for error in failed.values():
-        if not isinstance(error, Unreachable):
-            return error
+    """What to report when time is up: a member's own reason, if one had any.
+
+    One that has left, such as the device that asks, does not hide why those that stayed say no.
+    """
+    own = [error for error in failed.values() if not isinstance(error, Unreachable)]
+    if own:
+        return min(own, key=lambda error: isinstance(error, NotMember))
     reasons = "; ".join(error.message for error in failed.values()) or "the token names nobody"
     return Unreachable(
         f"no device of the Site answered within {seconds:g} s: {reasons}",

@@ -151,6 +151,27 @@ def test_the_next_member_is_asked_where_one_has_left_the_site(host: Inside) -> N
     run(host, scenario, gone, alive)
 
 
+def test_why_members_say_no_is_told_although_another_has_left_and_time_runs_out(
+    host: Inside,
+) -> None:
+    """As where one of two that left by force joins again: its token names itself, too."""
+
+    async def left(_: JoinRequest) -> JoinReply:
+        return elsewhere("b")
+
+    async def slow(_: JoinRequest) -> JoinReply:
+        await asyncio.sleep(0.8)
+        raise NoQuorum("no coordinator can be reached")
+
+    gone, stays = Member(left), Member(slow)
+
+    async def scenario() -> None:
+        with pytest.raises(NoQuorum, match="no coordinator can be reached"):
+            await ask(token(gone, stays), seconds=2.0)
+
+    run(host, scenario, gone, stays)
+
+
 def test_with_nobody_there_each_address_is_named(host: Inside) -> None:
     async def scenario() -> None:
         absent = Member()
