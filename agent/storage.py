@@ -30,12 +30,13 @@ from protocol.effects import (
 )
 from protocol.ids import GroupId, Revision
 from protocol.local import Local
+from protocol.timing import HANGS_NS, SECOND
 
 RETRY_S = 1.0
 """Seconds until a disk that refused is tried again."""
 SLOW_S = 1.0
 """Votes that take the disk longer are worth an operator's attention: elections wait for them."""
-HANGS_S = 3.0
+HANGS_S = HANGS_NS / SECOND
 """Votes that take longer are taken for refused, until the disk has them after all."""
 PROBE_S = 30.0
 """Votes are written at least this often, also where there are no new ones."""

@@ -94,7 +94,7 @@ class Candidacy:
         voter.freed_for = None
         # A candidate that holds no lease is free to vote for another in a later term.
         voter.promised_to, voter.promise_until = voter.me, now
-        voter.heard = now
+        voter.heard = voter.voted_at = now
         question = Vote(
             voter.group, voter.term, electorate.number, electorate.revision,
             voter.timing.interval, handover_term,
@@ -107,10 +107,14 @@ class Candidacy:
         self.votes = set()
 
     def ask(self, now: int, jitter: int) -> None:
-        """Votes are asked for now; the next try comes ``jitter`` ns later than the soonest."""
+        """Votes are asked for now; the next try comes ``jitter`` ns later than the soonest.
+
+        Their disks may take as long as this one did: who stood anew meanwhile would make void
+        what they are about to answer.
+        """
         self.votes = {self._voter.me}
         self.asked_at = now
-        self.not_before = now + self._voter.timing.retry + jitter
+        self.not_before = now + self._voter.timing.retry + self._voter.took + jitter
 
     def _barred(self) -> bool:
         """Whether the group is frozen and this device was not its last primary."""
@@ -210,9 +214,12 @@ class Candidacy:
             out.send(other, question)
 
     def yields(self, now: int) -> None:
-        """Another candidate asks for votes in a moment: do not stand against it meanwhile."""
+        """Another candidate asks for votes in a moment: do not stand against it meanwhile.
+
+        Its disk may take as long as this one did for the last vote.
+        """
         timing = self._voter.timing
-        pause = timing.interval + self.rank() * timing.stagger
+        pause = timing.interval + self._voter.took + self.rank() * timing.stagger
         self.not_before = max(self.not_before, now + pause)
 
     def _ask_at(self) -> int:

@@ -117,6 +117,9 @@ class Timing:
 DRAIN_NS = 2 * SECOND
 """How long a device that handed over goes on forwarding packets that still reach it."""
 
+HANGS_NS = 3 * SECOND
+"""A disk that takes longer for votes counts as one that refuses, until it has them after all."""
+
 IDLE_BEAT_NS = 500 * MILLISECOND
 """Beat interval towards a peer that this device holds no lease with."""
 

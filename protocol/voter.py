@@ -21,7 +21,7 @@ from protocol.effects import Ballot
 from protocol.ids import SITE_GROUP, DeviceId, GroupId, Revision
 from protocol.messages import Answer, Ask, Claim, Reason, Vote, Voted
 from protocol.outbox import Outbox
-from protocol.timing import PROMISE_INTERVALS, Timing
+from protocol.timing import HANGS_NS, PROMISE_INTERVALS, Timing
 
 LOST = "lost its votes and waits to hear a primary"
 
@@ -76,6 +76,10 @@ class Voter:
         self.disk_works = True
         self.unwritten = False
         """The ballot is on its way to the disk, and nobody may hear of it yet."""
+        self.voted_at = 0
+        """When this device last gave its vote, to whomever."""
+        self.took = 0
+        """How long the disk took for that vote, at most until it counts as one that refuses."""
         self.held: dict[DeviceId, Vote] = {}
         """Questions that wait for the promise's end."""
 
@@ -235,7 +239,7 @@ class Voter:
         self.cast(vote.term, sender, out)
         self.leader = None
         self.freed_for = None
-        self.heard = now
+        self.heard = self.voted_at = now
         self.promised_to, self.promise_until = sender, now + self.promise_for(vote.interval)
         out.send(sender, Voted(self.group, vote.term, self.term, True, Reason.NONE))
 
@@ -245,8 +249,10 @@ class Voter:
         However long that took, this voter waits for the candidate before it stands itself.
         """
         self.unwritten = False
-        voted = self.ballot.vote not in (None, self.me) and self.ballot.vote == self.promised_to
-        if voted and self.leader is None:
+        if self.ballot.vote is None or self.ballot.vote != self.promised_to or self.leader:
+            return
+        self.took = min(now - self.voted_at, HANGS_NS)
+        if self.ballot.vote != self.me:
             self.heard = now
             self.promise_until = max(self.promise_until, now + self.timing.promise)
 

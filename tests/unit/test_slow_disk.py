@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
+
 from protocol.effects import Acquire, Ballot, PersistBallots, Promote, Refresh, Send
 from protocol.ids import SITE_GROUP, DeviceId, GroupId
 from protocol.messages import Ack, Reason, Refusal, Resign, Stored, Vote, Voted
 from protocol.outbox import Outbox
-from protocol.timing import MILLISECOND
+from protocol.timing import HANGS_NS, MILLISECOND, Profile, Timing
 from tests.unit.cluster import RDP, Cluster, server
 
+T = Timing.of(Profile.NORMAL)
 MAIL = GroupId("e" * 16)
 A, B = DeviceId("a" * 16), DeviceId("b" * 16)
 
@@ -177,3 +180,39 @@ def test_a_newer_term_on_disk_gives_a_former_primary_no_more_time() -> None:
     voter.on_written(promised)
     assert voter.promise_until == promised
     assert voter.heard < promised
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+@pytest.mark.parametrize("ms", [300, 1000, 2500])
+def test_an_election_takes_two_writes_longer_where_all_disks_are_slow(size: int, ms: int) -> None:
+    """The candidate's and the voters': nobody makes those void by standing anew meanwhile."""
+    cluster = Cluster(size).settled()
+    slow(cluster, ms)
+    killed, dead = cluster.now, cluster.primary()
+    assert dead is not None
+    cluster.kill(dead)
+    cluster.run_until(lambda: cluster.primary() is not None, ms=10_000)
+    assert cluster.now - killed <= T.promise + 2 * ms * MILLISECOND + 2 * T.interval
+
+
+@pytest.mark.parametrize("size", [3, 5, 7])
+def test_a_planned_move_that_slow_disks_abort_ends_with_a_primary(size: int) -> None:
+    """Successor and others then stand in one term, and may have to stand once more."""
+    cluster = Cluster(size).settled()
+    first = cluster.devices[0].id
+    slow(cluster, 1000)
+    moved = cluster.now
+    cluster.give(first, Promote("m1", "rdp", "d2"))
+    cluster.run_until(lambda: cluster.primary() is None)
+    cluster.run_until(lambda: cluster.primary() is not None)
+    assert cluster.now - moved <= 4 * 1000 * MILLISECOND + 5 * T.interval
+
+
+def test_what_a_disk_that_hung_took_is_no_measure_of_the_next_vote() -> None:
+    cluster = Cluster().settled()
+    first = cluster.devices[0].id
+    voter, out = cluster.nodes[cluster.devices[1].id].groups[RDP].voter, Outbox()
+    question = Vote(RDP, voter.term + 1, 1, cluster.config.revision, T.interval)
+    voter.grant(first, question, cluster.now, out)
+    voter.on_written(cluster.now + 100 * HANGS_NS)
+    assert voter.took == HANGS_NS
