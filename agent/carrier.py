@@ -356,9 +356,9 @@ class Carrier:
             loaded=self._loaded,
             refused=self._refused,
             trouble=(self._trouble,) if self._trouble else (),
+            lost=self.outlook.lost,
         )
-        unfit = fitness.unfit(self._config, self.device, host)
-        found = Fitness(unfit, tuple(self._outdated.items()))
+        found = fitness.judged(self._config, self.device, host, self._outdated)
         if found != self._told:
             self._told = found
             self._deliver(found)

@@ -8,13 +8,15 @@ must not leave a VIP without an owner, so the core only ranks a late device last
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from agent.addresses import Link
+from protocol.addresses import family
 from protocol.assignment import carriers_of
 from protocol.config import Config
+from protocol.effects import Fitness
 from protocol.ids import DeviceId, GroupId
 from protocol.objects import VirtualServer
 from protocol.timing import INTERVAL_NS, MILLISECOND, SECOND, Profile
@@ -40,6 +42,16 @@ class Host:
     """Virtual Servers that the kernel does not take, with the reason."""
     trouble: tuple[str, ...] = ()
     """What forbids to carry anything: kernel, lease or disk, one phrase each."""
+    lost: frozenset[int] = frozenset()
+    """IP versions whose default route was there since the agent started, and is gone."""
+
+
+def judged(
+    config: Config, device: DeviceId, host: Host, outdated: Mapping[GroupId, str]
+) -> Fitness:
+    """What to tell the core. ``outdated`` are those whose newest change the kernel refused."""
+    worse = {**dict(one_sided(config, device, host.lost)), **outdated}
+    return Fitness(unfit(config, device, host), tuple(worse.items()))
 
 
 def unfit(config: Config, device: DeviceId, host: Host) -> tuple[tuple[GroupId, str], ...]:
@@ -52,6 +64,21 @@ def unfit(config: Config, device: DeviceId, host: Host) -> tuple[tuple[GroupId, 
             if reason:
                 found.append((server.uid, reason))
     return tuple(found)
+
+
+def one_sided(
+    config: Config, device: DeviceId, lost: frozenset[int]
+) -> Iterator[tuple[GroupId, str]]:
+    """Virtual Servers whose answers do not find back to distant clients, and why.
+
+    Those with ``dsr`` do: their gateways answer themselves. Near clients are served all the same,
+    so a device without a way back is better than none.
+    """
+    for server in config.virtual_servers.values() if lost else ():
+        if server.forwarding != "dsr" and device in carriers_of(config, server):
+            for version in sorted(lost & {family(vip) for vip in server.vips}):
+                yield server.uid, f"has no IPv{version} default route any more: {_UNANSWERED}"
+                break
 
 
 def cut_off(interface: str, link: Link | None) -> str:
@@ -83,6 +110,7 @@ def _reason(server: VirtualServer, host: Host) -> str:
     return ""
 
 
+_UNANSWERED = "distant clients get no answers"
 ENOUGH = 100
 """Wake-ups without which nothing is concluded: a start is no steady state."""
 

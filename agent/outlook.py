@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from agent import addresses, segment
 from agent.addresses import InterfaceMissing, Link
 from agent.prechecks import Host
 from protocol.ids import DeviceId
+
+_VERSIONS = frozenset({4, 6})
+_log = logging.getLogger("halb.outlook")
 
 
 class Outlook:
@@ -23,10 +27,13 @@ class Outlook:
         """The operator's addresses of it, with prefixes."""
         self.routers: tuple[str, ...] = ()
         """That it leads to the world by."""
+        self.lost: frozenset[int] = frozenset()
+        """IP versions whose way to the world was there since the agent started, and is gone."""
+        self._had: frozenset[int] = frozenset()
 
     def look(self) -> bool:
         """Read the interface's state; whether it changed."""
-        before = (self.link, self.networks)
+        before = (self.link, self.networks, self.lost)
         self.link, self.networks = None, ()
         try:
             self.link = addresses.link(self.interface)
@@ -34,9 +41,20 @@ class Outlook:
             self.routers = segment.routers(self.interface)
         except InterfaceMissing:
             self.link = None
+        self._look_for_ways_out()
         macs = {link.mac for link in (before[0], self.link) if link is not None}
         self.moved = len(macs) > 1
-        return (self.link, self.networks) != before
+        return (self.link, self.networks, self.lost) != before
+
+    def _look_for_ways_out(self) -> None:
+        lacking = segment.without_a_way()
+        had, there = self._had - self.lost, _VERSIONS - lacking
+        self._had |= there
+        self.lost = self._had & lacking
+        for version in sorted(there - had):
+            _log.info("there is an IPv%d default route", version)
+        for version in sorted(had - there):
+            _log.warning("there is no IPv%d default route any more", version)
 
     def is_near(self, address: str) -> bool:
         """Whether it lies in one of the interface's networks."""

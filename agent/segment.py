@@ -20,6 +20,7 @@ _NEIGHBOUR = struct.Struct("=BxHiHBB")
 _DESTINATION, _OUT, _GATEWAY = 1, 4, 5
 _ADDRESS_OF_NEIGHBOUR = 1
 _INCOMPLETE, _FAILED = 0x01, 0x20
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _SOMEWHERE = {
     socket.AF_INET: ip_address("192.0.2.1").packed,
     socket.AF_INET6: ip_address("2001:db8::1").packed,
@@ -40,6 +41,26 @@ def routers(interface: str) -> tuple[str, ...]:
             if out == index and hop != somewhere:
                 found.append(str(ip_address(hop)))
     return tuple(found)
+
+
+def without_a_way() -> frozenset[int]:
+    """IP versions in which no route leads to the world, by whatever interface.
+
+    Asked as for a packet of this host: any metric will do, several next hops, a half of the world,
+    and another table that a rule leads all packets to. A route that drops packets (``blackhole``)
+    may be about that one address.
+    """
+    return frozenset(
+        version for version, family in _FAMILY.items() if not _leads_to(family, _SOMEWHERE[family])
+    )
+
+
+def _leads_to(family: socket.AddressFamily, packed: bytes) -> bool:
+    try:
+        _next_hop(family, packed)
+    except netlink.NetlinkError as error:
+        return error.code not in (errno.ENETUNREACH, errno.EHOSTUNREACH)
+    return True
 
 
 def is_unresolved(address: str) -> bool:

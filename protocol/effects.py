@@ -73,7 +73,8 @@ class Fitness(Struct, frozen=True, gc=False):
 
     unfit: tuple[tuple[GroupId, str], ...] = ()
     outdated: tuple[tuple[GroupId, str], ...] = ()
-    """Those that it carries as they were before the newest change, and why."""
+    """Those that it carries worse than a device that is in order, and why: as they were before
+    the newest change, or without a way back to distant clients."""
 
 
 class GatewayHealth(Struct, frozen=True, gc=False):

@@ -39,7 +39,8 @@ def report_of(
     voter, lease, server = group.voter, group.lease, config.virtual_servers.get(group.group)
     primary = group.role is Role.PRIMARY
     others = [d for d in voter.electorate.carriers if d != group.me]
-    refusals = ((d, why_not(group, d, contacts, now)) for d in others)
+    refusals = [(d, why_not(group, d, contacts, now)) for d in others]
+    refusals.append((group.me, group.outdated))
     return GroupReport(
         role=group.role.value,
         term=voter.term,

@@ -46,7 +46,7 @@ class Group:
         self.unfit = ""
         """Why this device may not become primary; empty if it may."""
         self.outdated = ""
-        """Why this device carries the group as it was before the newest change; or empty."""
+        """Why a device in order carries the group better than this one does; or empty."""
         self.damping = Damping()
         self.stopping = False
         self.lease = Lease()

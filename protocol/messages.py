@@ -306,7 +306,7 @@ class GroupReport(msgspec.Struct, frozen=True):
     gateways: int
     """Healthy gateways that it sees."""
     refusals: tuple[tuple[DeviceId, str], ...]
-    """Primary: to whom it could not hand over now, and why."""
+    """Primary: to whom it could not hand over now, and why; and what others do better."""
     election: Election | None
 
 

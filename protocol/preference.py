@@ -2,7 +2,8 @@
 
 Three reasons, all gentle: a better-ranked device has been fit for as long as
 the Virtual Server's ``preempt`` says, or another device has seen more healthy
-gateways for a while, or has taken a change which the kernel here refuses.
+gateways for a while, or lacks a fault of this one: that its kernel refuses a
+change, or that it has no way back to distant clients.
 Always a hand-over by the primary, never an election.
 Held back by damping, and by ``freeze``.
 """
@@ -30,7 +31,7 @@ VIEW_NS = 10 * SECOND
 primary sees none that can take a connection, two checks are enough."""
 
 _Wish = tuple[GroupId, DeviceId, str]
-"""(group, device, a key of ``_WHY``): what would be better."""
+"""(group, device, a kind of reason): what would be better."""
 
 
 class Preference:
@@ -70,7 +71,7 @@ class Preference:
                 wish = (gid, device, kind)
                 since[wish] = self._since.get(wish, now)
                 if now - since[wish] >= hold and not group.damping.left(now):
-                    why = f"has been better placed for {hold // SECOND} s: {_WHY[kind]}"
+                    why = f"has been better placed for {hold // SECOND} s{_why(kind, group)}"
                     out.do(Event("move", gid, why, group.voter.term, device))
                     self._flushes.hand_over(group, device, now, out)
                     changed.append(gid)
@@ -104,7 +105,7 @@ class Preference:
             sees = healthy(server, contacts[device].told.down)
             ranks_better = ranked.index(device) < ranked.index(self.me)
             if group.outdated and sees >= mine:
-                found.append((-sees, device, "rules", view_ns))
+                found.append((-sees, device, "fault", view_ns))
             elif sees > mine:
                 found.append((-sees, device, "view", view_ns))
             elif ranks_better and server.preempt and sees == mine:
@@ -114,11 +115,12 @@ class Preference:
             yield device, kind, hold
 
 
-_WHY = {
-    "rank": "ranks first",
-    "view": "sees more healthy gateways",
-    "rules": "its kernel took the newest change",
-}
+_WHY = {"rank": "ranks first", "view": "sees more healthy gateways"}
+
+
+def _why(kind: str, group: Group) -> str:
+    """What is better, or what is worse with this device."""
+    return f": {_WHY[kind]}" if kind in _WHY else f" than this one: {group.outdated}"
 
 
 def _at_ease(group: Group) -> bool:

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.addresses import Link
-from agent.fitness import ENOUGH, Host, Lateness, unfit
+from agent.fitness import ENOUGH, Host, Lateness, judged, unfit
 from protocol.config import Config
 from protocol.ids import DeviceId, GroupId, Revision
-from protocol.objects import Device, Record, Value, VirtualServer, key_of
+from protocol.objects import Device, Forwarding, Record, Value, VirtualServer, key_of
 from protocol.timing import MILLISECOND, Profile
 
 A, B = DeviceId("a" * 16), DeviceId("b" * 16)
@@ -27,14 +27,14 @@ HOST = Host(
 )
 
 
-def config() -> Config:
+def config(forwarding: Forwarding = "snat") -> Config:
     """``rdp`` on both devices, ``web`` on b alone."""
     values: tuple[Value, ...] = (
         *(
             Device(id=i, name=n, public_key="k" * 40, addresses=("10.77.0.1:7480",), joined=1)
             for i, n in ((A, "a"), (B, "b"))
         ),
-        VirtualServer(uid=RDP, name="rdp", vips=("10.77.0.100/24",), seed=1),
+        VirtualServer(uid=RDP, name="rdp", vips=("10.77.0.100/24",), seed=1, forwarding=forwarding),
         VirtualServer(uid=WEB, name="web", vips=("10.77.0.101/24",), seed=1, devices=(B,)),
     )
     revision = Revision(1, 1)
@@ -78,6 +78,31 @@ def test_what_is_wrong_with_one_virtual_server_leaves_the_others_fit() -> None:
     assert unfit(config(), B, replace(HOST, loaded=frozenset({RDP}))) == (
         (WEB, "its rules are not in the kernel yet"),
     )
+
+
+WAYLESS = "has no IPv4 default route any more: distant clients get no answers"
+
+
+def test_says_of_which_virtual_servers_the_answers_find_no_way_back() -> None:
+    """Near clients are served all the same, so that is no unfitness."""
+    found = judged(config(), B, replace(HOST, lost=frozenset({4, 6})), {})
+    assert found.unfit == ()
+    assert found.outdated == ((RDP, WAYLESS), (WEB, WAYLESS))
+
+
+def test_a_way_that_no_vip_needs_is_not_missed() -> None:
+    found = judged(config(), B, replace(HOST, lost=frozenset({6})), {})
+    assert found.outdated == ()
+
+
+def test_gateways_that_answer_themselves_need_no_way_back_through_the_device() -> None:
+    direct = config("dsr")
+    assert judged(direct, A, replace(HOST, lost=frozenset({4})), {}).outdated == ()
+
+
+def test_a_change_that_the_kernel_refused_is_told_first() -> None:
+    found = judged(config(), A, replace(HOST, lost=frozenset({4})), {RDP: "nftables refused"})
+    assert found.outdated == ((RDP, "nftables refused"),)
 
 
 class TestLateness:
