@@ -12,6 +12,7 @@ import errno
 import fcntl
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
@@ -26,6 +27,8 @@ _NEW_ADDRESS, _DELETE_ADDRESS, _GET_ADDRESS, _GET_LINK = 20, 21, 22, 18
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_CACHEINFO, _IFA_FLAGS, _IFA_PROTO = 1, 2, 6, 8, 11
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO = 1, 3, 18
 _NO_DAD, _NO_PREFIX_ROUTE = 0x02, 0x200
+_DOUBTFUL = 0x08 | 0x40
+"""Flags of an address that another host may have: duplicate detection failed, or goes on."""
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _UNIVERSAL = 0
 """Scope of an address: RT_SCOPE_UNIVERSE."""
@@ -69,6 +72,8 @@ class Address:
     ours: bool
     universal: bool = True
     """Valid beyond its link."""
+    doubtful: bool = False
+    """Another host may have it."""
 
     @property
     def ip(self) -> str:
@@ -106,6 +111,11 @@ def addresses(interface: str) -> tuple[Address, ...]:
 def networks(interface: str) -> tuple[IPv4Interface | IPv6Interface, ...]:
     """The operator's addresses of ``interface`` with their prefixes: what a VIP may lie in."""
     return tuple(a.interface for a in addresses(interface) if not a.ours)
+
+
+def own(interface: str) -> tuple[str, ...]:
+    """The operator's addresses of ``interface``, but for those that another host may have."""
+    return tuple(a.ip for a in addresses(interface) if not a.ours and not a.doubtful)
 
 
 def in_front(interface: str) -> tuple[str, ...]:
@@ -189,7 +199,9 @@ def _dump() -> Iterator[tuple[int, Address]]:
         if packed is None or family not in _FAMILY.values():
             continue
         ours = values.get(_IFA_PROTO) == bytes([OURS])
-        yield index, Address(ip_interface((packed, prefix)), ours, scope == _UNIVERSAL)
+        flags = int.from_bytes(values.get(_IFA_FLAGS, b""), sys.byteorder)
+        ip, doubtful = ip_interface((packed, prefix)), bool(flags & _DOUBTFUL)
+        yield index, Address(ip, ours, scope == _UNIVERSAL, doubtful)
 
 
 def mtu(interface: str) -> int:

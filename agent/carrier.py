@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from random import Random
 
-from agent import fitness, prechecks
+from agent import addresses, fitness, prechecks
 from agent.absences import Absences, Sight
 from agent.announce import Announcer
 from agent.arbiter import Prober
@@ -344,7 +344,7 @@ class Carrier:
         """Read the interface's state; whether it changed."""
         changed = self.outlook.look()
         if self.outlook.moved and self.vips is not None:
-            self.vips.announce(self.vips.held)
+            self.vips.move(partial(addresses.own, self.interface))
         self.checks.excuse = fitness.cut_off(self.interface, self.outlook.link)
         return changed
 

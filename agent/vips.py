@@ -56,6 +56,7 @@ class Vips:
         self._openings = Openings()
         self._opens_soon: asyncio.Handle | None = None
         self._forwards_until = 0
+        self._closed = False
         self.announced: dict[GroupId, int] = {}
         """When (own clock, ns) each group's newest announcement began."""
 
@@ -204,6 +205,26 @@ class Vips:
         """Announce once more what is open already."""
         self._announce([group for group in groups if group in self._open])
 
+    def move(self, own: Callable[[], Sequence[str]]) -> None:
+        """The interface has another hardware address: announce what is open, and ``own`` ones.
+
+        Linux asks for a neighbour in the name of whatever address it has a packet from. So who
+        knew the device's own ones, as gateways do from checks and `snat`, would go on sending to
+        where they were until they ask themselves, 5 s later.
+        """
+        now = boottime()
+        for at in schedule(now):
+            self._loop.call_later((at - now) / SECOND, self._tell_own, own)
+        self.announce(self.held)
+
+    def _tell_own(self, own: Callable[[], Sequence[str]]) -> None:
+        if self._closed:
+            return
+        try:
+            self._announcer.announce(own())
+        except HalbError as error:
+            _log.warning("cannot announce the device's own addresses: %s", error.message)
+
     def on_pass(self, *, lost: bool, moved: Iterable[GroupId]) -> None:
         """The kernel was looked after: leases were ``lost``, groups ``moved`` for the network."""
         if lost:
@@ -277,6 +298,7 @@ class Vips:
 
     def close(self) -> None:
         """Tell the network nothing more; leases end by their timeouts."""
+        self._closed = True
         self._openings.clear()
         self._open.clear()
         self._presence.close()

@@ -85,10 +85,11 @@ def test_leases_are_looked_at_also_after_somebody_removed_the_gate(
         device.close()
 
 
-@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("address", [*VIPS, "10.77.0.11", "fd77::11", "fe80::11"])
 def test_an_interface_that_gets_another_hardware_address_is_announced(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, vip: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
 ) -> None:
+    """The VIPs on it, and the device's own addresses."""
     monkeypatch.setattr("agent.carrier.LOOK_S", 0.02)
     monkeypatch.setattr("agent.announce.AFTER_NS", (0,))
     mac = "02:48:41:4c:42:99"
@@ -96,11 +97,11 @@ def test_an_interface_that_gets_another_hardware_address_is_announced(
     async def test(device: Device) -> None:
         network = device.network
         with looking([], tmp_path) as carrier:
-            known = f"{vip} lladdr 02:48:41:4c:42:0b dev eth0 nud stale"
+            known = f"{address} lladdr 02:48:41:4c:42:0b dev eth0 nud stale"
             network.run("client", "ip", "neigh", "replace", *known.split())
             await until(lambda: carrier.outlook.link)
             device.run("ip", "link", "set", "eth0", "address", mac)
-            await until(lambda: mac in network.run("client", "ip", "neigh", "show", vip))
+            await until(lambda: mac in network.run("client", "ip", "neigh", "show", address))
 
     with hosts("a", "client") as network:
         device = Device(network, "a")
