@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from itertools import islice
 from typing import Any
@@ -58,7 +59,13 @@ async def examine(
         in_site = status is not None
         forgetful = _forgets(_carried(device, config))
         found += await asyncio.to_thread(
-            host_check.look, interface, in_site=in_site, forgetful=forgetful
+            partial(
+                host_check.look,
+                interface,
+                in_site=in_site,
+                forgetful=forgetful,
+                doubtful=_doubtful(status),
+            )
         )
     if status is not None:
         said = {each.text for each in found}
@@ -79,6 +86,15 @@ def _forgets(servers: tuple[VirtualServer, ...]) -> bool:
     """Whether packets pass to and from gateways that no flow is remembered of."""
     wish = Desired(servers, {vs.uid: vs.leased for vs in servers})
     return any(memoryless(vs, listener, some) for _, vs, listener, _, some in carried(wish))
+
+
+def _doubtful(status: api.Status | None) -> bool:
+    """Whether somebody is missing here, or may be once this device belongs to a Site."""
+    if status is None:
+        return True
+    gateways = (gateway for server in status.virtual_servers for gateway in server.gateways)
+    peers = any(device.state != "alive" for device in status.devices)
+    return peers or any(g.reason or g.state == "down" for g in gateways)
 
 
 def unheard(links: Iterable[LinkReport]) -> set[DeviceId]:

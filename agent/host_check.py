@@ -14,7 +14,7 @@ from platform import release
 from agent import addresses, bridge, conntrack_limit, realtime, sysctl
 from agent.capability import KERNEL, require, require_kernel
 from agent.features import features, lacks
-from agent.firewall import RAW, foreign_chains
+from agent.firewall import RAW, Chain, foreign_chains
 from agent.nft import check
 from protocol.diagnosis import Finding
 from protocol.errors import HalbError
@@ -26,16 +26,21 @@ MIN_IDLE_S = 7440
 other every two hours whether they are still there."""
 MIN_MTU = 1280
 """Least that IPv6 allows (RFC 8200)."""
+_OWN_PACKETS = {"input": "lets this host take", "output": "lets this host send"}
+_CHECKED = {"input": "", "output": " and to what is checked on gateways"}
 _TIME_ERROR = 5
 _TIMEX_SIZE = 512
 """More than the kernel's ``struct timex`` has."""
 
 
-def look(interface: str, *, in_site: bool, forgetful: bool = False) -> tuple[Finding, ...]:
+def look(
+    interface: str, *, in_site: bool, forgetful: bool = False, doubtful: bool = True
+) -> tuple[Finding, ...]:
     """Everything about the host itself. Takes a moment: nft is asked several times.
 
     Outside a Site the agent leaves the host's settings alone. ``forgetful``: whether packets
-    pass here that no flow is remembered of.
+    pass here that no flow is remembered of. ``doubtful``: whether peers or gateways may be
+    missing for what a firewall drops.
     """
     checks: dict[str, Callable[[str], Iterable[Finding]]] = {
         "capabilities": capabilities,
@@ -43,7 +48,7 @@ def look(interface: str, *, in_site: bool, forgetful: bool = False) -> tuple[Fin
         "settings": settings if in_site or sysctl.read_only() else settings_to_be_made,
         "interface": service_interface,
         "time": clock,
-        "firewall": partial(firewalls, forgetful=forgetful),
+        "firewall": partial(firewalls, forgetful=forgetful, doubtful=doubtful),
         "connections": connections,
         "idle": idle,
     }
@@ -169,12 +174,13 @@ def clock(_: str) -> Iterator[Finding]:
         yield Finding("time", "ok", "the clock is synchronised")
 
 
-def firewalls(_: str, *, forgetful: bool = False) -> Iterator[Finding]:
+def firewalls(_: str, *, forgetful: bool = False, doubtful: bool = True) -> Iterator[Finding]:
     """Chains of others that may take packets away. Their rules are not read."""
     chains = foreign_chains()
     forward = [c for c in chains if c.hook == "forward"]
     dropping = [c for c in forward if c.drops]
-    doubtful = [c for c in forward if forgetful and not c.drops]
+    forgetting = [c for c in forward if forgetful and not c.drops]
+    own = [c for c in chains if c.hook in _OWN_PACKETS and c.drops]
     early = [c for c in chains if c.hook == "prerouting" and c.priority < RAW]
     for chain in dropping:
         yield Finding(
@@ -184,7 +190,7 @@ def firewalls(_: str, *, forgetful: bool = False) -> Iterator[Finding]:
             "Accept there what has `ct status dnat`, and for flows that are not remembered "
             "(`routed`) what has `ct state untracked`.",
         )
-    for chain in doubtful:
+    for chain in forgetting:
         yield Finding(
             "firewall",
             "warning",
@@ -199,8 +205,30 @@ def firewalls(_: str, *, forgetful: bool = False) -> Iterator[Finding]:
             f"{chain}: comes before the connection table, and may keep packets out of it",
             "See that it has no `notrack` for packets of the VIPs.",
         )
-    if not dropping and not doubtful and not early:
+    for chain in own:
+        # Many a host has one that lets through all that is needed.
+        text = f"{chain}: {_OWN_PACKETS[chain.hook]} only what its own rules accept"
+        if doubtful:
+            yield Finding("firewall", "warning", text, _needed(chain))
+        else:
+            yield Finding("firewall", "ok", text)
+    if not dropping and not forgetting and not early:
         yield Finding("firewall", "ok", "no other table of this host drops what is forwarded")
+
+
+def _needed(chain: Chain) -> str:
+    """What a chain for this host's own packets has to let through."""
+    # The kernel tracks no neighbour discovery.
+    discovery = (
+        ""
+        if chain.family == "ip"
+        else ", `icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }` (no `ct state` but "
+        "untracked stands for these)"
+    )
+    return (
+        "See that it accepts `ct state established,related`, TCP to the devices' ports "
+        f"(7480 to 7483 unless told otherwise){_CHECKED[chain.hook]}, ICMP{discovery}."
+    )
 
 
 def connections(_: str) -> Iterator[Finding]:

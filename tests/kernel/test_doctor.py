@@ -257,3 +257,43 @@ def test_who_has_the_vips_is_asked_of_all_at_once(
     about = [some for some in asked if some & {VIP, VIP6}]
     assert len(about) == 1
     assert {VIP, VIP6} <= about[0]
+
+
+WARY = """table inet wary {
+  chain in { type filter hook input priority filter; policy drop; accept; }
+  chain out { type filter hook output priority filter; policy drop; accept; }
+}
+table ip old {
+  chain OUTPUT { type filter hook output priority filter; policy drop; accept; }
+}
+"""
+
+
+def firewalls(device: Device, status: api.Status | None) -> list[Finding]:
+    told = device.call(lambda: asyncio.run(examine("a", ME, "eth0", CONFIG, status, MTUS)))
+    return [each for each in told.findings if each.check == "firewall"]
+
+
+def test_what_may_drop_this_hosts_own_packets_is_named_where_somebody_is_missing(
+    patient: Patient,
+) -> None:
+    """Many a host has such chains, and all is well: then nobody is warned."""
+    lost = api.DeviceStatus("b", ME, (), "dead", "", False, False, "", 0)
+    device = patient.device
+    device.network.run("a", "nft", "-f", "-", text=WARY)
+    try:
+        well = firewalls(device, STATUS)
+        assert {each.state for each in well} == {"ok"}
+        found = {f.text: f.remedy for f in firewalls(device, replace(STATUS, devices=(lost,)))}
+        outside = firewalls(device, None)
+    finally:
+        for table in (("inet", "wary"), ("ip", "old")):
+            device.run("nft", "delete", "table", *table)
+    named = "table inet wary, chain in, policy drop: lets this host take only what its own"
+    sent = "table inet wary, chain out, policy drop: lets this host send only what its own"
+    old = "table ip old, chain OUTPUT, policy drop: lets this host send only what its own"
+    remedies = [found[f"{each} rules accept"] for each in (named, sent, old)]
+    assert ["gateways" in each for each in remedies] == [False, True, True]
+    assert all("7480 to 7483" in each for each in remedies)
+    assert ["nd-neighbor-solicit" in each for each in remedies] == [True, True, False]
+    assert "warning" in {each.state for each in outside}
