@@ -230,8 +230,8 @@ def selector(
 ) -> Selector:
     """Slots of a listener, shared among ``gateways``, of which there is at least one."""
     given = seats(vs.gateways)
-    weights = _weights(vs, listener, gateways, moment)
-    by_seat = {given[address]: weight for address, weight in weights.items()}
+    now = weights(vs, listener, gateways, moment)
+    by_seat = {given[address]: weight for address, weight in now.items()}
     match listener.balance:
         case "round-robin" | "random":
             turns = rotation(by_seat)
@@ -240,7 +240,7 @@ def selector(
         case _:
             turns = assign_slots(by_seat, vs.seed)
             expression = slot_of(vs, flow_key(listener, version))
-    return Selector(expression, turns, {given[address]: address for address in weights})
+    return Selector(expression, turns, {given[address]: address for address in now})
 
 
 def slot_of(vs: VirtualServer, key: str) -> str:
@@ -254,7 +254,7 @@ def flow_key(listener: Listener, version: int) -> str:
     return source if listener.balance == "source-hash" else f"{source} . {listener.protocol} sport"
 
 
-def _weights(
+def weights(
     vs: VirtualServer, listener: Listener, gateways: tuple[Gateway, ...], moment: Moment
 ) -> dict[str, int]:
     """The weight of each gateway for now; whole numbers, and as configured at rest."""

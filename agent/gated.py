@@ -10,6 +10,10 @@ chain for all listeners. A flow is counted only where it is sent: ``ct count``
 also counts a flow that it finds to be one too many, for as long as it lives.
 So what fills a gateway shuts it (set ``full``) for a moment before the next
 flow is led to it.
+
+A flow whose gateway has no room draws another one, by weight, and again while
+that is shut: only so are those with room led shares by their weights, whichever
+these are.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate, pairwise
 
 from agent.distribution import (
     OPENS,
@@ -29,6 +34,7 @@ from agent.distribution import (
     selector,
     slot_rule,
     translation,
+    weights,
 )
 from agent.ipversion import ADDRESS, KEYWORD
 from protocol.ids import GroupId
@@ -45,6 +51,10 @@ MAX_CLIENTS = 65_536
 """Clients that a listener remembers, per kind of memory and IP version."""
 RATE_MEMORY_S = 60
 OVERFULL = "overfull"
+
+DRAWS = 16
+"""So often a flow draws a gateway with room, before it goes to the first one of the list. While
+four of five are shut, but not by the agent's count, one flow of 35 does."""
 
 SHARED_SETS = {FULL: "set full { type classid; size 65536; flags dynamic,timeout; }"}
 SHARED_CHAINS = {OVERFULL: (f"{OPENS} drop", "meta l4proto udp drop")}
@@ -87,6 +97,9 @@ def listener_part(
     choice, needed = lanes.choice(gateways, found, limited=limited)
     chains = {name: (*limits, *choice), **counts}
     sets.update(needed)
+    if limited and len(gateways) > 1:
+        shares = weights(vs, listener, gateways, moment)
+        chains[lanes.drawing] = lanes.draw(gateways, shares, moment.full)
     for gateway in gateways:
         full = (vs.uid, gateway.name) in moment.full
         chains[lanes.lane_of(gateway)] = lanes.lane(gateway, full=full)
@@ -199,13 +212,9 @@ class _Lanes:
         rules: list[str] = []
         sets: Mapping[str, str] = {}
         if self.listener.sticky:
-            table = ", ".join(
-                f"{class_id(self.numbers[g.address])} : jump {self.lane_of(g)}" for g in gateways
-            )
             source = f"{KEYWORD[self.version]} saddr"
             rules.append(
-                f"meta priority set {source} map @{sticky_map(self.name)} "
-                f"meta priority vmap {{ {table} }}"
+                f"meta priority set {source} map @{sticky_map(self.name)} {self._led(gateways)}"
             )
             # An update would leave another gateway in the client's element.
             rules.append(f"delete @{sticky_map(self.name)} {{ {source} : {class_id(1)} }}")
@@ -216,10 +225,42 @@ class _Lanes:
         else:
             rules.append(f"jump {lanes[found.only]}")
         if limited and len(lanes) > 1:
-            table = ", ".join(f"{n} : jump {lane}" for n, lane in enumerate(lanes.values()))
-            rules.append(f"numgen random mod {len(lanes)} vmap {{ {table} }}")
+            rules.append(f"jump {self.drawing}")
+            if any(0 < g.max_connections <= COUNTED_MOST for g in gateways):
+                rules += [f"meta priority @{FULL} jump {self.drawing}"] * (DRAWS - 1)
+            rules.append(self._led(gateways))
             rules += (f"jump {lane}" for lane in lanes.values())
         return (*rules, *refusal(self.listener)), sets
+
+    def _led(self, gateways: tuple[Gateway, ...]) -> str:
+        """Leads to the gateway whose number stands in ``meta priority``."""
+        table = ", ".join(
+            f"{class_id(self.numbers[g.address])} : jump {self.lane_of(g)}" for g in gateways
+        )
+        return f"meta priority vmap {{ {table} }}"
+
+    @property
+    def drawing(self) -> str:
+        """Name of the chain that draws a gateway for a flow whose own has no room."""
+        return f"{self.name}_draw"
+
+    def draw(
+        self,
+        gateways: tuple[Gateway, ...],
+        shares: Mapping[str, int],
+        full: frozenset[GatewayKey],
+    ) -> tuple[str, ...]:
+        """Sets ``meta priority`` to the number of a gateway, by the shares of those not ``full``.
+
+        A chain of its own: what the agent counts changes it, and no turn begins anew.
+        """
+        room = tuple(g for g in gateways if (self.vs.uid, g.name) not in full) or gateways
+        ends = list(accumulate((shares[g.address] for g in room), initial=0))
+        table = ", ".join(
+            f"{first}-{end - 1} : {class_id(self.numbers[g.address])}"
+            for g, (first, end) in zip(room, pairwise(ends), strict=True)
+        )
+        return (f"meta priority set numgen random mod {ends[-1]} map {{ {table} }}",)
 
     def lane_of(self, gateway: Gateway) -> str:
         """Name of the gateway's chain."""

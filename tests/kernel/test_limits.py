@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from math import comb
 
 import pytest
 from msgspec.structs import replace
 
 from agent.distribution import Moment
+from agent.gated import COUNTED_MOST
 from tests.kernel.farm import (
     GREET,
     HOLD,
@@ -55,6 +57,33 @@ def test_what_exceeds_a_gateway_goes_to_one_without_a_limit(farm: Farm, vip: str
     assert found["gw2"] + found["gw3"] == 26
     assert found["gw2"] > 3
     assert found["gw3"] > 3
+
+
+@pytest.mark.parametrize("vip", VIPS)
+@pytest.mark.parametrize("weights", [(5, 1, 4), (8, 1, 1), (2, 4, 1)])
+@pytest.mark.parametrize("most", [20, COUNTED_MOST + 1])
+def test_what_exceeds_a_gateway_is_shared_by_the_weights_of_those_with_room(
+    farm: Farm, vip: str, weights: tuple[int, int, int], most: int
+) -> None:
+    """By the kernel's count of what the first one has, and by the agent's."""
+    gateways = [
+        replace(g, max_connections=most if g.name.startswith("gw1") else 0)
+        for g in farm_gateways(*weights)
+    ]
+    counted = () if most <= COUNTED_MOST else [(UID, g.name) for g in gateways if g.max_connections]
+    listener = replace(HOLD, balance="random")
+    farm.serve(gateways, [listener], moment=Moment(full=frozenset(counted)))
+    for _ in range(200):
+        farm.hold(vip, timeout=4)
+    found = farm.held(vip)
+    assert found["gw1"] == (0 if counted else 20)
+    assert chance(found["gw2"], 200 - found["gw1"], weights[1] / sum(weights[1:])) > 1e-6, found
+
+
+def chance(found: int, of: int, share: float) -> float:
+    """How likely so few, or so many, are of this ``share``: the exact tails of the binomial."""
+    each = [comb(of, n) * share**n * (1 - share) ** (of - n) for n in range(of + 1)]
+    return 2 * min(sum(each[: found + 1]), sum(each[found:]))
 
 
 @pytest.mark.parametrize("vip", VIPS)

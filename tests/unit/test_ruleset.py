@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.distribution import Moment
+from agent.gated import DRAWS, class_id, numbers
 from agent.hashing import VARIANTS
 from agent.ruleset import Compiler, Desired, Ruleset, change, compile_ruleset, load
 from protocol.ids import GroupId
@@ -22,6 +24,7 @@ UID = GroupId("00000000000000aa")
 OTHER = GroupId("00000000000000bb")
 GW1 = Gateway(name="gw1", address="10.0.0.1")
 GW2 = Gateway(name="gw2", address="10.0.0.2")
+GW3 = Gateway(name="gw3", address="10.0.0.3")
 GW6 = Gateway(name="gw6", address="fd00::6")
 HTTPS = Listener(protocol="tcp", port=443, gateway_port=443)
 SHIFTED = Listener(protocol="tcp", port=443, gateway_port=8443)
@@ -233,7 +236,7 @@ def test_the_kernel_counts_up_to_a_limit_that_it_can_walk_through() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sticky", "most", "rest"), [(60, 0, ()), (0, 9, ("numgen", "jump", "jump"))]
+    ("sticky", "most", "rest"), [(60, 0, ()), (0, 9999, ("jump", "jump", "jump"))]
 )
 def test_a_gateway_of_too_little_weight_for_a_slot_is_not_led_the_flows_of_all(
     sticky: int, most: int, rest: tuple[str, ...]
@@ -245,9 +248,61 @@ def test_a_gateway_of_too_little_weight_for_a_slot_is_not_led_the_flows_of_all(
     (lane,) = (
         name for name, rules in chains.items() if rules[-1].endswith(f"dnat ip to {heavy.address}")
     )
-    choice = [each for each in chains[CHAIN] if each.startswith(("jump", "numgen"))]
+    choice = [each for each in chains[CHAIN] if each.startswith("jump")]
     assert choice[0] == f"jump {lane}"
     assert tuple(each.partition(" ")[0] for each in choice[1:]) == rest
+
+
+def test_a_flow_whose_gateway_is_full_draws_another_by_the_weights_of_those_with_room() -> None:
+    names = ("a", "b", "c", "d")
+    vs = server(
+        *(
+            Gateway(name=name, address=f"10.0.0.{n}", weight=weight, max_connections=most)
+            for n, (name, weight, most) in enumerate(
+                zip(names, (3, 1, 4, 0), (9, 9999, 0, 9), strict=True), 1
+            )
+        )
+    )
+    given = {class_id(number): address for address, number in numbers(vs).items()}
+
+    def drawn(**moment: Any) -> dict[str, int]:
+        """Of how many equal chances each gateway has which, by the last part of its address."""
+        found = compile_ruleset(Desired((vs,), {UID: ("10.0.0.100",)}, moment=Moment(**moment)))
+        (rule,) = found.chains[f"{CHAIN}_draw"]
+        ways = re.findall(r"(\d+)-(\d+) : (\w+:\w+)", rule)
+        chances = {given[to][-1]: int(last) - int(first) + 1 for first, last, to in ways}
+        assert f"random mod {sum(chances.values())} " in rule
+        others = found.chains[CHAIN]
+        assert others.count(f"meta priority @full jump {CHAIN}_draw") == DRAWS - 1
+        return chances
+
+    assert drawn() == {"1": 3, "2": 1, "3": 4}, "one without weight has no chance"
+    assert drawn(full=frozenset({(UID, "b")})) == {"1": 3, "3": 4}
+    assert drawn(full=frozenset({(UID, "a"), (UID, "b")})) == {"3": 4}
+    grown = drawn(growing={(UID, "c"): 25})
+    assert {to: chances * 4 / grown["3"] for to, chances in grown.items()} == {
+        "1": 12,
+        "2": 4,
+        "3": 4,
+    }
+
+
+def test_what_the_agent_counts_changes_no_chain_in_which_turns_are_taken() -> None:
+    one, two = (replace(g, max_connections=9) for g in (GW1, GW2))
+    vs = server(one, two, GW3, listener=replace(HTTPS, balance="round-robin"))
+    wishes = (
+        Desired((vs,), {UID: ("10.0.0.100",)}, moment=Moment(full=frozenset(full)))
+        for full in ((), ((UID, "gw1"),))
+    )
+    before, after = map(compile_ruleset, wishes)
+    assert "numgen inc" in " ".join(before.chains[CHAIN])
+    assert before.chains[CHAIN] == after.chains[CHAIN]
+    assert before.chains[f"{CHAIN}_draw"] != after.chains[f"{CHAIN}_draw"]
+
+
+def test_nobody_draws_where_no_gateway_has_a_limit() -> None:
+    for listener in (HTTPS, replace(HTTPS, sticky=60)):
+        assert f"{CHAIN}_draw" not in compiled(server(GW1, GW2, listener=listener)).chains
 
 
 def test_what_a_listener_remembers_outlives_its_gateways() -> None:
