@@ -83,8 +83,7 @@ class Carrier:
     ) -> None:
         self.device = device
         self.flows = flows
-        self._random = random
-        self._news = news
+        self._random, self._news = random, news
         self.interface = interface = settings.interface
         self._deliver = deliver
         self._config = Config()
@@ -94,7 +93,7 @@ class Carrier:
         self._trouble = ""
         self.outlook = Outlook(interface)
         self._told: Fitness | None = None
-        self._plane = DataPlane(interface, flow_marks=settings.flow_marks)
+        self._plane = DataPlane(interface, settings.addresses, flow_marks=settings.flow_marks)
         self.kernel = Kernel(self._plane, self._on_pass, self._look_soon)
         self._memory, probes = memory, repertoire(settings.checks_dir)
         self.checks = HealthChecks(self._on_health, random, probes=probes, known=memory.down)
@@ -145,6 +144,7 @@ class Carrier:
     def on_config(self, config: Config) -> None:
         """A newer committed configuration."""
         self._config = config
+        self._plane.door.know(config.devices.values())
         self.flows.on_config(config)
         self._leftovers.on_config(config)
         self.checks.set_targets(self._carried())

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from agent import addresses, gate, gatekeeper, placed, relay, ruleset, sysctl, ways
+from agent import addresses, door, gate, gatekeeper, placed, relay, ruleset, sysctl, ways
 from agent.addresses import InterfaceMissing
 from agent.backstop import Backstop
 from agent.bookkeeping import Books
 from agent.capability import require, require_kernel
 from agent.conntrack import Flow, count_flows, flows_by_gateway
 from agent.counters import Reading
-from agent.features import COUNTERS, ELSEWHERE, MACS, Lack, features, lacks, why_off
+from agent.doorkeeper import Doorkeeper
+from agent.features import COUNTERS, DOOR, ELSEWHERE, MACS, Lack, features, lacks, why_off
 from agent.gatekeeper import GateDrift, Gatekeeper, GateSeen
 from agent.lease import KernelLease
 from agent.listing import difference
@@ -41,6 +42,7 @@ _ATTEMPTS = 3
 _TABLES = (
     ("netdev", ways.TABLE),
     ("inet", ruleset.TABLE),
+    ("inet", door.TABLE),
     *relay.TABLES,
 )
 
@@ -104,18 +106,23 @@ class _Drift:
 
     rules: tuple[str, ...] = ()
     gate: GateDrift = field(default_factory=GateDrift)
-    books: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Of tables that no Virtual Server needs."""
 
 
 class DataPlane:
     """Rules, addresses and settings of one service interface; used by one thread only."""
 
-    def __init__(self, interface: str, *, flow_marks: bool = True) -> None:
+    def __init__(
+        self, interface: str, listen: Sequence[str] = (), *, flow_marks: bool = True
+    ) -> None:
+        """``listen``: the ``IP:PORT`` of an agent, at which strangers are bounded."""
         self.interface = gate.check_interface(interface)
         self._nft = Nft()
         self._gate = Gatekeeper(self._nft, self.interface)
         self._sticky = StickyMaps(self._nft)
         self._books = Books(self._nft, flow_marks=flow_marks)
+        self.door = Doorkeeper(self._nft, listen)
         self._macs = Macs(self._nft, self.interface)
         self._rules = Rules(self._nft, self._sticky, self.interface)
         self._placed = placed.Placed(self.interface)
@@ -146,6 +153,7 @@ class DataPlane:
         sysctl.require_changeable(self.interface)
         self._macs.prepare(why_off(MACS, self.lacks))
         self._books.prepare(why_off(COUNTERS, self.lacks))
+        self.door.prepare(why_off(DOOR, self.lacks))
         self._gate.prepare(why_off(ELSEWHERE, self.lacks))
         self._rules.begin(self.lacks)
         self._former = self._gate.former_settings()
@@ -221,9 +229,10 @@ class DataPlane:
             self._gate.unguard(stale)
             changed.append(f"gate forgets {', '.join(stale)}")
         turned |= self._gate.look_no_more(ruleset.joined((desired, done.desired)))
+        turned |= self.door.reconcile()
         if self._books.reconcile(done.desired) or turned:
             self._seen = None
-        found = (*drift.rules, *drift.gate.words, *drift.books, *reset, *missing)
+        found = (*drift.rules, *drift.gate.words, *drift.others, *reset, *missing)
         older = {uid: why for uid, why in done.refused.items() if uid in done.desired.vips}
         outdated = {**self._macs.refused, **older}
         new = {uid: why for uid, why in done.refused.items() if uid not in older}
@@ -273,6 +282,7 @@ class DataPlane:
         for table in _TABLES:
             self._nft.run(gate.removed(table))
         self._books.remove()
+        self.door.forget()
         self._backstop.remove()
         self.close()
         sysctl.restore(self.interface, former)
@@ -318,7 +328,7 @@ class DataPlane:
         index = self._index()
         if self._seen is None:
             # After a pass that failed half-way; somebody may have removed something just then.
-            return _Drift(gate=self._gate.missing(), books=self._books.inspect())
+            return _Drift(gate=self._gate.missing(), others=self._inspect_others())
         if index != self._seen.index:
             words = (f"interface {self.interface} was made anew",)
             return _Drift(gate=GateDrift(words, anew=True))
@@ -343,7 +353,10 @@ class DataPlane:
         if led:
             self._rules.forget_ways()
         self._seen = now
-        return _Drift((*rules, *led), gated, self._books.inspect())
+        return _Drift((*rules, *led), gated, self._inspect_others())
+
+    def _inspect_others(self) -> tuple[str, ...]:
+        return (*self._books.inspect(), *self.door.inspect())
 
     def _index(self) -> int:
         """The service interface's; where it is another one now, or none, what had VIPs has none."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from agent import accounts, direct, gate, relay, virtual_mac, ways
+from agent import accounts, direct, door, gate, relay, virtual_mac, ways
 from agent.nft import KernelRefused, NftTooSlow
 from agent.ruleset import Compiler, Desired, carried, load
 from protocol.ids import GroupId
@@ -27,6 +27,7 @@ RELAY = "moves without a lost packet"
 COUNTERS = "counters"
 ELSEWHERE = "silence on other interfaces"
 BACKSTOP = "silence while others flush all rules"
+DOOR = "a bound for strangers"
 """Features without which every Virtual Server is served nevertheless."""
 _WITHOUT = {
     REFUSALS: "where nobody can take a new flow it gets no answer",
@@ -34,6 +35,7 @@ _WITHOUT = {
     COUNTERS: "no traffic is counted",
     ELSEWHERE: "one that is in the network of the VIPs answers for them, also without a lease",
     BACKSTOP: "what comes for a VIP then is reset",
+    DOOR: "connections of strangers can take all file descriptors of this agent",
 }
 _BY_FLOW: tuple[Balance, ...] = ("hash", "source-hash", "least-connections")
 _BY_TURNS: tuple[Balance, ...] = ("round-robin", "random")
@@ -125,6 +127,7 @@ def features(interface: str) -> tuple[Feature, ...]:
         Feature(MACS, (lease + virtual_mac.sample(interface),)),
         Feature(RELAY, (relay.sample(),)),
         Feature(COUNTERS, (accounts.sample(),)),
+        Feature(DOOR, (door.sample(),)),
         Feature(ELSEWHERE, (gate.elsewhere(interface) + gate.guard(_VIPS, [gate.ELSEWHERE]),)),
     )
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from agent import gate, netlink, ruleset
+from agent import door, gate, netlink, ruleset
 
 _GROUP_LINK, _GROUP_IPV4_ADDRESS, _GROUP_IPV6_ADDRESS = 1, 5, 9
 _GROUP_IPV4_SETTINGS, _GROUP_IPV6_SETTINGS = 24, 25
@@ -27,7 +27,7 @@ _LINK_HEADER = struct.Struct("=BxHiII")
 _IFLA_IFNAME = 3
 _OF_INTERFACE, _FORWARDS = 1, 2
 _EVERY = b"\xff" * 4
-_OUR_TABLES = frozenset(name.encode() + b"\0" for name in (gate.TABLE, ruleset.TABLE))
+_OUR_TABLES = frozenset(name.encode() + b"\0" for name in (gate.TABLE, ruleset.TABLE, door.TABLE))
 _BUFFER = 1 << 16
 
 

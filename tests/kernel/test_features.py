@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from agent import gate, host_check
 from agent.dataplane import DataPlane, Desired, Reconciled
+from agent.features import DOOR
 from agent.lease import KernelLease
 from agent.netlink import NetlinkError, has_table
 from agent.nft import KernelRefused
@@ -72,8 +73,8 @@ class Poor(Inside):
 
     plane: DataPlane
 
-    def begin(self) -> None:
-        self.plane = self.call(DataPlane, "eth0")
+    def begin(self, *listen: str) -> None:
+        self.plane = self.call(DataPlane, "eth0", listen)
         self.call(self.plane.prepare)
 
     def reconcile(self, *servers: VirtualServer) -> Reconciled:
@@ -188,6 +189,22 @@ def test_without_tables_for_arp_vips_are_served_and_the_doctor_says_what_answers
     (lacking,) = poor.plane.lacks
     assert str(lacking).startswith("silence on other interfaces is off: ")
     assert "table arp" not in poor.run("nft", "list", "tables")
+
+
+def test_where_strangers_cannot_be_bounded_vips_are_served_and_it_is_said(
+    network: Network, lack: Path
+) -> None:
+    lack.write_text("halb_door\n")
+    host = Poor(network, "a")
+    try:
+        host.begin("10.77.0.11:7480")
+        assert not host.reconcile(SERVED).unfit
+        told = [str(each) for each in host.plane.lacks if each.feature.name == DOOR]
+        assert told[0].startswith("a bound for strangers is off: nftables refused: ")
+        assert "halb_door" not in host.run("nft", "list", "tables")
+    finally:
+        host.call(host.plane.remove)
+        host.close()
 
 
 @pytest.mark.parametrize("word", ["flags constant", f"table netdev {gate.TABLE}"])

@@ -19,7 +19,7 @@ MENDED_S = 5.0
 """Within which tables that were lost are made anew."""
 _TABLES = {
     "table inet halb", "table inet halb_count", "table inet halb_lease", "table netdev halb_lease",
-    "table arp halb_lease",
+    "table arp halb_lease", "table inet halb_door",
 }  # fmt: skip
 """Those of a device that carries something."""
 HOUR_S = 3600

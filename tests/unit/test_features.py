@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from agent import direct
 from agent import ways as table
 from agent.distribution import Moment
-from agent.features import REFUSALS, Lack, features, lacks, unmet, why_off
+from agent.features import DOOR, REFUSALS, Lack, features, lacks, unmet, why_off
 from agent.nft import KernelRefused, NftTooSlow
 from agent.ruleset import Compiler, Desired, carried, load
 from protocol.ids import GroupId
@@ -103,7 +103,7 @@ def without(word: str) -> tuple[Lack, ...]:
 def test_each_part_that_is_missing_turns_off_what_needs_it_and_nothing_else() -> None:
     wanted: dict[str, list[str]] = {
         "numgen": ["balance `round-robin` and `random`", "`max_connections`"],
-        "limit rate": ["`client_rate`"],
+        "limit rate": ["`client_rate`", DOOR],
         "ct count over": ["`max_connections`", "`client_connections`"],
         "reject": [REFUSALS],
         "notrack": ["forwarding `routed`"],
