@@ -296,10 +296,10 @@ class Groups(Mapping[GroupId, Group]):
         return True
 
     def on_disk(self, works: bool) -> None:
-        """The disk takes writes, or refuses them: a voter that cannot write votes for nobody."""
+        """The disk takes writes, or refuses them."""
         self.disk_works = works
         for group in self.by_id.values():
-            group.voter.disk_works = works
+            group.voter.on_disk(works)
 
     def on_written(self, groups: Iterable[GroupId], now: int, out: Outbox) -> list[GroupId]:
         """The ballots of these are on disk; those of them that still exist."""

@@ -78,6 +78,8 @@ class Voter:
         """The ballot is on its way to the disk, and nobody may hear of it yet."""
         self.voted_at = 0
         """When this device last gave its vote, to whomever."""
+        self.refused = False
+        """The disk refused that vote, or hung: it may be as quick as ever once it has it."""
         self.took = 0
         """How long the disk took for that vote, at most until it counts as one that refuses."""
         self.held: dict[DeviceId, Vote] = {}
@@ -141,6 +143,11 @@ class Voter:
     def promise_for(self, interval: int) -> int:
         """Length of a promise to a device whose T is ``interval``: the slower of both decides."""
         return max(self.timing.promise, PROMISE_INTERVALS * interval)
+
+    def on_disk(self, works: bool) -> None:
+        """The disk takes writes, or refuses them: whoever cannot write votes for nobody."""
+        self.disk_works = works
+        self.refused = self.refused or not works
 
     def follow(self, sender: DeviceId, claim: Claim, now: int, out: Outbox) -> None:
         """Accept ``sender`` as primary of the claim's term and promise to it for 3 T."""
@@ -251,7 +258,8 @@ class Voter:
         self.unwritten = False
         if self.ballot.vote is None or self.ballot.vote != self.promised_to or self.leader:
             return
-        self.took = min(now - self.voted_at, HANGS_NS)
+        self.took = 0 if self.refused else min(now - self.voted_at, HANGS_NS)
+        self.refused = False
         if self.ballot.vote != self.me:
             self.heard = now
             self.promise_until = max(self.promise_until, now + self.timing.promise)
