@@ -107,12 +107,13 @@ def features(interface: str) -> tuple[Feature, ...]:
     routed, dsr = replace(snat, forwarding="routed"), replace(snat, forwarding="dsr")
     # Ports and policies that `dsr` refuses would only take room.
     dsr = replace(dsr, listeners=tuple(filter(_stays_as_it_is, dsr.listeners)))
-    limited = tuple(replace(each, max_connections=9) for each in _GATEWAYS)
+    few = tuple(replace(each, max_connections=9) for each in _GATEWAYS)
+    limited = (replace(_server((balance,)), gateways=few) for balance in _BY_FLOW)
     return (
         Feature("the lease", (lease,), required=True),
         Feature("forwarding `snat`", _tried(snat), required=True),
         Feature("balance `round-robin` and `random`", _tried(_server(_BY_TURNS)), _takes_turns),
-        Feature("`max_connections`", _tried(replace(snat, gateways=limited)), _has_limits),
+        Feature("`max_connections`", _tried(*limited), _has_limits),
         *(
             Feature(f"`{name}`", _tried(_server(_BY_FLOW, **{name: 9})), _sets(name))
             for name in ("sticky", "client_connections", "client_rate")
